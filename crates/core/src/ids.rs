@@ -1,0 +1,143 @@
+//! Names and numbers that identify things; each its own type, so that one cannot stand in for another.
+
+use alloc::string::{String, ToString};
+use alloc::sync::Arc;
+use core::fmt;
+use serde::{Deserialize, Serialize};
+
+/// The longest name of a service or a check, in bytes.
+pub const NAME_MAX: usize = 63;
+
+/// The name of a service or of one of its checks: `[a-z0-9][a-z0-9_.-]{0,62}`.
+///
+/// Cheap to clone: it stands in every record.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Name(Arc<str>);
+
+impl Name {
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Why a text is not a [`Name`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NameError {
+    /// There is nothing.
+    #[error("a name must not be empty")]
+    Empty,
+    /// More than [`NAME_MAX`] bytes.
+    #[error("a name has at most {NAME_MAX} characters, this one has {0}")]
+    TooLong(usize),
+    /// A character outside of `[a-z0-9_.-]`, or `_.-` at the start.
+    #[error(
+        "{0:?} is not allowed in a name at position {1}: use a to z, 0 to 9, and after the first character also `_`, `.` and `-`"
+    )]
+    BadCharacter(char, usize),
+}
+
+impl TryFrom<&str> for Name {
+    type Error = NameError;
+
+    fn try_from(text: &str) -> Result<Self, NameError> {
+        if text.is_empty() {
+            return Err(NameError::Empty);
+        }
+        if text.len() > NAME_MAX {
+            return Err(NameError::TooLong(text.len()));
+        }
+        let allowed = |at: usize, c: char| {
+            c.is_ascii_lowercase() || c.is_ascii_digit() || (at > 0 && matches!(c, '_' | '.' | '-'))
+        };
+        match text.char_indices().find(|&(at, c)| !allowed(at, c)) {
+            Some((at, c)) => Err(NameError::BadCharacter(c, at)),
+            None => Ok(Self(text.into())),
+        }
+    }
+}
+
+impl TryFrom<String> for Name {
+    type Error = NameError;
+
+    fn try_from(text: String) -> Result<Self, NameError> {
+        Self::try_from(text.as_str())
+    }
+}
+
+impl From<Name> for String {
+    fn from(name: Name) -> Self {
+        name.0.to_string()
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+macro_rules! number {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+        #[serde(transparent)]
+        pub struct $name(pub u64);
+
+        impl $name {
+            /// The next one.
+            #[must_use]
+            pub const fn next(self) -> Self {
+                Self(self.0 + 1)
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+    };
+}
+
+number!(
+    /// Counts the processes started for one service: the fence of every effect on it. The first is 1.
+    Epoch
+);
+number!(
+    /// One incident, unique for as long as the ledger lives.
+    IncidentId
+);
+number!(
+    /// One record of the core, in the order in which they were decided. Not the ledger's own count.
+    RecordId
+);
+number!(
+    /// One run of a check.
+    ProbeId
+);
+number!(
+    /// One effect, for the executor's answers and the log.
+    EffectId
+);
+number!(
+    /// One request of a client, for the answer to it.
+    RequestId
+);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_checked() {
+        assert!(Name::try_from("support-bot.v2_x").is_ok());
+        assert_eq!(Name::try_from(""), Err(NameError::Empty));
+        assert_eq!(Name::try_from("-bot"), Err(NameError::BadCharacter('-', 0)));
+        assert_eq!(Name::try_from("Bot"), Err(NameError::BadCharacter('B', 0)));
+        assert_eq!(Name::try_from("bot/../x"), Err(NameError::BadCharacter('/', 3)));
+        assert_eq!(Name::try_from(alloc::vec!["x"; 64].concat().as_str()), Err(NameError::TooLong(64)));
+    }
+}

@@ -1,0 +1,343 @@
+//! What the operator wants, already validated: the configuration in the only form that the core reads.
+//!
+//! Built by `hale-config`; a value that is out of range cannot be written down in `hale.toml` and so never
+//! arrives here. Serialisable, because the policy in force is kept in the runtime journal and its hash
+//! stands in every decision.
+
+use crate::ids::Name;
+use crate::time::Span;
+use alloc::collections::BTreeMap;
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use serde::{Deserialize, Serialize};
+
+/// Everything that the core has to know of `hale.toml`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Policy {
+    /// `[host]`.
+    pub host: HostPolicy,
+    /// `[service.NAME]`, by name.
+    pub services: BTreeMap<Name, Arc<ServicePolicy>>,
+}
+
+/// SHA-256 of the policy's canonical JSON in lowercase hex: the same text of configuration always gives the
+/// same hash, and another meaning another one.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct PolicyHash(pub Arc<str>);
+
+/// `[host]`. Paths are absolute.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostPolicy {
+    /// Where the ledger is kept.
+    pub state_dir: String,
+    /// Sockets, locks and the runtime journal; on a tmpfs.
+    pub runtime_dir: String,
+    /// Where the keeper puts the services' output.
+    pub log_dir: String,
+    /// Whether Hale acts.
+    pub mode: Mode,
+    /// How many services may be on their way up again at once after a failure; at least 1.
+    pub restarts_in_flight: u32,
+}
+
+/// Whether Hale acts on what it decides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// Decide, record and act.
+    Heal,
+    /// Start each service once, then decide and record only.
+    Observe,
+}
+
+/// `[service.NAME]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServicePolicy {
+    /// Program and arguments; at least one word. The first one as written: it is resolved at each spawn.
+    pub command: Vec<String>,
+    /// Working directory, absolute.
+    pub directory: String,
+    /// The user to run as, by name; `None`: the user Hale runs as.
+    pub user: Option<String>,
+    /// Variables set for the service.
+    pub environment: BTreeMap<String, String>,
+    /// Absolute paths of files with `NAME=value` lines, read at each spawn; later ones win over earlier
+    /// ones, all of them win over `environment`.
+    pub environment_files: Vec<String>,
+    /// Services that must be ready before this one is started, and that are stopped after it.
+    pub after: Vec<Name>,
+    /// `RLIMIT_NOFILE` of the service; `None`: what Hale itself was started with.
+    pub open_files_limit: Option<u64>,
+    /// When the service counts as started.
+    pub start: StartPolicy,
+    /// How it is stopped.
+    pub stop: StopPolicy,
+    /// When and how often it is started again.
+    pub restart: RestartPolicy,
+    /// Bounds of its output.
+    pub log: LogPolicy,
+    /// What tells whether it works, in the order of the file; names are unique.
+    pub checks: Vec<CheckPolicy>,
+}
+
+impl ServicePolicy {
+    /// Whether Hale must give this service a notify socket (sd_notify(3)).
+    #[must_use]
+    pub fn wants_notify(&self) -> bool {
+        self.start.ready == Ready::Notify
+            || self.checks.iter().any(|check| matches!(check.kind, CheckKind::Heartbeat { .. }))
+    }
+
+    /// The shortest promise of a `heartbeat` check, for `WATCHDOG_USEC` (sd_watchdog_enabled(3)).
+    #[must_use]
+    pub fn heartbeat_within(&self) -> Option<Span> {
+        let within = |check: &CheckPolicy| match check.kind {
+            CheckKind::Heartbeat { within } => Some(within),
+            CheckKind::Http(_) | CheckKind::Tcp { .. } | CheckKind::Exec { .. } => None,
+        };
+        self.checks.iter().filter_map(within).min()
+    }
+}
+
+/// `[service.NAME.start]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StartPolicy {
+    /// What makes it ready.
+    pub ready: Ready,
+    /// How long it may take to become ready; more than zero.
+    pub within: Span,
+}
+
+/// What makes a started service ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ready {
+    /// Its program was executed.
+    Running,
+    /// It said `READY=1` on its notify socket.
+    Notify,
+    /// All of its checks pass.
+    Check,
+}
+
+/// `[service.NAME.stop]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StopPolicy {
+    /// The first signal, to every process of the tree.
+    pub signal: Signal,
+    /// How long the tree may take to end before SIGKILL; may be zero: then SIGKILL at once.
+    pub grace: Span,
+}
+
+/// A signal by its Linux number, 1 to 64 (signal(7)); written as `SIGTERM` in the configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Signal(pub i32);
+
+impl Signal {
+    /// SIGABRT.
+    pub const ABRT: Self = Self(6);
+    /// SIGKILL.
+    pub const KILL: Self = Self(9);
+    /// SIGTERM.
+    pub const TERM: Self = Self(15);
+
+    /// The standard signals that have one number on all of Linux' common architectures (x86, Arm, RISC-V).
+    const NAMES: [(i32, &'static str); 31] = [
+        (1, "SIGHUP"),
+        (2, "SIGINT"),
+        (3, "SIGQUIT"),
+        (4, "SIGILL"),
+        (5, "SIGTRAP"),
+        (6, "SIGABRT"),
+        (7, "SIGBUS"),
+        (8, "SIGFPE"),
+        (9, "SIGKILL"),
+        (10, "SIGUSR1"),
+        (11, "SIGSEGV"),
+        (12, "SIGUSR2"),
+        (13, "SIGPIPE"),
+        (14, "SIGALRM"),
+        (15, "SIGTERM"),
+        (16, "SIGSTKFLT"),
+        (17, "SIGCHLD"),
+        (18, "SIGCONT"),
+        (19, "SIGSTOP"),
+        (20, "SIGTSTP"),
+        (21, "SIGTTIN"),
+        (22, "SIGTTOU"),
+        (23, "SIGURG"),
+        (24, "SIGXCPU"),
+        (25, "SIGXFSZ"),
+        (26, "SIGVTALRM"),
+        (27, "SIGPROF"),
+        (28, "SIGWINCH"),
+        (29, "SIGIO"),
+        (30, "SIGPWR"),
+        (31, "SIGSYS"),
+    ];
+
+    /// The signal called `name`, with or without `SIG`, in any case.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        let bare = |text: &str| -> String {
+            let upper = text.to_ascii_uppercase();
+            String::from(upper.strip_prefix("SIG").unwrap_or(&upper))
+        };
+        let wanted = bare(name);
+        Self::NAMES.iter().find(|(_, known)| bare(known) == wanted).map(|&(number, _)| Self(number))
+    }
+
+    /// All names that [`Self::from_name`] knows.
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        Self::NAMES.iter().map(|&(_, name)| name)
+    }
+}
+
+impl core::fmt::Display for Signal {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match Self::NAMES.iter().find(|&&(number, _)| number == self.0) {
+            Some((_, name)) => f.write_str(name),
+            None => write!(f, "signal {}", self.0),
+        }
+    }
+}
+
+/// `[service.NAME.restart]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestartPolicy {
+    /// Delay of the first restart after a healthy time.
+    pub first_delay: Span,
+    /// Delay of the second one; it doubles from there.
+    pub delay: Span,
+    /// The longest delay, before jitter; at least `delay`.
+    pub max_delay: Span,
+    /// This long without a failure forgets delays and counters; more than zero.
+    pub healthy_after: Span,
+    /// When to give up quick restarts; `None`: never.
+    pub crash_loop: Option<CrashLoop>,
+    /// First delay between two tries while held; it doubles up to [`HELD_DELAY_MAX`]; more than zero.
+    pub held_delay: Span,
+    /// Whether exit status 0 is a failure too.
+    pub on_success: bool,
+}
+
+/// The longest delay between two tries of a held service, before jitter: an hour costs little when the
+/// service is broken for days, and is short enough that nobody has to remember to start it again.
+pub const HELD_DELAY_MAX: Span = Span::from_secs(3_600);
+
+/// `restart.crash_loop`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CrashLoop {
+    /// This many failures, at least 1 and at most [`CRASH_LOOP_FAILURES_MAX`] …
+    pub failures: u32,
+    /// … within this time are a crash loop; more than zero.
+    pub within: Span,
+}
+
+/// Bound of the window of failures that is kept per service: 8 bytes each, and nobody calls the thousandth
+/// restart within a window the first sign of a loop.
+pub const CRASH_LOOP_FAILURES_MAX: u32 = 1_000;
+
+/// `[service.NAME.log]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogPolicy {
+    /// Size of one file in bytes at which it is rotated; at least 4,096.
+    pub max_size_bytes: u64,
+    /// How many rotated files are kept beside the current one.
+    pub keep: u32,
+    /// Bytes per second above which output is drained and counted; at least 4,096.
+    pub rate_bytes: u64,
+}
+
+/// `[[service.NAME.check]]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckPolicy {
+    /// Its name: given, or the kind, or `kind-N` where that is taken.
+    pub name: Name,
+    /// What is probed.
+    pub kind: CheckKind,
+    /// Time from the start of one probe to the start of the next; more than zero.
+    pub every: Span,
+    /// Deadline of the whole probe; more than zero.
+    pub timeout: Span,
+    /// Consecutive failures that make Hale act; at least 1.
+    pub failures: u32,
+    /// Consecutive successes that make it healthy again; at least 1.
+    pub successes: u32,
+}
+
+/// What one check probes, with its own keys.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum CheckKind {
+    /// An HTTP request.
+    Http(HttpCheck),
+    /// A TCP connection to `address` (`host:port`).
+    Tcp {
+        /// `host:port`.
+        address: String,
+    },
+    /// A program that must exit with status 0.
+    Exec {
+        /// Program and arguments; at least one word.
+        command: Vec<String>,
+        /// The user to run as; `None`: the service's.
+        user: Option<String>,
+    },
+    /// `WATCHDOG=1` on the notify socket at least this often. Not probed: judged by the core's own clock,
+    /// first `within` after the service was ready, then once each `every` for as long as it is missing.
+    Heartbeat {
+        /// The longest time between two.
+        within: Span,
+    },
+}
+
+impl CheckKind {
+    /// The kind's name as in the configuration.
+    #[must_use]
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Http(_) => "http",
+            Self::Tcp { .. } => "tcp",
+            Self::Exec { .. } => "exec",
+            Self::Heartbeat { .. } => "heartbeat",
+        }
+    }
+}
+
+/// The keys of an `http` check.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HttpCheck {
+    /// `http://host[:port]/path` or `unix:/path:/request`.
+    pub url: String,
+    /// Request method, upper case.
+    pub method: String,
+    /// Request headers beside `host`, which follows from the address unless it is given here.
+    pub headers: BTreeMap<String, String>,
+    /// Status codes that pass; at least one.
+    pub status: Vec<u16>,
+    /// Text that the body must contain.
+    pub body_contains: Option<String>,
+    /// JSON pointers (RFC 6901) of the body and the values that must stand there, as JSON text.
+    pub json: BTreeMap<String, String>,
+    /// A right answer later than this is a failure, named slow.
+    pub faster_than: Option<Span>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::string::ToString;
+
+    #[test]
+    fn signals_have_names() {
+        assert_eq!(Signal::from_name("SIGTERM"), Some(Signal::TERM));
+        assert_eq!(Signal::from_name("kill"), Some(Signal::KILL));
+        assert_eq!(Signal::from_name("SIGSIG"), None);
+        assert_eq!(Signal(11).to_string(), "SIGSEGV");
+        assert_eq!(Signal(40).to_string(), "signal 40");
+    }
+}

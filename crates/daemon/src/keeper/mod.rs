@@ -1,0 +1,1 @@
+//! The tiny process that carries the services' output into files.

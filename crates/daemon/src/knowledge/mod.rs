@@ -1,0 +1,1 @@
+//! What Hale remembers: runtime journal, ledger store and the index for reading commands.

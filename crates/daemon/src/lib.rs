@@ -1,0 +1,8 @@
+//! All of Hale that touches the host. The folders show the loop: `monitor` turns the host into events,
+//! `execute` carries effects out, `knowledge` keeps journal and ledger; `guardian` and `keeper` are the two
+//! small processes beside the supervisor, and `sys` holds the only unsafe code.
+
+pub mod guardian;
+pub mod keeper;
+pub mod knowledge;
+pub mod sys;

@@ -1,0 +1,2 @@
+//! Hale.
+fn main() {}
