@@ -1,1 +1,4 @@
 //! The tiny process that carries the services' output into files.
+
+pub mod client;
+pub mod protocol;

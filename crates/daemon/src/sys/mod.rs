@@ -1,1 +1,5 @@
 //! System calls that no safe crate offers: the only place with unsafe code.
+
+pub mod child;
+pub mod packet;
+pub mod wait;

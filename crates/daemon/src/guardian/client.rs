@@ -1,0 +1,149 @@
+//! The supervisor's end of its socket to the guardian.
+
+use crate::guardian::protocol::{
+    self, GuardianEvent, MAX_ANSWER_BYTES, MAX_GROUPS, MAX_ORDER_BYTES, MAX_SERVICES, MAX_STRINGS, Slot, SpawnOrder,
+};
+use crate::sys::packet::{Outbox, OutboxError, Received, receive};
+use hale_core::ids::Epoch;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// Why an order was not sent.
+#[derive(Debug, thiserror::Error)]
+pub enum OrderError {
+    /// Longer than the guardian reads.
+    #[error(
+        "the order has {0} bytes, and at most {MAX_ORDER_BYTES} are possible: shorten the arguments or the environment"
+    )]
+    TooLong(usize),
+    /// More arguments, or more variables, than the guardian has room for.
+    #[error("{0} arguments or environment variables are more than the {MAX_STRINGS} that are possible")]
+    TooManyStrings(usize),
+    /// More groups than the guardian has room for.
+    #[error("{0} supplementary groups are more than the {MAX_GROUPS} that are possible")]
+    TooManyGroups(usize),
+    /// The slot does not exist.
+    #[error("slot {0} is not below {MAX_SERVICES}, the most services that one Hale supervises")]
+    NoSuchSlot(Slot),
+    /// The socket takes no more, and what may wait for it is full or cannot be sent.
+    #[error(transparent)]
+    Outbox(#[from] OutboxError),
+}
+
+/// The supervisor's end of its socket to the guardian. No call ever waits.
+///
+/// What the socket cannot take at once is kept, in order, in a bounded queue: watch for `EPOLLOUT` while
+/// [`wants_to_write`](Self::wants_to_write) and call [`flush`](Self::flush) then.
+#[derive(Debug)]
+pub struct GuardianClient {
+    socket: OwnedFd,
+    outbox: Outbox,
+    message: Vec<u8>,
+}
+
+impl GuardianClient {
+    /// On the descriptor that the guardian handed to the supervisor.
+    #[must_use]
+    pub fn from_fd(socket: OwnedFd) -> Self {
+        Self { socket, outbox: Outbox::default(), message: Vec::new() }
+    }
+
+    /// Orders a process; answered by [`GuardianEvent::Spawned`] and then [`GuardianEvent::Executed`], or by
+    /// [`GuardianEvent::SpawnFailed`]. It also acknowledges the end of the slot's process before it, when that was
+    /// already reported.
+    ///
+    /// # Errors
+    ///
+    /// The order is too large, or the guardian has not read for a long time: nothing was sent.
+    pub fn spawn(&mut self, order: &SpawnOrder<'_>) -> Result<(), OrderError> {
+        if order.slot.0 >= MAX_SERVICES {
+            return Err(OrderError::NoSuchSlot(order.slot));
+        }
+        let strings = order.argv.len().max(order.environment.len());
+        if strings > MAX_STRINGS {
+            return Err(OrderError::TooManyStrings(strings));
+        }
+        let groups = order.identity.map_or(0, |identity| identity.groups.len());
+        if groups > MAX_GROUPS {
+            return Err(OrderError::TooManyGroups(groups));
+        }
+        self.message.clear();
+        protocol::write_spawn(&mut self.message, order);
+        if self.message.len() > MAX_ORDER_BYTES {
+            return Err(OrderError::TooLong(self.message.len()));
+        }
+        Ok(self.outbox.send(&self.socket, &self.message, order.cgroup)?)
+    }
+
+    /// Lets the guardian forget how this process ended. Not needed before a [`spawn`](Self::spawn) in the slot.
+    ///
+    /// # Errors
+    ///
+    /// The guardian has not read for a long time: nothing was sent.
+    pub fn ack(&mut self, slot: Slot, epoch: Epoch) -> Result<(), OrderError> {
+        self.message.clear();
+        protocol::write_ack(&mut self.message, slot, epoch);
+        Ok(self.outbox.send(&self.socket, &self.message, None)?)
+    }
+
+    /// Ends the slot: its service was removed. Its output pipe is closed; what is in it is still kept. Ignored
+    /// while a process runs in it.
+    ///
+    /// # Errors
+    ///
+    /// The guardian has not read for a long time: nothing was sent.
+    pub fn release(&mut self, slot: Slot) -> Result<(), OrderError> {
+        self.message.clear();
+        protocol::write_release(&mut self.message, slot);
+        Ok(self.outbox.send(&self.socket, &self.message, None)?)
+    }
+
+    /// Says that everything is stopped: the guardian ends the keeper, after all output is in its files, and exits
+    /// with this code. The supervisor exits after this call.
+    ///
+    /// # Errors
+    ///
+    /// The guardian has not read for a long time: nothing was sent.
+    pub fn shutdown_done(&mut self, exit_code: u8) -> Result<(), OrderError> {
+        self.message.clear();
+        protocol::write_shutdown_done(&mut self.message, exit_code);
+        Ok(self.outbox.send(&self.socket, &self.message, None)?)
+    }
+
+    /// Whether orders wait for the socket to become writable.
+    #[must_use]
+    pub fn wants_to_write(&self) -> bool {
+        !self.outbox.is_empty()
+    }
+
+    /// Sends what waits, as far as the socket takes it.
+    ///
+    /// # Errors
+    ///
+    /// The socket is broken.
+    pub fn flush(&mut self) -> io::Result<()> {
+        self.outbox.flush(&self.socket)
+    }
+
+    /// The next event; `None` when there is none now. [`GuardianEvent::Gone`] comes again at each call.
+    ///
+    /// # Errors
+    ///
+    /// The socket is broken, or something was received that the guardian never sends.
+    pub fn receive(&mut self) -> io::Result<Option<GuardianEvent>> {
+        let mut buffer = [0; MAX_ANSWER_BYTES];
+        let strange = || io::Error::new(io::ErrorKind::InvalidData, "the guardian sent a message that it never sends");
+        match receive(&self.socket, &mut buffer)? {
+            Received::Message(length, fd) => protocol::read_answer(&buffer[..length], fd).map(Some).ok_or_else(strange),
+            Received::Oversized => Err(strange()),
+            Received::Nothing => Ok(None),
+            Received::Gone => Ok(Some(GuardianEvent::Gone)),
+        }
+    }
+}
+
+impl AsFd for GuardianClient {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}

@@ -1,0 +1,128 @@
+//! The supervisor's end of its socket to the keeper.
+
+use crate::guardian::protocol::Slot;
+use crate::keeper::protocol::{self, KeeperEvent, LogTarget, MAX_MESSAGE_BYTES};
+use crate::sys::packet::{Outbox, OutboxError, Received, receive};
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// The supervisor's end of its socket to the keeper. No call ever waits.
+///
+/// What the socket cannot take at once is kept, in order, in a bounded queue: watch for `EPOLLOUT` while
+/// [`wants_to_write`](Self::wants_to_write) and call [`flush`](Self::flush) then.
+#[derive(Debug)]
+pub struct KeeperClient {
+    socket: OwnedFd,
+    outbox: Outbox,
+    message: Vec<u8>,
+    targets: BTreeMap<Slot, LogTarget>,
+    unanswered: BTreeMap<u64, Slot>,
+}
+
+impl KeeperClient {
+    /// On the descriptor that the guardian handed to the supervisor.
+    #[must_use]
+    pub fn from_fd(socket: OwnedFd) -> Self {
+        Self {
+            socket,
+            outbox: Outbox::default(),
+            message: Vec::new(),
+            targets: BTreeMap::new(),
+            unanswered: BTreeMap::new(),
+        }
+    }
+
+    /// Says where a slot's output goes; nothing is read from its pipe before. Again: from now on there.
+    ///
+    /// # Errors
+    ///
+    /// The keeper has not read for a long time: nothing was sent.
+    pub fn configure(&mut self, target: LogTarget) -> Result<(), OutboxError> {
+        self.message.clear();
+        protocol::write_configure(&mut self.message, &target);
+        self.targets.insert(target.slot, target);
+        self.outbox.send(&self.socket, &self.message, None)
+    }
+
+    /// Forgets a slot that was released.
+    pub fn forget(&mut self, slot: Slot) {
+        self.targets.remove(&slot);
+    }
+
+    /// Asks for all output that is in the slot's pipe to be written; answered by [`KeeperEvent::Flushed`] with the
+    /// same token, which no other unanswered flush may have.
+    ///
+    /// # Errors
+    ///
+    /// The keeper has not read for a long time: nothing was sent.
+    pub fn flush_slot(&mut self, slot: Slot, token: u64) -> Result<(), OutboxError> {
+        self.message.clear();
+        protocol::write_flush(&mut self.message, slot, token);
+        self.outbox.send(&self.socket, &self.message, None)?;
+        self.unanswered.insert(token, slot);
+        Ok(())
+    }
+
+    /// Tells a new keeper all that the old one knew
+    /// ([`GuardianEvent::KeeperReplaced`](crate::guardian::protocol::GuardianEvent::KeeperReplaced)). A flush may be
+    /// answered twice then.
+    ///
+    /// # Errors
+    ///
+    /// The keeper has not read for a long time: some of it was not sent.
+    pub fn resend(&mut self) -> Result<(), OutboxError> {
+        for target in self.targets.values() {
+            self.message.clear();
+            protocol::write_configure(&mut self.message, target);
+            self.outbox.send(&self.socket, &self.message, None)?;
+        }
+        for (&token, &slot) in &self.unanswered {
+            self.message.clear();
+            protocol::write_flush(&mut self.message, slot, token);
+            self.outbox.send(&self.socket, &self.message, None)?;
+        }
+        Ok(())
+    }
+
+    /// Whether requests wait for the socket to become writable.
+    #[must_use]
+    pub fn wants_to_write(&self) -> bool {
+        !self.outbox.is_empty()
+    }
+
+    /// Sends what waits, as far as the socket takes it.
+    ///
+    /// # Errors
+    ///
+    /// The socket is broken.
+    pub fn flush(&mut self) -> io::Result<()> {
+        self.outbox.flush(&self.socket)
+    }
+
+    /// The next event; `None` when there is none now. [`KeeperEvent::Gone`] comes again at each call.
+    ///
+    /// # Errors
+    ///
+    /// The socket is broken, or something was received that the keeper never sends.
+    pub fn receive(&mut self) -> io::Result<Option<KeeperEvent>> {
+        let mut buffer = [0; MAX_MESSAGE_BYTES];
+        let strange = || io::Error::new(io::ErrorKind::InvalidData, "the keeper sent a message that it never sends");
+        let event = match receive(&self.socket, &mut buffer)? {
+            Received::Message(length, _) => protocol::read_answer(&buffer[..length]).ok_or_else(strange)?,
+            Received::Oversized => return Err(strange()),
+            Received::Nothing => return Ok(None),
+            Received::Gone => KeeperEvent::Gone,
+        };
+        if let KeeperEvent::Flushed(flushed) = &event {
+            self.unanswered.remove(&flushed.token);
+        }
+        Ok(Some(event))
+    }
+}
+
+impl AsFd for KeeperClient {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
