@@ -1,2 +1,37 @@
-//! Hale.
-fn main() {}
+//! The only entry to Hale's checks and tools: `cargo xtask test`, `gen` and `bench`.
+
+mod edges;
+mod filter;
+mod host;
+mod markdown;
+mod purity;
+mod report;
+mod source;
+mod test;
+mod tidy;
+mod tools;
+
+use std::process::ExitCode;
+
+const USAGE: &str = "usage: cargo xtask COMMAND
+
+  test          all that continuous integration checks; as root it installs the Debian packages that tests use
+  tidy          only the checks that read files: a second
+";
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let result = match words.as_slice() {
+        ["test"] => return test::run(),
+        ["tidy"] => tools::repository().and_then(|root| test::read_only_gates(&root)),
+        _ => Err(USAGE.to_owned()),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("{message}");
+            ExitCode::FAILURE
+        }
+    }
+}

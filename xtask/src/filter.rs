@@ -1,0 +1,103 @@
+//! Tests that this machine cannot run: found by the name of their module, left out by filter, counted.
+
+use crate::host;
+use crate::report::LeftOut;
+use crate::tools::{Outcome, find_program};
+use serde_json::Value;
+use std::collections::BTreeMap;
+
+/// What a test may need, told by a module of this name around it.
+struct Need {
+    module: &'static str,
+    why_not: &'static str,
+    is_met: fn() -> bool,
+}
+
+const NEEDS: &[Need] = &[
+    Need { module: "needs_root", why_not: "this user is not root", is_met: host::is_root },
+    Need { module: "needs_cgroup2", why_not: "no cgroup v2 that this user may write", is_met: host::has_cgroup2 },
+    Need { module: "needs_nginx", why_not: "no nginx", is_met: || find_program("nginx").is_some() },
+    Need { module: "needs_redis", why_not: "no redis-server", is_met: || find_program("redis-server").is_some() },
+    Need { module: "needs_python", why_not: "no python3", is_met: || find_program("python3").is_some() },
+    Need { module: "needs_jq", why_not: "no jq", is_met: || find_program("jq").is_some() },
+    Need {
+        module: "needs_systemd_notify",
+        why_not: "no systemd-notify",
+        is_met: || find_program("systemd-notify").is_some(),
+    },
+    // Met by the caller: it takes a download.
+    Need { module: NEEDS_SDNOTIFY, why_not: "no Python with PyPI's sdnotify could be made", is_met: || true },
+];
+
+/// The module of tests that find a Python with sdnotify in [`SDNOTIFY_VARIABLE`].
+const NEEDS_SDNOTIFY: &str = "needs_sdnotify";
+
+/// The environment variable that tells tests the Python with sdnotify.
+pub const SDNOTIFY_VARIABLE: &str = "HALE_TEST_SDNOTIFY_PYTHON";
+
+/// The tests to run, and the ones that are left out.
+pub struct Selection {
+    /// For `cargo nextest run --filterset`; `None` means all.
+    pub filterset: Option<String>,
+    /// One entry for each module of needs that is not met and has tests.
+    pub left_out: Vec<LeftOut>,
+}
+
+/// Chooses from `list`, the JSON of `cargo nextest list`.
+pub fn select(list: &str, has_sdnotify: bool) -> Outcome<Selection> {
+    let list: Value = serde_json::from_str(list).map_err(|e| format!("cannot read the list of tests: {e}"))?;
+    select_with(&list, |need| (need.is_met)() && (need.module != NEEDS_SDNOTIFY || has_sdnotify))
+}
+
+fn select_with(list: &Value, is_met: impl Fn(&Need) -> bool) -> Outcome<Selection> {
+    let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
+    let suites = list["rust-suites"].as_object().ok_or("the list of tests has no suites")?;
+    let tests = suites.values().filter_map(|suite| suite["testcases"].as_object()).flat_map(|tests| tests.keys());
+    for module in tests.flat_map(|test| test.split("::").filter(|part| part.starts_with("needs_"))) {
+        *counts.entry(module).or_default() += 1;
+    }
+    if let Some(unknown) = counts.keys().find(|module| !NEEDS.iter().any(|need| need.module == **module)) {
+        return Err(format!("a test needs `{unknown}`, of which xtask/src/filter.rs knows nothing"));
+    }
+    let unmet: Vec<&Need> = NEEDS.iter().filter(|n| counts.contains_key(n.module) && !is_met(n)).collect();
+    let conditions: Vec<String> = unmet.iter().map(|n| format!("not test(/(^|::){}::/)", n.module)).collect();
+    let left_out = unmet
+        .iter()
+        .map(|need| LeftOut {
+            what: format!("tests in `{}`", need.module),
+            count: counts[need.module],
+            why: need.why_not.to_owned(),
+        })
+        .collect();
+    Ok(Selection { filterset: (!conditions.is_empty()).then(|| conditions.join(" and ")), left_out })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn list(tests: &[&str]) -> Value {
+        let cases: serde_json::Map<_, _> = tests.iter().map(|test| ((*test).to_owned(), json!({}))).collect();
+        json!({"rust-suites": {"hale": {"testcases": cases}}})
+    }
+
+    #[test]
+    fn unmet_needs_are_filtered_and_counted() {
+        let list = list(&["needs_root::a", "x::needs_root::b", "needs_jq::c", "d"]);
+        let selection = select_with(&list, |need| need.module != "needs_root").unwrap();
+        assert_eq!(selection.filterset.unwrap(), "not test(/(^|::)needs_root::/)");
+        assert_eq!(selection.left_out.iter().map(|l| l.count).collect::<Vec<_>>(), [2]);
+    }
+
+    #[test]
+    fn with_all_needs_met_nothing_is_filtered() {
+        let selection = select_with(&list(&["needs_root::a", "d"]), |_| true).unwrap();
+        assert!(selection.filterset.is_none() && selection.left_out.is_empty());
+    }
+
+    #[test]
+    fn an_unknown_need_is_an_error() {
+        assert!(select_with(&list(&["needs_luck::a"]), |_| true).is_err());
+    }
+}

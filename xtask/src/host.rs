@@ -1,0 +1,167 @@
+//! What the tests find on this machine, and how a missing part gets there.
+
+use crate::tools::{Outcome, find_program, run};
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// A Debian package that tests use: its name, the program that shows whether it is there, and what for.
+struct Package {
+    name: &'static str,
+    program: &'static str,
+    why: &'static str,
+}
+
+const PACKAGES: &[Package] = &[
+    Package { name: "nginx-light", program: "nginx", why: "an HTTP server with workers, to be healed" },
+    Package { name: "redis-server", program: "redis-server", why: "a TCP server, to be healed" },
+    Package { name: "python3", program: "python3", why: "an asyncio server to be healed; programs with sdnotify" },
+    Package { name: "python3-venv", program: "python3", why: "a private place for PyPI's sdnotify" },
+    Package { name: "jq", program: "jq", why: "the ledger's chain can be checked without Hale" },
+    Package { name: "systemd", program: "systemd-notify", why: "systemd-notify talks to Hale's notify socket" },
+];
+
+/// Tells invoke-rc.d and deb-systemd-invoke to start nothing while a package is installed (101 = forbidden).
+/// Format: <https://people.debian.org/~hmh/invokerc.d-policyrc.d-specification.txt>
+const POLICY_FILE: &str = "/usr/sbin/policy-rc.d";
+const POLICY: &str = "#!/bin/sh\nexit 101\n";
+
+/// The version that the tests were written against.
+const SDNOTIFY: &str = "sdnotify==0.3.2";
+
+/// The version of the test runner that is built when none is installed; the machine needs some minutes for it.
+const NEXTEST_VERSION: &str = "0.9.143";
+
+/// Whether this process is root, by the effective user of `/proc/self/status` (proc_pid_status(5)).
+pub fn is_root() -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ids = status.lines().find_map(|line| line.strip_prefix("Uid:"));
+    ids.and_then(|ids| ids.split_whitespace().nth(1)) == Some("0")
+}
+
+/// Whether this process may make cgroups below its own one of cgroup v2: tried, because mounts, permissions and
+/// delegation all have a say.
+pub fn has_cgroup2() -> bool {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let Some(own) = own_cgroup2(&mounts, &groups) else { return false };
+    let child = own.join(format!("hale-xtask-{}", std::process::id()));
+    fs::create_dir(&child).is_ok() && fs::remove_dir(&child).is_ok()
+}
+
+/// Formats: proc_pid_mountinfo(5), cgroups(7).
+fn own_cgroup2(mounts: &str, groups: &str) -> Option<PathBuf> {
+    let mount = mounts.lines().find(|line| line.contains(" - cgroup2 "))?.split(' ').nth(4)?;
+    let own = groups.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    Some(Path::new(mount).join(own))
+}
+
+/// Installs the packages that are missing, if this is root on a system with apt; else the tests that need them
+/// are left out later. No service is started.
+pub fn install_packages() -> Outcome {
+    let missing: Vec<&Package> = PACKAGES.iter().filter(|package| find_program(package.program).is_none()).collect();
+    let missing = if find_program("python3").is_some() && !has_venv_module() {
+        missing.into_iter().chain(PACKAGES.iter().filter(|package| package.name == "python3-venv")).collect()
+    } else {
+        missing
+    };
+    if missing.is_empty() {
+        println!("all Debian packages that tests use are there");
+        return Ok(());
+    }
+    for package in &missing {
+        println!("missing: {} ({})", package.name, package.why);
+    }
+    if !is_root() || find_program("apt-get").is_none() {
+        println!("not installed: that takes root and apt-get; the tests that need them are left out");
+        return Ok(());
+    }
+    let _guard = NoServiceStarts::new()?;
+    let apt = |words: &[&str]| run(Command::new("apt-get").env("DEBIAN_FRONTEND", "noninteractive").args(words));
+    apt(&["update", "-qq"])?;
+    let names: Vec<&str> = missing.iter().map(|package| package.name).collect();
+    apt(&[&["install", "-qq", "-y", "--no-install-recommends"], names.as_slice()].concat())
+}
+
+/// Whether the first python3 in PATH can make a venv: Debian ships that part in a package of its own.
+fn has_venv_module() -> bool {
+    Command::new("python3").args(["-c", "import ensurepip, venv"]).output().is_ok_and(|output| output.status.success())
+}
+
+/// As long as it lives, installing a package starts no service. A policy that the machine has already stays.
+struct NoServiceStarts {
+    made: bool,
+}
+
+impl NoServiceStarts {
+    fn new() -> Outcome<Self> {
+        let file = fs::OpenOptions::new().write(true).create_new(true).mode(0o755).open(POLICY_FILE);
+        match file.and_then(|mut file| file.write_all(POLICY.as_bytes())) {
+            Ok(()) => Ok(Self { made: true }),
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Ok(Self { made: false }),
+            Err(e) => Err(format!("cannot write {POLICY_FILE}: {e}")),
+        }
+    }
+}
+
+impl Drop for NoServiceStarts {
+    fn drop(&mut self) {
+        if self.made
+            && let Err(e) = fs::remove_file(POLICY_FILE)
+        {
+            println!("warning: {POLICY_FILE} stays and keeps services from starting: {e}; remove it");
+        }
+    }
+}
+
+/// A Python with PyPI's sdnotify, in a venv in the target folder; `None` if it cannot be had here.
+pub fn sdnotify_python(target: &Path) -> Option<PathBuf> {
+    let venv = target.join("tools/sdnotify");
+    let python = venv.join("bin/python");
+    let works = || {
+        let import = Command::new(&python).args(["-c", "import sdnotify"]).output();
+        import.is_ok_and(|output| output.status.success())
+    };
+    if works() {
+        return Some(python);
+    }
+    let made = run(Command::new("python3").args(["-m", "venv"]).arg(&venv))
+        .and_then(|()| run(Command::new(&python).args(["-m", "pip", "install", "--quiet", SDNOTIFY])));
+    if let Err(message) = made {
+        println!("{message}");
+    }
+    works().then_some(python)
+}
+
+/// The test runner: the installed one, or one built into the target folder.
+pub fn nextest(root: &Path, target: &Path) -> Outcome<PathBuf> {
+    if let Some(installed) = find_program("cargo-nextest") {
+        return Ok(installed);
+    }
+    let tools = target.join("tools");
+    let built = tools.join("bin/cargo-nextest");
+    if !built.is_file() {
+        let mut install = crate::tools::cargo(root, &["install", "cargo-nextest", "--locked", "--debug"]);
+        run(install
+            .args(["--version", NEXTEST_VERSION, "--root"])
+            .arg(&tools)
+            .env("CARGO_TARGET_DIR", tools.join("build")))?;
+    }
+    Ok(built)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_own_cgroup_is_found_on_unified_and_hybrid_hosts() {
+        let hybrid = "32 31 0:29 / /sys/fs/cgroup/pids rw - cgroup cgroup rw,pids\n\
+                      41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw";
+        let groups = "8:pids:/a\n0::/b/c";
+        assert_eq!(own_cgroup2(hybrid, groups), Some(PathBuf::from("/sys/fs/cgroup/unified/b/c")));
+        assert_eq!(own_cgroup2("32 31 0:29 / /sys/fs/cgroup/pids rw - cgroup cgroup rw", groups), None);
+    }
+}

@@ -1,0 +1,107 @@
+//! `cargo xtask test`: every check, cheap ones first; a failed one does not keep the others from running.
+
+use crate::filter::{SDNOTIFY_VARIABLE, Selection, select};
+use crate::report::{Phase, Report, Tally};
+use crate::tools::{Outcome, cargo, output_of, run as run_command};
+use crate::{edges, host, markdown, purity, tidy, tools};
+use std::path::Path;
+use std::process::{Command, ExitCode};
+
+/// Runs everything and prints the summary.
+pub fn run() -> ExitCode {
+    let mut report = Report::default();
+    match tools::repository() {
+        Ok(root) => steps(&root, &mut report),
+        Err(message) => {
+            report.step(Phase::Setup, "the repository", |_| Err(message));
+        }
+    }
+    if report.finish() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// The checks that only read files.
+pub fn read_only_gates(root: &Path) -> Outcome {
+    let files = tools::repository_files(root)?;
+    tidy::check(root, &files)?;
+    markdown::check_links(root, &files)?;
+    edges::check(root, &tools::metadata(root)?)
+}
+
+fn steps(root: &Path, report: &mut Report) {
+    let cargo_step = |words: &[&str]| run_command(&mut cargo(root, words));
+
+    report.step(Phase::Setup, "packages that tests use", |_| host::install_packages());
+    report.step(Phase::Gates, "format", |_| cargo_step(&["fmt", "--all", "--check"]));
+    report.step(Phase::Gates, "tidy, links, crate edges, dependencies", |_| read_only_gates(root));
+    report.step(Phase::Build, "clippy", |_| {
+        cargo_step(&["clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"])
+    });
+    report.step(Phase::Build, "the core without an operating system", |report| purity::check(root, report));
+    let built =
+        report.step(Phase::Build, "build", |_| cargo_step(&["build", "--locked", "--workspace", "--all-targets"]));
+    report.step(Phase::Build, "documentation", |_| {
+        let mut doc = cargo(root, &["doc", "--locked", "--workspace", "--no-deps", "--document-private-items"]);
+        run_command(doc.env("RUSTDOCFLAGS", "-D warnings"))
+    });
+    if built {
+        report.step(Phase::Tests, "tests", |report| tests(root, report));
+        report.step(Phase::Tests, "examples in the documentation", |_| {
+            cargo_step(&["test", "--locked", "--workspace", "--doc", "--quiet"])
+        });
+    }
+}
+
+fn tests(root: &Path, report: &mut Report) -> Outcome {
+    let target = tools::target_dir(root)?;
+    let runner = host::nextest(root, &target)?;
+    let sdnotify = host::sdnotify_python(&target);
+    let nextest = |words: &[&str]| {
+        let mut command = Command::new(&runner);
+        command.arg("nextest").args(words).args(["--locked", "--workspace"]).current_dir(root);
+        if let Some(python) = &sdnotify {
+            command.env(SDNOTIFY_VARIABLE, python);
+        }
+        command
+    };
+    let list = output_of(&mut nextest(&["list", "--message-format", "json"]))?;
+    let Selection { filterset, left_out } = select(&list, sdnotify.is_some())?;
+    for entry in left_out {
+        report.leave_out(entry);
+    }
+    let results = target.join("nextest/ci/junit.xml");
+    // What an earlier run left must not be counted for this one.
+    if results.exists() {
+        std::fs::remove_file(&results).map_err(|e| format!("cannot remove {}: {e}", results.display()))?;
+    }
+    let mut command = nextest(&["run", "--profile", "ci"]);
+    if let Some(filterset) = filterset {
+        command.args(["--filterset", &filterset]);
+    }
+    let outcome = run_command(&mut command);
+    if let Some(tally) = std::fs::read_to_string(&results).ok().as_deref().and_then(junit_tally) {
+        report.add_tests(tally);
+    }
+    outcome
+}
+
+/// Reads the attributes of the root element of nextest's JUnit file.
+fn junit_tally(xml: &str) -> Option<Tally> {
+    let root = xml.split_once("<testsuites ")?.1.split_once('>')?.0;
+    let number =
+        |name: &str| -> Option<u64> { root.split_once(&format!("{name}=\""))?.1.split_once('"')?.0.parse().ok() };
+    let failed = number("failures")? + number("errors")?;
+    Some(Tally { passed: number("tests")?.saturating_sub(failed), failed })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_are_read() {
+        let xml =
+            r#"<?xml version="1.0"?><testsuites name="nextest-run" tests="7" failures="1" errors="1"><testsuite/>"#;
+        assert_eq!(junit_tally(xml), Some(Tally { passed: 5, failed: 2 }));
+        assert_eq!(junit_tally("<testsuites name=\"x\">"), None);
+    }
+}
