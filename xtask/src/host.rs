@@ -82,7 +82,7 @@ pub fn install_packages() -> Outcome {
     let apt = |words: &[&str]| run(Command::new("apt-get").env("DEBIAN_FRONTEND", "noninteractive").args(words));
     apt(&["update", "-qq"])?;
     let names: Vec<&str> = missing.iter().map(|package| package.name).collect();
-    apt(&[&["install", "-qq", "-y", "--no-install-recommends"], names.as_slice()].concat())
+    apt(&[&["install", "-qq", "-y", "--no-install-recommends", "-o", "Dpkg::Use-Pty=0"], names.as_slice()].concat())
 }
 
 /// Whether the first python3 in PATH can make a venv: Debian ships that part in a package of its own.

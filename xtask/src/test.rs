@@ -68,7 +68,8 @@ fn tests(root: &Path, report: &mut Report) -> Outcome {
     for entry in left_out {
         report.leave_out(entry);
     }
-    let results = target.join("nextest/ci/junit.xml");
+    // nextest's own folder stands in the repository, wherever cargo builds.
+    let results = root.join("target/nextest/ci/junit.xml");
     // What an earlier run left must not be counted for this one.
     if results.exists() {
         std::fs::remove_file(&results).map_err(|e| format!("cannot remove {}: {e}", results.display()))?;
@@ -78,10 +79,9 @@ fn tests(root: &Path, report: &mut Report) -> Outcome {
         command.args(["--filterset", &filterset]);
     }
     let outcome = run_command(&mut command);
-    if let Some(tally) = std::fs::read_to_string(&results).ok().as_deref().and_then(junit_tally) {
-        report.add_tests(tally);
-    }
-    outcome
+    let tally = std::fs::read_to_string(&results).ok().as_deref().and_then(junit_tally);
+    report.add_tests(tally.unwrap_or_default());
+    outcome.and_then(|()| tally.map(drop).ok_or_else(|| format!("no results of tests in {}", results.display())))
 }
 
 /// Reads the attributes of the root element of nextest's JUnit file.
