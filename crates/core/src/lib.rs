@@ -5,6 +5,7 @@
 //! [`driver::Host`], so that the simulator runs the same one.
 #![no_std]
 #![forbid(unsafe_code)]
+#![deny(clippy::wildcard_enum_match_arm)]
 
 extern crate alloc;
 #[cfg(test)]
