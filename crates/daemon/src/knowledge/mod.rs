@@ -1,1 +1,5 @@
-//! What Hale remembers: runtime journal, ledger store and the index for reading commands.
+//! What Hale knows and keeps: the runtime journal for this boot, the ledger for good.
+
+pub mod journal;
+
+pub use journal::{Journal, JournalError, Replay};
