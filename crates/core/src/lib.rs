@@ -11,6 +11,18 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod analyze;
+pub mod driver;
+pub mod effect;
+pub mod event;
 pub mod ids;
+pub mod incident;
+pub mod invariant;
+pub mod plan;
 pub mod policy;
+pub mod reason;
+pub mod record;
+pub mod status;
+pub mod step;
 pub mod time;
+pub mod world;

@@ -1,0 +1,276 @@
+//! Checks: when the next probe is due, and what a row of results means.
+
+use crate::event::{Notice, ProbeFailure, ProbeOutcome};
+use crate::ids::{Name, ProbeId};
+use crate::incident::Cause;
+use crate::plan::ladder::hash;
+use crate::policy::{CheckKind, CheckPolicy};
+use crate::time::{Monotonic, Span};
+use serde::{Deserialize, Serialize};
+
+/// The first probe of a new process comes this long after it was made: a program needs a few milliseconds to
+/// get to its first line, and a refused connection costs less than waiting does.
+pub const FIRST_PROBE_AFTER: Span = Span::from_ms(5);
+
+/// A result that did not come this long after its probe's deadline never will: the prober kills what does not
+/// answer in time, which takes it milliseconds; on a starved machine seconds.
+pub const PROBE_LOST_AFTER: Span = Span::from_secs(5);
+
+/// What is known of one check of the running process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CheckState {
+    /// No result that counts yet.
+    #[default]
+    Unknown,
+    /// It passes.
+    Passing,
+    /// It fails.
+    Failing {
+        /// So many times in a row, at most the policy's `failures`.
+        failures: u32,
+    },
+}
+
+/// The probing of one check: senses, not records.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Probing {
+    /// When the next probe is due; for a heartbeat: when its absence counts next.
+    pub(crate) due: Option<Monotonic>,
+    /// The probe that runs, and when it counts as lost.
+    pub(crate) in_flight: Option<(ProbeId, Monotonic)>,
+    /// The pause that follows while the check has not passed yet.
+    pub(crate) pause: Span,
+    /// Results of the other kind in a row, while a failing check recovers.
+    pub(crate) successes: u32,
+    /// When it last passed.
+    pub(crate) last_pass: Option<Monotonic>,
+    /// The last result, for people.
+    pub(crate) last: Option<ProbeOutcome>,
+}
+
+/// What a result changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Edge {
+    /// Nothing that needs a record.
+    None,
+    /// One more failure, the policy's `failures` not reached.
+    Failing {
+        /// In a row.
+        failures: u32,
+    },
+    /// One more failure, and with it the policy's `failures`.
+    Failed {
+        /// In a row.
+        failures: u32,
+    },
+    /// It passes again, or for the first time.
+    Passes,
+}
+
+impl Probing {
+    /// Schedules the first probe of a process made `now`; a heartbeat is not probed.
+    pub(crate) fn begin(&mut self, policy: &CheckPolicy, now: Monotonic) {
+        self.pause = FIRST_PROBE_AFTER.min(policy.every);
+        self.due = match policy.kind {
+            CheckKind::Heartbeat { .. } => None,
+            CheckKind::Http(_) | CheckKind::Tcp { .. } | CheckKind::Exec { .. } => Some(now.after(self.pause)),
+        };
+    }
+
+    /// A probe starts.
+    pub(crate) fn start(&mut self, probe: ProbeId, policy: &CheckPolicy, now: Monotonic) {
+        self.in_flight = Some((probe, now.after(policy.timeout).after(PROBE_LOST_AFTER)));
+        self.due = None;
+    }
+
+    /// Takes a probe's result and schedules the next one. `started`: when the probe began.
+    ///
+    /// Until the check has passed once the pauses are short and double, so that recovery is seen as soon as it
+    /// is true; from then on it is probed each `every`, in a phase of its own.
+    pub(crate) fn finish(&mut self, service: &Name, policy: &CheckPolicy, outcome: ProbeOutcome, now: Monotonic) {
+        let started = Monotonic::from_us(now.as_us().saturating_sub(outcome.took_us));
+        self.in_flight = None;
+        let passed = outcome.failure.is_none();
+        let due = match (self.last_pass, passed) {
+            (None, false) => {
+                let pause = self.pause;
+                self.pause = pause.times(2).min(policy.every);
+                started.after(pause)
+            }
+            (None, true) => started.after(phase(service, policy)),
+            (Some(_), _) => started.after(policy.every),
+        };
+        self.due = Some(due.max(now));
+        if passed {
+            self.last_pass = Some(now);
+        }
+        self.last = Some(outcome);
+    }
+
+    /// The probe's result never came: try again at the usual pace.
+    pub(crate) fn lost(&mut self, policy: &CheckPolicy, now: Monotonic) {
+        self.in_flight = None;
+        self.due = Some(now.after(self.pause.max(FIRST_PROBE_AFTER).min(policy.every)));
+    }
+
+    /// The edge that a result means, given the check's state. Counts successes as it goes.
+    pub(crate) fn edge(&mut self, state: CheckState, policy: &CheckPolicy, passed: bool) -> Edge {
+        if passed {
+            self.successes = self.successes.saturating_add(1);
+            return match state {
+                CheckState::Passing => Edge::None,
+                CheckState::Unknown | CheckState::Failing { .. } if self.successes >= policy.successes => Edge::Passes,
+                CheckState::Unknown | CheckState::Failing { .. } => Edge::None,
+            };
+        }
+        // A pass in between that was not enough to be healthy again still ends the row of failures.
+        let row = if self.successes > 0 { 0 } else { already(state) };
+        self.successes = 0;
+        let failures = row.saturating_add(1);
+        match state {
+            CheckState::Failing { failures: before } if before >= policy.failures => Edge::None,
+            _ if failures >= policy.failures => Edge::Failed { failures },
+            CheckState::Unknown | CheckState::Passing | CheckState::Failing { .. } => Edge::Failing { failures },
+        }
+    }
+
+    /// Takes a heartbeat: its absence counts again `within` from now.
+    pub(crate) fn heartbeat(&mut self, within: Span, now: Monotonic) {
+        self.last_pass = Some(now);
+        self.due = Some(now.after(within));
+    }
+}
+
+/// Failures in a row so far.
+fn already(state: CheckState) -> u32 {
+    match state {
+        CheckState::Failing { failures } => failures,
+        CheckState::Unknown | CheckState::Passing => 0,
+    }
+}
+
+/// When the first regular probe comes, from half of `every` to all of it: checks that began together are taken
+/// apart, the same way each time.
+fn phase(service: &Name, policy: &CheckPolicy) -> Span {
+    let half = policy.every.as_us() / 2;
+    let spread = (hash(service.as_str()) ^ hash(policy.name.as_str()).rotate_left(17)) % (half + 1);
+    Span::from_us(half + spread)
+}
+
+/// The kind of failure that a failing probe means for the service.
+#[must_use]
+pub fn cause(failure: ProbeFailure) -> Cause {
+    match failure {
+        ProbeFailure::Timeout | ProbeFailure::Killed => Cause::Hang,
+        ProbeFailure::Slow => Cause::Slow,
+        ProbeFailure::Wrong => Cause::Check,
+    }
+}
+
+/// The promise of a heartbeat check, with the service's own wish (`WATCHDOG_USEC`) before the policy's.
+#[must_use]
+pub(crate) fn heartbeat_within(policy: &CheckPolicy, own: Option<Span>) -> Option<Span> {
+    match policy.kind {
+        CheckKind::Heartbeat { within } => Some(own.unwrap_or(within)),
+        CheckKind::Http(_) | CheckKind::Tcp { .. } | CheckKind::Exec { .. } => None,
+    }
+}
+
+/// The shortest `WATCHDOG_USEC` that a service may ask for: below it the heartbeats alone would keep Hale busy.
+pub const HEARTBEAT_WITHIN_MIN: Span = Span::from_ms(10);
+
+/// The service's own `WATCHDOG_USEC`, as far as a notice carries a usable one.
+#[must_use]
+pub fn own_heartbeat(notice: &Notice) -> Option<Span> {
+    match notice {
+        Notice::HeartbeatWithin(span) if *span >= HEARTBEAT_WITHIN_MIN => Some(*span),
+        Notice::HeartbeatWithin(_)
+        | Notice::Ready
+        | Notice::Heartbeat
+        | Notice::HeartbeatTrigger
+        | Notice::ExtendTimeout(_)
+        | Notice::Status(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::string::String;
+    use alloc::vec::Vec;
+
+    fn policy(failures: u32, successes: u32) -> CheckPolicy {
+        CheckPolicy {
+            name: Name::try_from("tcp").unwrap(),
+            kind: CheckKind::Tcp { address: String::from("127.0.0.1:1") },
+            every: Span::from_secs(2),
+            timeout: Span::from_secs(1),
+            failures,
+            successes,
+        }
+    }
+
+    fn fold(policy: &CheckPolicy, results: &str) -> Vec<Edge> {
+        let mut probing = Probing::default();
+        let mut state = CheckState::Unknown;
+        let mut edges = Vec::new();
+        for result in results.chars() {
+            let edge = probing.edge(state, policy, result == '+');
+            state = match edge {
+                Edge::None => state,
+                Edge::Failing { failures } | Edge::Failed { failures } => CheckState::Failing { failures },
+                Edge::Passes => CheckState::Passing,
+            };
+            edges.push(edge);
+        }
+        edges
+    }
+
+    #[test]
+    fn only_consecutive_failures_count_and_only_once() {
+        use Edge::{Failed, Failing, None, Passes};
+        let one = |failures| Failing { failures };
+        assert_eq!(
+            fold(&policy(3, 1), "+--+---"),
+            [Passes, one(1), one(2), Passes, one(1), one(2), Failed { failures: 3 }]
+        );
+        assert_eq!(fold(&policy(1, 1), "---"), [Failed { failures: 1 }, None, None]);
+    }
+
+    #[test]
+    fn successes_are_counted_and_a_pass_in_between_ends_the_row() {
+        use Edge::{Failed, Failing, None, Passes};
+        let one = |failures| Failing { failures };
+        assert_eq!(
+            fold(&policy(2, 2), "++-+-+++--"),
+            [None, Passes, one(1), None, one(1), None, Passes, None, one(1), Failed { failures: 2 }]
+        );
+    }
+
+    #[test]
+    fn probes_come_fast_until_the_first_pass_and_never_overlap() {
+        let (policy, name) = (policy(3, 1), Name::try_from("bot").unwrap());
+        let mut probing = Probing::default();
+        let mut now = Monotonic::from_us(0);
+        probing.begin(&policy, now);
+        let mut pauses = Vec::new();
+        let outcome = |failure| ProbeOutcome { took_us: 100, failure, detail: String::new() };
+        for _ in 0..12 {
+            let due = probing.due.unwrap();
+            pauses.push(due.since(now).as_ms());
+            now = due;
+            probing.start(ProbeId(1), &policy, now);
+            assert_eq!(probing.due, None);
+            now = now.after(Span::from_us(100));
+            probing.finish(&name, &policy, outcome(Some(ProbeFailure::Wrong)), now);
+        }
+        assert_eq!(pauses, [5, 4, 9, 19, 39, 79, 159, 319, 639, 1_279, 1_999, 1_999]);
+        probing.finish(&name, &policy, outcome(None), now);
+        let wait = probing.due.unwrap().since(now).as_ms();
+        assert!((999..=2_000).contains(&wait), "{wait}");
+        now = probing.due.unwrap();
+        probing.finish(&name, &policy, outcome(None), now);
+        assert_eq!(probing.due.unwrap().since(now).as_us(), 2_000_000 - 100);
+    }
+}

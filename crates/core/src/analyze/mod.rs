@@ -1,0 +1,4 @@
+//! Analyze: from what was sensed to what is wrong.
+
+pub mod checks;
+pub mod timers;

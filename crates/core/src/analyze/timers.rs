@@ -1,0 +1,51 @@
+//! The one deadline of a service: the earliest of all that can fall due in its phase.
+
+use crate::time::Monotonic;
+use crate::world::phase::{Phase, StopStage, UNKILLABLE_AFTER};
+use crate::world::service::Service;
+
+impl Service {
+    /// When something of this service falls due next, if ever.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Monotonic> {
+        let by_phase = match &self.known.phase {
+            Phase::BackingOff { until } | Phase::Held { until, .. } => Some(*until),
+            Phase::Starting { .. } => self.start_deadline(),
+            Phase::Running { .. } => self.forget_at(),
+            Phase::Stopping { stage: StopStage::Asked { kill_at }, .. } => {
+                Some(self.senses.extended_until.map_or(*kill_at, |extended| extended.max(*kill_at)))
+            }
+            Phase::Stopping { stage: StopStage::Killed { at }, .. } => Some(at.after(UNKILLABLE_AFTER)),
+            Phase::Stopping { stage: StopStage::Unkillable { .. }, .. }
+            | Phase::Stopped { .. }
+            | Phase::Down
+            | Phase::Blocked { .. }
+            | Phase::Spawning { .. }
+            | Phase::Remains { .. } => None,
+        };
+        by_phase.into_iter().chain(self.probes_due()).min()
+    }
+
+    /// When the start counts as failed.
+    pub(crate) fn start_deadline(&self) -> Option<Monotonic> {
+        let run = self.known.phase.run()?;
+        let configured = run.since.after(self.policy.start.within);
+        Some(self.senses.extended_until.map_or(configured, |extended| extended.max(configured)))
+    }
+
+    /// When delays and counters are forgotten, while it is healthy and there are any.
+    pub(crate) fn forget_at(&self) -> Option<Monotonic> {
+        let last = self.known.last_failure.filter(|_| self.known.healthy)?;
+        Some(last.max(self.known.since).after(self.policy.restart.healthy_after))
+    }
+
+    /// When a probe or a heartbeat is due, or a probe's result counts as lost.
+    fn probes_due(&self) -> Option<Monotonic> {
+        self.known.phase.run()?;
+        let times = self.senses.probes.iter().map(|probing| match probing.in_flight {
+            Some((_, lost_at)) => Some(lost_at),
+            None => probing.due,
+        });
+        times.flatten().min()
+    }
+}

@@ -1,0 +1,107 @@
+//! What the core orders: complete, fenced, and in the order in which it must happen.
+
+use crate::ids::{EffectId, Epoch, IncidentId, Name, ProbeId, RequestId};
+use crate::policy::{ServicePolicy, Signal};
+use crate::record::Refusal;
+use crate::status::StatusReport;
+use alloc::boxed::Box;
+use alloc::string::String;
+use alloc::sync::Arc;
+use serde::{Deserialize, Serialize};
+
+/// One order to the host. The executor has no choice left, and answers with events.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Effect {
+    /// For the log.
+    pub id: EffectId,
+    /// On what it acts. An executor refuses one whose epoch is not the service's newest.
+    pub fence: Fence,
+    /// What to do.
+    pub order: Order,
+}
+
+/// On what an effect acts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fence {
+    /// On one process of one service, and on none that follows it.
+    Service {
+        /// Whose.
+        service: Name,
+        /// Which of its processes.
+        epoch: Epoch,
+    },
+    /// On no service.
+    Host,
+}
+
+/// What to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Order {
+    /// Make the process. Not idempotent: done at most once, because its epoch is used up by it. Answered by
+    /// `Spawned` and `Executed`, or `SpawnFailed`.
+    Spawn {
+        /// All that the process needs.
+        policy: Arc<ServicePolicy>,
+    },
+    /// Send a signal to every process of the tree; from then on report `TreeEmpty`. Idempotent as signals are.
+    Signal {
+        /// Which.
+        signal: Signal,
+    },
+    /// SIGKILL every process of the tree, and those that appear meanwhile; report `TreeEmpty`. Idempotent.
+    Kill,
+    /// Run one check once. Idempotent as far as the check is. Answered by `Probed` within its timeout and a
+    /// little.
+    Probe {
+        /// For the answer.
+        probe: ProbeId,
+        /// Which of the policy's checks.
+        check: usize,
+        /// Where the check stands.
+        policy: Arc<ServicePolicy>,
+    },
+    /// Read the last lines of output of the ended or failing process. Idempotent. Answered by `Collected`, or
+    /// not at all.
+    Collect {
+        /// For the answer.
+        incident: IncidentId,
+        /// At most so many lines.
+        lines: usize,
+    },
+    /// The exit status is on record: the guardian may forget it. Idempotent.
+    AckExit,
+    /// Answer a client. Idempotent: the second answer finds nobody.
+    Reply {
+        /// Whom.
+        request: RequestId,
+        /// What.
+        answer: Answer,
+    },
+    /// Nothing runs any more: end.
+    EndDone,
+}
+
+/// What a client is told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Answer {
+    /// To [`crate::event::Question::Status`].
+    Status(Box<StatusReport>),
+    /// The order is carried out.
+    Done {
+        /// In a sentence.
+        text: String,
+    },
+    /// The order was carried out and did not lead where it should.
+    Failed {
+        /// In a sentence.
+        text: String,
+    },
+    /// The order is refused.
+    Refused(Refusal),
+    /// There is no such service.
+    Unknown {
+        /// The name asked for.
+        service: String,
+    },
+}

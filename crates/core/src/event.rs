@@ -1,0 +1,298 @@
+//! What the host tells the core: the only way in.
+
+use crate::ids::{Epoch, IncidentId, Name, ProbeId, RecordId, RequestId};
+use crate::policy::Signal;
+use crate::record::{Actor, OperatorOrder};
+use crate::time::Span;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt;
+use serde::{Deserialize, Serialize};
+
+/// One thing that happened. Probe results and clock readings are inputs that are never recorded themselves;
+/// what the core concludes from them is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event {
+    /// Whatever an earlier Hale left running is gone: services may be started.
+    Begin,
+    /// [`crate::world::World::next_deadline`] has come.
+    Tick,
+    /// The guardian made the process; its program is not executed yet.
+    Spawned {
+        /// Whose.
+        service: Name,
+        /// Which of its processes.
+        epoch: Epoch,
+        /// Who it is.
+        process: Process,
+    },
+    /// The program was executed (execve(2) succeeded).
+    Executed {
+        /// Whose.
+        service: Name,
+        /// Which of its processes.
+        epoch: Epoch,
+    },
+    /// The process could not be made, or not be set up; there is none now.
+    SpawnFailed {
+        /// Whose.
+        service: Name,
+        /// Which of its processes.
+        epoch: Epoch,
+        /// What went wrong.
+        failure: SpawnFailure,
+    },
+    /// The main process was reaped. Exactly once for each `Spawned` that was not followed by `SpawnFailed`.
+    Exited {
+        /// Whose.
+        service: Name,
+        /// Which of its processes.
+        epoch: Epoch,
+        /// How it ended.
+        status: ExitStatus,
+        /// Whether nothing else of its tree is left.
+        tree_empty: bool,
+    },
+    /// After a signal or a kill: the main process was reaped and nothing of its tree is left.
+    TreeEmpty {
+        /// Whose.
+        service: Name,
+        /// Which of its processes.
+        epoch: Epoch,
+    },
+    /// A probe ended. Exactly once for each [`crate::effect::Order::Probe`], unless it got lost.
+    Probed {
+        /// Whose.
+        service: Name,
+        /// Which of its processes was probed.
+        epoch: Epoch,
+        /// Which run.
+        probe: ProbeId,
+        /// What it found.
+        outcome: ProbeOutcome,
+    },
+    /// A datagram of this service on its notify socket (sd_notify(3)); one event for each assignment.
+    Notified {
+        /// Whose.
+        service: Name,
+        /// Which of its processes was running.
+        epoch: Epoch,
+        /// What it said.
+        notice: Notice,
+    },
+    /// What was asked for by [`crate::effect::Order::Collect`].
+    Collected {
+        /// Whose.
+        service: Name,
+        /// For which incident.
+        incident: IncidentId,
+        /// The process's last lines of output, oldest first, escaped and bounded by the collector.
+        lines: Vec<String>,
+    },
+    /// The keeper threw output away, above the rate or because the disk refused it.
+    OutputDropped {
+        /// Whose.
+        service: Name,
+        /// How much.
+        bytes: u64,
+    },
+    /// A client asks or orders.
+    Asked {
+        /// For the answer.
+        request: RequestId,
+        /// What.
+        question: Question,
+    },
+    /// All records up to this one are synced in the ledger.
+    Durable {
+        /// The newest of them.
+        up_to: RecordId,
+    },
+    /// The ledger cannot be written at the moment; healing goes on.
+    LedgerDegraded {
+        /// The operating system's words.
+        error: String,
+    },
+    /// The ledger can be written again.
+    LedgerRecovered,
+    /// Everything is to be stopped, in order.
+    End {
+        /// Why.
+        why: EndWhy,
+    },
+}
+
+/// What identifies a process: never a bare pid.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    /// Process id.
+    pub pid: i32,
+    /// Start time in clock ticks since boot (proc_pid_stat(5), field 22).
+    pub start_ticks: u64,
+    /// Inode of its pidfd, unique within a boot (Linux 6.9 and later), else 0.
+    pub pidfd_inode: u64,
+    /// Its cgroup's path below the cgroup2 mount; `None` where Hale has no writable cgroup v2.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cgroup: Option<String>,
+}
+
+/// Why a process could not be started.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpawnFailure {
+    /// The step of the set-up that failed, e.g. `exec` or `directory`.
+    pub step: String,
+    /// The path that it was about, if any.
+    pub path: String,
+    /// errno(3).
+    pub errno: i32,
+    /// The errno in words.
+    pub error: String,
+}
+
+/// `exec /srv/bot/bin/bot: No such file or directory (errno 2)`.
+impl fmt::Display for SpawnFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.step)?;
+        if !self.path.is_empty() {
+            write!(f, " {}", self.path)?;
+        }
+        write!(f, ": {} (errno {})", self.error, self.errno)
+    }
+}
+
+/// How a process ended (waitid(2)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ExitStatus {
+    /// It exited with this status, 0 to 255.
+    Code(i32),
+    /// It was ended by a signal.
+    Signal {
+        /// Which.
+        signal: Signal,
+        /// Whether the kernel dumped core.
+        core_dumped: bool,
+    },
+}
+
+impl ExitStatus {
+    /// Exit status 0.
+    #[must_use]
+    pub fn is_success(self) -> bool {
+        self == Self::Code(0)
+    }
+}
+
+impl fmt::Display for ExitStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Code(code) => write!(f, "exited with status {code}"),
+            Self::Signal { signal, core_dumped: false } => write!(f, "killed by {signal}"),
+            Self::Signal { signal, core_dumped: true } => write!(f, "killed by {signal}, core dumped"),
+        }
+    }
+}
+
+/// What one probe found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProbeOutcome {
+    /// From the start of the probe to its end.
+    pub took_us: u64,
+    /// `None`: it passed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<ProbeFailure>,
+    /// One line for people: what was answered, or what went wrong; bounded and escaped by the prober.
+    pub detail: String,
+}
+
+/// In which way a probe failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ProbeFailure {
+    /// No answer in time.
+    Timeout,
+    /// No answer in time, and the probe itself did not end by itself and was killed.
+    Killed,
+    /// The right answer, but later than `faster_than`.
+    Slow,
+    /// A wrong answer, or none because it was refused.
+    Wrong,
+}
+
+/// What a service says on its notify socket (sd_notify(3)).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Notice {
+    /// `READY=1`.
+    Ready,
+    /// `WATCHDOG=1`.
+    Heartbeat,
+    /// `WATCHDOG=trigger`: it knows itself that it does not work.
+    HeartbeatTrigger,
+    /// `WATCHDOG_USEC`: the time between two heartbeats, for this process.
+    HeartbeatWithin(Span),
+    /// `EXTEND_TIMEOUT_USEC`: start or stop may last this long from now on.
+    ExtendTimeout(Span),
+    /// `STATUS`, bounded and escaped by the receiver.
+    Status(String),
+}
+
+/// What a client wants.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Question {
+    /// The state of one service or of all.
+    Status {
+        /// Only this one.
+        service: Option<Name>,
+    },
+    /// An operator's order.
+    Order {
+        /// Who, as the socket says.
+        actor: Actor,
+        /// What.
+        order: OperatorOrder,
+    },
+}
+
+/// Why Hale ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EndWhy {
+    /// A signal to `hale run`.
+    Signal(Signal),
+}
+
+impl fmt::Display for EndWhy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Signal(signal) => write!(f, "Hale got {signal}"),
+        }
+    }
+}
+
+impl Event {
+    /// The service it is about, if it is about one.
+    #[must_use]
+    pub fn service(&self) -> Option<&Name> {
+        match self {
+            Self::Spawned { service, .. }
+            | Self::Executed { service, .. }
+            | Self::SpawnFailed { service, .. }
+            | Self::Exited { service, .. }
+            | Self::TreeEmpty { service, .. }
+            | Self::Probed { service, .. }
+            | Self::Notified { service, .. }
+            | Self::Collected { service, .. }
+            | Self::OutputDropped { service, .. } => Some(service),
+            Self::Begin
+            | Self::Tick
+            | Self::Asked { .. }
+            | Self::Durable { .. }
+            | Self::LedgerDegraded { .. }
+            | Self::LedgerRecovered
+            | Self::End { .. } => None,
+        }
+    }
+}

@@ -1,0 +1,380 @@
+//! Incidents: one story from the first failure that counts to its outcome, told from records alone.
+
+use crate::event::ExitStatus;
+use crate::ids::{IncidentId, Name};
+use crate::plan::ladder::Verdict;
+use crate::record::{Body, Record};
+use crate::time::{Now, Span};
+use crate::world::phase::Then;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::fmt;
+use serde::{Deserialize, Serialize};
+
+/// What kind of failure it was. A service killed by Hale keeps the cause that it was killed for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cause {
+    /// It exited by itself.
+    Exit,
+    /// A signal ended it.
+    Signal,
+    /// It did not answer in time.
+    Hang,
+    /// It answered rightly, and too late.
+    Slow,
+    /// It answered wrongly, or refused to.
+    Check,
+    /// It sent no heartbeat.
+    NoHeartbeat,
+    /// It did not become ready in time.
+    StartTimeout,
+    /// It could not be started.
+    Spawn,
+    /// It survived SIGKILL.
+    Unkillable,
+}
+
+impl Cause {
+    /// All of them, for tables.
+    pub const ALL: [Self; 9] = [
+        Self::Exit,
+        Self::Signal,
+        Self::Hang,
+        Self::Slow,
+        Self::Check,
+        Self::NoHeartbeat,
+        Self::StartTimeout,
+        Self::Spawn,
+        Self::Unkillable,
+    ];
+
+    /// Its name in JSON.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Exit => "exit",
+            Self::Signal => "signal",
+            Self::Hang => "hang",
+            Self::Slow => "slow",
+            Self::Check => "check",
+            Self::NoHeartbeat => "no_heartbeat",
+            Self::StartTimeout => "start_timeout",
+            Self::Spawn => "spawn",
+            Self::Unkillable => "unkillable",
+        }
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The cause that the end of a process is.
+#[must_use]
+pub fn cause_of_exit(status: ExitStatus) -> Cause {
+    match status {
+        ExitStatus::Code(_) => Cause::Exit,
+        ExitStatus::Signal { .. } => Cause::Signal,
+    }
+}
+
+/// Whose fault it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Blame {
+    /// Not judged: this version has no rule that could.
+    Unknown,
+}
+
+/// How an incident ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// It goes on.
+    Open,
+    /// All checks pass again.
+    Recovered,
+    /// Quick restarts were given up; retried slowly.
+    Held,
+    /// An operator, or the end of Hale, stopped it.
+    Stopped,
+    /// Hale only watched.
+    Observed,
+}
+
+impl Outcome {
+    /// Its name in JSON.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Recovered => "recovered",
+            Self::Held => "held",
+            Self::Stopped => "stopped",
+            Self::Observed => "observed",
+        }
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// One incident as every surface shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Story {
+    /// Its number: the id of the record that opened it.
+    pub id: IncidentId,
+    /// Whose.
+    pub service: Name,
+    /// What kind of failure.
+    pub cause: Cause,
+    /// Whose fault.
+    pub blame: Blame,
+    /// When it was detected.
+    pub opened: Now,
+    /// When it was over.
+    pub closed: Option<Now>,
+    /// How it ended, so far.
+    pub outcome: Outcome,
+    /// From the detection to all checks passing.
+    pub recovery_us: Option<u64>,
+    /// From the last good sign to the next.
+    pub down_us: Option<u64>,
+    /// What happened, in order.
+    pub timeline: Vec<Entry>,
+    /// The last lines of output of the process that failed first.
+    pub output: Vec<String>,
+}
+
+/// One line of a story.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Since the detection.
+    pub after: Span,
+    /// What happened.
+    pub what: String,
+    /// Why, where something was decided.
+    pub why: Option<String>,
+}
+
+/// Tells the story of one incident from its records, in their order.
+///
+/// `None` when the first of them does not open an incident.
+#[must_use]
+pub fn tell<'a>(records: impl IntoIterator<Item = &'a Record>) -> Option<Story> {
+    let mut records = records.into_iter();
+    let mut story = records.find_map(open)?;
+    for record in records {
+        story.follow(record);
+    }
+    Some(story)
+}
+
+/// The story that a record opens.
+fn open(record: &Record) -> Option<Story> {
+    let (Some(id), Some(service), Body::Detected { cause, finding, .. }) =
+        (record.incident, &record.service, &record.body)
+    else {
+        return None;
+    };
+    Some(Story {
+        id,
+        service: service.clone(),
+        cause: *cause,
+        blame: Blame::Unknown,
+        opened: record.at,
+        closed: None,
+        outcome: Outcome::Open,
+        recovery_us: None,
+        down_us: None,
+        timeline: alloc::vec![Entry { after: Span::ZERO, what: format!("detected: {finding}"), why: None }],
+        output: Vec::new(),
+    })
+}
+
+impl Story {
+    /// Adds what one record says.
+    fn follow(&mut self, record: &Record) {
+        if let Body::Output { lines } = &record.body {
+            if self.output.is_empty() {
+                self.output.clone_from(lines);
+            }
+        } else if let Body::Held { .. } = &record.body {
+            self.outcome = Outcome::Held;
+        } else if let Body::Detected { cause: Cause::Unkillable, .. } = &record.body {
+            self.cause = Cause::Unkillable;
+        } else if let Body::Decided(decision) = &record.body {
+            if decision.choice.verdict == Verdict::Observe {
+                self.outcome = Outcome::Observed;
+            }
+        } else if let Body::IncidentClosed { outcome, recovery_us, down_us } = &record.body {
+            self.closed = Some(record.at);
+            self.outcome = *outcome;
+            (self.recovery_us, self.down_us) = (Some(*recovery_us), Some(*down_us));
+        }
+        let after = record.at.mono.since(self.opened.mono);
+        if let Some((what, why)) = line(&record.body) {
+            self.timeline.push(Entry { after, what, why });
+        }
+    }
+}
+
+/// One line of a story: what happened, and why where something was decided. `None`: not worth a line.
+#[must_use]
+pub fn line(body: &Body) -> Option<(String, Option<String>)> {
+    let plain = |what: String| Some((what, None));
+    let because = |what: String, why: &dyn fmt::Display| Some((what, Some(why.to_string())));
+    match body {
+        Body::Detected { finding, .. } => plain(format!("detected: {finding}")),
+        Body::Decided(decision) => {
+            let choice = &decision.choice;
+            let what = match choice.verdict {
+                Verdict::Observe => String::from("decided to do nothing"),
+                Verdict::Restart { delay: Span::ZERO } => String::from("decided to restart it at once"),
+                Verdict::Restart { delay } => format!("decided to restart it in {delay}"),
+                Verdict::Hold { delay, .. } => format!("decided to hold it and to try again in {delay}"),
+            };
+            let mut why = choice.reason.to_string();
+            if choice.verdict != Verdict::Observe {
+                for refused in &choice.refused {
+                    why.push_str(&format!("; {} refused: {}", rung_words(refused.rung), refused.reason));
+                }
+            }
+            Some((what, Some(why)))
+        }
+        Body::Waits { why } => because(String::from("waits"), why),
+        Body::Blocked { on } => plain(format!("waits for {on} to be ready")),
+        Body::SpawnIntended { .. } => None,
+        Body::Spawned { process, .. } => plain(format!("started pid {}", process.pid)),
+        Body::SpawnFailed { .. } => None,
+        Body::BecameReady { by, .. } => plain(String::from(match by {
+            crate::policy::Ready::Running => "ready: its program runs",
+            crate::policy::Ready::Notify => "ready: it said READY=1",
+            crate::policy::Ready::Check => "ready: its checks pass",
+        })),
+        Body::CheckFailed { check, failures, of, detail, .. } => {
+            plain(format!("check {check} failed, {failures} of {of}: {detail}"))
+        }
+        Body::CheckPassed { check, took_us, .. } => {
+            plain(format!("check {check} passed in {}", Span::from_us(*took_us)))
+        }
+        Body::BecameHealthy { .. } => None,
+        Body::Exited { status, tree_empty: true, .. } => plain(format!("the process {status}")),
+        Body::Exited { status, tree_empty: false, .. } => plain(format!("the process {status} and left others behind")),
+        Body::StopIntended { signal, grace, why, then, .. } => {
+            because(format!("sent {signal} to all of it, {grace} to end{}", then_words(then)), why)
+        }
+        Body::KillIntended { why, .. } => because(String::from("killed all of it (SIGKILL)"), why),
+        Body::Unkillable { .. } => None,
+        Body::TreeGone { .. } => plain(String::from("all of its processes are gone")),
+        Body::BackingOff { .. } => None,
+        Body::Held { tries: 0, .. } => plain(String::from("held: quick restarts are given up")),
+        Body::Held { tries, .. } => plain(format!("held still, after try {tries}")),
+        Body::Stopped { why } => because(String::from("stopped"), why),
+        Body::IncidentClosed { outcome: Outcome::Recovered, recovery_us, .. } => {
+            plain(format!("all checks pass: recovered in {}", Span::from_us(*recovery_us)))
+        }
+        Body::IncidentClosed { outcome, .. } => plain(format!("closed: {outcome}")),
+        Body::Ordered { actor, order, .. } => because(order_words(order), &format!("{actor} ordered it")),
+        Body::OrderNotDurable { waited, .. } => {
+            plain(format!("carried out an order that is not in the ledger: the disk did not take it within {waited}"))
+        }
+        Body::OutputDropped { bytes } => plain(format!("dropped {bytes} bytes of output")),
+        Body::ProbeLost { check, .. } => {
+            plain(format!("a probe of check {check} never came back; it counts neither way"))
+        }
+        Body::Violated { what } => plain(format!("Hale broke a rule of its own and only observes from here: {what}")),
+        Body::Began { .. }
+        | Body::Ending { .. }
+        | Body::CountersForgotten
+        | Body::LedgerDegraded { .. }
+        | Body::LedgerRecovered
+        | Body::Output { .. } => None,
+    }
+}
+
+fn rung_words(rung: crate::plan::ladder::Rung) -> &'static str {
+    use crate::plan::ladder::Rung;
+    match rung {
+        Rung::Wait => "waiting",
+        Rung::Restart => "restarting it",
+        Rung::TakeBack => "taking back a change",
+        Rung::Reboot => "rebooting",
+        Rung::Hold => "holding it",
+    }
+}
+
+fn then_words(then: &Then) -> &'static str {
+    match then {
+        Then::Stay { .. } => "",
+        Then::Restart { .. } => " before it is started again",
+        Then::Hold { .. } => " before it is held",
+    }
+}
+
+/// The order as somebody would say it.
+#[must_use]
+pub fn order_words(order: &crate::record::OperatorOrder) -> String {
+    use crate::record::OperatorOrder;
+    match order {
+        OperatorOrder::Start { service } => format!("order: start {service}"),
+        OperatorOrder::Stop { service } => format!("order: stop {service}"),
+        OperatorOrder::Restart { service } => format!("order: restart {service}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::{Epoch, RecordId};
+    use crate::record::Finding;
+    use crate::time::Monotonic;
+
+    fn record(id: u64, at_us: u64, body: Body) -> Record {
+        Record {
+            id: RecordId(id),
+            at: Now { mono: Monotonic::from_us(at_us), boot_us: at_us, wall_us: 0 },
+            service: Some(Name::try_from("bot").unwrap()),
+            incident: Some(IncidentId(5)),
+            body,
+        }
+    }
+
+    #[test]
+    fn a_story_runs_from_detection_to_recovery() {
+        let status = ExitStatus::Code(3);
+        let records = [
+            record(4, 900, Body::Exited { epoch: Epoch(1), status, tree_empty: true }),
+            record(
+                5,
+                1_000,
+                Body::Detected {
+                    cause: Cause::Exit,
+                    finding: Finding::Exit { epoch: Epoch(1), status },
+                    last_good: Monotonic::from_us(900),
+                },
+            ),
+            record(
+                6,
+                19_000,
+                Body::IncidentClosed { outcome: Outcome::Recovered, recovery_us: 18_000, down_us: 18_100 },
+            ),
+        ];
+        let story = tell(&records).unwrap();
+        let lines: Vec<String> =
+            story.timeline.iter().map(|entry| format!("T+{} {}", entry.after, entry.what)).collect();
+        assert_eq!(
+            lines,
+            ["T+0 ms detected: the process exited with status 3", "T+18 ms all checks pass: recovered in 18 ms"]
+        );
+        assert_eq!((story.outcome, story.down_us), (Outcome::Recovered, Some(18_100)));
+        assert!(tell(&records[..1]).is_none());
+    }
+}

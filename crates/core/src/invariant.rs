@@ -1,0 +1,57 @@
+//! What must be true after every step. The simulator stops at the first violation; in production it is
+//! recorded, and the service concerned is only observed from there on.
+
+use crate::ids::Name;
+use crate::world::World;
+use crate::world::phase::{Phase, StopStage};
+use crate::world::service::Service;
+use alloc::format;
+use alloc::string::String;
+
+/// The first rule that `name` breaks, in words.
+#[must_use]
+pub fn check(world: &World, name: &Name) -> Option<String> {
+    let service = world.service(name)?;
+    let known = &service.known;
+    let running = matches!(known.phase, Phase::Running { .. });
+    if known.healthy && !(running && service.all_pass()) {
+        return Some(format!("healthy while {} or while a check does not pass", known.phase.name()));
+    }
+    if known.healthy && known.incident.is_some() {
+        return Some(String::from("healthy with an incident still open"));
+    }
+    if let Some(rule) = service.policy.restart.crash_loop
+        && known.counters.recent.len() > rule.failures as usize
+    {
+        return Some(format!("{} failures kept where {} are enough", known.counters.recent.len(), rule.failures));
+    }
+    if world.restarts_in_flight() > world.birth.policy.host.restarts_in_flight as usize {
+        return Some(format!("{} restarts in flight", world.restarts_in_flight()));
+    }
+    if world.admission.has_place(name) && !matches!(known.phase, Phase::Spawning { .. } | Phase::Starting { .. }) {
+        return Some(format!("holds a place among restarts_in_flight while {}", known.phase.name()));
+    }
+    if stuck(world, name, service) {
+        return Some(format!("{}, and nothing will ever change that", known.phase.name()));
+    }
+    None
+}
+
+/// Whether the service waits for something that has no deadline and no event to come.
+fn stuck(world: &World, name: &Name, service: &Service) -> bool {
+    match &service.known.phase {
+        Phase::Down => !world.to_start.contains(name),
+        Phase::Remains { .. } => service.known.violated.is_none() && world.mode() == crate::policy::Mode::Heal,
+        Phase::BackingOff { .. } => service.deadline().is_none() && !world.admission.waits(name),
+        Phase::Held { .. } | Phase::Starting { .. } => service.deadline().is_none(),
+        Phase::Blocked { on } => world.service(on).is_some_and(|on| matches!(on.known.phase, Phase::Running { .. })),
+        Phase::Stopping { stage: StopStage::Asked { .. } | StopStage::Killed { .. }, .. } => {
+            service.deadline().is_none()
+        }
+        // These end by an event that the host owes.
+        Phase::Stopping { stage: StopStage::Unkillable { .. }, .. }
+        | Phase::Spawning { .. }
+        | Phase::Running { .. }
+        | Phase::Stopped { .. } => false,
+    }
+}

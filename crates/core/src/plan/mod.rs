@@ -1,0 +1,5 @@
+//! Plan: which rung of the ladder, when, in which order, or why not. Pure functions of what they are given.
+
+pub mod admission;
+pub mod ladder;
+pub mod order;

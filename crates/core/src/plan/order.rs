@@ -1,0 +1,30 @@
+//! Start order by `after`, stop order in reverse.
+
+use crate::ids::Name;
+use crate::policy::Policy;
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+
+/// Who starts after whom, in both directions.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Order {
+    behind: BTreeMap<Name, Vec<Name>>,
+}
+
+impl Order {
+    /// Reads it from the policy.
+    pub(crate) fn new(policy: &Policy) -> Self {
+        let mut behind: BTreeMap<Name, Vec<Name>> = BTreeMap::new();
+        for (name, service) in &policy.services {
+            for before in &service.after {
+                behind.entry(before.clone()).or_default().push(name.clone());
+            }
+        }
+        Self { behind }
+    }
+
+    /// The services that start after `name`, and stop before it.
+    pub(crate) fn behind(&self, name: &Name) -> &[Name] {
+        self.behind.get(name).map_or(&[], Vec::as_slice)
+    }
+}

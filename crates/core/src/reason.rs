@@ -1,0 +1,129 @@
+//! Why: reasons as data, rendered in one place so that every surface tells the same story.
+
+use crate::event::EndWhy;
+use crate::ids::Name;
+use crate::record::Actor;
+use crate::time::Span;
+use alloc::string::String;
+use core::fmt;
+use serde::{Deserialize, Serialize};
+
+/// Why Hale did something, or did not. Display gives the clause that follows "because".
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "code", rename_all = "snake_case")]
+pub enum Reason {
+    /// Hale has just started.
+    HaleStarts,
+    /// Hale is ending.
+    HaleEnds {
+        /// Why.
+        why: EndWhy,
+    },
+    /// Somebody ordered it.
+    Ordered {
+        /// Who.
+        actor: Actor,
+    },
+    /// The first failure after a healthy time: no reason to wait.
+    FirstFailure {
+        /// `restart.healthy_after`.
+        healthy_after: Span,
+    },
+    /// Not the first failure: the delay doubles.
+    Repeated {
+        /// Failures since it was last healthy for long enough, this one counted.
+        failures: u32,
+        /// The delay chosen, jitter counted.
+        delay: Span,
+    },
+    /// Too many failures in too short a time.
+    CrashLoop {
+        /// This many …
+        failures: u32,
+        /// … within this time, as `restart.crash_loop` allows at most.
+        within: Span,
+    },
+    /// It failed again after being held.
+    StillFailing {
+        /// Tries since it was given up first.
+        tries: u32,
+    },
+    /// The time to wait is over.
+    DelayOver,
+    /// A held service is tried again.
+    HeldRetry {
+        /// The how-many-eth try.
+        tries: u32,
+    },
+    /// The rung needs generations, and there are none.
+    NoGenerationsConfigured,
+    /// `mode = "observe"`.
+    ObserveMode,
+    /// This service is only observed since a rule of Hale's own was broken.
+    Violated {
+        /// Which.
+        what: String,
+    },
+    /// `restarts_in_flight` services are already on their way up.
+    RestartsInFlight {
+        /// The limit.
+        limit: u32,
+    },
+    /// It starts after another service, which is not ready.
+    NotReady {
+        /// The other one.
+        on: Name,
+    },
+    /// What it starts after is ready now.
+    NowReady {
+        /// What it waited for.
+        on: Name,
+    },
+    /// It failed, and whatever is left of it must go before it is started again.
+    MustGo,
+    /// It had this long to end, and did not.
+    GraceOver {
+        /// `stop.grace`.
+        grace: Span,
+    },
+    /// The main process is gone and left others behind.
+    LeftBehind,
+    /// It ended with success, and `restart.on_success` is false.
+    Finished,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::HaleStarts => f.write_str("Hale has started"),
+            Self::HaleEnds { why } => write!(f, "{why} and ends everything in order"),
+            Self::Ordered { actor } => write!(f, "{actor} ordered it"),
+            Self::FirstFailure { healthy_after } => {
+                write!(f, "this is its first failure after {healthy_after} without one")
+            }
+            Self::Repeated { failures, delay } => {
+                write!(f, "this is failure {failures} in a row, so it waits {delay}")
+            }
+            Self::CrashLoop { failures, within } => {
+                write!(f, "{failures} failures within {within} are a crash loop, and quick restarts do not help")
+            }
+            Self::StillFailing { tries } => write!(f, "try {tries} since it was held failed too"),
+            Self::DelayOver => f.write_str("its delay is over"),
+            Self::HeldRetry { tries } => write!(f, "a held service is tried again, this is try {tries}"),
+            Self::NoGenerationsConfigured => f.write_str("no generations configured"),
+            Self::ObserveMode => f.write_str("mode is \"observe\": Hale only watches"),
+            Self::Violated { what } => {
+                write!(f, "this service is only observed since Hale broke a rule of its own: {what}")
+            }
+            Self::RestartsInFlight { limit } => {
+                write!(f, "{limit} services are already being restarted (restarts_in_flight)")
+            }
+            Self::NotReady { on } => write!(f, "it starts after {on}, which is not ready"),
+            Self::NowReady { on } => write!(f, "{on} is ready now"),
+            Self::MustGo => f.write_str("it must be gone before it is started again"),
+            Self::GraceOver { grace } => write!(f, "it did not end within its grace of {grace}"),
+            Self::LeftBehind => f.write_str("its main process is gone and left others behind"),
+            Self::Finished => f.write_str("it ended with success and on_success is false"),
+        }
+    }
+}

@@ -1,0 +1,449 @@
+//! What the core writes down: the only thing that changes the world, and the text of the ledger.
+
+use crate::event::{EndWhy, ExitStatus, ProbeFailure, Process, SpawnFailure};
+use crate::ids::{Epoch, IncidentId, Name, RecordId, RequestId};
+use crate::incident::{Cause, Outcome};
+use crate::plan::ladder::Decision;
+use crate::policy::{Mode, PolicyHash, Ready, Signal};
+use crate::reason::Reason;
+use crate::time::{Monotonic, Now, Span};
+use crate::world::phase::Then;
+use alloc::boxed::Box;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt;
+use serde::{Deserialize, Serialize};
+
+/// The version of the core's rules: a decision can be recomputed by the same version only. Raised whenever a
+/// rule answers differently to the same values.
+pub const CORE_VERSION: u32 = 1;
+
+/// One thing that was detected, decided, done or refused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// Its place in the order of decisions.
+    pub id: RecordId,
+    /// When.
+    pub at: Now,
+    /// About which service; none: about Hale itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<Name>,
+    /// In which incident.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub incident: Option<IncidentId>,
+    /// What.
+    #[serde(flatten)]
+    pub body: Body,
+}
+
+/// How well a record must be kept before its effects follow (architecture, section 2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Class {
+    /// May be dropped when the disk is full or slow; drops are counted.
+    Evidence,
+    /// In the runtime journal before the effect, in the ledger as fast as the disk allows.
+    State,
+    /// Synced in the ledger before the effect.
+    Durable,
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Body {
+    /// A supervisor took over.
+    Began {
+        /// Of the program.
+        version: String,
+        /// [`CORE_VERSION`].
+        core: u32,
+        /// The policy in force.
+        policy: PolicyHash,
+        /// Whether it acts.
+        mode: Mode,
+        /// Seeds the jitter.
+        seed: u64,
+        /// The kernel's boot id (`/proc/sys/kernel/random/boot_id`).
+        boot_id: String,
+    },
+    /// Everything is being stopped.
+    Ending {
+        /// Why.
+        why: EndWhy,
+    },
+    /// It may not start yet.
+    Blocked {
+        /// What it waits for.
+        on: Name,
+    },
+    /// A process is about to be made.
+    SpawnIntended {
+        /// Its number.
+        epoch: Epoch,
+        /// Why.
+        why: Reason,
+    },
+    /// The process exists.
+    Spawned {
+        /// Its number.
+        epoch: Epoch,
+        /// Who it is.
+        process: Process,
+    },
+    /// The process could not be made or set up.
+    SpawnFailed {
+        /// Its number.
+        epoch: Epoch,
+        /// What went wrong.
+        failure: SpawnFailure,
+    },
+    /// It is ready, by what the policy asks for.
+    BecameReady {
+        /// Its number.
+        epoch: Epoch,
+        /// By what.
+        by: Ready,
+    },
+    /// A probe failed, and the check has not reached its `failures` before.
+    CheckFailed {
+        /// Its number.
+        epoch: Epoch,
+        /// Which check.
+        check: Name,
+        /// The how-many-eth in a row …
+        failures: u32,
+        /// … of so many that make Hale act.
+        of: u32,
+        /// How it failed.
+        failure: ProbeFailure,
+        /// In words.
+        detail: String,
+        /// How long the probe took.
+        took_us: u64,
+    },
+    /// A check passes, that failed or was not known.
+    CheckPassed {
+        /// Its number.
+        epoch: Epoch,
+        /// Which check.
+        check: Name,
+        /// How long the probe took.
+        took_us: u64,
+    },
+    /// It is ready and all of its checks pass.
+    BecameHealthy {
+        /// Its number.
+        epoch: Epoch,
+    },
+    /// A failure that counts. Opens an incident when none is open: the incident's id is this record's.
+    Detected {
+        /// What kind of failure.
+        cause: Cause,
+        /// Its evidence.
+        finding: Finding,
+        /// The last moment that it was known to work.
+        last_good: Monotonic,
+    },
+    /// What follows from a detection.
+    Decided(Box<Decision>),
+    /// It could be started now, and is not yet.
+    Waits {
+        /// Why.
+        why: Reason,
+    },
+    /// The main process was reaped.
+    Exited {
+        /// Its number.
+        epoch: Epoch,
+        /// How it ended.
+        status: ExitStatus,
+        /// Whether nothing of its tree is left.
+        tree_empty: bool,
+    },
+    /// The tree is about to be asked to end.
+    StopIntended {
+        /// Its number.
+        epoch: Epoch,
+        /// By which signal.
+        signal: Signal,
+        /// How long it has.
+        grace: Span,
+        /// Why.
+        why: Reason,
+        /// What comes after it.
+        then: Then,
+    },
+    /// The tree is about to be killed.
+    KillIntended {
+        /// Its number.
+        epoch: Epoch,
+        /// Why.
+        why: Reason,
+        /// What comes after it.
+        then: Then,
+    },
+    /// It survived SIGKILL, as a process in uninterruptible sleep does. Nothing is started beside it.
+    Unkillable {
+        /// Its number.
+        epoch: Epoch,
+        /// How long ago it was killed.
+        after: Span,
+    },
+    /// The main process was reaped and nothing of its tree is left.
+    TreeGone {
+        /// Its number.
+        epoch: Epoch,
+    },
+    /// It will be started, and not before its delay is over.
+    BackingOff {
+        /// Not before.
+        until: Monotonic,
+    },
+    /// Quick restarts are given up: retried slowly, for ever.
+    Held {
+        /// The next try.
+        until: Monotonic,
+        /// Tries so far.
+        tries: u32,
+    },
+    /// No process, and none wanted.
+    Stopped {
+        /// Why.
+        why: Reason,
+    },
+    /// Long enough without a failure: delays and counters start afresh.
+    CountersForgotten,
+    /// The incident is over.
+    IncidentClosed {
+        /// How it ended.
+        outcome: Outcome,
+        /// From the detection to all checks passing.
+        recovery_us: u64,
+        /// From the last good sign to the next.
+        down_us: u64,
+    },
+    /// An operator's order arrived; it is carried out once this record is durable.
+    Ordered {
+        /// Who.
+        actor: Actor,
+        /// What.
+        order: OperatorOrder,
+        /// For the answer.
+        request: RequestId,
+    },
+    /// An operator's order is carried out although its record is not durable.
+    OrderNotDurable {
+        /// The record of the order.
+        ordered: RecordId,
+        /// How long Hale waited for the disk.
+        waited: Span,
+    },
+    /// The ledger cannot be written at the moment.
+    LedgerDegraded {
+        /// The operating system's words.
+        error: String,
+    },
+    /// The ledger can be written again.
+    LedgerRecovered,
+    /// The last lines of output of the process that failed.
+    Output {
+        /// Oldest first.
+        lines: Vec<String>,
+    },
+    /// Output was thrown away.
+    OutputDropped {
+        /// How much.
+        bytes: u64,
+    },
+    /// A probe was ordered and no result ever came: it counts neither way.
+    ProbeLost {
+        /// Its number.
+        epoch: Epoch,
+        /// Which check.
+        check: Name,
+    },
+    /// A rule of Hale's own was broken. The service is only observed from here on.
+    Violated {
+        /// Which rule, and how.
+        what: String,
+    },
+}
+
+impl Body {
+    /// How well it must be kept.
+    #[must_use]
+    pub fn class(&self) -> Class {
+        match self {
+            Self::Ordered { .. } => Class::Durable,
+            Self::Output { .. } | Self::OutputDropped { .. } | Self::ProbeLost { .. } => Class::Evidence,
+            Self::Began { .. }
+            | Self::Ending { .. }
+            | Self::Blocked { .. }
+            | Self::SpawnIntended { .. }
+            | Self::Spawned { .. }
+            | Self::SpawnFailed { .. }
+            | Self::BecameReady { .. }
+            | Self::CheckFailed { .. }
+            | Self::CheckPassed { .. }
+            | Self::BecameHealthy { .. }
+            | Self::Detected { .. }
+            | Self::Decided(_)
+            | Self::Waits { .. }
+            | Self::Exited { .. }
+            | Self::StopIntended { .. }
+            | Self::KillIntended { .. }
+            | Self::Unkillable { .. }
+            | Self::TreeGone { .. }
+            | Self::BackingOff { .. }
+            | Self::Held { .. }
+            | Self::Stopped { .. }
+            | Self::CountersForgotten
+            | Self::IncidentClosed { .. }
+            | Self::OrderNotDurable { .. }
+            | Self::LedgerDegraded { .. }
+            | Self::LedgerRecovered
+            | Self::Violated { .. } => Class::State,
+        }
+    }
+}
+
+/// The evidence of a detection.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "what", rename_all = "snake_case")]
+pub enum Finding {
+    /// The main process ended and should not have.
+    Exit {
+        /// Its number.
+        epoch: Epoch,
+        /// How.
+        status: ExitStatus,
+    },
+    /// A check reached its `failures`.
+    Check {
+        /// Which.
+        check: Name,
+        /// In a row.
+        failures: u32,
+        /// The last one.
+        failure: ProbeFailure,
+        /// In words.
+        detail: String,
+    },
+    /// No heartbeat for longer than promised.
+    NoHeartbeat {
+        /// Which check.
+        check: Name,
+        /// The promise.
+        within: Span,
+        /// The service itself asked to be treated as failed (`WATCHDOG=trigger`).
+        triggered: bool,
+    },
+    /// It did not become ready in time.
+    StartTimeout {
+        /// `start.within`, extensions counted.
+        within: Span,
+        /// What was awaited.
+        ready: Ready,
+        /// The last probe's words, if any.
+        detail: String,
+    },
+    /// The process could not be made.
+    Spawn {
+        /// What went wrong.
+        failure: SpawnFailure,
+    },
+    /// It survived SIGKILL.
+    Unkillable {
+        /// How long ago it was killed.
+        after: Span,
+    },
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exit { status, .. } => write!(f, "the process {status}"),
+            Self::Check { check, failures, detail, failure: _ } => {
+                write!(f, "check {check} failed {failures} times in a row: {detail}")
+            }
+            Self::NoHeartbeat { check, triggered: true, .. } => {
+                write!(f, "the service reported its own failure (WATCHDOG=trigger, check {check})")
+            }
+            Self::NoHeartbeat { check, within, triggered: false } => {
+                write!(f, "no heartbeat for {within} (check {check})")
+            }
+            Self::StartTimeout { within, ready, detail } => {
+                let awaited = match ready {
+                    Ready::Running => "its program to be executed",
+                    Ready::Notify => "READY=1",
+                    Ready::Check => "its checks to pass",
+                };
+                write!(f, "not ready within {within}, still waiting for {awaited}")?;
+                if detail.is_empty() { Ok(()) } else { write!(f, ": {detail}") }
+            }
+            Self::Spawn { failure } => write!(f, "the process could not be started: {failure}"),
+            Self::Unkillable { after } => write!(f, "it is still there {after} after SIGKILL"),
+        }
+    }
+}
+
+/// Who gave an order, as the kernel says (SO_PEERCRED, unix(7)), never as the client says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Actor {
+    /// User id.
+    pub uid: u32,
+    /// Process id.
+    pub pid: i32,
+    /// The user's name, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+}
+
+impl fmt::Display for Actor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.user {
+            Some(user) => write!(f, "{user} (uid {})", self.uid),
+            None => write!(f, "uid {}", self.uid),
+        }
+    }
+}
+
+/// What an operator can order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "order", rename_all = "snake_case")]
+pub enum OperatorOrder {
+    /// Run it, and forget its delays and counters.
+    Start {
+        /// Which.
+        service: Name,
+    },
+    /// End it, and leave it so until it is started or Hale starts anew.
+    Stop {
+        /// Which.
+        service: Name,
+    },
+    /// End it and run it again; not a failure.
+    Restart {
+        /// Which.
+        service: Name,
+    },
+}
+
+impl OperatorOrder {
+    /// The service it is about.
+    #[must_use]
+    pub fn service(&self) -> &Name {
+        match self {
+            Self::Start { service } | Self::Stop { service } | Self::Restart { service } => service,
+        }
+    }
+}
+
+/// An order or a rung that is refused, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// What was refused.
+    pub what: String,
+    /// Why.
+    pub reason: Reason,
+}

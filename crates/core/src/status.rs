@@ -1,0 +1,221 @@
+//! The live state of services, as `hale status` and the API show it.
+
+use crate::analyze::checks::CheckState;
+use crate::ids::{IncidentId, Name};
+use crate::policy::Mode;
+use crate::time::{Monotonic, Now};
+use crate::world::World;
+use crate::world::phase::{Phase, StopStage};
+use crate::world::service::Service;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use serde::{Deserialize, Serialize};
+
+/// All that is asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusReport {
+    /// When it was true.
+    pub at: Now,
+    /// Whether Hale acts.
+    pub mode: Mode,
+    /// Why the ledger cannot be written, if it cannot.
+    pub ledger_error: Option<String>,
+    /// One for each service, in the order of names.
+    pub services: Vec<ServiceStatus>,
+}
+
+/// One service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceStatus {
+    /// Its name.
+    pub name: Name,
+    /// What it is doing.
+    pub state: State,
+    /// Why it is in this state, in a sentence; empty where there is nothing to say.
+    pub detail: String,
+    /// Its main process, while there is one.
+    pub pid: Option<i32>,
+    /// When it came into this phase.
+    pub since: Monotonic,
+    /// Starts after the first one.
+    pub restarts: u64,
+    /// Its checks, in the order of the configuration.
+    pub checks: Vec<CheckStatus>,
+    /// The incident in progress.
+    pub incident: Option<IncidentId>,
+    /// Its last `STATUS=`, escaped and bounded.
+    pub status_text: String,
+    /// Why it is only observed, if it is.
+    pub observed: Option<String>,
+}
+
+/// One check.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckStatus {
+    /// Its name.
+    pub name: Name,
+    /// Its kind.
+    pub kind: String,
+    /// `None`: not known yet.
+    pub ok: Option<bool>,
+    /// How long the last probe took.
+    pub last_us: Option<u64>,
+    /// The last result's words.
+    pub detail: String,
+}
+
+/// What a service is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// No process, and none wanted.
+    Stopped,
+    /// On its way up.
+    Starting,
+    /// Runs, and all checks pass.
+    Healthy,
+    /// A check fails, below its threshold.
+    Degraded,
+    /// A check fails, and has reached its threshold.
+    Failing,
+    /// Being ended.
+    Stopping,
+    /// Waits for its delay.
+    BackingOff,
+    /// Waits for another service.
+    Blocked,
+    /// Given up quickly, retried slowly.
+    Held,
+}
+
+impl State {
+    /// All of them, for tables.
+    pub const ALL: [Self; 9] = [
+        Self::Stopped,
+        Self::Starting,
+        Self::Healthy,
+        Self::Degraded,
+        Self::Failing,
+        Self::Stopping,
+        Self::BackingOff,
+        Self::Blocked,
+        Self::Held,
+    ];
+
+    /// Its name in JSON.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Stopped => "stopped",
+            Self::Starting => "starting",
+            Self::Healthy => "healthy",
+            Self::Degraded => "degraded",
+            Self::Failing => "failing",
+            Self::Stopping => "stopping",
+            Self::BackingOff => "backing_off",
+            Self::Blocked => "blocked",
+            Self::Held => "held",
+        }
+    }
+}
+
+impl Service {
+    /// What it is doing.
+    #[must_use]
+    pub fn state(&self) -> State {
+        match &self.known.phase {
+            Phase::Stopped { .. } => State::Stopped,
+            Phase::Down | Phase::BackingOff { .. } => State::BackingOff,
+            Phase::Blocked { .. } => State::Blocked,
+            Phase::Held { .. } => State::Held,
+            Phase::Spawning { .. } | Phase::Starting { .. } => State::Starting,
+            Phase::Stopping { .. } | Phase::Remains { .. } => State::Stopping,
+            Phase::Running { .. } if self.known.healthy => State::Healthy,
+            Phase::Running { .. } => self.state_by_checks(),
+        }
+    }
+
+    fn state_by_checks(&self) -> State {
+        let reached = |(check, policy): (&CheckState, &crate::policy::CheckPolicy)| match check {
+            CheckState::Failing { failures } => Some(*failures >= policy.failures),
+            CheckState::Unknown | CheckState::Passing => None,
+        };
+        let worst = self.known.checks.iter().zip(&self.policy.checks).filter_map(reached).max();
+        match worst {
+            Some(true) => State::Failing,
+            Some(false) => State::Degraded,
+            None => State::Starting,
+        }
+    }
+
+    fn detail(&self, now: Monotonic) -> String {
+        match &self.known.phase {
+            Phase::Stopped { why } => why.to_string(),
+            Phase::Blocked { on } => format!("waits for {on} to be ready"),
+            Phase::BackingOff { until } if *until > now => format!("starts in {}", until.since(now)),
+            Phase::BackingOff { .. } => String::from("waits for a place among restarts_in_flight"),
+            Phase::Held { until, tries } => {
+                format!("given up after a crash loop, next try in {} ({tries} tries so far)", until.since(now))
+            }
+            Phase::Stopping { stage: StopStage::Unkillable { killed_at }, .. } => {
+                format!("survived SIGKILL {} ago; nothing is started beside it", now.since(*killed_at))
+            }
+            Phase::Stopping { stage: StopStage::Asked { kill_at }, .. } => {
+                format!("has {} to end", kill_at.since(now))
+            }
+            Phase::Stopping { stage: StopStage::Killed { .. }, .. }
+            | Phase::Down
+            | Phase::Spawning { .. }
+            | Phase::Starting { .. }
+            | Phase::Running { .. }
+            | Phase::Remains { .. } => String::new(),
+        }
+    }
+
+    /// Its part of a report.
+    #[must_use]
+    pub fn status(&self, name: &Name, now: Monotonic) -> ServiceStatus {
+        let checks = self.policy.checks.iter().zip(&self.known.checks).zip(&self.senses.probes);
+        let check = |((policy, state), probing): (
+            (&crate::policy::CheckPolicy, &CheckState),
+            &crate::analyze::checks::Probing,
+        )| {
+            CheckStatus {
+                name: policy.name.clone(),
+                kind: policy.kind.as_str().to_string(),
+                ok: match state {
+                    CheckState::Unknown => None,
+                    CheckState::Passing => Some(true),
+                    CheckState::Failing { .. } => Some(false),
+                },
+                last_us: probing.last.as_ref().map(|outcome| outcome.took_us),
+                detail: probing.last.as_ref().map_or(String::new(), |outcome| outcome.detail.clone()),
+            }
+        };
+        ServiceStatus {
+            name: name.clone(),
+            state: self.state(),
+            detail: self.detail(now),
+            pid: self.known.phase.run().map(|run| run.pid),
+            since: self.known.since,
+            restarts: self.known.restarts,
+            checks: checks.map(check).collect(),
+            incident: self.known.incident.map(|open| open.id),
+            status_text: self.senses.status_text.clone(),
+            observed: self.known.violated.clone(),
+        }
+    }
+}
+
+impl World {
+    /// The live state of one service or of all; `None`: there is no such service.
+    #[must_use]
+    pub fn status(&self, at: Now, only: Option<&Name>) -> Option<StatusReport> {
+        let services = match only {
+            Some(name) => alloc::vec![self.service(name)?.status(name, at.mono)],
+            None => self.services().map(|(name, service)| service.status(name, at.mono)).collect(),
+        };
+        Some(StatusReport { at, mode: self.mode(), ledger_error: self.ledger_error().map(String::from), services })
+    }
+}

@@ -1,0 +1,364 @@
+//! The brain: one event in, records and effects out. Everything that Hale ever does begins here.
+
+mod orders;
+mod probing;
+mod starting;
+mod stopping;
+
+use crate::effect::{Effect, Fence, Order};
+use crate::event::{Event, ExitStatus};
+use crate::ids::{Epoch, IncidentId, Name, RecordId};
+use crate::incident::{Cause, Outcome, cause_of_exit};
+use crate::plan::ladder::{self, Decision, Verdict};
+use crate::reason::Reason;
+use crate::record::{Body, CORE_VERSION, Finding, Record};
+use crate::time::{Monotonic, Now, Span};
+use crate::world::World;
+use crate::world::phase::{Phase, StopStage, Then, UNKILLABLE_AFTER};
+use crate::world::service::Service;
+use crate::{invariant, world::service};
+use alloc::boxed::Box;
+use alloc::collections::BTreeSet;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+/// How long an effect that must not happen without a durable record waits for one (architecture, section 2).
+pub const DURABLE_WITHIN: Span = Span::from_secs(5);
+
+/// How many services one step starts or wakes: 64 take well under a millisecond, and between two steps the loop
+/// looks at everything else.
+pub const SERVICES_PER_STEP: usize = 64;
+
+/// How many lines of output are kept as evidence of one incident.
+pub const OUTPUT_LINES: usize = 200;
+
+/// What one step leads to. The records must be written before the effects are performed.
+#[must_use = "records must be written and effects performed"]
+#[derive(Debug, Default)]
+pub struct Output {
+    /// What was detected, decided and refused, in order.
+    pub records: Vec<Record>,
+    /// What is to be done, in order.
+    pub effects: Vec<Effect>,
+}
+
+/// Takes one event. Reads no clock, waits for nothing, and gives the same output for the same world.
+pub fn step(world: &mut World, now: Now, event: Event) -> Output {
+    let mut brain = Brain { world, at: now, output: Output::default(), touched: BTreeSet::new() };
+    brain.take(event);
+    brain.start_queued();
+    brain.wake_due();
+    brain.admit_waiting();
+    brain.finish();
+    brain.output
+}
+
+/// One step in progress.
+struct Brain<'a> {
+    world: &'a mut World,
+    at: Now,
+    output: Output,
+    /// Services whose timers and invariants must be looked at before the step ends.
+    touched: BTreeSet<Name>,
+}
+
+impl Brain<'_> {
+    fn now(&self) -> Monotonic {
+        self.at.mono
+    }
+
+    fn take(&mut self, event: Event) {
+        if let Some(name) = event.service() {
+            if !self.world.services.contains_key(name) {
+                // The host speaks of a service that the policy does not have: nothing of ours.
+                return;
+            }
+            self.touched.insert(name.clone());
+        }
+        match event {
+            Event::Begin => self.begin(),
+            Event::Tick => {}
+            Event::Spawned { service, epoch, process } => self.spawned(&service, epoch, process),
+            Event::Executed { service, epoch } => self.executed(&service, epoch),
+            Event::SpawnFailed { service, epoch, failure } => self.spawn_failed(&service, epoch, failure),
+            Event::Exited { service, epoch, status, tree_empty } => self.exited(&service, epoch, status, tree_empty),
+            Event::TreeEmpty { service, epoch } => self.tree_empty(&service, epoch),
+            Event::Probed { service, epoch, probe, outcome } => self.probed(&service, epoch, probe, &outcome),
+            Event::Notified { service, epoch, notice } => self.notified(&service, epoch, notice),
+            Event::Collected { service, incident, lines } => {
+                self.record_in(Some(&service), Some(incident), Body::Output { lines });
+            }
+            Event::OutputDropped { service, bytes } => {
+                self.record(&service, Body::OutputDropped { bytes });
+            }
+            Event::Asked { request, question } => self.asked(request, question),
+            Event::Durable { up_to } => self.durable(up_to),
+            Event::LedgerDegraded { error } => {
+                if self.world.ledger_error.is_none() {
+                    self.record_in(None, None, Body::LedgerDegraded { error: error.clone() });
+                }
+                self.world.ledger_error = Some(error);
+            }
+            Event::LedgerRecovered => {
+                if self.world.ledger_error.take().is_some() {
+                    self.record_in(None, None, Body::LedgerRecovered);
+                }
+            }
+            Event::End { why } => self.end(why),
+        }
+    }
+
+    fn begin(&mut self) {
+        let birth = &self.world.birth;
+        let began = Body::Began {
+            version: birth.version.clone(),
+            core: CORE_VERSION,
+            policy: birth.hash.clone(),
+            mode: birth.policy.host.mode,
+            seed: birth.seed,
+            boot_id: birth.boot_id.clone(),
+        };
+        self.record_in(None, None, began);
+        self.world.to_start = self.world.services.keys().cloned().collect();
+    }
+
+    /// Everything that a service's own timer can mean.
+    fn wake_due(&mut self) {
+        let now = self.now();
+        for name in self.world.due(now, SERVICES_PER_STEP) {
+            self.touched.insert(name.clone());
+            let Some(service) = self.world.services.get(&name) else { continue };
+            let deadline_passed = |at: Option<Monotonic>| at.is_some_and(|at| at <= now);
+            match service.known.phase.clone() {
+                Phase::BackingOff { until } if until <= now => self.try_start(&name, Reason::DelayOver),
+                Phase::Held { until, tries } if until <= now => {
+                    self.try_start(&name, Reason::HeldRetry { tries: tries + 1 });
+                }
+                Phase::Starting { .. } if deadline_passed(service.start_deadline()) => self.start_timed_out(&name),
+                Phase::Running { .. } if deadline_passed(service.forget_at()) => {
+                    self.record(&name, Body::CountersForgotten);
+                }
+                Phase::Stopping { epoch, stage, then, .. } => self.stop_overdue(&name, epoch, stage, then),
+                Phase::Starting { .. }
+                | Phase::Running { .. }
+                | Phase::BackingOff { .. }
+                | Phase::Held { .. }
+                | Phase::Stopped { .. }
+                | Phase::Down
+                | Phase::Blocked { .. }
+                | Phase::Spawning { .. }
+                | Phase::Remains { .. } => {}
+            }
+            self.probe_due(&name);
+        }
+        self.orders_due();
+    }
+
+    /// A main process was reaped.
+    fn exited(&mut self, name: &Name, epoch: Epoch, status: ExitStatus, tree_empty: bool) {
+        let before = self.phase(name);
+        if !self.record(name, Body::Exited { epoch, status, tree_empty }) {
+            return;
+        }
+        self.effect(name, epoch, Order::AckExit);
+        if let Phase::Stopping { then, .. } = before {
+            if tree_empty {
+                self.after_stop(name, then);
+            }
+            return;
+        }
+        self.world.admission.leave(name);
+        if status.is_success() && !self.policy(name).restart.on_success {
+            self.bring_down(name, Then::Stay { why: Reason::Finished }, Reason::LeftBehind);
+        } else {
+            self.failed(name, cause_of_exit(status), &Finding::Exit { epoch, status });
+        }
+    }
+
+    /// A failure that counts: detect, decide, and begin to act.
+    fn failed(&mut self, name: &Name, cause: Cause, finding: &Finding) {
+        let now = self.now();
+        let last_good = self.known(name).bad_since.unwrap_or(now);
+        if !self.record(name, Body::Detected { cause, finding: finding.clone(), last_good }) {
+            return;
+        }
+        self.world.admission.leave(name);
+        self.tell_waiters(name, service::Wanted::Healthy, |_| crate::effect::Answer::Failed {
+            text: finding.to_string(),
+        });
+        self.collect(name);
+        let decision = self.decide(name, cause);
+        let (verdict, reason) = (decision.choice.verdict, decision.choice.reason.clone());
+        self.record(name, Body::Decided(Box::new(decision)));
+        match verdict {
+            Verdict::Observe => self.only_observe(name, reason),
+            Verdict::Restart { delay } => {
+                self.bring_down(name, Then::Restart { until: now.after(delay) }, Reason::MustGo);
+            }
+            Verdict::Hold { delay, tries } => {
+                self.bring_down(name, Then::Hold { until: now.after(delay), tries }, Reason::MustGo);
+            }
+        }
+    }
+
+    fn decide(&self, name: &Name, cause: Cause) -> Decision {
+        let service = &self.world.services[name];
+        let known = &service.known;
+        let jitter = ladder::jitter_permille(self.world.birth.seed, name, known.last_epoch.0);
+        let restart = &service.policy.restart;
+        let violated = known.violated.clone();
+        let read = ladder::read(cause, self.world.mode(), violated, restart, &known.counters, self.now(), jitter);
+        Decision {
+            rule: String::from(ladder::RULE),
+            core: CORE_VERSION,
+            policy: self.world.birth.hash.clone(),
+            choice: ladder::decide(&read),
+            read,
+        }
+    }
+
+    /// Observing: what is gone stays gone, what runs is left alone.
+    fn only_observe(&mut self, name: &Name, reason: Reason) {
+        if self.phase(name) == Phase::Down {
+            self.record(name, Body::Stopped { why: reason });
+            self.close_incident(name, Outcome::Observed);
+        }
+    }
+
+    /// Asks for the output of the process that failed.
+    fn collect(&mut self, name: &Name) {
+        let known = self.known(name);
+        let (epoch, incident) = (known.last_epoch, known.incident.map(|open| open.id));
+        if let Some(incident) = incident {
+            self.effect(name, epoch, Order::Collect { incident, lines: OUTPUT_LINES });
+        }
+    }
+
+    /// Closes the open incident, if there is one.
+    fn close_incident(&mut self, name: &Name, outcome: Outcome) {
+        let now = self.now();
+        let Some(open) = self.known(name).incident else { return };
+        let recovery_us = now.since(open.detected).as_us();
+        let down_us = now.since(open.last_good).as_us();
+        self.record(name, Body::IncidentClosed { outcome, recovery_us, down_us });
+    }
+
+    /// Looks at a service that may have become healthy by what was just recorded.
+    fn maybe_healthy(&mut self, name: &Name) {
+        let service = &self.world.services[name];
+        let Phase::Running { run } = service.known.phase else { return };
+        if service.known.healthy || !service.all_pass() {
+            return;
+        }
+        let observed = service.known.violated.is_some() || self.world.mode() == crate::policy::Mode::Observe;
+        let outcome = if observed { Outcome::Observed } else { Outcome::Recovered };
+        self.close_incident(name, outcome);
+        self.record(name, Body::BecameHealthy { epoch: run.epoch });
+        let pid = run.pid;
+        self.tell_waiters(name, service::Wanted::Healthy, |name| crate::effect::Answer::Done {
+            text: alloc::format!("{name} is healthy, pid {pid}"),
+        });
+    }
+
+    /// Writes one record about a service, and lets it change the world. `false`: the move was illegal; the
+    /// violation is recorded instead, and nothing must follow from it.
+    fn record(&mut self, name: &Name, body: Body) -> bool {
+        let incident = self.world.services.get(name).and_then(|service| service.known.incident).map(|open| open.id);
+        self.record_in(Some(name), incident, body)
+    }
+
+    fn record_in(&mut self, name: Option<&Name>, incident: Option<IncidentId>, body: Body) -> bool {
+        let id = self.world.next_record;
+        let opens = matches!(body, Body::Detected { .. });
+        let incident = incident.or(opens.then_some(IncidentId(id.0)));
+        let record = Record { id, at: self.at, service: name.cloned(), incident, body };
+        if let Some(service) = name.and_then(|name| self.world.services.get_mut(name)) {
+            if let Err(illegal) = service.apply(&record) {
+                if let Some(name) = name {
+                    self.violated(&name.clone(), illegal.to_string());
+                }
+                return false;
+            }
+            if let Some(name) = name {
+                self.touched.insert(name.clone());
+            }
+        }
+        self.world.next_record = id.next();
+        self.output.records.push(record);
+        true
+    }
+
+    /// A rule of Hale's own was broken: it is recorded, and the service is only observed.
+    fn violated(&mut self, name: &Name, what: String) {
+        if self.known(name).violated.is_none() {
+            self.record(name, Body::Violated { what });
+        }
+    }
+
+    fn effect(&mut self, name: &Name, epoch: Epoch, order: Order) {
+        let fence = Fence::Service { service: name.clone(), epoch };
+        self.push_effect(fence, order);
+    }
+
+    fn push_effect(&mut self, fence: Fence, order: Order) {
+        let id = self.world.next_effect;
+        self.world.next_effect = id.next();
+        self.output.effects.push(Effect { id, fence, order });
+    }
+
+    /// Sets the timers anew and checks the invariants of all that this step touched.
+    fn finish(&mut self) {
+        while let Some(name) = self.touched.pop_first() {
+            self.world.reschedule(&name);
+            if let Some(what) = invariant::check(self.world, &name) {
+                self.violated(&name, what);
+                self.touched.remove(&name);
+            }
+        }
+    }
+
+    fn policy(&self, name: &Name) -> alloc::sync::Arc<crate::policy::ServicePolicy> {
+        self.world.services[name].policy.clone()
+    }
+
+    fn known(&self, name: &Name) -> &service::Known {
+        &self.world.services[name].known
+    }
+
+    fn phase(&self, name: &Name) -> Phase {
+        self.known(name).phase.clone()
+    }
+
+    fn service_mut(&mut self, name: &Name) -> Option<&mut Service> {
+        self.world.services.get_mut(name)
+    }
+
+    /// The id that the next record will have.
+    fn next_record(&self) -> RecordId {
+        self.world.next_record
+    }
+
+    /// A stop whose time is over: kill, or find that killing does not help.
+    fn stop_overdue(&mut self, name: &Name, epoch: Epoch, stage: StopStage, then: Then) {
+        let now = self.now();
+        let Some(deadline) = self.world.services[name].deadline() else { return };
+        if deadline > now {
+            return;
+        }
+        match stage {
+            StopStage::Asked { .. } => {
+                let why = Reason::GraceOver { grace: self.policy(name).stop.grace };
+                self.kill(name, epoch, why, then);
+            }
+            StopStage::Killed { at } if now >= at.after(UNKILLABLE_AFTER) => {
+                let after = now.since(at);
+                self.record(name, Body::Unkillable { epoch, after });
+                let last_good = self.known(name).bad_since.unwrap_or(now);
+                let finding = Finding::Unkillable { after };
+                self.record(name, Body::Detected { cause: Cause::Unkillable, finding, last_good });
+                self.end_if_done();
+            }
+            StopStage::Killed { .. } | StopStage::Unkillable { .. } => {}
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! Operators: questions are answered at once, orders once their record is durable.
+
+use super::{Brain, DURABLE_WITHIN};
+use crate::effect::{Answer, Fence, Order};
+use crate::event::Question;
+use crate::ids::{Name, RecordId, RequestId};
+use crate::incident::Outcome;
+use crate::reason::Reason;
+use crate::record::{Actor, Body, OperatorOrder, Refusal};
+use crate::world::Pending;
+use crate::world::phase::{Phase, Then};
+use crate::world::service::{WAITERS_MAX, Waiter, Wanted};
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+/// How many orders may wait for the disk at once: more than people give in [`DURABLE_WITHIN`].
+pub const PENDING_ORDERS_MAX: usize = 256;
+
+impl Brain<'_> {
+    pub(super) fn asked(&mut self, request: RequestId, question: Question) {
+        match question {
+            Question::Status { service } => {
+                let answer = match (self.world.status(self.at, service.as_ref()), service) {
+                    (Some(report), _) => Answer::Status(alloc::boxed::Box::new(report)),
+                    (None, name) => Answer::Unknown { service: name.map(|name| name.to_string()).unwrap_or_default() },
+                };
+                self.reply(request, answer);
+            }
+            Question::Order { actor, order } => self.ordered(request, actor, order),
+        }
+    }
+
+    fn ordered(&mut self, request: RequestId, actor: Actor, order: OperatorOrder) {
+        let name = order.service().clone();
+        if !self.world.services.contains_key(&name) {
+            self.reply(request, Answer::Unknown { service: name.to_string() });
+            return;
+        }
+        if self.world.pending.len() >= PENDING_ORDERS_MAX {
+            let text = format!("{PENDING_ORDERS_MAX} orders already wait for the disk; try again in {DURABLE_WITHIN}");
+            self.reply(request, Answer::Failed { text });
+            return;
+        }
+        let id = self.next_record();
+        if !self.record(&name, Body::Ordered { actor: actor.clone(), order: order.clone(), request }) {
+            return;
+        }
+        let pending = Pending { since: self.now(), request, actor, order };
+        if self.world.ledger_error.is_some() {
+            self.carry_out_undurable(id, pending);
+        } else {
+            self.world.pending.insert(id, pending);
+        }
+    }
+
+    /// Carries out the orders whose records are durable now.
+    pub(super) fn durable(&mut self, up_to: RecordId) {
+        while let Some((&id, _)) = self.world.pending.first_key_value() {
+            if id > up_to {
+                return;
+            }
+            if let Some(pending) = self.world.pending.remove(&id) {
+                self.carry_out(pending);
+            }
+        }
+    }
+
+    /// Carries out the orders that have waited for the disk long enough: a full disk must not take the operator's
+    /// hand off the machine.
+    pub(super) fn orders_due(&mut self) {
+        let now = self.now();
+        while let Some((&id, pending)) = self.world.pending.first_key_value() {
+            if pending.since.after(DURABLE_WITHIN) > now {
+                return;
+            }
+            if let Some(pending) = self.world.pending.remove(&id) {
+                self.carry_out_undurable(id, pending);
+            }
+        }
+    }
+
+    fn carry_out_undurable(&mut self, ordered: RecordId, pending: Pending) {
+        let waited = self.now().since(pending.since);
+        let name = pending.order.service().clone();
+        self.record(&name, Body::OrderNotDurable { ordered, waited });
+        self.carry_out(pending);
+    }
+
+    fn carry_out(&mut self, pending: Pending) {
+        let Pending { request, actor, order, .. } = pending;
+        let name = order.service().clone();
+        self.touched.insert(name.clone());
+        if let Some(why) = self.world.ending {
+            let what = crate::incident::order_words(&order);
+            self.reply(request, Answer::Refused(Refusal { what, reason: Reason::HaleEnds { why } }));
+            return;
+        }
+        let why = Reason::Ordered { actor };
+        match order {
+            OperatorOrder::Start { .. } => self.order_start(&name, request, why),
+            OperatorOrder::Stop { .. } => self.order_stop(&name, request, why),
+            OperatorOrder::Restart { .. } => self.order_restart(&name, request, why),
+        }
+    }
+
+    fn order_start(&mut self, name: &Name, request: RequestId, why: Reason) {
+        match self.phase(name) {
+            Phase::Running { run } if self.known(name).healthy => {
+                let text = format!("{name} runs already and is healthy, pid {}", run.pid);
+                self.reply(request, Answer::Done { text });
+            }
+            Phase::Spawning { .. } | Phase::Starting { .. } | Phase::Running { .. } => {
+                self.wait_for(name, request, Wanted::Healthy);
+            }
+            Phase::Stopping { .. } | Phase::Remains { .. } => self.order_restart(name, request, why),
+            Phase::Stopped { .. }
+            | Phase::Down
+            | Phase::Blocked { .. }
+            | Phase::BackingOff { .. }
+            | Phase::Held { .. } => {
+                self.world.admission.leave(name);
+                self.record(name, Body::CountersForgotten);
+                self.wait_for(name, request, Wanted::Healthy);
+                self.try_start(name, why);
+            }
+        }
+    }
+
+    fn order_stop(&mut self, name: &Name, request: RequestId, why: Reason) {
+        if matches!(self.phase(name), Phase::Stopped { .. }) {
+            self.reply(request, Answer::Done { text: format!("{name} is stopped already") });
+            return;
+        }
+        self.world.to_start.retain(|queued| queued != name);
+        self.wait_for(name, request, Wanted::Stopped);
+        self.bring_down(name, Then::Stay { why: why.clone() }, why);
+    }
+
+    fn order_restart(&mut self, name: &Name, request: RequestId, why: Reason) {
+        if matches!(self.phase(name), Phase::Spawning { .. }) {
+            // It has not begun to run: this is the new process.
+            self.wait_for(name, request, Wanted::Healthy);
+            return;
+        }
+        let until = self.now();
+        self.close_incident(name, Outcome::Stopped);
+        self.record(name, Body::CountersForgotten);
+        self.wait_for(name, request, Wanted::Healthy);
+        self.bring_down(name, Then::Restart { until }, why);
+    }
+
+    /// Remembers a client that waits for the end of its order; with too many it is answered at once.
+    fn wait_for(&mut self, name: &Name, request: RequestId, wants: Wanted) {
+        let full = match self.service_mut(name) {
+            Some(service) if service.senses.waiters.len() < WAITERS_MAX => {
+                service.senses.waiters.push_back(Waiter { request, wants });
+                false
+            }
+            Some(_) | None => true,
+        };
+        if full {
+            self.reply(
+                request,
+                Answer::Done { text: String::from("ordered; too many clients wait for the end of it") },
+            );
+        }
+    }
+
+    /// Answers those that wait for `wants`.
+    pub(super) fn tell_waiters(&mut self, name: &Name, wants: Wanted, answer: impl Fn(&Name) -> Answer) {
+        let Some(service) = self.service_mut(name) else { return };
+        let told: Vec<RequestId> =
+            service.senses.waiters.iter().filter(|waiter| waiter.wants == wants).map(|waiter| waiter.request).collect();
+        service.senses.waiters.retain(|waiter| waiter.wants != wants);
+        for request in told {
+            self.reply(request, answer(name));
+        }
+    }
+
+    fn reply(&mut self, request: RequestId, answer: Answer) {
+        self.push_effect(Fence::Host, Order::Reply { request, answer });
+    }
+}

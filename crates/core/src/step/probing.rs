@@ -1,0 +1,227 @@
+//! Probing: which check is due, and what its result or a service's own word means.
+
+use super::Brain;
+use crate::analyze::checks::{self, CheckState, Edge};
+use crate::effect::Order;
+use crate::event::{Notice, ProbeFailure, ProbeOutcome};
+use crate::ids::{Epoch, Name, ProbeId};
+use crate::incident::Cause;
+use crate::policy::{CheckKind, Ready};
+use crate::record::{Body, Finding};
+use crate::time::{Monotonic, Span};
+use crate::world::phase::Phase;
+use alloc::format;
+use alloc::string::String;
+
+/// The longest time that one `EXTEND_TIMEOUT_USEC` may ask for; a service that needs longer says so again.
+pub const EXTENSION_MAX: Span = Span::from_secs(3_600);
+
+impl Brain<'_> {
+    /// Orders the probes that are due, and counts missing heartbeats and lost results.
+    pub(super) fn probe_due(&mut self, name: &Name) {
+        let now = self.now();
+        let policy = self.policy(name);
+        for (index, check) in policy.checks.iter().enumerate() {
+            let Some(run) = self.known(name).phase.run() else { return };
+            let probing = &mut self.world.services.get_mut(name).expect("it was just read").senses.probes[index];
+            match (probing.in_flight, probing.due) {
+                (Some((_, lost_at)), _) if lost_at <= now => {
+                    probing.lost(check, now);
+                    self.record(name, Body::ProbeLost { epoch: run.epoch, check: check.name.clone() });
+                }
+                (None, Some(due)) if due <= now => match check.kind {
+                    CheckKind::Heartbeat { .. } => {
+                        probing.due = Some(now.after(check.every));
+                        self.no_heartbeat(name, index, run.epoch);
+                    }
+                    CheckKind::Http(_) | CheckKind::Tcp { .. } | CheckKind::Exec { .. } => {
+                        let probe = self.world.next_probe;
+                        self.world.next_probe = probe.next();
+                        probing.start(probe, check, now);
+                        self.effect(name, run.epoch, Order::Probe { probe, check: index, policy: policy.clone() });
+                    }
+                },
+                _ => {}
+            }
+        }
+    }
+
+    pub(super) fn probed(&mut self, name: &Name, epoch: Epoch, probe: ProbeId, outcome: &ProbeOutcome) {
+        let now = self.now();
+        let service = &self.world.services[name];
+        let ours = |probing: &checks::Probing| probing.in_flight.is_some_and(|(id, _)| id == probe);
+        let Some(index) = service.senses.probes.iter().position(ours) else { return };
+        if service.known.phase.run().is_none_or(|run| run.epoch != epoch) {
+            return;
+        }
+        let policy = service.policy.clone();
+        let check = &policy.checks[index];
+        let counts = self.counts(name, index, now);
+        let service = self.world.services.get_mut(name).expect("it was just read");
+        let probing = &mut service.senses.probes[index];
+        let state = service.known.checks[index];
+        let edge = if counts || outcome.failure.is_none() {
+            probing.edge(state, check, outcome.failure.is_none())
+        } else {
+            Edge::None
+        };
+        probing.finish(name, check, outcome.clone(), now);
+        self.edge(name, index, epoch, edge, outcome);
+    }
+
+    /// Whether a failure of this check counts now. While it starts only a check that passed before can fail;
+    /// one that never passed has until `start.within`, whatever made the service ready.
+    fn counts(&self, name: &Name, index: usize, now: Monotonic) -> bool {
+        let service = &self.world.services[name];
+        match &service.known.phase {
+            Phase::Starting { .. } => service.known.checks[index] == CheckState::Passing,
+            Phase::Running { .. } => {
+                let passed = service.senses.probes[index].last_pass.is_some();
+                passed || service.start_deadline().is_some_and(|deadline| deadline <= now)
+            }
+            Phase::Stopped { .. }
+            | Phase::Down
+            | Phase::Blocked { .. }
+            | Phase::BackingOff { .. }
+            | Phase::Held { .. }
+            | Phase::Spawning { .. }
+            | Phase::Stopping { .. }
+            | Phase::Remains { .. } => false,
+        }
+    }
+
+    /// Records an edge and acts on it.
+    fn edge(&mut self, name: &Name, index: usize, epoch: Epoch, edge: Edge, outcome: &ProbeOutcome) {
+        let policy = self.policy(name);
+        let check = &policy.checks[index];
+        let failed = |failures: u32, failure: ProbeFailure| Body::CheckFailed {
+            epoch,
+            check: check.name.clone(),
+            failures,
+            of: check.failures,
+            failure,
+            detail: outcome.detail.clone(),
+            took_us: outcome.took_us,
+        };
+        match (edge, outcome.failure) {
+            (Edge::Passes, _) => {
+                let passed = Body::CheckPassed { epoch, check: check.name.clone(), took_us: outcome.took_us };
+                if self.record(name, passed) {
+                    if self.world.services[name].all_pass() {
+                        self.ready_by(name, epoch, Ready::Check);
+                    }
+                    self.maybe_healthy(name);
+                }
+            }
+            (Edge::Failing { failures }, Some(failure)) => {
+                self.record(name, failed(failures, failure));
+            }
+            (Edge::Failed { failures }, Some(failure)) => {
+                let running = matches!(self.phase(name), Phase::Running { .. });
+                if self.record(name, failed(failures, failure)) && running {
+                    let detail = outcome.detail.clone();
+                    let finding = Finding::Check { check: check.name.clone(), failures, failure, detail };
+                    self.failed(name, checks::cause(failure), &finding);
+                }
+            }
+            (Edge::None | Edge::Failing { .. } | Edge::Failed { .. }, _) => {}
+        }
+    }
+
+    /// A heartbeat did not come in time.
+    fn no_heartbeat(&mut self, name: &Name, index: usize, epoch: Epoch) {
+        let service = self.world.services.get_mut(name).expect("only called for a known service");
+        let policy = service.policy.clone();
+        let check = &policy.checks[index];
+        let within = checks::heartbeat_within(check, service.senses.heartbeat_within).unwrap_or_default();
+        let (probing, state) = (&mut service.senses.probes[index], service.known.checks[index]);
+        let outcome = ProbeOutcome {
+            took_us: within.as_us(),
+            failure: Some(ProbeFailure::Timeout),
+            detail: format!("no heartbeat for {within}"),
+        };
+        let edge = probing.edge(state, check, false);
+        probing.last = Some(outcome.clone());
+        let (failures, reached) = match edge {
+            Edge::Failing { failures } => (failures, false),
+            Edge::Failed { failures } => (failures, true),
+            Edge::None | Edge::Passes => return,
+        };
+        let body = Body::CheckFailed {
+            epoch,
+            check: check.name.clone(),
+            failures,
+            of: check.failures,
+            failure: ProbeFailure::Timeout,
+            detail: outcome.detail,
+            took_us: outcome.took_us,
+        };
+        if self.record(name, body) && reached {
+            let finding = Finding::NoHeartbeat { check: check.name.clone(), within, triggered: false };
+            self.failed(name, Cause::NoHeartbeat, &finding);
+        }
+    }
+
+    /// What the service itself says. Trusted as far as the service may harm only itself by it.
+    pub(super) fn notified(&mut self, name: &Name, epoch: Epoch, notice: Notice) {
+        let now = self.now();
+        if self.phase(name).epoch() != Some(epoch) {
+            return;
+        }
+        let own = checks::own_heartbeat(&notice);
+        match notice {
+            Notice::Ready => self.ready_by(name, epoch, Ready::Notify),
+            Notice::Heartbeat => self.heartbeat(name, epoch, now),
+            Notice::HeartbeatTrigger => self.heartbeat_triggered(name),
+            Notice::HeartbeatWithin(_) => {
+                if let Some(service) = self.service_mut(name) {
+                    service.senses.heartbeat_within = own.or(service.senses.heartbeat_within);
+                }
+            }
+            Notice::ExtendTimeout(span) => {
+                if let Some(service) = self.service_mut(name) {
+                    service.senses.extended_until = Some(now.after(span.min(EXTENSION_MAX)));
+                }
+            }
+            Notice::Status(text) => {
+                if let Some(service) = self.service_mut(name) {
+                    service.senses.status_text = text;
+                }
+            }
+        }
+    }
+
+    fn heartbeat(&mut self, name: &Name, epoch: Epoch, now: Monotonic) {
+        let policy = self.policy(name);
+        for (index, check) in policy.checks.iter().enumerate() {
+            if self.known(name).phase.run().is_none_or(|run| run.epoch != epoch) {
+                return;
+            }
+            let running = matches!(self.phase(name), Phase::Running { .. });
+            let service = self.world.services.get_mut(name).expect("it was just read");
+            let Some(within) = checks::heartbeat_within(check, service.senses.heartbeat_within) else { continue };
+            let (probing, state) = (&mut service.senses.probes[index], service.known.checks[index]);
+            let edge = probing.edge(state, check, true);
+            probing.heartbeat(within, now);
+            if !running {
+                probing.due = None;
+            }
+            let outcome = ProbeOutcome { took_us: 0, failure: None, detail: String::from("heartbeat") };
+            probing.last = Some(outcome.clone());
+            self.edge(name, index, epoch, edge, &outcome);
+        }
+    }
+
+    fn heartbeat_triggered(&mut self, name: &Name) {
+        if !matches!(self.phase(name), Phase::Running { .. }) {
+            return;
+        }
+        for check in &self.policy(name).checks {
+            if let CheckKind::Heartbeat { within } = check.kind {
+                let finding = Finding::NoHeartbeat { check: check.name.clone(), within, triggered: true };
+                self.failed(name, Cause::NoHeartbeat, &finding);
+                return;
+            }
+        }
+    }
+}

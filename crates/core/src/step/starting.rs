@@ -1,0 +1,203 @@
+//! Starting: in order, as many at once as allowed, and what the guardian answers.
+
+use super::{Brain, SERVICES_PER_STEP};
+use crate::effect::{Answer, Order};
+use crate::event::{Process, SpawnFailure};
+use crate::ids::{Epoch, Name};
+use crate::incident::Cause;
+use crate::policy::{CheckKind, Ready};
+use crate::reason::Reason;
+use crate::record::{Body, Finding};
+use crate::time::Monotonic;
+use crate::world::phase::{Phase, StopStage, Then};
+use crate::world::service::Wanted;
+use alloc::format;
+use alloc::string::String;
+
+impl Brain<'_> {
+    /// Starts the services of the queue, a bounded number in one step.
+    pub(super) fn start_queued(&mut self) {
+        for _ in 0..SERVICES_PER_STEP {
+            let Some(name) = self.world.to_start.pop_front() else { return };
+            self.touched.insert(name.clone());
+            self.try_start(&name, Reason::HaleStarts);
+        }
+    }
+
+    /// Starts it, or records why not yet.
+    pub(super) fn try_start(&mut self, name: &Name, why: Reason) {
+        if let Some(ending) = self.world.ending {
+            self.stay_stopped(name, Reason::HaleEnds { why: ending });
+            return;
+        }
+        if let Some(on) = self.not_ready(name) {
+            self.block(name, &on);
+            return;
+        }
+        if self.known(name).counters.failures > 0 && !self.admit(name) {
+            return;
+        }
+        let epoch = self.known(name).last_epoch.next();
+        if self.record(name, Body::SpawnIntended { epoch, why }) {
+            let policy = self.policy(name);
+            self.effect(name, epoch, Order::Spawn { policy });
+        }
+    }
+
+    /// The first of those that it starts after, which is not ready.
+    fn not_ready(&self, name: &Name) -> Option<Name> {
+        let ready = |on: &Name| {
+            self.world.services.get(on).is_some_and(|service| matches!(service.known.phase, Phase::Running { .. }))
+        };
+        self.world.services[name].policy.after.iter().find(|on| !ready(on)).cloned()
+    }
+
+    fn block(&mut self, name: &Name, on: &Name) {
+        self.world.admission.leave(name);
+        if self.phase(name) != (Phase::Blocked { on: on.clone() }) {
+            self.record(name, Body::Blocked { on: on.clone() });
+        }
+        self.tell_waiters(name, Wanted::Healthy, |name| Answer::Done {
+            text: format!("{name} will be started as soon as {on} is ready"),
+        });
+    }
+
+    /// Takes a place among `restarts_in_flight`; without one it waits in line, and says so once.
+    fn admit(&mut self, name: &Name) -> bool {
+        let limit = self.world.birth.policy.host.restarts_in_flight;
+        let due = if let Phase::BackingOff { until } = self.phase(name) { until } else { self.now() };
+        let waited = self.world.admission.waits(name);
+        if self.world.admission.admit(name, due, limit) {
+            return true;
+        }
+        if !waited {
+            self.record(name, Body::Waits { why: Reason::RestartsInFlight { limit } });
+            self.record(name, Body::BackingOff { until: due });
+        }
+        false
+    }
+
+    /// Starts those that wait for a place, as far as there are any.
+    pub(super) fn admit_waiting(&mut self) {
+        let limit = self.world.birth.policy.host.restarts_in_flight;
+        for _ in 0..SERVICES_PER_STEP {
+            let Some(name) = self.world.admission.next(limit) else { return };
+            self.touched.insert(name.clone());
+            if matches!(self.phase(&name), Phase::BackingOff { .. }) {
+                self.try_start(&name, Reason::DelayOver);
+            } else {
+                self.world.admission.leave(&name);
+            }
+        }
+    }
+
+    pub(super) fn spawned(&mut self, name: &Name, epoch: Epoch, process: Process) {
+        if !self.record(name, Body::Spawned { epoch, process }) {
+            return;
+        }
+        let now = self.now();
+        match self.phase(name) {
+            Phase::Starting { .. } => {
+                if let Some(service) = self.service_mut(name) {
+                    let policies = service.policy.checks.iter();
+                    policies.zip(&mut service.senses.probes).for_each(|(policy, probing)| probing.begin(policy, now));
+                }
+            }
+            // The order to stop came before there was anything to stop.
+            Phase::Stopping { stage: StopStage::Asked { .. }, .. } => {
+                let signal = self.policy(name).stop.signal;
+                self.effect(name, epoch, Order::Signal { signal });
+            }
+            Phase::Stopping { .. } => self.effect(name, epoch, Order::Kill),
+            Phase::Stopped { .. }
+            | Phase::Down
+            | Phase::Blocked { .. }
+            | Phase::BackingOff { .. }
+            | Phase::Held { .. }
+            | Phase::Spawning { .. }
+            | Phase::Running { .. }
+            | Phase::Remains { .. } => {}
+        }
+    }
+
+    pub(super) fn executed(&mut self, name: &Name, epoch: Epoch) {
+        self.ready_by(name, epoch, Ready::Running);
+    }
+
+    /// It is ready, if `by` is what makes this service ready and this is still awaited.
+    pub(super) fn ready_by(&mut self, name: &Name, epoch: Epoch, by: Ready) {
+        let awaited = matches!(self.phase(name), Phase::Starting { run } if run.epoch == epoch);
+        if !awaited || self.policy(name).start.ready != by || !self.record(name, Body::BecameReady { epoch, by }) {
+            return;
+        }
+        let now = self.now();
+        self.world.admission.leave(name);
+        self.await_heartbeats(name, now);
+        self.maybe_healthy(name);
+        for behind in self.world.order.behind(name).to_vec() {
+            if matches!(self.phase(&behind), Phase::Blocked { .. }) {
+                self.try_start(&behind, Reason::NowReady { on: name.clone() });
+            }
+        }
+    }
+
+    /// From now on the absence of heartbeats counts.
+    fn await_heartbeats(&mut self, name: &Name, now: Monotonic) {
+        let Some(service) = self.world.services.get_mut(name) else { return };
+        let own = service.senses.heartbeat_within;
+        for (policy, probing) in service.policy.checks.iter().zip(&mut service.senses.probes) {
+            if let Some(within) = crate::analyze::checks::heartbeat_within(policy, own) {
+                probing.due = Some(now.after(within));
+            }
+        }
+    }
+
+    pub(super) fn spawn_failed(&mut self, name: &Name, epoch: Epoch, failure: SpawnFailure) {
+        let before = self.phase(name);
+        if !self.record(name, Body::SpawnFailed { epoch, failure: failure.clone() }) {
+            return;
+        }
+        if let Phase::Stopping { then, .. } = before {
+            self.after_stop(name, then);
+        } else {
+            self.failed(name, Cause::Spawn, &Finding::Spawn { failure });
+        }
+    }
+
+    pub(super) fn start_timed_out(&mut self, name: &Name) {
+        let service = &self.world.services[name];
+        let Phase::Starting { run } = service.known.phase else { return };
+        let checks = service.policy.checks.iter().zip(&service.known.checks).zip(&service.senses.probes);
+        let failing = |((policy, state), probing): (
+            (&crate::policy::CheckPolicy, &crate::analyze::checks::CheckState),
+            &crate::analyze::checks::Probing,
+        )| {
+            let passes = *state == crate::analyze::checks::CheckState::Passing;
+            let detail = match (&policy.kind, &probing.last) {
+                (CheckKind::Heartbeat { .. }, _) => String::from("no heartbeat yet"),
+                (_, Some(outcome)) => outcome.detail.clone(),
+                (_, None) => String::from("no result yet"),
+            };
+            (!passes).then(|| format!("check {}: {detail}", policy.name))
+        };
+        let ready = service.policy.start.ready;
+        let detail = if ready == Ready::Check { checks.filter_map(failing).next() } else { None };
+        let within = self.now().since(run.since);
+        let finding = Finding::StartTimeout { within, ready, detail: detail.unwrap_or_default() };
+        self.failed(name, Cause::StartTimeout, &finding);
+    }
+
+    /// What comes after a stop, now that nothing of it is left.
+    pub(super) fn after_stop(&mut self, name: &Name, then: Then) {
+        match then {
+            Then::Stay { why } => self.stay_stopped(name, why),
+            Then::Restart { until } if until <= self.now() => self.try_start(name, Reason::DelayOver),
+            Then::Restart { until } => {
+                self.record(name, Body::BackingOff { until });
+            }
+            Then::Hold { until, tries } => {
+                self.record(name, Body::Held { until, tries });
+            }
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! Knowledge: everything that the core knows, changed by records alone.
+
+pub mod phase;
+pub mod service;
+
+use crate::event::EndWhy;
+use crate::ids::{EffectId, Name, ProbeId, RecordId, RequestId};
+use crate::plan::admission::Admission;
+use crate::plan::order::Order;
+use crate::policy::{Mode, Policy, PolicyHash};
+use crate::record::{Actor, OperatorOrder};
+use crate::time::Monotonic;
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::string::String;
+use service::Service;
+
+/// What is fixed when a supervisor takes over.
+#[derive(Debug, Clone)]
+pub struct Birth {
+    /// The policy in force.
+    pub policy: Policy,
+    /// Its hash.
+    pub hash: PolicyHash,
+    /// Seeds the jitter.
+    pub seed: u64,
+    /// The program's version.
+    pub version: String,
+    /// The kernel's boot id.
+    pub boot_id: String,
+    /// The first record gets this id: one more than any record of this host had before.
+    pub first_record: RecordId,
+}
+
+/// Everything that the core knows.
+#[derive(Debug)]
+pub struct World {
+    pub(crate) birth: Birth,
+    pub(crate) services: BTreeMap<Name, Service>,
+    pub(crate) order: Order,
+    pub(crate) admission: Admission,
+    pub(crate) ending: Option<EndWhy>,
+    pub(crate) end_done: bool,
+    pub(crate) ledger_error: Option<String>,
+    /// Services to be started as soon as the loop comes to it.
+    pub(crate) to_start: VecDeque<Name>,
+    /// Orders whose record is not durable yet.
+    pub(crate) pending: BTreeMap<RecordId, Pending>,
+    pub(crate) next_record: RecordId,
+    pub(crate) next_probe: ProbeId,
+    pub(crate) next_effect: EffectId,
+    timers: Timers,
+}
+
+/// An order that waits for its record.
+#[derive(Debug, Clone)]
+pub(crate) struct Pending {
+    pub(crate) since: Monotonic,
+    pub(crate) request: RequestId,
+    pub(crate) actor: Actor,
+    pub(crate) order: OperatorOrder,
+}
+
+impl World {
+    /// A world in which nothing was started yet.
+    #[must_use]
+    pub fn new(birth: Birth) -> Self {
+        let services = birth.policy.services.iter().map(|(name, policy)| (name.clone(), Service::new(policy.clone())));
+        Self {
+            services: services.collect(),
+            order: Order::new(&birth.policy),
+            admission: Admission::default(),
+            ending: None,
+            end_done: false,
+            ledger_error: None,
+            to_start: VecDeque::new(),
+            pending: BTreeMap::new(),
+            next_record: birth.first_record,
+            next_probe: ProbeId(1),
+            next_effect: EffectId(1),
+            timers: Timers::default(),
+            birth,
+        }
+    }
+
+    /// When [`crate::event::Event::Tick`] is due; `None`: not before another event.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Monotonic> {
+        if !self.to_start.is_empty() {
+            return Some(Monotonic::default());
+        }
+        let order = self.pending.values().next().map(|pending| pending.since.after(crate::step::DURABLE_WITHIN));
+        self.timers.first().into_iter().chain(order).min()
+    }
+
+    /// Whether Hale acts.
+    #[must_use]
+    pub fn mode(&self) -> Mode {
+        self.birth.policy.host.mode
+    }
+
+    /// Why the ledger cannot be written, if it cannot.
+    #[must_use]
+    pub fn ledger_error(&self) -> Option<&str> {
+        self.ledger_error.as_deref()
+    }
+
+    /// One service.
+    #[must_use]
+    pub fn service(&self, name: &Name) -> Option<&Service> {
+        self.services.get(name)
+    }
+
+    /// All services, in the order of their names.
+    pub fn services(&self) -> impl Iterator<Item = (&Name, &Service)> {
+        self.services.iter()
+    }
+
+    /// Services that are on their way up again after a failure.
+    #[must_use]
+    pub fn restarts_in_flight(&self) -> usize {
+        self.admission.in_flight()
+    }
+
+    /// Sets the timer of one service to its own deadline.
+    pub(crate) fn reschedule(&mut self, name: &Name) {
+        let waits = self.admission.waits(name);
+        let deadline = self.services.get(name).and_then(Service::deadline).filter(|_| !waits);
+        self.timers.set(name, deadline);
+    }
+
+    /// The services whose timers are due, earliest first, at most `most`.
+    pub(crate) fn due(&self, now: Monotonic, most: usize) -> alloc::vec::Vec<Name> {
+        self.timers.due(now).take(most).cloned().collect()
+    }
+}
+
+/// One timer for each service that has a deadline.
+#[derive(Debug, Default)]
+struct Timers {
+    by_time: BTreeSet<(Monotonic, Name)>,
+    by_name: BTreeMap<Name, Monotonic>,
+}
+
+impl Timers {
+    fn set(&mut self, name: &Name, at: Option<Monotonic>) {
+        if self.by_name.get(name).copied() == at {
+            return;
+        }
+        if let Some(old) = self.by_name.remove(name) {
+            self.by_time.remove(&(old, name.clone()));
+        }
+        if let Some(at) = at {
+            self.by_name.insert(name.clone(), at);
+            self.by_time.insert((at, name.clone()));
+        }
+    }
+
+    fn first(&self) -> Option<Monotonic> {
+        self.by_time.first().map(|(at, _)| *at)
+    }
+
+    fn due(&self, now: Monotonic) -> impl Iterator<Item = &Name> {
+        self.by_time.iter().take_while(move |(at, _)| *at <= now).map(|(_, name)| name)
+    }
+}

@@ -1,0 +1,227 @@
+//! All that the core knows of one service: phase, counters, checks, open incident, and what its senses say.
+
+use crate::analyze::checks::CheckState;
+use crate::ids::{Epoch, IncidentId, Name, RequestId};
+use crate::incident::Cause;
+use crate::plan::ladder::Counters;
+use crate::policy::ServicePolicy;
+use crate::record::{Body, Record};
+use crate::time::{Monotonic, Span};
+use crate::world::phase::{Illegal, Phase};
+use alloc::collections::VecDeque;
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use serde::{Deserialize, Serialize};
+
+/// How many clients may wait for the end of one order on one service: each is an open connection, and more
+/// than a handful of operators on one service is a script gone wild.
+pub const WAITERS_MAX: usize = 64;
+
+/// One service.
+#[derive(Debug, Clone)]
+pub struct Service {
+    /// What the operator wants.
+    pub(crate) policy: Arc<ServicePolicy>,
+    /// What records say. Changed by [`Service::apply`] only.
+    pub(crate) known: Known,
+    /// What was sensed and needs no record.
+    pub(crate) senses: Senses,
+}
+
+/// The part of a service that records alone change, and that a snapshot keeps.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Known {
+    /// Where it stands.
+    pub(crate) phase: Phase,
+    /// The newest process's number.
+    pub(crate) last_epoch: Epoch,
+    /// Failures and tries.
+    pub(crate) counters: Counters,
+    /// When the newest failure was; `None` once counters were forgotten.
+    pub(crate) last_failure: Option<Monotonic>,
+    /// Starts after the first one.
+    pub(crate) restarts: u64,
+    /// The incident in progress.
+    pub(crate) incident: Option<Open>,
+    /// Why it is only observed, if it is.
+    pub(crate) violated: Option<String>,
+    /// Ready, and all checks pass.
+    pub(crate) healthy: bool,
+    /// The last moment that it was known to work, while it does not.
+    pub(crate) bad_since: Option<Monotonic>,
+    /// Its checks, in the policy's order.
+    pub(crate) checks: Vec<CheckState>,
+    /// Since when it is in this phase.
+    pub(crate) since: Monotonic,
+}
+
+/// An incident in progress.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Open {
+    pub(crate) id: IncidentId,
+    pub(crate) cause: Cause,
+    pub(crate) detected: Monotonic,
+    pub(crate) last_good: Monotonic,
+}
+
+/// Inputs that are never recorded: lost with the supervisor, and gathered anew by the next one.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Senses {
+    /// One for each check.
+    pub(crate) probes: Vec<crate::analyze::checks::Probing>,
+    /// The last `STATUS=`.
+    pub(crate) status_text: String,
+    /// Until when start or stop may last, where the service asked for more (`EXTEND_TIMEOUT_USEC`).
+    pub(crate) extended_until: Option<Monotonic>,
+    /// The service's own `WATCHDOG_USEC`.
+    pub(crate) heartbeat_within: Option<Span>,
+    /// Clients that wait for the end of an order.
+    pub(crate) waiters: VecDeque<Waiter>,
+}
+
+/// A client that waits for the end of an order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Waiter {
+    pub(crate) request: RequestId,
+    pub(crate) wants: Wanted,
+}
+
+/// What a client waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    /// The service is healthy.
+    Healthy,
+    /// The service is stopped.
+    Stopped,
+}
+
+impl Service {
+    /// A service that was never started.
+    pub(crate) fn new(policy: Arc<ServicePolicy>) -> Self {
+        let checks = policy.checks.iter().map(|_| CheckState::default()).collect();
+        let probes = policy.checks.iter().map(|_| crate::analyze::checks::Probing::default()).collect();
+        let known = Known {
+            phase: Phase::Down,
+            last_epoch: Epoch(0),
+            counters: Counters::default(),
+            last_failure: None,
+            restarts: 0,
+            incident: None,
+            violated: None,
+            healthy: false,
+            bad_since: None,
+            checks,
+            since: Monotonic::default(),
+        };
+        Self { policy, known, senses: Senses { probes, ..Senses::default() } }
+    }
+
+    /// The only door: what one record changes.
+    ///
+    /// # Errors
+    /// [`Illegal`] when the machine does not have this move; nothing is changed then.
+    pub(crate) fn apply(&mut self, record: &Record) -> Result<(), Illegal> {
+        let now = record.at.mono;
+        let phase = self.known.phase.transition(record.at, self.known.last_epoch, &record.body)?;
+        if core::mem::discriminant(&phase) != core::mem::discriminant(&self.known.phase) {
+            self.known.since = now;
+        }
+        self.known.phase = phase;
+        match &record.body {
+            Body::SpawnIntended { epoch, .. } => {
+                if self.known.last_epoch > Epoch(0) {
+                    self.known.restarts += 1;
+                }
+                self.known.last_epoch = *epoch;
+                self.known.healthy = false;
+                self.known.checks.iter_mut().for_each(|check| *check = CheckState::default());
+                self.senses.start_afresh();
+            }
+            Body::Detected { cause, last_good, .. } => {
+                self.known.counters.count(now, self.policy.restart.crash_loop);
+                self.known.last_failure = Some(now);
+                self.known.healthy = false;
+                let opened = Open { id: IncidentId(record.id.0), cause: *cause, detected: now, last_good: *last_good };
+                let open = self.known.incident.get_or_insert(opened);
+                if *cause == Cause::Unkillable {
+                    open.cause = Cause::Unkillable;
+                }
+            }
+            Body::Held { tries, .. } => self.known.counters.held_tries = Some(*tries),
+            Body::BackingOff { .. } | Body::Stopped { .. } | Body::Exited { .. } | Body::SpawnFailed { .. } => {
+                self.known.healthy = false;
+            }
+            Body::CountersForgotten => {
+                self.known.counters = Counters::default();
+                self.known.last_failure = None;
+            }
+            Body::CheckFailed { check, failures, .. } => {
+                if self.known.bad_since.is_none() {
+                    self.known.bad_since = Some(self.last_pass(check).unwrap_or(now));
+                }
+                self.known.healthy = false;
+                self.with_check(check, |state| *state = CheckState::Failing { failures: *failures });
+            }
+            Body::CheckPassed { check, .. } => self.with_check(check, |state| *state = CheckState::Passing),
+            Body::BecameHealthy { .. } => {
+                self.known.healthy = true;
+                self.known.bad_since = None;
+            }
+            Body::IncidentClosed { .. } => self.known.incident = None,
+            Body::Violated { what } => self.known.violated = Some(what.clone()),
+            Body::StopIntended { .. } | Body::KillIntended { .. } => {
+                self.known.healthy = false;
+                self.senses.extended_until = None;
+            }
+            Body::Began { .. }
+            | Body::Ending { .. }
+            | Body::Blocked { .. }
+            | Body::Spawned { .. }
+            | Body::BecameReady { .. }
+            | Body::Decided(_)
+            | Body::Waits { .. }
+            | Body::Unkillable { .. }
+            | Body::TreeGone { .. }
+            | Body::Ordered { .. }
+            | Body::OrderNotDurable { .. }
+            | Body::LedgerDegraded { .. }
+            | Body::LedgerRecovered
+            | Body::Output { .. }
+            | Body::OutputDropped { .. }
+            | Body::ProbeLost { .. } => {}
+        }
+        Ok(())
+    }
+
+    /// The index of the check called `name`.
+    pub(crate) fn check_index(&self, name: &Name) -> Option<usize> {
+        self.policy.checks.iter().position(|check| check.name == *name)
+    }
+
+    /// Whether all checks pass; a service without checks has none that fails.
+    pub(crate) fn all_pass(&self) -> bool {
+        self.known.checks.iter().all(|check| matches!(check, CheckState::Passing))
+    }
+
+    /// When a check last passed in this process's life.
+    fn last_pass(&self, name: &Name) -> Option<Monotonic> {
+        self.check_index(name).and_then(|index| self.senses.probes[index].last_pass)
+    }
+
+    fn with_check(&mut self, name: &Name, change: impl FnOnce(&mut CheckState)) {
+        if let Some(index) = self.check_index(name) {
+            change(&mut self.known.checks[index]);
+        }
+    }
+}
+
+impl Senses {
+    /// Forgets all that belongs to the process before.
+    fn start_afresh(&mut self) {
+        self.probes.iter_mut().for_each(|probing| *probing = crate::analyze::checks::Probing::default());
+        self.status_text.clear();
+        self.extended_until = None;
+        self.heartbeat_within = None;
+    }
+}
