@@ -1,1 +1,71 @@
-//! Placeholder.
+//! `hale.toml`: raw, merged, validated into the policy of `hale-core`.
+//!
+//! Pure: it is given names and texts of files, and reads none itself. Three steps, one module each:
+//! `document` (raw to merged: one tree in which everything knows its place), `validate` (merged to policy),
+//! and `keys`, the table of all keys with meaning, range and default that reading, [`schema()`] and the hints
+//! for typos share. All mistakes are collected and told at once.
+#![forbid(unsafe_code)]
+
+mod checks;
+mod diagnostic;
+mod document;
+mod fields;
+mod hash;
+mod keys;
+mod kinds;
+mod order;
+mod schema;
+mod text;
+mod units;
+mod validate;
+
+pub use diagnostic::{Diagnostic, Severity, Source};
+pub use schema::schema;
+
+use diagnostic::Report;
+use hale_core::policy::{Policy, PolicyHash};
+
+/// What `[host]` is where the file does not say it: it depends on who runs Hale, which only the caller knows.
+///
+/// All three are absolute paths.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostDefaults {
+    /// `/var/lib/hale` for root.
+    pub state_dir: String,
+    /// `/run/hale` for root.
+    pub runtime_dir: String,
+    /// `/var/log/hale` for root; used only when the file sets neither `log_dir` nor `state_dir`.
+    pub log_dir: String,
+}
+
+/// A configuration that can be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Validated {
+    /// What the core works by.
+    pub policy: Policy,
+    /// Its hash.
+    pub hash: PolicyHash,
+    /// What is allowed, but probably not what was meant.
+    pub warnings: Vec<Diagnostic>,
+}
+
+/// Reads the texts of `hale.toml` and of its further files, in this order, as one configuration.
+///
+/// `base_dir` is the absolute path of the directory of the first one: relative paths are taken from it.
+///
+/// # Errors
+///
+/// Every mistake of all files, in their order, with the warnings among them.
+pub fn parse(files: &[Source], defaults: &HostDefaults, base_dir: &str) -> Result<Validated, Vec<Diagnostic>> {
+    let mut report = Report::new(files);
+    let root = document::read(files, &mut report);
+    // With broken syntax half of a file may be missing: what follows from that is no mistake of its own.
+    if !report.is_clean() {
+        return Err(report.finish());
+    }
+    let Some(policy) = validate::policy(&root, defaults, base_dir, &mut report) else {
+        return Err(report.finish());
+    };
+    let hash = hash::policy_hash(&policy).expect("a policy has text keys only, and no float: it has a JSON form");
+    Ok(Validated { policy, hash, warnings: report.finish() })
+}

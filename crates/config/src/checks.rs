@@ -1,0 +1,178 @@
+//! The checks of one service.
+
+use crate::diagnostic::Report;
+use crate::document::{Entry, Item, Value};
+use crate::fields::Fields;
+use crate::keys::{self, CheckName};
+use crate::kinds::Kind;
+use crate::validate::program;
+use hale_core::ids::Name;
+use hale_core::policy::{CheckKind, CheckPolicy, HttpCheck};
+use hale_core::time::Span;
+use std::collections::BTreeMap;
+
+/// A check whose name may still be missing.
+struct Unnamed {
+    name: Option<Name>,
+    kind: CheckKind,
+    every: Span,
+    timeout: Span,
+    failures: u32,
+    successes: u32,
+}
+
+/// Reads `[[service.NAME.check]]`. `None`: one of them is wrong.
+pub(crate) fn read(service: &Fields<'_>, report: &mut Report<'_>) -> Option<Vec<CheckPolicy>> {
+    let Some(Entry { item, .. }) = service.entry("check") else { return Some(Vec::new()) };
+    let Value::List(list) = &item.value else {
+        let message = format!("`check` must be a list of tables, not {}", item.value.describe());
+        report.error(item.at, message, Some("write [[service.NAME.check]], with two brackets".to_owned()));
+        return None;
+    };
+    let mut given = BTreeMap::new();
+    let mut all = Vec::new();
+    for item in list {
+        all.push(check(item, &mut given, report));
+    }
+    Some(with_names(all.into_iter().collect::<Option<_>>()?))
+}
+
+fn check(
+    item: &Item,
+    given: &mut BTreeMap<Name, crate::diagnostic::Place>,
+    report: &mut Report<'_>,
+) -> Option<Unnamed> {
+    let Value::Table(table) = &item.value else {
+        report.error(item.at, format!("a check must be a table, not {}", item.value.describe()), None);
+        return None;
+    };
+    let kind = match table.0.get(keys::KIND.name).map(|entry| &entry.item) {
+        Some(Item { value: Value::Text(text), at }) if CheckName::PLANNED.contains(&text.as_str()) => {
+            let message = format!("checks of kind {text:?} are planned but this version of Hale does not support them yet");
+            report.error(*at, message, Some("remove the check".to_owned()));
+            return None;
+        }
+        Some(item) => keys::KIND.kind.read(keys::KIND.name, item, report)?,
+        None => {
+            let kinds = CheckName::ALL.iter().map(|(word, _)| format!("{word:?}")).collect::<Vec<_>>().join(", ");
+            report.error(item.at, "`kind` is missing in this check", Some(format!("add kind = one of {kinds}")));
+            return None;
+        }
+    };
+    let fields = Fields::open(table, kind.section(), kind.section().title.to_owned(), item.at, report);
+    let name = name(&fields, given, report);
+    let every = fields.get(&keys::EVERY, report);
+    let timeout = fields.get(&keys::TIMEOUT, report);
+    let failures = match kind {
+        CheckName::Heartbeat => fields.get(&keys::HEARTBEAT_FAILURES, report),
+        CheckName::Http | CheckName::Tcp | CheckName::Exec => fields.get(&keys::FAILURES, report),
+    };
+    let successes = fields.get(&keys::SUCCESSES, report);
+    let kind = match kind {
+        CheckName::Http => http(&fields, timeout, report).map(CheckKind::Http),
+        CheckName::Tcp => fields.get(&keys::ADDRESS, report).map(|address| CheckKind::Tcp { address }),
+        CheckName::Exec => exec(&fields, report),
+        CheckName::Heartbeat => heartbeat(&fields, report),
+    };
+    Some(Unnamed {
+        name,
+        kind: kind?,
+        every: every?,
+        timeout: timeout?,
+        failures: failures?,
+        successes: successes?,
+    })
+}
+
+fn name(
+    fields: &Fields<'_>,
+    given: &mut BTreeMap<Name, crate::diagnostic::Place>,
+    report: &mut Report<'_>,
+) -> Option<Name> {
+    let text = fields.given(&keys::CHECK_NAME, report)?;
+    let at = fields.place("name");
+    match Name::try_from(text.as_str()) {
+        Ok(name) => {
+            if let Some(first) = given.insert(name.clone(), at) {
+                let help = format!("the first one is at {}", report.position(first));
+                report.error(at, format!("two checks of this service are called `{name}`"), Some(help));
+            }
+            Some(name)
+        }
+        Err(why) => {
+            report.error(at, format!("{text:?} cannot be a check's name: {why}"), None);
+            None
+        }
+    }
+}
+
+fn http(fields: &Fields<'_>, timeout: Option<Span>, report: &mut Report<'_>) -> Option<HttpCheck> {
+    let url = fields.get(&keys::URL, report);
+    let method = fields.get(&keys::METHOD, report);
+    let headers = fields.get(&keys::HEADERS, report);
+    let status = fields.get(&keys::STATUS, report);
+    let body_contains = fields.given(&keys::BODY_CONTAINS, report);
+    let json = fields.get(&keys::JSON, report);
+    let faster_than = fields.given(&keys::FASTER_THAN, report);
+    for (key, wanted) in [("body_contains", body_contains.is_some()), ("json", json.as_ref().is_some_and(|map| !map.is_empty()))] {
+        if wanted && method.as_deref() == Some("HEAD") {
+            let message = format!("`{key}` can never pass: an answer to HEAD has no body");
+            report.error(fields.place(key), message, Some("use method = \"GET\"".to_owned()));
+        }
+    }
+    if let (Some(faster_than), Some(timeout)) = (faster_than, timeout)
+        && faster_than >= timeout
+    {
+        let message = format!("`faster_than` ({faster_than}) never counts: the probe ends at `timeout` ({timeout})");
+        report.warning(fields.place("faster_than"), message, Some("make `timeout` longer".to_owned()));
+    }
+    Some(HttpCheck {
+        url: url?,
+        method: method?,
+        headers: headers?,
+        status: status?,
+        body_contains,
+        json: json?,
+        faster_than,
+    })
+}
+
+fn exec(fields: &Fields<'_>, report: &mut Report<'_>) -> Option<CheckKind> {
+    let command = fields.get(&keys::EXEC_COMMAND, report);
+    if let Some(command) = &command {
+        program(command, fields.place("command"), report);
+    }
+    let user = fields.given(&keys::EXEC_USER, report);
+    Some(CheckKind::Exec { command: command?, user })
+}
+
+fn heartbeat(fields: &Fields<'_>, report: &mut Report<'_>) -> Option<CheckKind> {
+    if let Some(entry) = fields.entry(keys::TIMEOUT.name) {
+        let help = Some("`within` is the bound; remove `timeout`".to_owned());
+        report.warning(entry.key_at, "`timeout` has no effect in a check of kind \"heartbeat\"", help);
+    }
+    Some(CheckKind::Heartbeat { within: fields.get(&keys::HEARTBEAT_WITHIN, report)? })
+}
+
+/// Gives the kind as the name to each check without one, with a number where that is taken.
+fn with_names(checks: Vec<Unnamed>) -> Vec<CheckPolicy> {
+    let mut taken: Vec<Name> = checks.iter().filter_map(|check| check.name.clone()).collect();
+    let mut free_name = |kind: &str| -> Name {
+        let candidates = std::iter::once(kind.to_owned()).chain((2..).map(|number: u32| format!("{kind}-{number}")));
+        let free = candidates
+            .filter_map(|text| Name::try_from(text.as_str()).ok())
+            .find(|name| !taken.contains(name))
+            .expect("there are more numbers than checks, and each kind's word is a name");
+        taken.push(free.clone());
+        free
+    };
+    let finish = |check: Unnamed| CheckPolicy {
+        name: check.name.unwrap_or_else(|| free_name(check.kind.as_str())),
+        kind: check.kind,
+        every: check.every,
+        timeout: check.timeout,
+        failures: check.failures,
+        successes: check.successes,
+    };
+    checks.into_iter().map(finish).collect()
+}

@@ -1,0 +1,501 @@
+//! Every key of `hale.toml`, once: name, meaning, range and default. Reading, the nearest name for a typo, the
+//! JSON Schema and the check of docs/configuration.md all come from here and so cannot disagree.
+
+use crate::kinds::{AnyJson, Bytes, Choice, Duration, Flag, Kind, List, Map, Number, SignalName, StatusCodes, Text};
+use crate::text;
+use hale_core::policy::{CRASH_LOOP_FAILURES_MAX, HELD_DELAY_MAX, Mode, Ready, Signal};
+use hale_core::time::Span;
+use serde_json::Value as Json;
+
+/// A key and what it may hold.
+pub(crate) struct Key<K> {
+    pub name: &'static str,
+    /// What it means, for the schema: sentences for an operator.
+    pub doc: &'static str,
+    /// How to write it, for keys that must be there.
+    pub required: Option<&'static str>,
+    pub kind: K,
+}
+
+/// A key that holds tables of its own.
+pub(crate) struct Tables {
+    pub name: &'static str,
+    pub doc: &'static str,
+    pub shape: Shape,
+}
+
+/// How a key holds tables.
+pub(crate) enum Shape {
+    /// One table.
+    One(&'static Section),
+    /// One table, or `false`.
+    OneOrFalse(&'static Section),
+    /// One table for each name that the operator chose.
+    Named(&'static Section),
+    /// A list of checks.
+    Checks,
+}
+
+/// A table of known keys.
+pub(crate) struct Section {
+    /// How messages call it, after "a key of".
+    pub title: &'static str,
+    pub keys: &'static [&'static dyn AnyKey],
+    /// Keys that a later version brings.
+    pub planned: &'static [&'static str],
+}
+
+/// A key, whatever it holds.
+pub(crate) trait AnyKey: Sync {
+    fn name(&self) -> &'static str;
+    fn doc(&self) -> &'static str;
+    fn is_required(&self) -> bool;
+    fn content(&self) -> Content<'_>;
+}
+
+/// What a key holds, for the schema.
+pub(crate) enum Content<'a> {
+    Value(Json),
+    Tables(&'a Shape),
+}
+
+impl<K: Kind + Sync> AnyKey for Key<K> {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn doc(&self) -> &'static str {
+        self.doc
+    }
+
+    fn is_required(&self) -> bool {
+        self.required.is_some()
+    }
+
+    fn content(&self) -> Content<'_> {
+        Content::Value(self.kind.schema())
+    }
+}
+
+impl AnyKey for Tables {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn doc(&self) -> &'static str {
+        self.doc
+    }
+
+    fn is_required(&self) -> bool {
+        false
+    }
+
+    fn content(&self) -> Content<'_> {
+        Content::Tables(&self.shape)
+    }
+}
+
+const fn key<K>(name: &'static str, kind: K, doc: &'static str) -> Key<K> {
+    Key { name, doc, required: None, kind }
+}
+
+const fn required<K>(name: &'static str, kind: K, example: &'static str, doc: &'static str) -> Key<K> {
+    Key { name, doc, required: Some(example), kind }
+}
+
+const fn text(check: crate::kinds::Check) -> Text {
+    Text { check, pattern: None, default: None }
+}
+
+const fn command() -> List<Text> {
+    List { of: text(text::word), non_empty: true, example: r#"["bin/bot", "--port", "8080"]"# }
+}
+
+/// The smallest bound of a file or a rate: one page, so that a long line of output fits.
+const BYTES_MIN: u64 = 4_096;
+
+/// The largest: far beyond any disk, and a thousand of them still fit into 64 bits.
+const BYTES_MAX: u64 = 1_000 << 40;
+
+/// Upper bound of counts that have no other: ten thousand of anything in a row is a typo.
+const COUNT_MAX: u32 = 10_000;
+
+/// What `fs.nr_open` can be at most (`sysctl_nr_open_max` in the kernel's fs/file.c).
+const OPEN_FILES_MAX: u32 = 2_147_483_584;
+
+/// The standard streams, a program's libraries while they load, a log and a few sockets.
+const OPEN_FILES_MIN: u32 = 16;
+
+/// The file as a whole.
+pub(crate) static ROOT: Section =
+    Section { title: "the top level", keys: &[&HOST_TABLE, &SERVICE_TABLE], planned: &["system", "dependency"] };
+
+static HOST_TABLE: Tables = Tables { name: "host", doc: "Hale itself.", shape: Shape::One(&HOST) };
+static SERVICE_TABLE: Tables = Tables {
+    name: "service",
+    doc: "The services, by name: lower-case letters, digits and, after the first, `_`, `.` and `-`; at most 63.",
+    shape: Shape::Named(&SERVICE),
+};
+
+/// `[host]`.
+pub(crate) static HOST: Section = Section {
+    title: "[host]",
+    keys: &[&STATE_DIR, &RUNTIME_DIR, &LOG_DIR, &MODE, &RESTARTS_IN_FLIGHT],
+    planned: &["hardware_watchdog"],
+};
+
+pub(crate) static STATE_DIR: Key<Text> = key(
+    "state_dir",
+    text(text::path),
+    "Where the ledger is kept. Default: /var/lib/hale for root, else $XDG_STATE_HOME/hale.",
+);
+pub(crate) static RUNTIME_DIR: Key<Text> = key(
+    "runtime_dir",
+    text(text::path),
+    "Sockets and the runtime journal; best on a tmpfs. Default: /run/hale for root, else $XDG_RUNTIME_DIR/hale, \
+     else a private directory.",
+);
+pub(crate) static LOG_DIR: Key<Text> = key(
+    "log_dir",
+    text(text::path),
+    "Where the services' output is kept. Default: `log` in state_dir when that is set, else /var/log/hale for root.",
+);
+pub(crate) static MODE: Key<Choice<Mode>> = key(
+    "mode",
+    Choice { of: &[("heal", Mode::Heal), ("observe", Mode::Observe)], default: Some("heal") },
+    "`heal`: decide, record and act. `observe`: start each service once, then decide and record only.",
+);
+pub(crate) static RESTARTS_IN_FLIGHT: Key<Number> = key(
+    "restarts_in_flight",
+    Number { min: 1, max: COUNT_MAX, default: Some(16) },
+    "How many services may be on their way up again at once after a failure.",
+);
+
+/// `[service.NAME]`.
+pub(crate) static SERVICE: Section = Section {
+    title: "[service.NAME]",
+    keys: &[
+        &COMMAND,
+        &DIRECTORY,
+        &USER,
+        &ENVIRONMENT,
+        &ENVIRONMENT_FILES,
+        &AFTER,
+        &OPEN_FILES_LIMIT,
+        &START_TABLE,
+        &STOP_TABLE,
+        &RESTART_TABLE,
+        &LOG_TABLE,
+        &CHECK_TABLES,
+    ],
+    planned: &["memory_limit", "tasks_limit", "cpu_weight", "listen", "generations"],
+};
+
+pub(crate) static COMMAND: Key<List<Text>> = required(
+    "command",
+    command(),
+    r#"command = ["bin/bot", "--port", "8080"]"#,
+    "Program and arguments, one word each; no shell reads them. A program without a slash is searched in PATH; \
+     a relative one with a slash is taken from `directory`.",
+);
+pub(crate) static DIRECTORY: Key<Text> = key(
+    "directory",
+    Text { check: text::path, pattern: None, default: Some("/") },
+    "Working directory. A relative one is taken from the directory of the configuration.",
+);
+pub(crate) static USER: Key<Text> =
+    key("user", text(text::user), "The user to run as, by name. Default: the user that Hale runs as.");
+pub(crate) static ENVIRONMENT: Key<Map<Text>> = key(
+    "environment",
+    Map { name: text::variable, of: text(text::word) },
+    "Variables set for the service. The values are texts; nothing is expanded in them.",
+);
+pub(crate) static ENVIRONMENT_FILES: Key<List<Text>> = key(
+    "environment_files",
+    List { of: text(text::path), non_empty: false, example: r#"["/etc/bot/env"]"# },
+    "Files with NAME=value lines, read at each start. Later files win over earlier ones and over `environment`.",
+);
+pub(crate) static AFTER: Key<List<Text>> = key(
+    "after",
+    List { of: text(text::any), non_empty: false, example: r#"["database"]"# },
+    "Services that must be ready before this one is started, and that are stopped after it.",
+);
+pub(crate) static OPEN_FILES_LIMIT: Key<Number> = key(
+    "open_files_limit",
+    Number { min: OPEN_FILES_MIN, max: OPEN_FILES_MAX, default: None },
+    "RLIMIT_NOFILE of the service. Default: what Hale itself was started with.",
+);
+
+static START_TABLE: Tables =
+    Tables { name: "start", doc: "When the service counts as started.", shape: Shape::One(&START) };
+static STOP_TABLE: Tables = Tables { name: "stop", doc: "How it is stopped.", shape: Shape::One(&STOP) };
+static RESTART_TABLE: Tables =
+    Tables { name: "restart", doc: "When and how often it is started again.", shape: Shape::One(&RESTART) };
+static LOG_TABLE: Tables = Tables { name: "log", doc: "Bounds of its output.", shape: Shape::One(&LOG) };
+static CHECK_TABLES: Tables =
+    Tables { name: "check", doc: "What tells whether it works: one table each.", shape: Shape::Checks };
+
+/// `[service.NAME.start]`.
+pub(crate) static START: Section =
+    Section { title: "[service.NAME.start]", keys: &[&READY, &START_WITHIN], planned: &[] };
+
+pub(crate) static READY: Key<Choice<Ready>> = key(
+    "ready",
+    Choice { of: &[("running", Ready::Running), ("notify", Ready::Notify), ("check", Ready::Check)], default: None },
+    "What makes it ready. `running`: its program was executed. `notify`: it said READY=1 on its notify socket. \
+     `check`: all of its checks pass. Default: `check` if it has checks, else `running`.",
+);
+pub(crate) static START_WITHIN: Key<Duration> = key(
+    "within",
+    Duration::positive(Some(Span::from_secs(30))),
+    "How long it may take to become ready; longer is a failure.",
+);
+
+/// `[service.NAME.stop]`.
+pub(crate) static STOP: Section = Section { title: "[service.NAME.stop]", keys: &[&SIGNAL, &GRACE], planned: &[] };
+
+pub(crate) static SIGNAL: Key<SignalName> = key(
+    "signal",
+    SignalName { default: Signal::TERM },
+    "The first signal, sent to every process of the service.",
+);
+pub(crate) static GRACE: Key<Duration> = key(
+    "grace",
+    Duration::any(Span::from_secs(10)),
+    "How long the service may take to end before SIGKILL. Zero: SIGKILL at once.",
+);
+
+/// `[service.NAME.restart]`.
+pub(crate) static RESTART: Section = Section {
+    title: "[service.NAME.restart]",
+    keys: &[&FIRST_DELAY, &DELAY, &MAX_DELAY, &HEALTHY_AFTER, &CRASH_LOOP_TABLE, &HELD_DELAY, &ON_SUCCESS],
+    planned: &["before_limit"],
+};
+
+pub(crate) static FIRST_DELAY: Key<Duration> =
+    key("first_delay", Duration::any(Span::ZERO), "Delay of the first restart after a healthy time.");
+pub(crate) static DELAY: Key<Duration> = key(
+    "delay",
+    Duration::any(Span::from_ms(100)),
+    "Delay of the second restart. It doubles from there, with jitter, and never gives up.",
+);
+pub(crate) static MAX_DELAY: Key<Duration> =
+    key("max_delay", Duration::any(Span::from_secs(30)), "The longest delay; at least `delay`.");
+pub(crate) static HEALTHY_AFTER: Key<Duration> = key(
+    "healthy_after",
+    Duration::positive(Some(Span::from_secs(60))),
+    "This long without a failure resets delays and counters.",
+);
+pub(crate) static CRASH_LOOP_TABLE: Tables = Tables {
+    name: "crash_loop",
+    doc: "When quick restarts are given up and the service is held. Exits, failed checks and start time-outs count \
+          alike. `false`: never.",
+    shape: Shape::OneOrFalse(&CRASH_LOOP),
+};
+pub(crate) static HELD_DELAY: Key<Duration> = key(
+    "held_delay",
+    Duration { min: Span::from_us(1), max: HELD_DELAY_MAX, default: Some(Span::from_secs(300)) },
+    "First delay between two tries while held; it doubles up to 1h. At most 1h.",
+);
+pub(crate) static ON_SUCCESS: Key<Flag> =
+    key("on_success", Flag { default: true }, "Whether exit status 0 is a failure too.");
+
+/// `crash_loop` of `[service.NAME.restart]`.
+pub(crate) static CRASH_LOOP: Section = Section {
+    title: "crash_loop in [service.NAME.restart]",
+    keys: &[&CRASH_LOOP_FAILURES, &CRASH_LOOP_WITHIN],
+    planned: &[],
+};
+
+pub(crate) static CRASH_LOOP_FAILURES: Key<Number> = key(
+    "failures",
+    Number { min: 1, max: CRASH_LOOP_FAILURES_MAX, default: Some(5) },
+    "This many failures within the time below are a crash loop.",
+);
+pub(crate) static CRASH_LOOP_WITHIN: Key<Duration> =
+    key("within", Duration::positive(Some(Span::from_secs(60))), "The time in which failures are counted.");
+
+/// `[service.NAME.log]`.
+pub(crate) static LOG: Section =
+    Section { title: "[service.NAME.log]", keys: &[&MAX_SIZE, &KEEP, &RATE], planned: &[] };
+
+pub(crate) static MAX_SIZE: Key<Bytes> = key(
+    "max_size",
+    Bytes { per_second: false, min: BYTES_MIN, max: BYTES_MAX, default: 64 << 20 },
+    "Size of one file at which it is rotated; at least 4KiB.",
+);
+pub(crate) static KEEP: Key<Number> = key(
+    "keep",
+    Number { min: 0, max: 1_000, default: Some(8) },
+    "How many rotated files are kept beside the current one.",
+);
+pub(crate) static RATE: Key<Bytes> = key(
+    "rate",
+    Bytes { per_second: true, min: BYTES_MIN, max: BYTES_MAX, default: 16 << 20 },
+    "Above this rate output is drained and counted, never blocking the service; at least 4KiB/s.",
+);
+
+/// The kinds of check.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum CheckName {
+    Http,
+    Tcp,
+    Exec,
+    Heartbeat,
+}
+
+impl CheckName {
+    /// All of them, with their words.
+    pub const ALL: [(&'static str, Self); 4] =
+        [("http", Self::Http), ("tcp", Self::Tcp), ("exec", Self::Exec), ("heartbeat", Self::Heartbeat)];
+
+    /// Kinds that a later version brings.
+    pub const PLANNED: [&'static str; 8] =
+        ["grpc", "memory", "cpu", "open_files", "listen", "progress", "loop_lag", "metric"];
+
+    /// The keys of a check of this kind.
+    pub fn section(self) -> &'static Section {
+        match self {
+            Self::Http => &HTTP,
+            Self::Tcp => &TCP,
+            Self::Exec => &EXEC,
+            Self::Heartbeat => &HEARTBEAT,
+        }
+    }
+}
+
+/// `kind`, which decides what the other keys are.
+pub(crate) static KIND: Key<Choice<CheckName>> =
+    required("kind", Choice { of: &CheckName::ALL, default: None }, "kind = \"http\"", "What is probed.");
+
+pub(crate) static CHECK_NAME: Key<Text> = key(
+    "name",
+    Text { check: text::any, pattern: Some(NAME_PATTERN), default: None },
+    "Its name, unique within the service. Default: its kind, with a number where that is taken.",
+);
+
+/// What [`hale_core::ids::Name`] accepts.
+pub(crate) const NAME_PATTERN: &str = "^[a-z0-9][a-z0-9_.-]{0,62}$";
+
+pub(crate) static EVERY: Key<Duration> = key(
+    "every",
+    Duration::positive(Some(Span::from_secs(2))),
+    "Time from the start of one probe to the start of the next. At most one is in flight.",
+);
+pub(crate) static TIMEOUT: Key<Duration> = key(
+    "timeout",
+    Duration::positive(Some(Span::from_secs(1))),
+    "Deadline of the whole probe, however far it got. May be longer than `every`.",
+);
+pub(crate) static FAILURES: Key<Number> = key(
+    "failures",
+    Number { min: 1, max: COUNT_MAX, default: Some(3) },
+    "Consecutive failures that make Hale act.",
+);
+/// A missed promise counts at once, as with systemd's WatchdogSec.
+pub(crate) static HEARTBEAT_FAILURES: Key<Number> = key(
+    "failures",
+    Number { min: 1, max: COUNT_MAX, default: Some(1) },
+    "How often in a row `every` must pass without a sign, after the first miss, to make Hale act.",
+);
+pub(crate) static SUCCESSES: Key<Number> = key(
+    "successes",
+    Number { min: 1, max: COUNT_MAX, default: Some(1) },
+    "Consecutive successes that make it healthy again.",
+);
+
+/// A check of kind `http`.
+pub(crate) static HTTP: Section = Section {
+    title: "a check of kind \"http\"",
+    keys: &[
+        &KIND,
+        &CHECK_NAME,
+        &EVERY,
+        &TIMEOUT,
+        &FAILURES,
+        &SUCCESSES,
+        &URL,
+        &METHOD,
+        &HEADERS,
+        &STATUS,
+        &BODY_CONTAINS,
+        &JSON,
+        &FASTER_THAN,
+    ],
+    planned: &["confirm"],
+};
+
+pub(crate) static URL: Key<Text> = required(
+    "url",
+    Text { check: text::url, pattern: Some("^(http://|unix:/)"), default: None },
+    "url = \"http://127.0.0.1:8080/health\"",
+    "`http://host[:port]/path`, or `unix:/path/of/socket:/request`.",
+);
+pub(crate) static METHOD: Key<Text> =
+    key("method", Text { check: text::method, pattern: None, default: Some("GET") }, "The request's method.");
+pub(crate) static HEADERS: Key<Map<Text>> = key(
+    "headers",
+    Map { name: text::header_name, of: text(text::header_value) },
+    "Headers of the request, beside `host`, which follows from the URL unless it is given here.",
+);
+pub(crate) static STATUS: Key<StatusCodes> = key("status", StatusCodes, "Status codes that pass.");
+pub(crate) static BODY_CONTAINS: Key<Text> =
+    key("body_contains", text(text::not_empty), "Text that the body must contain. Default: any body passes.");
+pub(crate) static JSON: Key<Map<AnyJson>> = key(
+    "json",
+    Map { name: text::json_pointer, of: AnyJson },
+    "JSON pointers (RFC 6901) into the body, and the values that must stand there.",
+);
+pub(crate) static FASTER_THAN: Key<Duration> = key(
+    "faster_than",
+    Duration::positive(None),
+    "A right answer that took longer is a failure, named slow, not down. Default: only `timeout` counts.",
+);
+
+/// A check of kind `tcp`.
+pub(crate) static TCP: Section = Section {
+    title: "a check of kind \"tcp\"",
+    keys: &[&KIND, &CHECK_NAME, &EVERY, &TIMEOUT, &FAILURES, &SUCCESSES, &ADDRESS],
+    planned: &["confirm"],
+};
+
+pub(crate) static ADDRESS: Key<Text> = required(
+    "address",
+    text(text::address),
+    "address = \"127.0.0.1:5432\"",
+    "`host:port` that must accept a connection; IPv6 in brackets.",
+);
+
+/// A check of kind `exec`.
+pub(crate) static EXEC: Section = Section {
+    title: "a check of kind \"exec\"",
+    keys: &[&KIND, &CHECK_NAME, &EVERY, &TIMEOUT, &FAILURES, &SUCCESSES, &EXEC_COMMAND, &EXEC_USER],
+    planned: &["confirm"],
+};
+
+pub(crate) static EXEC_COMMAND: Key<List<Text>> = required(
+    "command",
+    command(),
+    r#"command = ["bin/check", "--quick"]"#,
+    "Program and arguments; exit status 0 passes. Found as the service's own command is.",
+);
+pub(crate) static EXEC_USER: Key<Text> =
+    key("user", text(text::user), "The user to run as, by name. Default: the service's.");
+
+/// A check of kind `heartbeat`.
+pub(crate) static HEARTBEAT: Section = Section {
+    title: "a check of kind \"heartbeat\"",
+    keys: &[&KIND, &CHECK_NAME, &EVERY, &TIMEOUT, &HEARTBEAT_FAILURES, &SUCCESSES, &HEARTBEAT_WITHIN],
+    planned: &["confirm"],
+};
+
+pub(crate) static HEARTBEAT_WITHIN: Key<Duration> = required(
+    "within",
+    Duration::positive(None),
+    "within = \"30s\"",
+    "The longest time between two WATCHDOG=1 on the notify socket.",
+);
+
+/// All sections, to tell where a key that stands in the wrong one belongs.
+pub(crate) static ALL: [&Section; 12] =
+    [&ROOT, &HOST, &SERVICE, &START, &STOP, &RESTART, &CRASH_LOOP, &LOG, &HTTP, &TCP, &EXEC, &HEARTBEAT];

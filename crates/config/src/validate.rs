@@ -1,0 +1,274 @@
+//! Merged to validated: the tree of keys and values becomes a policy, or reports why it cannot.
+
+use crate::diagnostic::{Place, Report};
+use crate::document::{Table, Value};
+use crate::fields::Fields;
+use crate::order::{self, After};
+use crate::{HostDefaults, checks, keys, text};
+use hale_core::ids::Name;
+use hale_core::policy::{
+    CheckPolicy, CrashLoop, HostPolicy, LogPolicy, Policy, Ready, RestartPolicy, ServicePolicy, StartPolicy,
+    StopPolicy,
+};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// The start of the first file, for what is missing in all of them.
+const NOWHERE: Place = Place { file: 0, start: 0, end: 0 };
+
+/// Validates the whole configuration. `None`: `report` has errors.
+pub(crate) fn policy(
+    root: &Table,
+    defaults: &HostDefaults,
+    base_dir: &str,
+    report: &mut Report<'_>,
+) -> Option<Policy> {
+    let fields = Fields::open(root, &keys::ROOT, "the top level".to_owned(), NOWHERE, report);
+    let host_fields = fields.table("host", &keys::HOST, report);
+    let host = host(&host_fields, defaults, base_dir, report);
+
+    let nothing = Table::default();
+    let tables = match fields.entry("service").map(|entry| &entry.item) {
+        Some(item) => match &item.value {
+            Value::Table(table) => table,
+            value => {
+                let help = Some("write [service.NAME] and its keys below".to_owned());
+                report.error(item.at, format!("`service` must be a table, not {}", value.describe()), help);
+                return None;
+            }
+        },
+        None => &nothing,
+    };
+    if tables.0.is_empty() {
+        let help = Some("add [service.NAME] with a `command`".to_owned());
+        report.warning(NOWHERE, "there is no service to supervise", help);
+    }
+
+    let mut services = BTreeMap::new();
+    let mut afters = BTreeMap::new();
+    for (name, entry) in &tables.0 {
+        let checked = Name::try_from(name.as_str())
+            .map_err(|why| report.error(entry.key_at, format!("{name:?} cannot be a service's name: {why}"), None))
+            .ok();
+        let Value::Table(table) = &entry.item.value else {
+            let message = format!("`service.{name}` must be a table, not {}", entry.item.value.describe());
+            report.error(entry.item.at, message, Some(format!("write [service.{name}] and its keys below")));
+            continue;
+        };
+        let fields = Fields::open(table, &keys::SERVICE, format!("[service.{name}]"), entry.key_at, report);
+        let service = service(&fields, base_dir, report);
+        let Some(name) = checked else { continue };
+        afters.insert(name.clone(), after(&fields));
+        if let (Some(host), Some(service)) = (&host, &service) {
+            notify_path(&host.runtime_dir, &name, service, host_fields.place("runtime_dir"), fields.at, report);
+        }
+        services.insert(name, service);
+    }
+
+    let declared: Vec<&str> = tables.0.keys().map(String::as_str).collect();
+    // Planned, and refused as a whole: their names are no further mistakes.
+    let dependencies = match root.0.get("dependency").map(|entry| &entry.item.value) {
+        Some(Value::Table(table)) => table.0.keys().map(String::as_str).collect(),
+        _ => Vec::new(),
+    };
+    order::check(&afters, &declared, &dependencies, report);
+
+    let services = services.into_iter().map(|(name, service)| Some((name, Arc::new(service?)))).collect::<Option<_>>();
+    let policy = Policy { host: host?, services: services? };
+    report.is_clean().then_some(policy)
+}
+
+/// A relative path is taken from the configuration's own directory.
+fn absolute(base_dir: &str, path: &str) -> String {
+    let path = path.strip_prefix("./").unwrap_or(path);
+    match path {
+        "." | "" => base_dir.to_owned(),
+        _ if path.starts_with('/') => path.to_owned(),
+        _ => format!("{}/{path}", base_dir.trim_end_matches('/')),
+    }
+}
+
+fn host(fields: &Fields<'_>, defaults: &HostDefaults, base_dir: &str, report: &mut Report<'_>) -> Option<HostPolicy> {
+    let path = |key: &keys::Key<_>, report: &mut Report<'_>| {
+        fields.given(key, report).map(|path: String| absolute(base_dir, &path))
+    };
+    let state_dir = path(&keys::STATE_DIR, report);
+    let runtime_dir = path(&keys::RUNTIME_DIR, report).unwrap_or_else(|| defaults.runtime_dir.clone());
+    let log_dir = path(&keys::LOG_DIR, report).unwrap_or_else(|| match &state_dir {
+        Some(state_dir) => format!("{}/log", state_dir.trim_end_matches('/')),
+        None => defaults.log_dir.clone(),
+    });
+    let mode = fields.get(&keys::MODE, report);
+    let restarts_in_flight = fields.get(&keys::RESTARTS_IN_FLIGHT, report);
+    Some(HostPolicy {
+        state_dir: state_dir.unwrap_or_else(|| defaults.state_dir.clone()),
+        runtime_dir,
+        log_dir,
+        mode: mode?,
+        restarts_in_flight: restarts_in_flight?,
+    })
+}
+
+fn service(fields: &Fields<'_>, base_dir: &str, report: &mut Report<'_>) -> Option<ServicePolicy> {
+    let command = fields.get(&keys::COMMAND, report);
+    if let Some(command) = &command {
+        program(command, fields.place("command"), report);
+    }
+    let directory = fields.get(&keys::DIRECTORY, report).map(|path| absolute(base_dir, &path));
+    let user = fields.given(&keys::USER, report);
+    let environment = fields.get(&keys::ENVIRONMENT, report);
+    let environment_files = fields.get(&keys::ENVIRONMENT_FILES, report);
+    let after = fields.get(&keys::AFTER, report);
+    let open_files_limit = fields.given(&keys::OPEN_FILES_LIMIT, report).map(u64::from);
+    let checks = checks::read(fields, report);
+    let start = start(&fields.table("start", &keys::START, report), checks.as_deref(), report);
+    let stop = stop(&fields.table("stop", &keys::STOP, report), report);
+    let restart = restart(&fields.table("restart", &keys::RESTART, report), report);
+    let log = log(&fields.table("log", &keys::LOG, report), report);
+    // Names that are wrong are reported with the order of start: here they only must not get through.
+    let after = after.map(|names| names.iter().filter_map(|name| Name::try_from(name.as_str()).ok()).collect());
+    let after = after.map(|mut names: Vec<Name>| {
+        names.sort();
+        names
+    });
+    Some(ServicePolicy {
+        command: command?,
+        directory: directory?,
+        user,
+        environment: environment?,
+        environment_files: environment_files?.iter().map(|path| absolute(base_dir, path)).collect(),
+        after: after?,
+        open_files_limit,
+        start: start?,
+        stop: stop?,
+        restart: restart?,
+        log: log?,
+        checks: checks?,
+    })
+}
+
+/// Checks the first word of a command.
+pub(crate) fn program(command: &[String], at: Place, report: &mut Report<'_>) {
+    let Some(program) = command.first() else { return };
+    if program.trim().is_empty() {
+        report.error(at, "`command` has an empty first word, where the program must stand", None);
+    } else if program.ends_with('/') {
+        report.error(at, format!("`command` starts with {program:?}, which is a directory"), None);
+    } else if program.starts_with(['~', '$']) {
+        let help = Some("write the path out; for a shell: [\"sh\", \"-c\", \"...\"]".to_owned());
+        report.error(at, format!("`command` starts with {program:?}: Hale does not expand `~` or variables"), help);
+    } else if program.contains(char::is_whitespace) && command.len() == 1 {
+        let words = program.split_whitespace().map(|word| format!("{word:?}")).collect::<Vec<_>>().join(", ");
+        let message = format!("`command` is one program called {program:?}, spaces included");
+        report.warning(at, message, Some(format!("for a program with arguments write [{words}]")));
+    }
+}
+
+fn start(fields: &Fields<'_>, checks: Option<&[CheckPolicy]>, report: &mut Report<'_>) -> Option<StartPolicy> {
+    let given = fields.given(&keys::READY, report);
+    let within = fields.get(&keys::START_WITHIN, report);
+    let checks = checks?;
+    let ready = match given {
+        Some(Ready::Check) if checks.is_empty() => {
+            let help = "add a [[service.NAME.check]], or use \"running\" or \"notify\"".to_owned();
+            report.error(fields.place("ready"), "`ready` is \"check\", but the service has no checks", Some(help));
+            return None;
+        }
+        Some(ready) => ready,
+        None if checks.is_empty() => Ready::Running,
+        None => Ready::Check,
+    };
+    Some(StartPolicy { ready, within: within? })
+}
+
+fn stop(fields: &Fields<'_>, report: &mut Report<'_>) -> Option<StopPolicy> {
+    let signal = fields.get(&keys::SIGNAL, report);
+    let grace = fields.get(&keys::GRACE, report);
+    Some(StopPolicy { signal: signal?, grace: grace? })
+}
+
+fn restart(fields: &Fields<'_>, report: &mut Report<'_>) -> Option<RestartPolicy> {
+    let first_delay = fields.get(&keys::FIRST_DELAY, report);
+    let delay = fields.get(&keys::DELAY, report);
+    let max_delay = fields.get(&keys::MAX_DELAY, report);
+    let healthy_after = fields.get(&keys::HEALTHY_AFTER, report);
+    let crash_loop = crash_loop(fields, report);
+    let held_delay = fields.get(&keys::HELD_DELAY, report);
+    let on_success = fields.get(&keys::ON_SUCCESS, report);
+    if let (Some(delay), Some(max_delay)) = (delay, max_delay)
+        && max_delay < delay
+    {
+        let at = if fields.entry("max_delay").is_some() { "max_delay" } else { "delay" };
+        let message = format!("`max_delay` ({max_delay}) is shorter than `delay` ({delay})");
+        report.error(fields.place(at), message, Some("`delay` doubles up to `max_delay`".to_owned()));
+    }
+    Some(RestartPolicy {
+        first_delay: first_delay?,
+        delay: delay?,
+        max_delay: max_delay?,
+        healthy_after: healthy_after?,
+        crash_loop: crash_loop?,
+        held_delay: held_delay?,
+        on_success: on_success?,
+    })
+}
+
+fn crash_loop(fields: &Fields<'_>, report: &mut Report<'_>) -> Option<Option<CrashLoop>> {
+    let example = "write `crash_loop = { failures = 5, within = \"60s\" }`, or `crash_loop = false` for never";
+    let name = keys::CRASH_LOOP_TABLE.name;
+    match fields.entry(name).map(|entry| &entry.item) {
+        Some(item) => match &item.value {
+            Value::Flag(false) => return Some(None),
+            Value::Table(_) => {}
+            value => {
+                let message = format!("`{name}` must be a table or false, not {}", value.describe());
+                report.error(item.at, message, Some(example.to_owned()));
+                return None;
+            }
+        },
+        None => {}
+    }
+    let fields = fields.table(name, &keys::CRASH_LOOP, report);
+    let failures = fields.get(&keys::CRASH_LOOP_FAILURES, report);
+    let within = fields.get(&keys::CRASH_LOOP_WITHIN, report);
+    Some(Some(CrashLoop { failures: failures?, within: within? }))
+}
+
+fn log(fields: &Fields<'_>, report: &mut Report<'_>) -> Option<LogPolicy> {
+    let max_size_bytes = fields.get(&keys::MAX_SIZE, report);
+    let keep = fields.get(&keys::KEEP, report);
+    let rate_bytes = fields.get(&keys::RATE, report);
+    Some(LogPolicy { max_size_bytes: max_size_bytes?, keep: keep?, rate_bytes: rate_bytes? })
+}
+
+/// The names in `after` with their places; wrong types are reported where the key is read.
+fn after(fields: &Fields<'_>) -> After {
+    match fields.entry("after").map(|entry| &entry.item.value) {
+        Some(Value::List(list)) => {
+            let text = |value: &Value| match value {
+                Value::Text(text) => Some(text.clone()),
+                _ => None,
+            };
+            list.iter().filter_map(|item| Some((text(&item.value)?, item.at))).collect()
+        }
+        _ => After::new(),
+    }
+}
+
+/// A socket's path is short (unix(7)): better said now than when the service starts.
+fn notify_path(
+    runtime_dir: &str,
+    name: &Name,
+    service: &ServicePolicy,
+    host_at: Place,
+    service_at: Place,
+    report: &mut Report<'_>,
+) {
+    let path = format!("{runtime_dir}/notify/{name}");
+    if service.wants_notify() && path.len() > text::SOCKET_PATH_BYTES {
+        let at = if host_at == NOWHERE { service_at } else { host_at };
+        let (bytes, most) = (path.len(), text::SOCKET_PATH_BYTES);
+        let message = format!("the notify socket {path} has a path of {bytes} bytes; unix(7) allows {most}");
+        report.error(at, message, Some("choose a shorter `runtime_dir` in [host]".to_owned()));
+    }
+}
