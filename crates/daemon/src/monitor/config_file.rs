@@ -1,0 +1,288 @@
+//! Reads `hale.toml` and the files of `hale.d` beside it, unless somebody else could have written them.
+
+use hale_config::{Diagnostic, HostDefaults, Source, Validated};
+use rustix::fs::{FileType, Mode, OFlags};
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+/// The largest file of configuration: a thousand services with all keys need less, and a wrong path (a disk,
+/// a log) is refused before it fills the memory.
+pub const FILE_BYTES_MAX: u64 = 4 << 20;
+
+/// The most files in `hale.d`: one for each service of the largest host that Hale is measured with.
+pub const FILES_MAX: usize = 1_000;
+
+/// Where the configuration is looked for when nobody says where, in this order.
+pub const DEFAULT_PATHS: [&str; 2] = ["hale.toml", "/etc/hale/hale.toml"];
+
+/// Sticky bit of a directory: only a file's owner can replace it there (inode(7)).
+const STICKY: u32 = 0o1000;
+
+/// A configuration that was read from files and is valid.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Loaded {
+    /// Policy, its hash, and warnings.
+    pub validated: Validated,
+    /// The files it came from, in the order they were read.
+    pub files: Vec<PathBuf>,
+}
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// Neither of [`DEFAULT_PATHS`] exists.
+    #[error("no configuration: neither ./hale.toml nor /etc/hale/hale.toml exists; name a file with -c FILE")]
+    NotFound,
+    /// A file or directory could not be opened or read.
+    #[error("cannot read {}: {source}", path.display())]
+    Read {
+        /// Which one.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Not a regular file: reading a pipe or a device could last for ever.
+    #[error("{} is not a regular file", .0.display())]
+    NotAFile(PathBuf),
+    /// More than [`FILE_BYTES_MAX`].
+    #[error("{} is larger than {FILE_BYTES_MAX} bytes; is it the right file?", .0.display())]
+    TooLarge(PathBuf),
+    /// More than [`FILES_MAX`] files.
+    #[error("{} holds more than {FILES_MAX} files", .0.display())]
+    TooMany(PathBuf),
+    /// Not UTF-8, as TOML must be.
+    #[error("{} is not UTF-8 text: see byte {at}", path.display())]
+    NotText {
+        /// The file.
+        path: PathBuf,
+        /// Where it stops being UTF-8.
+        at: usize,
+    },
+    /// A path that cannot be written down in the policy.
+    #[error("{} is not a path of UTF-8 text", .0.display())]
+    PathNotText(PathBuf),
+    /// Hale runs as root and others could change what it does.
+    #[error("{} {what}, so others could give root orders: {remedy}", path.display())]
+    Untrusted {
+        /// File or directory.
+        path: PathBuf,
+        /// What is wrong with its owner or mode.
+        what: String,
+        /// The command that repairs it.
+        remedy: String,
+    },
+    /// Not root, and nothing says where this user's files are.
+    #[error("neither XDG_STATE_HOME nor HOME is an absolute path, so there is no place for Hale's state; set one of them")]
+    NoHome,
+    /// The text is wrong.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+    Invalid(Vec<Diagnostic>),
+}
+
+/// The first of [`DEFAULT_PATHS`] that exists.
+///
+/// # Errors
+///
+/// [`LoadError::NotFound`].
+pub fn find() -> Result<PathBuf, LoadError> {
+    let exists = DEFAULT_PATHS.iter().map(PathBuf::from).find(|path| path.exists());
+    exists.ok_or(LoadError::NotFound)
+}
+
+/// Reads and validates `path` and, beside it, the files `*.toml` of the directory of the same name with the
+/// ending `.d` (`hale.toml`: `hale.d`), in the order of their names.
+///
+/// # Errors
+///
+/// See [`LoadError`]; a wrong configuration comes back with all of its mistakes.
+pub fn load(path: &Path) -> Result<Loaded, LoadError> {
+    let root = rustix::process::geteuid().is_root();
+    let absolute = std::path::absolute(path).map_err(|source| LoadError::Read { path: path.into(), source })?;
+    let base = absolute.parent().unwrap_or(Path::new("/"));
+    let base_dir = base.to_str().ok_or_else(|| LoadError::PathNotText(base.into()))?;
+    let defaults = host_defaults(root, |name| std::env::var(name).ok())?;
+
+    let mut files = vec![path.to_owned()];
+    let further = path.with_extension("d");
+    if further != path && further.is_dir() {
+        if root {
+            trusted_directory(&further)?;
+        }
+        files.extend(toml_files(&further)?);
+    }
+    if root {
+        trusted_directory(base)?;
+    }
+    let sources = files.iter().map(|path| source(path, root)).collect::<Result<Vec<_>, _>>()?;
+    let validated = hale_config::parse(&sources, &defaults, base_dir).map_err(LoadError::Invalid)?;
+    Ok(Loaded { validated, files })
+}
+
+/// `[host]`'s directories: fixed ones for root, the XDG Base Directory Specification's for others. `variable`
+/// is the environment.
+fn host_defaults(root: bool, variable: impl Fn(&str) -> Option<String>) -> Result<HostDefaults, LoadError> {
+    if root {
+        return Ok(HostDefaults {
+            state_dir: "/var/lib/hale".into(),
+            runtime_dir: "/run/hale".into(),
+            log_dir: "/var/log/hale".into(),
+        });
+    }
+    // The specification: a relative path is to be ignored.
+    let absolute = |name: &str| variable(name).filter(|path| path.starts_with('/'));
+    let state = absolute("XDG_STATE_HOME").or_else(|| absolute("HOME").map(|home| format!("{home}/.local/state")));
+    let state_dir = format!("{}/hale", state.ok_or(LoadError::NoHome)?);
+    // Without the variable (cron, su) a directory that only this user can enter, not one in /tmp that another
+    // could have made first.
+    let runtime_dir = match absolute("XDG_RUNTIME_DIR") {
+        Some(runtime) => format!("{runtime}/hale"),
+        None => format!("{state_dir}/run"),
+    };
+    Ok(HostDefaults { log_dir: format!("{state_dir}/log"), state_dir, runtime_dir })
+}
+
+/// The files `*.toml` in `directory`, by name; hidden ones, such as an editor's, are left out.
+fn toml_files(directory: &Path) -> Result<Vec<PathBuf>, LoadError> {
+    let failed = |source| LoadError::Read { path: directory.into(), source };
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(directory).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+        if !hidden && path.extension().is_some_and(|extension| extension == "toml") {
+            files.push(path);
+        }
+        if files.len() > FILES_MAX {
+            return Err(LoadError::TooMany(directory.into()));
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn source(path: &Path, root: bool) -> Result<Source, LoadError> {
+    let failed = |source| LoadError::Read { path: path.into(), source };
+    // Not blocking: opening a pipe would wait for its writer.
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let file = rustix::fs::open(path, flags, Mode::empty()).map_err(|errno| failed(errno.into()))?;
+    let stat = rustix::fs::fstat(&file).map_err(|errno| failed(errno.into()))?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        return Err(LoadError::NotAFile(path.into()));
+    }
+    if root {
+        trusted(path, stat.st_uid, stat.st_gid, stat.st_mode)?;
+    }
+    let mut bytes = Vec::new();
+    File::from(file).take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > FILE_BYTES_MAX {
+        return Err(LoadError::TooLarge(path.into()));
+    }
+    let text = String::from_utf8(bytes)
+        .map_err(|error| LoadError::NotText { path: path.into(), at: error.utf8_error().valid_up_to() })?;
+    Ok(Source { name: path.display().to_string(), text })
+}
+
+/// Refuses a directory in which others could replace the file.
+fn trusted_directory(path: &Path) -> Result<(), LoadError> {
+    let failed = |source| LoadError::Read { path: path.into(), source };
+    let meta = std::fs::metadata(path).map_err(failed)?;
+    let mode = if meta.mode() & STICKY == 0 { meta.mode() } else { meta.mode() & !0o022 };
+    trusted(path, meta.uid(), meta.gid(), mode)
+}
+
+/// Refuses what somebody other than root could write.
+fn trusted(path: &Path, uid: u32, gid: u32, mode: u32) -> Result<(), LoadError> {
+    let refuse = |what: String, remedy: &str| {
+        let remedy = format!("{remedy} {}", path.display());
+        Err(LoadError::Untrusted { path: path.into(), what, remedy })
+    };
+    if uid != 0 {
+        refuse(format!("belongs to user {uid}"), "chown root")
+    } else if mode & 0o002 != 0 {
+        refuse("can be written by everybody".into(), "chmod o-w")
+    } else if mode & 0o020 != 0 && gid != 0 {
+        refuse(format!("can be written by group {gid}"), "chmod g-w")
+    } else {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = "[service.bot]\ncommand = [\"bot\"]\n";
+
+    fn write(path: &Path, text: &str) {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+
+    #[test]
+    fn the_file_and_its_directory_are_one_configuration() {
+        let dir = tempfile::tempdir().unwrap();
+        let main = dir.path().join("hale.toml");
+        write(&main, GOOD);
+        write(&dir.path().join("hale.d/20-b.toml"), "[service.b]\ncommand = [\"b\"]\ndirectory = \"data\"\n");
+        write(&dir.path().join("hale.d/10-a.toml"), "[service.a]\ncommand = [\"a\"]\n");
+        write(&dir.path().join("hale.d/.10-a.toml.swp.toml"), "broken");
+        write(&dir.path().join("hale.d/readme.txt"), "broken");
+        let loaded = load(&main).unwrap();
+        let names: Vec<_> = loaded.validated.policy.services.keys().map(|name| name.as_str()).collect();
+        assert_eq!(names, ["a", "b", "bot"]);
+        assert_eq!(loaded.files.len(), 3);
+        assert!(loaded.files[1].ends_with("10-a.toml"));
+        let b = &loaded.validated.policy.services[&"b".try_into().unwrap()];
+        assert_eq!(Path::new(&b.directory), dir.path().join("data"), "relative to the main file");
+    }
+
+    #[test]
+    fn mistakes_come_back_with_the_file_they_are_in() {
+        let dir = tempfile::tempdir().unwrap();
+        let main = dir.path().join("hale.toml");
+        write(&main, GOOD);
+        write(&dir.path().join("hale.d/a.toml"), "[service.bot]\nusr = \"bot\"\n");
+        let LoadError::Invalid(all) = load(&main).unwrap_err() else { panic!("not invalid") };
+        assert_eq!(all.len(), 1);
+        assert!(all[0].file.ends_with("hale.d/a.toml"), "{}", all[0].file);
+    }
+
+    #[test]
+    fn what_is_no_text_file_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("hale.toml");
+        assert!(matches!(load(&path), Err(LoadError::Read { .. })));
+        std::fs::write(&path, b"a = \"\xff\"").unwrap();
+        assert!(matches!(load(&path), Err(LoadError::NotText { at: 5, .. })));
+        std::fs::write(&path, vec![b'#'; FILE_BYTES_MAX as usize + 1]).unwrap();
+        assert!(matches!(load(&path), Err(LoadError::TooLarge(_))));
+        std::fs::remove_file(&path).unwrap();
+        rustix::fs::mknodat(rustix::fs::CWD, &path, FileType::Fifo, Mode::RUSR, 0).unwrap();
+        assert!(matches!(load(&path), Err(LoadError::NotAFile(_))));
+    }
+
+    #[test]
+    fn root_takes_orders_from_root_only() {
+        let path = Path::new("/etc/hale/hale.toml");
+        assert!(trusted(path, 0, 0, 0o100_644).is_ok());
+        assert!(trusted(path, 0, 0, 0o100_664).is_ok(), "group root is root");
+        assert!(trusted(path, 0, 100, 0o100_644).is_ok());
+        for (uid, gid, mode) in [(1000, 0, 0o100_644), (0, 100, 0o100_664), (0, 0, 0o100_646)] {
+            let error = trusted(path, uid, gid, mode).unwrap_err().to_string();
+            assert!(error.contains("/etc/hale/hale.toml") && error.contains("ch"), "{error}");
+        }
+    }
+
+    #[test]
+    fn defaults_depend_on_who_runs_hale() {
+        let root = host_defaults(true, |_| None).unwrap();
+        assert_eq!((&*root.state_dir, &*root.log_dir), ("/var/lib/hale", "/var/log/hale"));
+        let home = |name: &str| (name == "HOME").then(|| "/home/u".to_owned());
+        let user = host_defaults(false, home).unwrap();
+        assert_eq!(user.state_dir, "/home/u/.local/state/hale");
+        assert_eq!(user.runtime_dir, "/home/u/.local/state/hale/run");
+        let relative = |name: &str| (name != "HOME").then(|| "x".to_owned());
+        assert!(matches!(host_defaults(false, relative), Err(LoadError::NoHome)));
+    }
+}

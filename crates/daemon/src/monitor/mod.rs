@@ -1,0 +1,3 @@
+//! Turns the host into what the core can be told.
+
+pub mod config_file;
