@@ -48,7 +48,8 @@ fn check(
     };
     let kind = match table.0.get(keys::KIND.name).map(|entry| &entry.item) {
         Some(Item { value: Value::Text(text), at }) if CheckName::PLANNED.contains(&text.as_str()) => {
-            let message = format!("checks of kind {text:?} are planned but this version of Hale does not support them yet");
+            let message =
+                format!("checks of kind {text:?} are planned but this version of Hale does not support them yet");
             report.error(*at, message, Some("remove the check".to_owned()));
             return None;
         }
@@ -74,14 +75,7 @@ fn check(
         CheckName::Exec => exec(&fields, report),
         CheckName::Heartbeat => heartbeat(&fields, report),
     };
-    Some(Unnamed {
-        name,
-        kind: kind?,
-        every: every?,
-        timeout: timeout?,
-        failures: failures?,
-        successes: successes?,
-    })
+    Some(Unnamed { name, kind: kind?, every: every?, timeout: timeout?, failures: failures?, successes: successes? })
 }
 
 fn name(
@@ -114,7 +108,9 @@ fn http(fields: &Fields<'_>, timeout: Option<Span>, report: &mut Report<'_>) -> 
     let body_contains = fields.given(&keys::BODY_CONTAINS, report);
     let json = fields.get(&keys::JSON, report);
     let faster_than = fields.given(&keys::FASTER_THAN, report);
-    for (key, wanted) in [("body_contains", body_contains.is_some()), ("json", json.as_ref().is_some_and(|map| !map.is_empty()))] {
+    for (key, wanted) in
+        [("body_contains", body_contains.is_some()), ("json", json.as_ref().is_some_and(|map| !map.is_empty()))]
+    {
         if wanted && method.as_deref() == Some("HEAD") {
             let message = format!("`{key}` can never pass: an answer to HEAD has no body");
             report.error(fields.place(key), message, Some("use method = \"GET\"".to_owned()));

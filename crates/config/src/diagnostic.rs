@@ -71,7 +71,15 @@ impl fmt::Display for Diagnostic {
         writeln!(f, "{:width$}--> {}:{number}:{}", "", self.file, self.column, width = width + 1)?;
         writeln!(f, "{:width$} |", "", width = width + 1)?;
         writeln!(f, " {number} | {text}")?;
-        writeln!(f, "{:width$} | {:skip$}{}", "", "", "^".repeat(marked.len()), width = width + 1, skip = marked.start)?;
+        writeln!(
+            f,
+            "{:width$} | {:skip$}{}",
+            "",
+            "",
+            "^".repeat(marked.len()),
+            width = width + 1,
+            skip = marked.start
+        )?;
         match &self.help {
             Some(help) => writeln!(f, "{:width$}help: {help}", "", width = width + 1),
             None => Ok(()),
@@ -193,7 +201,7 @@ mod tests {
 
     #[test]
     fn the_marks_stand_below_the_mistake() {
-        let shown = render("a = 1\n\tbé = \"x\"\n", 12, 15);
+        let shown = render("a = 1\n\tbé = \"x\"\n", 13, 16);
         assert_eq!(shown, "error: wrong\n  --> hale.toml:2:7\n   |\n 2 |  bé = \"x\"\n   |       ^^^\n  help: right\n");
     }
 

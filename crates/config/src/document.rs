@@ -3,7 +3,7 @@
 use crate::diagnostic::{Place, Report, Source};
 use std::collections::BTreeMap;
 use toml::Spanned;
-use toml::de::{DeTable, DeValue};
+use toml::de::{DeTable, DeValue, Error};
 
 /// A value and its place.
 #[derive(Debug, Clone)]
@@ -16,8 +16,9 @@ pub(crate) struct Item {
 #[derive(Debug, Clone)]
 pub(crate) enum Value {
     Text(String),
-    /// At most `i128`: larger ones are out of every range.
-    Integer(i128),
+    Integer(i64),
+    /// A whole number beyond the 64 bits that TOML promises, as written.
+    Huge(String),
     /// As written, without underscores.
     Float(String),
     Flag(bool),
@@ -32,7 +33,7 @@ impl Value {
         match self {
             Self::Text(text) => format!("the text {text:?}"),
             Self::Integer(number) => format!("the number {number}"),
-            Self::Float(number) => format!("the number {number}"),
+            Self::Huge(number) | Self::Float(number) => format!("the number {number}"),
             Self::Flag(flag) => flag.to_string(),
             Self::Date => "a date".to_owned(),
             Self::List(_) => "a list".to_owned(),
@@ -53,18 +54,50 @@ pub(crate) struct Entry {
     pub item: Item,
 }
 
-/// Reads all files into one tree. Broken syntax and keys defined twice go into `report`.
-pub(crate) fn read(sources: &[Source], report: &mut Report<'_>) -> Table {
+/// Reads all files into one tree; keys defined twice go into `report`, and the first one counts. `None`: the
+/// syntax is broken. What follows a broken place is a guess, so only the first in each file is reported.
+pub(crate) fn read(sources: &[Source], report: &mut Report<'_>) -> Option<Table> {
     let mut merged = Table::default();
+    let mut complete = true;
     for (file, source) in sources.iter().enumerate() {
         let (document, errors) = DeTable::parse_recoverable(&source.text);
-        for error in errors {
+        let place = |error: &Error| {
             let span = error.span().unwrap_or(source.text.len()..source.text.len());
-            report.error(Place { file, start: span.start, end: span.end }, error.message(), None);
+            Place { file, start: span.start, end: span.end }
+        };
+        let (twice, broken): (Vec<_>, Vec<_>) = errors.iter().partition(|error| error.message() == DUPLICATE);
+        for error in twice {
+            let key = source.text.get(place(error).start..place(error).end).unwrap_or_default();
+            let help = "keep one of the two".to_owned();
+            report.error(place(error), format!("`{key}` is defined twice"), Some(help));
+        }
+        // Of two at one place the later is the more exact: values are read after the structure around them.
+        if let Some(error) = broken.into_iter().rev().min_by_key(|error| place(error).start) {
+            let (message, help) = syntax(error.message(), source.text.get(error.span().unwrap_or_default()));
+            report.error(place(error), message, help);
+            complete = false;
         }
         merge(&mut merged, table(document.into_inner(), file), "", report);
     }
-    merged
+    complete.then_some(merged)
+}
+
+/// How the parser calls a key or table that stands twice in one file; a snapshot notices when that changes.
+const DUPLICATE: &str = "duplicate key";
+
+/// The parser's message and, where it is known to mislead, a better one.
+fn syntax(message: &str, at: Option<&str>) -> (String, Option<String>) {
+    let bare = message.starts_with("string values must be quoted");
+    match at {
+        Some("") if bare => ("a value is missing after `=`".to_owned(), None),
+        Some(word) if bare => {
+            (format!("{word:?} is not a value of TOML"), Some(format!("a text needs quotes: {word:?}")))
+        }
+        Some(_) | None if message.contains("array") => {
+            (message.to_owned(), Some("does every list above end with `]`, with commas between its values?".to_owned()))
+        }
+        Some(_) | None => (message.to_owned(), None),
+    }
 }
 
 /// Adds `from` to `into`. Tables are joined, lists of tables (`[[...]]`) appended to each other; any other
@@ -104,9 +137,10 @@ fn item(raw: Spanned<DeValue<'_>>, file: usize) -> Item {
     let at = Place { file, start: raw.span().start, end: raw.span().end };
     let value = match raw.into_inner() {
         DeValue::String(text) => Value::Text(text.into_owned()),
-        DeValue::Integer(number) => {
-            Value::Integer(i128::from_str_radix(number.as_str(), number.radix()).unwrap_or(i128::MAX))
-        }
+        DeValue::Integer(number) => match i64::from_str_radix(number.as_str(), number.radix()) {
+            Ok(number) => Value::Integer(number),
+            Err(_) => Value::Huge(number.to_string()),
+        },
         DeValue::Float(number) => Value::Float(number.as_str().to_owned()),
         DeValue::Boolean(flag) => Value::Flag(flag),
         DeValue::Datetime(_) => Value::Date,

@@ -62,7 +62,8 @@ impl<'a> Fields<'a> {
                 Fields::open(table, section, path, *key_at, report)
             }
             Some(Entry { item, .. }) => {
-                report.error(item.at, format!("`{name}` must be a table, not {}", item.value.describe()), None);
+                let message = format!("`{name}` must be a table, not {}", item.value.describe());
+                report.error(item.at, message, Some(format!("write {path} and its keys below")));
                 Fields { table: &EMPTY, path, at: item.at }
             }
         }

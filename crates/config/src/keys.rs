@@ -254,11 +254,8 @@ pub(crate) static START_WITHIN: Key<Duration> = key(
 /// `[service.NAME.stop]`.
 pub(crate) static STOP: Section = Section { title: "[service.NAME.stop]", keys: &[&SIGNAL, &GRACE], planned: &[] };
 
-pub(crate) static SIGNAL: Key<SignalName> = key(
-    "signal",
-    SignalName { default: Signal::TERM },
-    "The first signal, sent to every process of the service.",
-);
+pub(crate) static SIGNAL: Key<SignalName> =
+    key("signal", SignalName { default: Signal::TERM }, "The first signal, sent to every process of the service.");
 pub(crate) static GRACE: Key<Duration> = key(
     "grace",
     Duration::any(Span::from_secs(10)),
@@ -294,7 +291,7 @@ pub(crate) static CRASH_LOOP_TABLE: Tables = Tables {
 };
 pub(crate) static HELD_DELAY: Key<Duration> = key(
     "held_delay",
-    Duration { min: Span::from_us(1), max: HELD_DELAY_MAX, default: Some(Span::from_secs(300)) },
+    Duration { zero: false, max: HELD_DELAY_MAX, default: Some(Span::from_secs(300)) },
     "First delay between two tries while held; it doubles up to 1h. At most 1h.",
 );
 pub(crate) static ON_SUCCESS: Key<Flag> =
@@ -387,11 +384,8 @@ pub(crate) static TIMEOUT: Key<Duration> = key(
     Duration::positive(Some(Span::from_secs(1))),
     "Deadline of the whole probe, however far it got. May be longer than `every`.",
 );
-pub(crate) static FAILURES: Key<Number> = key(
-    "failures",
-    Number { min: 1, max: COUNT_MAX, default: Some(3) },
-    "Consecutive failures that make Hale act.",
-);
+pub(crate) static FAILURES: Key<Number> =
+    key("failures", Number { min: 1, max: COUNT_MAX, default: Some(3) }, "Consecutive failures that make Hale act.");
 /// A missed promise counts at once, as with systemd's WatchdogSec.
 pub(crate) static HEARTBEAT_FAILURES: Key<Number> = key(
     "failures",

@@ -46,10 +46,10 @@ impl Kind for Flag {
     type Value = bool;
 
     fn read(&self, key: &str, item: &Item, report: &mut Report<'_>) -> Option<bool> {
-        match item.value {
-            Value::Flag(flag) => Some(flag),
-            _ => wrong_type(key, item, "true or false", None, report),
+        if let Value::Flag(flag) = item.value {
+            return Some(flag);
         }
+        wrong_type(key, item, "true or false", None, report)
     }
 
     fn default(&self) -> Option<bool> {
@@ -72,14 +72,19 @@ impl Kind for Number {
     type Value = u32;
 
     fn read(&self, key: &str, item: &Item, report: &mut Report<'_>) -> Option<u32> {
-        let wanted = format!("a whole number from {} to {}", self.min, self.max);
-        let fits = |number: &u32| (self.min..=self.max).contains(number);
-        match item.value {
-            Value::Integer(number) if u32::try_from(number).is_ok_and(|number| fits(&number)) => {
-                u32::try_from(number).ok()
-            }
-            _ => wrong_type(key, item, &wanted, None, report),
+        if let Value::Integer(number) = item.value
+            && let Some(number) = u32::try_from(number).ok().filter(|number| (self.min..=self.max).contains(number))
+        {
+            return Some(number);
         }
+        let mut help = None;
+        if let Value::Text(text) = &item.value
+            && let Ok(number) = text.parse::<u32>()
+        {
+            help = Some(format!("write {number} without quotes"));
+        }
+        let wanted = format!("a whole number from {} to {}", self.min, self.max);
+        wrong_type(key, item, &wanted, help, report)
     }
 
     fn default(&self) -> Option<u32> {
@@ -97,7 +102,8 @@ impl Kind for Number {
 
 /// A length of time, as text with units.
 pub(crate) struct Duration {
-    pub min: Span,
+    /// Whether it may be zero.
+    pub zero: bool,
     pub max: Span,
     pub default: Option<Span>,
 }
@@ -105,12 +111,22 @@ pub(crate) struct Duration {
 impl Duration {
     /// Zero is allowed.
     pub const fn any(default: Span) -> Self {
-        Self { min: Span::ZERO, max: units::DURATION_MAX, default: Some(default) }
+        Self { zero: true, max: units::DURATION_MAX, default: Some(default) }
     }
 
     /// Zero would mean "never" or "always" to some and nothing sensible to Hale.
     pub const fn positive(default: Option<Span>) -> Self {
-        Self { min: Span::from_us(1), max: units::DURATION_MAX, default }
+        Self { zero: false, max: units::DURATION_MAX, default }
+    }
+
+    fn in_range(&self, span: Span) -> Result<Span, Mistake> {
+        if span == Span::ZERO && !self.zero {
+            Err(Mistake::plain("must be longer than zero"))
+        } else if span > self.max {
+            Err(Mistake::plain(format!("must be at most {}", units::duration_text(self.max))))
+        } else {
+            Ok(span)
+        }
     }
 }
 
@@ -118,29 +134,18 @@ impl Kind for Duration {
     type Value = Span;
 
     fn read(&self, key: &str, item: &Item, report: &mut Report<'_>) -> Option<Span> {
-        match &item.value {
+        let help = match &item.value {
             Value::Text(text) => {
-                let within_range = |span: Span| {
-                    let limit = |span| units::duration_text(span);
-                    if span < self.min && span == Span::ZERO {
-                        Err(Mistake::plain("must be longer than zero"))
-                    } else if span > self.max {
-                        Err(Mistake::plain(format!("must be at most {}", limit(self.max))))
-                    } else {
-                        Ok(span)
-                    }
-                };
-                told(units::duration(text).and_then(within_range), key, item, report)
+                let span = units::duration(text).and_then(|span| self.in_range(span));
+                return told(span, key, item, report);
             }
-            value => {
-                let help = match value {
-                    Value::Integer(number) => format!("add a unit: \"{number}s\" or \"{number}ms\""),
-                    Value::Float(number) => format!("add a unit, in quotes: \"{number}s\""),
-                    _ => "for example \"30s\"".to_owned(),
-                };
-                wrong_type(key, item, "a duration in quotes", Some(help), report)
+            Value::Integer(number) => format!("add a unit: \"{number}s\" or \"{number}ms\""),
+            Value::Float(number) => format!("add a unit: \"{number}s\""),
+            Value::Huge(_) | Value::Flag(_) | Value::Date | Value::List(_) | Value::Table(_) => {
+                "for example \"30s\"".to_owned()
             }
-        }
+        };
+        wrong_type(key, item, "a duration in quotes", Some(help), report)
     }
 
     fn default(&self) -> Option<Span> {
@@ -172,32 +177,29 @@ impl Bytes {
     fn text(&self, bytes: u64) -> String {
         format!("{}{}", units::size_text(bytes), if self.per_second { "/s" } else { "" })
     }
+
+    fn in_range(&self, bytes: u64) -> Result<u64, Mistake> {
+        if bytes < self.min {
+            Err(Mistake::plain(format!("must be at least {}", self.text(self.min))))
+        } else if bytes > self.max {
+            Err(Mistake::plain(format!("must be at most {}", self.text(self.max))))
+        } else {
+            Ok(bytes)
+        }
+    }
 }
 
 impl Kind for Bytes {
     type Value = u64;
 
     fn read(&self, key: &str, item: &Item, report: &mut Report<'_>) -> Option<u64> {
-        match &item.value {
-            Value::Text(text) => {
-                let bytes = if self.per_second { units::rate(text) } else { units::size(text) };
-                let within_range = |bytes| {
-                    if bytes < self.min {
-                        Err(Mistake::plain(format!("must be at least {}", self.text(self.min))))
-                    } else if bytes > self.max {
-                        Err(Mistake::plain(format!("must be at most {}", self.text(self.max))))
-                    } else {
-                        Ok(bytes)
-                    }
-                };
-                told(bytes.and_then(within_range), key, item, report)
-            }
-            _ => {
-                let help = format!("for example {:?}", self.text(self.default));
-                let wanted = if self.per_second { "a rate in quotes" } else { "a size in quotes" };
-                wrong_type(key, item, wanted, Some(help), report)
-            }
+        if let Value::Text(text) = &item.value {
+            let bytes = if self.per_second { units::rate(text) } else { units::size(text) };
+            return told(bytes.and_then(|bytes| self.in_range(bytes)), key, item, report);
         }
+        let help = format!("for example {:?}", self.text(self.default));
+        let wanted = if self.per_second { "a rate in quotes" } else { "a size in quotes" };
+        wrong_type(key, item, wanted, Some(help), report)
     }
 
     fn default(&self) -> Option<u64> {
@@ -261,18 +263,14 @@ impl Kind for Text {
     type Value = String;
 
     fn read(&self, key: &str, item: &Item, report: &mut Report<'_>) -> Option<String> {
-        match &item.value {
-            Value::Text(text) => told((self.check)(text), key, item, report),
-            value => {
-                let help = match value {
-                    Value::Integer(number) => Some(format!("put it in quotes: \"{number}\"")),
-                    Value::Float(number) => Some(format!("put it in quotes: \"{number}\"")),
-                    Value::Flag(flag) => Some(format!("put it in quotes: \"{flag}\"")),
-                    Value::Text(_) | Value::Date | Value::List(_) | Value::Table(_) => None,
-                };
-                wrong_type(key, item, "a text", help, report)
-            }
-        }
+        let help = match &item.value {
+            Value::Text(text) => return told((self.check)(text), key, item, report),
+            Value::Integer(number) => Some(format!("put it in quotes: \"{number}\"")),
+            Value::Huge(number) | Value::Float(number) => Some(format!("put it in quotes: \"{number}\"")),
+            Value::Flag(flag) => Some(format!("put it in quotes: \"{flag}\"")),
+            Value::Date | Value::List(_) | Value::Table(_) => None,
+        };
+        wrong_type(key, item, "a text", help, report)
     }
 
     fn default(&self) -> Option<String> {
@@ -301,10 +299,10 @@ impl Kind for SignalName {
 
     fn read(&self, key: &str, item: &Item, report: &mut Report<'_>) -> Option<Signal> {
         let Value::Text(text) = &item.value else {
-            let help = match item.value {
-                Value::Integer(number) => i32::try_from(number).ok().map(|number| format!("write \"{}\"", Signal(number))),
-                _ => None,
-            };
+            let mut help = None;
+            if let Value::Integer(number @ 1..=31) = item.value {
+                help = i32::try_from(number).ok().map(|number| format!("write \"{}\"", Signal(number)));
+            }
             return wrong_type(key, item, "a signal's name in quotes", help, report);
         };
         let signal = Signal::from_name(text);
@@ -340,7 +338,17 @@ impl<K: Kind> Kind for List<K> {
 
     fn read(&self, key: &str, item: &Item, report: &mut Report<'_>) -> Option<Self::Value> {
         let Value::List(list) = &item.value else {
-            return wrong_type(key, item, "a list", Some(format!("for example {}", self.example)), report);
+            let help = match &item.value {
+                Value::Text(text) => {
+                    let words: Vec<String> = text.split_whitespace().map(|word| format!("{word:?}")).collect();
+                    format!("write [{}]", words.join(", "))
+                }
+                Value::Integer(number) => format!("write [{number}]"),
+                Value::Huge(_) | Value::Float(_) | Value::Flag(_) | Value::Date | Value::List(_) | Value::Table(_) => {
+                    format!("for example {}", self.example)
+                }
+            };
+            return wrong_type(key, item, "a list", Some(help), report);
         };
         if list.is_empty() && self.non_empty {
             report.error(item.at, format!("`{key}` is empty"), Some(format!("for example {}", self.example)));
@@ -444,10 +452,8 @@ impl AnyJson {
         Some(match &item.value {
             Value::Text(text) => Json::String(text.clone()),
             Value::Flag(flag) => Json::Bool(*flag),
-            Value::Integer(number) => match i64::try_from(*number) {
-                Ok(number) => number.into(),
-                Err(_) => return wrong_type(key, item, "a number of at most 64 bits", None, report),
-            },
+            Value::Integer(number) => (*number).into(),
+            Value::Huge(_) => return wrong_type(key, item, "a number of at most 64 bits", None, report),
             // An infinity or "not a number" becomes `null` here: JSON has neither (RFC 8259, section 6).
             Value::Float(text) => match text.parse().map_or(Json::Null, |number: f64| number.into()) {
                 Json::Null => return wrong_type(key, item, "a value that JSON has", None, report),

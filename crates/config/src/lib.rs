@@ -58,11 +58,8 @@ pub struct Validated {
 /// Every mistake of all files, in their order, with the warnings among them.
 pub fn parse(files: &[Source], defaults: &HostDefaults, base_dir: &str) -> Result<Validated, Vec<Diagnostic>> {
     let mut report = Report::new(files);
-    let root = document::read(files, &mut report);
     // With broken syntax half of a file may be missing: what follows from that is no mistake of its own.
-    if !report.is_clean() {
-        return Err(report.finish());
-    }
+    let Some(root) = document::read(files, &mut report) else { return Err(report.finish()) };
     let Some(policy) = validate::policy(&root, defaults, base_dir, &mut report) else {
         return Err(report.finish());
     };

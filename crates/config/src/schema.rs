@@ -17,7 +17,8 @@ pub fn schema() -> Json {
 }
 
 fn section(section: &Section) -> Json {
-    let properties: Map<String, Json> = section.keys.iter().map(|key| (key.name().to_owned(), property(*key))).collect();
+    let properties: Map<String, Json> =
+        section.keys.iter().map(|key| (key.name().to_owned(), property(*key))).collect();
     let required: Vec<&str> = section.keys.iter().filter(|key| key.is_required()).map(|key| key.name()).collect();
     let mut schema = json!({ "type": "object", "properties": properties, "additionalProperties": false });
     if !required.is_empty() {

@@ -129,7 +129,9 @@ pub(crate) fn url(text: &str) -> Checked {
 pub(crate) fn address(text: &str) -> Checked {
     match authority_of(text, Port::Required) {
         Ok(()) => Ok(text.to_owned()),
-        Err(why) => Err(Mistake::new(format!("is not an address: {why}"), "write \"127.0.0.1:5432\" or \"[::1]:5432\"")),
+        Err(why) => {
+            Err(Mistake::new(format!("is not an address: {why}"), "write \"127.0.0.1:5432\" or \"[::1]:5432\""))
+        }
     }
 }
 
@@ -245,9 +247,26 @@ mod tests {
     #[test]
     fn what_is_not_a_url_is_refused() {
         for text in [
-            "", "http://", "http://:80/", "http://a:0/", "http://a:99999/", "http://a:+1/", "http://a b/", "http://a/#x",
-            "http://u:p@a/", "https://a/", "ftp://a/", "a/b", "http://[::1/", "http://[::g]/", "http://[::1]80/",
-            "http://::1/", "unix:/run/app.sock", "unix:run/app.sock:/", "unix:/run/app.sock:x", "http://a/\r\nx: y",
+            "",
+            "http://",
+            "http://:80/",
+            "http://a:0/",
+            "http://a:99999/",
+            "http://a:+1/",
+            "http://a b/",
+            "http://a/#x",
+            "http://u:p@a/",
+            "https://a/",
+            "ftp://a/",
+            "a/b",
+            "http://[::1/",
+            "http://[::g]/",
+            "http://[::1]80/",
+            "http://::1/",
+            "unix:/run/app.sock",
+            "unix:run/app.sock:/",
+            "unix:/run/app.sock:x",
+            "http://a/\r\nx: y",
         ] {
             assert!(url(text).is_err(), "{text:?}");
         }

@@ -116,7 +116,8 @@ fn exact(number: &str, unit: u128) -> Result<u128, String> {
     }
     let too_large = || format!("{number} is too large");
     let digits = fraction.trim_end_matches('0');
-    let scale = u32::try_from(digits.len()).ok().and_then(|places| 10_u128.checked_pow(places)).ok_or_else(too_large)?;
+    let scale =
+        u32::try_from(digits.len()).ok().and_then(|places| 10_u128.checked_pow(places)).ok_or_else(too_large)?;
     let parse = |digits: &str| if digits.is_empty() { Some(0) } else { digits.parse::<u128>().ok() };
     let product = |digits: &str| parse(digits).and_then(|number| number.checked_mul(unit)).ok_or_else(too_large);
     let small = product(digits)?;
@@ -155,8 +156,23 @@ mod tests {
     #[test]
     fn what_is_not_a_duration_is_refused() {
         let cases = [
-            "", "5", "s", "-1s", "1x", "1sec", "1..5s", ".5s", "5.s", "30s 1m", "1s 1s", "0.0000001s", "366d",
-            "99999999999999999999999999999999999999d", "0.00000000000000000000000000000000000000001d", "1e3s", "1s,",
+            "",
+            "5",
+            "s",
+            "-1s",
+            "1x",
+            "1sec",
+            "1..5s",
+            ".5s",
+            "5.s",
+            "30s 1m",
+            "1s 1s",
+            "0.0000001s",
+            "366d",
+            "99999999999999999999999999999999999999d",
+            "0.00000000000000000000000000000000000000001d",
+            "1e3s",
+            "1s,",
         ];
         for text in cases {
             assert!(duration(text).is_err(), "{text}");

@@ -1,14 +1,13 @@
 //! Merged to validated: the tree of keys and values becomes a policy, or reports why it cannot.
 
 use crate::diagnostic::{Place, Report};
-use crate::document::{Table, Value};
+use crate::document::{Item, Table, Value};
 use crate::fields::Fields;
 use crate::order::{self, After};
 use crate::{HostDefaults, checks, keys, text};
 use hale_core::ids::Name;
 use hale_core::policy::{
-    CheckPolicy, CrashLoop, HostPolicy, LogPolicy, Policy, Ready, RestartPolicy, ServicePolicy, StartPolicy,
-    StopPolicy,
+    CheckPolicy, CrashLoop, HostPolicy, LogPolicy, Policy, Ready, RestartPolicy, ServicePolicy, StartPolicy, StopPolicy,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,29 +16,22 @@ use std::sync::Arc;
 const NOWHERE: Place = Place { file: 0, start: 0, end: 0 };
 
 /// Validates the whole configuration. `None`: `report` has errors.
-pub(crate) fn policy(
-    root: &Table,
-    defaults: &HostDefaults,
-    base_dir: &str,
-    report: &mut Report<'_>,
-) -> Option<Policy> {
+pub(crate) fn policy(root: &Table, defaults: &HostDefaults, base_dir: &str, report: &mut Report<'_>) -> Option<Policy> {
     let fields = Fields::open(root, &keys::ROOT, "the top level".to_owned(), NOWHERE, report);
     let host_fields = fields.table("host", &keys::HOST, report);
     let host = host(&host_fields, defaults, base_dir, report);
 
     let nothing = Table::default();
     let tables = match fields.entry("service").map(|entry| &entry.item) {
-        Some(item) => match &item.value {
-            Value::Table(table) => table,
-            value => {
-                let help = Some("write [service.NAME] and its keys below".to_owned());
-                report.error(item.at, format!("`service` must be a table, not {}", value.describe()), help);
-                return None;
-            }
-        },
         None => &nothing,
+        Some(Item { value: Value::Table(table), .. }) => table,
+        Some(item) => {
+            let help = Some("write [service.NAME] and its keys below".to_owned());
+            report.error(item.at, format!("`service` must be a table, not {}", item.value.describe()), help);
+            return None;
+        }
     };
-    if tables.0.is_empty() {
+    if tables.0.is_empty() && report.is_clean() {
         let help = Some("add [service.NAME] with a `command`".to_owned());
         report.warning(NOWHERE, "there is no service to supervise", help);
     }
@@ -67,10 +59,10 @@ pub(crate) fn policy(
 
     let declared: Vec<&str> = tables.0.keys().map(String::as_str).collect();
     // Planned, and refused as a whole: their names are no further mistakes.
-    let dependencies = match root.0.get("dependency").map(|entry| &entry.item.value) {
-        Some(Value::Table(table)) => table.0.keys().map(String::as_str).collect(),
-        _ => Vec::new(),
-    };
+    let mut dependencies = Vec::new();
+    if let Some(Value::Table(table)) = fields.entry("dependency").map(|entry| &entry.item.value) {
+        dependencies.extend(table.0.keys().map(String::as_str));
+    }
     order::check(&afters, &declared, &dependencies, report);
 
     let services = services.into_iter().map(|(name, service)| Some((name, Arc::new(service?)))).collect::<Option<_>>();
@@ -216,17 +208,15 @@ fn restart(fields: &Fields<'_>, report: &mut Report<'_>) -> Option<RestartPolicy
 fn crash_loop(fields: &Fields<'_>, report: &mut Report<'_>) -> Option<Option<CrashLoop>> {
     let example = "write `crash_loop = { failures = 5, within = \"60s\" }`, or `crash_loop = false` for never";
     let name = keys::CRASH_LOOP_TABLE.name;
-    match fields.entry(name).map(|entry| &entry.item) {
-        Some(item) => match &item.value {
-            Value::Flag(false) => return Some(None),
-            Value::Table(_) => {}
-            value => {
-                let message = format!("`{name}` must be a table or false, not {}", value.describe());
-                report.error(item.at, message, Some(example.to_owned()));
-                return None;
-            }
-        },
-        None => {}
+    if let Some(item) = fields.entry(name).map(|entry| &entry.item) {
+        if matches!(item.value, Value::Flag(false)) {
+            return Some(None);
+        }
+        if !matches!(item.value, Value::Table(_)) {
+            let message = format!("`{name}` must be a table or false, not {}", item.value.describe());
+            report.error(item.at, message, Some(example.to_owned()));
+            return None;
+        }
     }
     let fields = fields.table(name, &keys::CRASH_LOOP, report);
     let failures = fields.get(&keys::CRASH_LOOP_FAILURES, report);
@@ -243,16 +233,9 @@ fn log(fields: &Fields<'_>, report: &mut Report<'_>) -> Option<LogPolicy> {
 
 /// The names in `after` with their places; wrong types are reported where the key is read.
 fn after(fields: &Fields<'_>) -> After {
-    match fields.entry("after").map(|entry| &entry.item.value) {
-        Some(Value::List(list)) => {
-            let text = |value: &Value| match value {
-                Value::Text(text) => Some(text.clone()),
-                _ => None,
-            };
-            list.iter().filter_map(|item| Some((text(&item.value)?, item.at))).collect()
-        }
-        _ => After::new(),
-    }
+    let Some(Value::List(list)) = fields.entry("after").map(|entry| &entry.item.value) else { return After::new() };
+    let name = |item: &Item| if let Value::Text(text) = &item.value { Some((text.clone(), item.at)) } else { None };
+    list.iter().filter_map(name).collect()
 }
 
 /// A socket's path is short (unix(7)): better said now than when the service starts.

@@ -5,4 +5,5 @@
 pub mod guardian;
 pub mod keeper;
 pub mod knowledge;
+pub mod monitor;
 pub mod sys;

@@ -74,7 +74,9 @@ pub enum LoadError {
         remedy: String,
     },
     /// Not root, and nothing says where this user's files are.
-    #[error("neither XDG_STATE_HOME nor HOME is an absolute path, so there is no place for Hale's state; set one of them")]
+    #[error(
+        "neither XDG_STATE_HOME nor HOME is an absolute path, so there is no place for Hale's state; set one of them"
+    )]
     NoHome,
     /// The text is wrong.
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
