@@ -5,7 +5,7 @@ use crate::event::Event;
 use crate::record::Record;
 use crate::step::step;
 use crate::time::{Monotonic, Now};
-use crate::world::World;
+use crate::world::{Snapshot, World};
 
 /// What the loop needs of a host.
 pub trait Host {
@@ -19,6 +19,14 @@ pub trait Host {
     /// Never waits for a disk: what has to be durable first is reported later by [`Event::Durable`].
     fn write(&mut self, records: &[Record]);
 
+    /// Whether the runtime journal has reached its bound: a snapshot takes the place of all records before it.
+    fn wants_snapshot(&self) -> bool {
+        false
+    }
+
+    /// Replaces the runtime journal by a snapshot of the world as it is after the records written so far.
+    fn keep(&mut self, _snapshot: &Snapshot) {}
+
     /// Performs one effect, or starts to; never waits for it.
     fn perform(&mut self, effect: Effect);
 }
@@ -30,6 +38,9 @@ pub fn run(world: &mut World, host: &mut impl Host) {
         let output = step(world, now, event);
         if !output.records.is_empty() {
             host.write(&output.records);
+            if host.wants_snapshot() {
+                host.keep(&world.snapshot());
+            }
         }
         for effect in output.effects {
             host.perform(effect);

@@ -68,7 +68,7 @@ pub enum Order {
         /// At most so many lines.
         lines: usize,
     },
-    /// The exit status is on record: the guardian may forget it. Idempotent.
+    /// The end of the process, or that it could not be started, is on record: the guardian may forget it. Idempotent.
     AckExit,
     /// Answer a client. Idempotent: the second answer finds nobody.
     Reply {

@@ -6,4 +6,5 @@ pub mod guardian;
 pub mod keeper;
 pub mod knowledge;
 pub mod monitor;
+pub mod supervisor;
 pub mod sys;

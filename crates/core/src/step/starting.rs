@@ -157,6 +157,7 @@ impl Brain<'_> {
         if !self.record(name, Body::SpawnFailed { epoch, failure: failure.clone() }) {
             return;
         }
+        self.effect(name, epoch, Order::AckExit);
         if let Phase::Stopping { then, .. } = before {
             self.after_stop(name, then);
         } else {

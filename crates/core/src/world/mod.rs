@@ -12,7 +12,8 @@ use crate::record::{Actor, OperatorOrder};
 use crate::time::Monotonic;
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::string::String;
-use service::Service;
+use serde::{Deserialize, Serialize};
+use service::{Known, Service};
 
 /// What is fixed when a supervisor takes over.
 #[derive(Debug, Clone)]
@@ -49,6 +50,21 @@ pub struct World {
     pub(crate) next_probe: ProbeId,
     pub(crate) next_effect: EffectId,
     timers: Timers,
+}
+
+/// What records have made of the world, for a journal that would grow without end otherwise.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// The next record gets this id.
+    pub next_record: RecordId,
+    services: BTreeMap<Name, Known>,
+}
+
+impl Snapshot {
+    /// The processes that ran when it was taken.
+    pub fn processes(&self) -> impl Iterator<Item = (&Name, &crate::event::Process)> {
+        self.services.iter().filter_map(|(name, known)| known.process.as_ref().map(|process| (name, process)))
+    }
 }
 
 /// An order that waits for its record.
@@ -113,6 +129,13 @@ impl World {
     /// All services, in the order of their names.
     pub fn services(&self) -> impl Iterator<Item = (&Name, &Service)> {
         self.services.iter()
+    }
+
+    /// What records have made of the world so far.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        let known = |(name, service): (&Name, &Service)| (name.clone(), service.known.clone());
+        Snapshot { next_record: self.next_record, services: self.services.iter().map(known).collect() }
     }
 
     /// Services that are on their way up again after a failure.

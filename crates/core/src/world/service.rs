@@ -1,6 +1,7 @@
 //! All that the core knows of one service: phase, counters, checks, open incident, and what its senses say.
 
 use crate::analyze::checks::CheckState;
+use crate::event::Process;
 use crate::ids::{Epoch, IncidentId, Name, RequestId};
 use crate::incident::Cause;
 use crate::plan::ladder::Counters;
@@ -36,6 +37,8 @@ pub(crate) struct Known {
     pub(crate) phase: Phase,
     /// The newest process's number.
     pub(crate) last_epoch: Epoch,
+    /// The main process, from its making to its reaping.
+    pub(crate) process: Option<Process>,
     /// Failures and tries.
     pub(crate) counters: Counters,
     /// When the newest failure was; `None` once counters were forgotten.
@@ -104,6 +107,7 @@ impl Service {
         let known = Known {
             phase: Phase::Down,
             last_epoch: Epoch(0),
+            process: None,
             counters: Counters::default(),
             last_failure: None,
             restarts: 0,
@@ -149,9 +153,12 @@ impl Service {
                 }
             }
             Body::Held { tries, .. } => self.known.counters.held_tries = Some(*tries),
-            Body::BackingOff { .. } | Body::Stopped { .. } | Body::Exited { .. } | Body::SpawnFailed { .. } => {
+            Body::Spawned { process, .. } => self.known.process = Some(process.clone()),
+            Body::Exited { .. } | Body::SpawnFailed { .. } => {
+                self.known.process = None;
                 self.known.healthy = false;
             }
+            Body::BackingOff { .. } | Body::Stopped { .. } => self.known.healthy = false,
             Body::CountersForgotten => {
                 self.known.counters = Counters::default();
                 self.known.last_failure = None;
@@ -177,7 +184,6 @@ impl Service {
             Body::Began { .. }
             | Body::Ending { .. }
             | Body::Blocked { .. }
-            | Body::Spawned { .. }
             | Body::BecameReady { .. }
             | Body::Decided(_)
             | Body::Waits { .. }

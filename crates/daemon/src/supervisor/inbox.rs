@@ -1,0 +1,147 @@
+//! How other threads reach the loop: a queue of events and an eventfd that wakes it.
+
+use hale_core::effect::Answer;
+use hale_core::event::{Event, Question};
+use hale_core::ids::RequestId;
+use rustix::event::{EventfdFlags, eventfd};
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::oneshot;
+
+/// How many questions of clients may be open at once: each is a connection of an operator or of a program that
+/// reads the state, and a loop that has a thousand of them unanswered is not helped by one more.
+pub const QUESTIONS_MAX: usize = 1_024;
+
+/// Sends events to the loop from any thread. Never blocks.
+///
+/// The queue has no bound of its own, because what is in it is bounded where it comes from: one result for each
+/// check, [`QUESTIONS_MAX`] questions, one report of the ledger for each of its batches.
+#[derive(Debug, Clone)]
+pub struct Inbox {
+    queue: Sender<Event>,
+    bell: Arc<OwnedFd>,
+}
+
+impl Inbox {
+    /// Delivers an event. Silently dropped once the loop has ended: then there is nobody to tell.
+    pub fn send(&self, event: Event) {
+        if self.queue.send(event).is_ok() {
+            // A full counter (EAGAIN) has woken the loop already.
+            let _ = rustix::io::write(&*self.bell, &1_u64.to_ne_bytes());
+        }
+    }
+}
+
+/// The loop's end.
+#[derive(Debug)]
+pub struct Outlet {
+    queue: Receiver<Event>,
+    bell: Arc<OwnedFd>,
+}
+
+impl Outlet {
+    /// Takes the next event, if there is one.
+    pub fn take(&self) -> Option<Event> {
+        match self.queue.try_recv() {
+            Ok(event) => Some(event),
+            Err(TryRecvError::Empty | TryRecvError::Disconnected) => None,
+        }
+    }
+
+    /// Silences the bell; to be called before the last [`Outlet::take`] of a round.
+    pub fn silence(&self) {
+        let mut count = [0; 8];
+        let _ = rustix::io::read(&*self.bell, &mut count);
+    }
+}
+
+impl AsFd for Outlet {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.bell.as_fd()
+    }
+}
+
+/// Makes both ends.
+///
+/// # Errors
+/// There is no descriptor left.
+pub fn inbox() -> io::Result<(Inbox, Outlet)> {
+    let bell = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
+    let (sender, receiver) = channel();
+    Ok((Inbox { queue: sender, bell: bell.clone() }, Outlet { queue: receiver, bell }))
+}
+
+/// The API's way to the loop: asks, and is answered once.
+#[derive(Debug, Clone)]
+pub struct Asker {
+    inbox: Inbox,
+    open: Arc<Mutex<BTreeMap<RequestId, oneshot::Sender<Answer>>>>,
+    next: Arc<AtomicU64>,
+}
+
+/// [`QUESTIONS_MAX`] questions are open already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{QUESTIONS_MAX} questions are waiting for an answer already; try again in a moment")]
+pub struct TooManyQuestions;
+
+impl Asker {
+    /// An asker whose answers come by [`Asker::answer`].
+    #[must_use]
+    pub fn new(inbox: Inbox) -> Self {
+        Self { inbox, open: Arc::default(), next: Arc::new(AtomicU64::new(1)) }
+    }
+
+    /// Puts a question to the loop. The receiver fails when the loop ends before it has answered.
+    ///
+    /// # Errors
+    /// [`TooManyQuestions`]; those whose receivers were dropped do not count.
+    pub fn ask(&self, question: Question) -> Result<oneshot::Receiver<Answer>, TooManyQuestions> {
+        let (sender, receiver) = oneshot::channel();
+        let request = RequestId(self.next.fetch_add(1, Ordering::Relaxed));
+        {
+            let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+            if open.len() >= QUESTIONS_MAX {
+                open.retain(|_, sender| !sender.is_closed());
+            }
+            if open.len() >= QUESTIONS_MAX {
+                return Err(TooManyQuestions);
+            }
+            open.insert(request, sender);
+        }
+        self.inbox.send(Event::Asked { request, question });
+        Ok(receiver)
+    }
+
+    /// Delivers an answer; a second one, or one to somebody who has left, finds nobody.
+    pub fn answer(&self, request: RequestId, answer: Answer) {
+        let sender = self.open.lock().unwrap_or_else(PoisonError::into_inner).remove(&request);
+        if let Some(sender) = sender {
+            let _ = sender.send(answer);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_question_is_answered_once_and_the_number_of_open_ones_is_bounded() {
+        let (inbox, outlet) = inbox().unwrap();
+        let asker = Asker::new(inbox);
+        let mut receivers: Vec<_> =
+            (0..QUESTIONS_MAX).map(|_| asker.ask(Question::Status { service: None }).unwrap()).collect();
+        assert_eq!(asker.ask(Question::Status { service: None }).unwrap_err(), TooManyQuestions);
+        let Some(Event::Asked { request, .. }) = outlet.take() else { panic!("no question") };
+        let answer = Answer::Done { text: String::from("done") };
+        asker.answer(request, answer.clone());
+        asker.answer(request, Answer::Failed { text: String::from("nobody hears this") });
+        assert_eq!(receivers[0].try_recv().unwrap(), answer);
+        receivers.truncate(10);
+        assert!(asker.ask(Question::Status { service: None }).is_ok(), "those who left do not count");
+    }
+}
