@@ -136,7 +136,7 @@ pub(crate) fn address(text: &str) -> Checked {
 }
 
 /// Whether a port must be given.
-#[derive(PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Port {
     Required,
     Optional,

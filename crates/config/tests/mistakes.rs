@@ -9,7 +9,7 @@ const NEXT_FILE: &str = "#--- ";
 
 fn files_with(extension: &str) -> BTreeSet<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/mistakes");
-    let all = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let all = std::fs::read_dir(folder).expect("the folder is part of the crate").flatten().map(|entry| entry.path());
     all.filter(|path| path.extension().is_some_and(|other| other == extension)).collect()
 }
 
@@ -18,7 +18,7 @@ fn sources(text: &str) -> Vec<Source> {
     for line in text.split_inclusive('\n') {
         match line.strip_prefix(NEXT_FILE) {
             Some(name) => all.push(Source { name: name.trim().into(), text: String::new() }),
-            None => all.last_mut().unwrap().text.push_str(line),
+            None => all.last_mut().expect("there is a first file").text.push_str(line),
         }
     }
     all

@@ -1,0 +1,221 @@
+//! Configurations without mistakes: what they mean, and that their hash follows the meaning only.
+
+use hale_config::{HostDefaults, Source, Validated, parse, schema};
+use hale_core::policy::{CheckKind, Mode, Ready, ServicePolicy, Signal};
+use hale_core::time::Span;
+use std::path::Path;
+
+/// Every key of this version, at its default where it has one.
+const ALL_KEYS: &str = include_str!("all-keys.toml");
+
+fn parse_files(texts: &[&str]) -> Result<Validated, String> {
+    let defaults = HostDefaults {
+        state_dir: "/var/lib/hale".into(),
+        runtime_dir: "/run/hale".into(),
+        log_dir: "/var/log/hale".into(),
+    };
+    let name = |index: usize| format!("{index}.toml");
+    let files: Vec<_> =
+        texts.iter().enumerate().map(|(index, text)| Source { name: name(index), text: (*text).into() }).collect();
+    parse(&files, &defaults, "/etc/hale")
+        .map_err(|all| all.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
+}
+
+fn good(text: &str) -> Validated {
+    parse_files(&[text]).unwrap_or_else(|all| panic!("{all}\nin {text}"))
+}
+
+fn bot(text: &str) -> ServicePolicy {
+    let validated = good(text);
+    let name = "bot".try_into().expect("it is a name");
+    ServicePolicy::clone(&validated.policy.services[&name])
+}
+
+fn hash(text: &str) -> String {
+    good(text).hash.0.to_string()
+}
+
+const SHORT: &str = "[service.bot]\ncommand = [\"bot\"]\n";
+
+#[test]
+fn a_short_file_has_all_defaults() {
+    let validated = good(SHORT);
+    assert_eq!(validated.warnings, []);
+    let host = &validated.policy.host;
+    assert_eq!((&*host.state_dir, &*host.runtime_dir, &*host.log_dir), ("/var/lib/hale", "/run/hale", "/var/log/hale"));
+    assert_eq!((host.mode, host.restarts_in_flight), (Mode::Heal, 16));
+    let bot = bot(SHORT);
+    assert_eq!(bot.directory, "/");
+    assert_eq!((bot.user, bot.open_files_limit), (None, None));
+    assert_eq!((bot.start.ready, bot.start.within), (Ready::Running, Span::from_secs(30)));
+    assert_eq!((bot.stop.signal, bot.stop.grace), (Signal::TERM, Span::from_secs(10)));
+    assert_eq!((bot.restart.first_delay, bot.restart.delay), (Span::ZERO, Span::from_ms(100)));
+    assert_eq!((bot.restart.max_delay, bot.restart.healthy_after), (Span::from_secs(30), Span::from_secs(60)));
+    assert_eq!(bot.restart.crash_loop.map(|limit| (limit.failures, limit.within)), Some((5, Span::from_secs(60))));
+    assert_eq!((bot.restart.held_delay, bot.restart.on_success), (Span::from_secs(300), true));
+    assert_eq!((bot.log.max_size_bytes, bot.log.keep, bot.log.rate_bytes), (64 << 20, 8, 16 << 20));
+}
+
+#[test]
+fn checks_have_defaults_and_names() {
+    let checks = bot(ALL_KEYS).checks;
+    let names: Vec<_> = checks.iter().map(|check| check.name.as_str()).collect();
+    assert_eq!(names, ["http", "socket", "exec", "heartbeat", "tcp"]);
+    for check in &checks {
+        assert_eq!((check.every, check.timeout, check.successes), (Span::from_secs(2), Span::from_secs(1), 1));
+        let heartbeat = matches!(check.kind, CheckKind::Heartbeat { .. });
+        assert_eq!(check.failures, if heartbeat { 1 } else { 3 }, "a missed promise counts at once");
+    }
+    let tcp = "\n[[service.bot.check]]\nkind = \"tcp\"\naddress = \"127.0.0.1:1\"\n";
+    let named = |text: &str| bot(text).checks.iter().map(|check| check.name.to_string()).collect::<Vec<_>>();
+    assert_eq!(named(&format!("{SHORT}{tcp}{tcp}{tcp}")), ["tcp", "tcp-2", "tcp-3"]);
+    assert_eq!(named(&format!("{SHORT}{tcp}{tcp}name = \"tcp\"\n")), ["tcp-2", "tcp"], "given names come first");
+}
+
+#[test]
+fn a_service_with_checks_is_ready_when_they_pass() {
+    let check = "\n[[service.bot.check]]\nkind = \"tcp\"\naddress = \"127.0.0.1:1\"\n";
+    assert_eq!(bot(&format!("{SHORT}{check}")).start.ready, Ready::Check);
+    assert_eq!(bot(&format!("{SHORT}start.ready = \"running\"\n{check}")).start.ready, Ready::Running);
+}
+
+#[test]
+fn paths_become_absolute() {
+    let host = |keys: &str| good(&format!("[host]\n{keys}\n{SHORT}")).policy.host;
+    assert_eq!(host("state_dir = \"/srv/hale/\"").log_dir, "/srv/hale/log");
+    let relative = host("state_dir = \"./state\"\nruntime_dir = \"run\"");
+    assert_eq!((&*relative.state_dir, &*relative.log_dir), ("/etc/hale/state", "/etc/hale/state/log"));
+    assert_eq!(relative.runtime_dir, "/etc/hale/run");
+    assert_eq!(bot(&format!("{SHORT}directory = \".\"\n")).directory, "/etc/hale");
+    assert_eq!(bot(&format!("{SHORT}environment_files = [\"env\"]\n")).environment_files, ["/etc/hale/env"]);
+}
+
+#[test]
+fn a_crash_loop_can_be_switched_off_or_changed_in_part() {
+    let limit = |value: &str| bot(&format!("{SHORT}restart.crash_loop = {value}\n")).restart.crash_loop;
+    assert_eq!(limit("false"), None);
+    assert_eq!(limit("{ failures = 2 }").map(|it| (it.failures, it.within)), Some((2, Span::from_secs(60))));
+}
+
+#[test]
+fn values_of_json_keep_their_type() {
+    let json = "json = { '/a' = \"ok\", '/b' = 7, '/c' = 0.5, '/d' = [true, { x = \"\" }] }";
+    let url = "url = \"http://127.0.0.1/\"";
+    let policy = bot(&format!("{SHORT}\n[[service.bot.check]]\nkind = \"http\"\n{url}\n{json}\n"));
+    let CheckKind::Http(http) = &policy.checks[0].kind else { panic!("not http") };
+    let values: Vec<_> = http.json.values().map(String::as_str).collect();
+    assert_eq!(values, ["\"ok\"", "7", "0.5", "[true,{\"x\":\"\"}]"]);
+}
+
+#[test]
+fn files_are_joined_and_their_checks_counted_on() {
+    let further = "[service.bot]\nuser = \"bot\"\n[[service.bot.check]]\nkind = \"tcp\"\naddress = \"127.0.0.1:2\"\n";
+    let first = format!("{SHORT}[[service.bot.check]]\nkind = \"tcp\"\naddress = \"127.0.0.1:1\"\n");
+    let joined = parse_files(&[&first, further]).expect("they do not contradict");
+    let bot = &joined.policy.services[&"bot".try_into().expect("it is a name")];
+    assert_eq!(bot.user.as_deref(), Some("bot"));
+    assert_eq!(bot.checks.iter().map(|check| check.name.as_str()).collect::<Vec<_>>(), ["tcp", "tcp-2"]);
+}
+
+#[test]
+fn writing_the_defaults_down_changes_nothing() {
+    let check = "\n[[service.bot.check]]\nkind = \"tcp\"\naddress = \"127.0.0.1:5432\"\n";
+    let written = "restart = { first_delay = \"0s\", delay = \"0.1s\", max_delay = \"30000ms\", \
+                   healthy_after = \"1m\", crash_loop = { within = \"1m\", failures = 5 }, held_delay = \"5m\", \
+                   on_success = true }\nstop = { signal = \"term\", grace = \"10s\" }\n\
+                   log = { rate = \"16384KiB/s\", keep = 8, max_size = \"0.0625GiB\" }\nafter = []\n";
+    assert_eq!(hash(&format!("{SHORT}{written}{check}")), hash(&format!("{SHORT}{check}")));
+}
+
+#[test]
+fn the_hash_does_not_see_comments_order_or_files() {
+    let one = "[service.a]\ncommand = [\"a\"]\nuser = \"x\"\nafter = [\"b\", \"c\"]\n\n[service.b]\ncommand = [\"b\"]\n\n[service.c]\ncommand = [\"c\"]\n";
+    let other = "# a comment\n[service.c]\ncommand = ['c']\n[service.b]\ncommand = [ \"b\", ]\n[service.a]\nafter = [\"c\", \"b\"]\nuser = \"x\"\ncommand = [\"\\u0061\"]\n";
+    assert_eq!(hash(one), hash(other));
+    let (first, second) = one.split_at(one.find("[service.b]").expect("it has b"));
+    assert_eq!(parse_files(&[first, second]).expect("both are good").hash.0.as_ref(), hash(one));
+}
+
+#[test]
+fn the_hash_sees_every_value() {
+    // Each line that holds a value is changed in turn; none may leave the hash as it was.
+    let before = hash(ALL_KEYS);
+    let mut changed = 0;
+    for (number, line) in ALL_KEYS.lines().enumerate() {
+        let Some((_, other)) = line.split_once("# other: ") else { continue };
+        let mut lines: Vec<&str> = ALL_KEYS.lines().collect();
+        lines[number] = other;
+        assert_ne!(hash(&lines.join("\n")), before, "{other}");
+        changed += 1;
+    }
+    assert!(changed > 30, "only {changed} values have another");
+}
+
+#[test]
+fn the_hash_is_pinned() {
+    // Decisions on record carry this hash: it may change when the policy gains a field, and for nothing else.
+    assert_eq!(hash(ALL_KEYS), "51a9f036a8d065c33845afec22d669174cdf8edbf4fc45537d4fd3eca12370cb");
+}
+
+#[test]
+fn the_file_with_all_keys_has_all_keys() {
+    let has = |key: &str| {
+        let value = format!("{key} = ");
+        let tables = [format!("[{key}]"), format!("[{key}."), format!(".{key}]")];
+        let inline = |line: &str| line.contains(&format!("{{ {value}")) || line.contains(&format!(", {value}"));
+        ALL_KEYS.lines().any(|line| line.starts_with(&value) || inline(line))
+            || tables.iter().any(|table| ALL_KEYS.contains(table))
+    };
+    keys(&schema(), &mut |key| assert!(has(key), "{key} is missing in all-keys.toml"));
+}
+
+/// Calls `each` with the name of every key in `schema`.
+fn keys(schema: &serde_json::Value, each: &mut impl FnMut(&str)) {
+    if let Some(properties) = schema.get("properties").and_then(|properties| properties.as_object()) {
+        for (key, schema) in properties {
+            each(key);
+            keys(schema, each);
+        }
+    }
+    for part in ["items", "additionalProperties"] {
+        if let Some(inner) = schema.get(part) {
+            keys(inner, each);
+        }
+    }
+    for part in ["oneOf", "anyOf"] {
+        for inner in schema.get(part).and_then(|list| list.as_array()).into_iter().flatten() {
+            keys(inner, each);
+        }
+    }
+}
+
+/// Damaged files of every sort are answered, never with a panic, and with places inside of the file.
+#[test]
+fn damage_is_reported_and_never_panics() {
+    let mut texts = vec![ALL_KEYS.to_owned()];
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/mistakes");
+    for entry in std::fs::read_dir(folder).expect("the folder is part of the crate").flatten() {
+        if entry.path().extension().is_some_and(|extension| extension == "toml") {
+            texts.push(std::fs::read_to_string(entry.path()).expect("it is a text"));
+        }
+    }
+    let defaults = HostDefaults { state_dir: "/s".into(), runtime_dir: "/r".into(), log_dir: "/l".into() };
+    let mut tried = 0;
+    for text in &texts {
+        let cuts = text.char_indices().map(|(at, _)| at).step_by(if text.len() > 2_000 { 7 } else { 3 });
+        for at in cuts {
+            let (head, tail) = text.split_at(at);
+            let next = tail.chars().next().map_or(0, char::len_utf8);
+            for damaged in [head.to_owned(), format!("{head}{}", &tail[next..]), format!("{head}\u{0}é\"{tail}")] {
+                tried += 1;
+                let files = [Source { name: "hale.toml".into(), text: damaged }];
+                for one in parse(&files, &defaults, "/etc/hale").err().into_iter().flatten() {
+                    let span = one.span.clone();
+                    assert!(span.start <= span.end && span.end <= files[0].text.len(), "{one}");
+                    assert!(!one.to_string().contains('\u{0}'), "{one}");
+                }
+            }
+        }
+    }
+    assert!(tried > 1_000, "only {tried}");
+}
