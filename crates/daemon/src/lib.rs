@@ -2,6 +2,7 @@
 //! `execute` carries effects out, `knowledge` keeps journal and ledger; `guardian` and `keeper` are the two
 //! small processes beside the supervisor, and `sys` holds the only unsafe code.
 
+pub mod api;
 pub mod guardian;
 pub mod keeper;
 pub mod knowledge;

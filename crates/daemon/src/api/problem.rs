@@ -1,0 +1,78 @@
+//! What a client is told when it does not get what it asked for: problem details (RFC 9457).
+
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use hale_core::reason::Reason;
+use serde::{Deserialize, Serialize};
+
+/// The media type of [`Problem`] (RFC 9457, section 3).
+pub const MEDIA_TYPE: &str = "application/problem+json";
+
+/// Which problem it is, for programs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Code {
+    /// There is no such path, or not with this method.
+    NotFound,
+    /// There is no such service.
+    UnknownService,
+    /// This socket takes no orders.
+    ReadOnly,
+    /// The policy refuses it: `reason` says why.
+    Refused,
+    /// It was tried and failed.
+    Failed,
+    /// The order was given, and its end was not reached while the client could wait.
+    UnderWay,
+    /// The loop did not answer in time.
+    Busy,
+}
+
+/// One problem.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// What HTTP calls it.
+    pub title: String,
+    /// The HTTP status.
+    pub status: u16,
+    /// What is wrong and what to do, in a sentence.
+    pub detail: String,
+    /// Which problem.
+    pub code: Code,
+    /// Why it was refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Reason>,
+}
+
+impl Problem {
+    /// A problem with this sentence for people. (`type` is absent: RFC 9457 then reads it as `about:blank`.)
+    pub fn new(code: Code, detail: impl Into<String>) -> Self {
+        let status = match code {
+            Code::NotFound | Code::UnknownService => StatusCode::NOT_FOUND,
+            Code::ReadOnly => StatusCode::FORBIDDEN,
+            Code::Refused => StatusCode::CONFLICT,
+            Code::Failed => StatusCode::INTERNAL_SERVER_ERROR,
+            Code::UnderWay => StatusCode::GATEWAY_TIMEOUT,
+            Code::Busy => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        let title = status.canonical_reason().unwrap_or_default().to_owned();
+        Self { title, status: status.as_u16(), detail: detail.into(), code, reason: None }
+    }
+
+    /// Adds why it was refused.
+    #[must_use]
+    pub fn because(mut self, reason: Reason) -> Self {
+        self.reason = Some(reason);
+        self
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        match serde_json::to_vec(&self) {
+            Ok(body) => (status, [(header::CONTENT_TYPE, MEDIA_TYPE)], body).into_response(),
+            Err(_) => status.into_response(),
+        }
+    }
+}

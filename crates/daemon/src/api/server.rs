@@ -1,0 +1,360 @@
+//! The server: few routes, and a bound on everything that a client could make long.
+
+use super::Loop;
+use super::names::user_name;
+use super::problem::{Code, Problem};
+use super::sockets::{SocketError, Sockets};
+use super::view;
+use axum::extract::{DefaultBodyLimit, Path, State};
+use axum::response::{IntoResponse, Json, Response};
+use axum::routing::{get, post};
+use axum::{Extension, Router};
+use hale_core::effect::Answer;
+use hale_core::event::Question;
+use hale_core::ids::Name;
+use hale_core::record::{Actor, OperatorOrder};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+/// How long a question may wait for the loop, whose steps take microseconds: after a second something is wrong, and
+/// an operator wants to know that rather than wait.
+const QUESTION_WITHIN: Duration = Duration::from_secs(1);
+/// How long an order may wait for its end: a start that takes its usual 30 s, after a stop that takes its usual 10 s,
+/// fits. The order goes on without the client.
+const ORDER_WITHIN: Duration = Duration::from_secs(60);
+/// How long a client may take to send its request: local programs need microseconds.
+const REQUEST_WITHIN: Duration = Duration::from_secs(2);
+/// How long a client may take to read its answer.
+const READ_WITHIN: Duration = Duration::from_secs(5);
+/// Connections at once on each socket. Each costs some 20 KiB while it lasts; an operator and a few dashboards need
+/// less. Others wait in the kernel's backlog, and each connection ends within [`REQUEST_WITHIN`] and what follows.
+const CONNECTIONS_MAX: usize = 32;
+/// No request of this version has a body.
+const BODY_MAX_BYTES: usize = 4 * 1024;
+/// Request line and headers; hyper's least.
+const HEAD_MAX_BYTES: usize = 8 * 1024;
+/// Pause after the operating system had no descriptor left for a connection, so that the loop below does not spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+#[derive(Clone)]
+struct Api {
+    the_loop: Arc<dyn Loop>,
+    /// Whether orders are taken.
+    control: bool,
+}
+
+/// Serves both sockets until it is dropped. Needs a tokio runtime with I/O and time.
+///
+/// # Errors
+/// The runtime cannot watch a socket.
+pub async fn serve(sockets: Sockets, the_loop: Arc<dyn Loop>) -> Result<(), SocketError> {
+    let read = UnixListener::from_std(sockets.read).map_err(SocketError::watch)?;
+    let control = UnixListener::from_std(sockets.control).map_err(SocketError::watch)?;
+    tokio::join!(
+        accept(read, router(Api { the_loop: the_loop.clone(), control: false }), QUESTION_WITHIN),
+        accept(control, router(Api { the_loop, control: true }), ORDER_WITHIN),
+    );
+    Ok(())
+}
+
+fn router(api: Api) -> Router {
+    Router::new()
+        .route("/v1/status", get(status_of_all))
+        .route("/v1/status/{service}", get(status_of_one))
+        .route("/v1/services/{service}/start", post(start))
+        .route("/v1/services/{service}/stop", post(stop))
+        .route("/v1/services/{service}/restart", post(restart))
+        .fallback(async || Problem::new(Code::NotFound, "no such path; see `hale help` for what can be asked"))
+        .layer(DefaultBodyLimit::max(BODY_MAX_BYTES))
+        .with_state(api)
+}
+
+/// Accepts connections for ever, at most [`CONNECTIONS_MAX`] at once.
+async fn accept(listener: UnixListener, router: Router, answer_within: Duration) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let Ok(place) = places.clone().acquire_owned().await else { return };
+        let Ok((stream, _)) = listener.accept().await else {
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+            continue;
+        };
+        let router = router.clone();
+        tokio::spawn(async move {
+            // A client that is too slow, or breaks the protocol, is dropped: it gets nothing better.
+            let _dropped = timeout(REQUEST_WITHIN + answer_within + READ_WITHIN, exchange(stream, router)).await;
+            drop(place);
+        });
+    }
+}
+
+/// One request and its answer.
+async fn exchange(stream: UnixStream, router: Router) -> hyper::Result<()> {
+    // The kernel noted who connected when it connected; without that there is nobody to give an answer to.
+    let Ok(peer) = stream.peer_cred() else { return Ok(()) };
+    let actor = Actor { uid: peer.uid(), pid: peer.pid().unwrap_or(0), user: user_name(peer.uid()) };
+    hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(REQUEST_WITHIN)
+        .max_buf_size(HEAD_MAX_BYTES)
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router.layer(Extension(actor))))
+        .await
+}
+
+async fn status_of_all(State(api): State<Api>) -> Response {
+    status(&api, None).await
+}
+
+async fn status_of_one(State(api): State<Api>, Path(service): Path<String>) -> Response {
+    match Name::try_from(service.as_str()) {
+        Ok(name) => status(&api, Some(name)).await,
+        Err(_) => unknown(&service).into_response(),
+    }
+}
+
+async fn status(api: &Api, service: Option<Name>) -> Response {
+    answer(api, Question::Status { service }, QUESTION_WITHIN).await
+}
+
+async fn start(api: State<Api>, actor: Extension<Actor>, service: Path<String>) -> Response {
+    order(api, actor, service, |service| OperatorOrder::Start { service }).await
+}
+
+async fn stop(api: State<Api>, actor: Extension<Actor>, service: Path<String>) -> Response {
+    order(api, actor, service, |service| OperatorOrder::Stop { service }).await
+}
+
+async fn restart(api: State<Api>, actor: Extension<Actor>, service: Path<String>) -> Response {
+    order(api, actor, service, |service| OperatorOrder::Restart { service }).await
+}
+
+async fn order(
+    State(api): State<Api>,
+    Extension(actor): Extension<Actor>,
+    Path(service): Path<String>,
+    order: fn(Name) -> OperatorOrder,
+) -> Response {
+    if !api.control {
+        return Problem::new(Code::ReadOnly, "orders are taken on control.sock only").into_response();
+    }
+    match Name::try_from(service.as_str()) {
+        Ok(name) => answer(&api, Question::Order { actor, order: order(name) }, ORDER_WITHIN).await,
+        Err(_) => unknown(&service).into_response(),
+    }
+}
+
+/// Asks the loop and turns what it says into HTTP.
+async fn answer(api: &Api, question: Question, within: Duration) -> Response {
+    let is_order = matches!(question, Question::Order { .. });
+    let Some(coming) = api.the_loop.ask(question) else {
+        return Problem::new(Code::Busy, "the supervisor has too much to do to take this; try again").into_response();
+    };
+    match timeout(within, coming).await {
+        Ok(Ok(Answer::Status(report))) => Json(view::Status::from(&*report)).into_response(),
+        Ok(Ok(Answer::Done { text })) => Json(view::Done { text }).into_response(),
+        Ok(Ok(Answer::Failed { text })) => Problem::new(Code::Failed, text).into_response(),
+        Ok(Ok(Answer::Refused(refusal))) => {
+            let detail = format!("refused: {}, because {}", refusal.what, refusal.reason);
+            Problem::new(Code::Refused, detail).because(refusal.reason).into_response()
+        }
+        Ok(Ok(Answer::Unknown { service })) => unknown(&service).into_response(),
+        Ok(Err(_)) => Problem::new(Code::Busy, "the supervisor is ending").into_response(),
+        Err(_) if is_order => {
+            let detail =
+                format!("ordered, and not finished after {} s; it goes on: see `hale status`", within.as_secs());
+            Problem::new(Code::UnderWay, detail).into_response()
+        }
+        Err(_) => {
+            let detail = format!("the supervisor did not answer within {} s", within.as_secs());
+            Problem::new(Code::Busy, detail).into_response()
+        }
+    }
+}
+
+fn unknown(service: &str) -> Problem {
+    let shown: String = service.chars().take(hale_core::ids::NAME_MAX).collect();
+    Problem::new(Code::UnknownService, format!("there is no service {shown:?}; `hale status` lists them"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::{client, problem, sockets};
+    use hale_core::policy::Mode;
+    use hale_core::reason::Reason;
+    use hale_core::record::Refusal;
+    use hale_core::status::StatusReport;
+    use hale_core::time::Now;
+    use hyper::Method;
+    use std::sync::Mutex;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::sync::oneshot;
+
+    /// Answers at once, by the name of the service that is asked about.
+    #[derive(Default)]
+    struct Scripted {
+        asked: Mutex<Vec<Question>>,
+        unanswered: Mutex<Vec<oneshot::Sender<Answer>>>,
+    }
+
+    impl Loop for Scripted {
+        fn ask(&self, question: Question) -> Option<oneshot::Receiver<Answer>> {
+            let name = match &question {
+                Question::Status { service } => service.as_ref().map(Name::to_string).unwrap_or_default(),
+                Question::Order { order, .. } => order.service().to_string(),
+            };
+            let order = matches!(question, Question::Order { .. });
+            self.asked.lock().unwrap().push(question);
+            let (sender, receiver) = oneshot::channel();
+            let answer = match name.as_str() {
+                "full" => return None,
+                "ending" => return Some(receiver),
+                "silent" => {
+                    self.unanswered.lock().unwrap().push(sender);
+                    return Some(receiver);
+                }
+                "unknown" => Answer::Unknown { service: name },
+                "broken" => Answer::Failed { text: "broken did not become healthy".into() },
+                "refused" => {
+                    Answer::Refused(Refusal { what: "order: stop refused".into(), reason: Reason::ObserveMode })
+                }
+                _ if order => Answer::Done { text: format!("{name} is healthy") },
+                _ => {
+                    let (at, mode) = (Now::default(), Mode::Heal);
+                    Answer::Status(Box::new(StatusReport { at, mode, ledger_error: None, services: Vec::new() }))
+                }
+            };
+            sender.send(answer).unwrap();
+            Some(receiver)
+        }
+    }
+
+    struct Served {
+        directory: tempfile::TempDir,
+        scripted: Arc<Scripted>,
+    }
+
+    impl Served {
+        fn start() -> Self {
+            let directory = tempfile::tempdir().unwrap();
+            let scripted = Arc::new(Scripted::default());
+            tokio::spawn(serve(sockets::bind(directory.path()).unwrap(), scripted.clone()));
+            Self { directory, scripted }
+        }
+
+        async fn get(&self, target: &str) -> client::Answer {
+            client::ask(&sockets::read_path(self.directory.path()), Method::GET, target).await.unwrap()
+        }
+
+        async fn post(&self, target: &str) -> client::Answer {
+            client::ask(&sockets::control_path(self.directory.path()), Method::POST, target).await.unwrap()
+        }
+    }
+
+    fn code(answer: &client::Answer) -> Code {
+        let problem: Problem = serde_json::from_slice(&answer.body).unwrap();
+        assert_eq!(problem.status, answer.status);
+        problem.code
+    }
+
+    #[tokio::test]
+    async fn status_is_answered_on_both_sockets() {
+        let served = Served::start();
+        for path in [sockets::read_path(served.directory.path()), sockets::control_path(served.directory.path())] {
+            let answer = client::ask(&path, Method::GET, "/v1/status").await.unwrap();
+            assert_eq!(answer.status, 200);
+            let status: view::Status = serde_json::from_slice(&answer.body).unwrap();
+            assert_eq!(status.host.at, "1970-01-01T00:00:00.000Z");
+        }
+        let bot = Name::try_from("bot").unwrap();
+        assert_eq!(served.get("/v1/status/bot").await.status, 200);
+        assert_eq!(served.scripted.asked.lock().unwrap().last(), Some(&Question::Status { service: Some(bot) }));
+    }
+
+    #[tokio::test]
+    async fn each_answer_has_its_problem() {
+        let served = Served::start();
+        assert_eq!(code(&served.get("/v1/status/unknown").await), Code::UnknownService);
+        assert_eq!(code(&served.get("/v1/status/Not%20a%20name").await), Code::UnknownService);
+        assert_eq!(code(&served.get("/v2/status").await), Code::NotFound);
+        assert_eq!(code(&served.get("/v1/status/full").await), Code::Busy);
+        assert_eq!(code(&served.get("/v1/status/ending").await), Code::Busy);
+        assert_eq!(code(&served.post("/v1/services/broken/start").await), Code::Failed);
+        let refused: Problem = serde_json::from_slice(&served.post("/v1/services/refused/stop").await.body).unwrap();
+        assert_eq!((refused.code, refused.reason), (Code::Refused, Some(Reason::ObserveMode)));
+        assert_eq!(served.get("/v1/services/bot/start").await.status, 405);
+    }
+
+    #[tokio::test]
+    async fn orders_carry_the_peer_that_the_kernel_names() {
+        let served = Served::start();
+        let answer = served.post("/v1/services/bot/restart").await;
+        assert_eq!(answer.status, 200);
+        assert_eq!(serde_json::from_slice::<view::Done>(&answer.body).unwrap().text, "bot is healthy");
+        let asked = served.scripted.asked.lock().unwrap();
+        let Some(Question::Order { actor, order }) = asked.last() else { panic!("no order arrived: {asked:?}") };
+        assert_eq!(*order, OperatorOrder::Restart { service: Name::try_from("bot").unwrap() });
+        assert_eq!(actor.uid, rustix::process::getuid().as_raw());
+        assert_eq!(actor.pid, i32::try_from(std::process::id()).unwrap());
+    }
+
+    #[tokio::test]
+    async fn the_read_socket_takes_no_orders() {
+        let served = Served::start();
+        let path = sockets::read_path(served.directory.path());
+        let answer = client::ask(&path, Method::POST, "/v1/services/bot/stop").await.unwrap();
+        assert_eq!((answer.status, code(&answer)), (403, Code::ReadOnly));
+        assert!(served.scripted.asked.lock().unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_loop_that_does_not_answer_is_busy_and_an_order_goes_on() {
+        let served = Served::start();
+        assert_eq!(code(&served.get("/v1/status/silent").await), Code::Busy);
+        // The order's minute is not waited for here: its bound is the argument that is given.
+        let api = Api { the_loop: served.scripted.clone(), control: true };
+        let actor = Actor { uid: 0, pid: 1, user: None };
+        let order = OperatorOrder::Stop { service: Name::try_from("silent").unwrap() };
+        let response = answer(&api, Question::Order { actor, order }, Duration::from_millis(1)).await;
+        assert_eq!(response.status(), 504);
+        assert_eq!(response.headers()["content-type"], problem::MEDIA_TYPE);
+    }
+
+    #[tokio::test]
+    async fn slow_and_greedy_clients_are_dropped() {
+        let served = Served::start();
+        let path = sockets::read_path(served.directory.path());
+        // As many silent connections as there are places: the next client is served when the first is dropped.
+        let mut silent = Vec::new();
+        for _ in 0..CONNECTIONS_MAX {
+            silent.push(UnixStream::connect(&path).await.unwrap());
+        }
+        assert_eq!(served.get("/v1/status").await.status, 200);
+        let mut rest = Vec::new();
+        silent[0].read_to_end(&mut rest).await.unwrap();
+
+        let mut greedy = UnixStream::connect(&path).await.unwrap();
+        greedy.write_all(b"GET /v1/status HTTP/1.1\r\nhost: hale\r\nx: ").await.unwrap();
+        let flood = vec![b'x'; HEAD_MAX_BYTES];
+        let _cut_off = greedy.write_all(&flood).await;
+        let mut answer = Vec::new();
+        let _reset = greedy.read_to_end(&mut answer).await;
+        assert!(answer.starts_with(b"HTTP/1.1 431"), "{}", answer.escape_ascii());
+    }
+
+    #[tokio::test]
+    async fn clients_are_told_why_there_is_nobody() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = sockets::read_path(directory.path());
+        let nothing = client::ask(&path, Method::GET, "/v1/status").await.unwrap_err();
+        assert!(matches!(nothing, client::ClientError::NoSupervisor(_)), "{nothing}");
+        drop(sockets::bind(directory.path()).unwrap());
+        let left_behind = client::ask(&path, Method::GET, "/v1/status").await.unwrap_err();
+        assert!(left_behind.to_string().starts_with("no supervisor running (looked at /"), "{left_behind}");
+    }
+}

@@ -1,0 +1,266 @@
+//! The JSON that clients see: the core's types in the units and names of the contract (architecture, section 6).
+//! Fields are added, never renamed or removed.
+
+use hale_core::ids::Name;
+use hale_core::incident::{Blame, Cause, Outcome, Story};
+use hale_core::policy::Mode;
+use hale_core::status::{CheckStatus, ServiceStatus, State, StatusReport};
+use hale_core::time::{Now, Span};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// `hale status --json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// Hale itself.
+    pub host: Host,
+    /// The services asked for, in the order of names.
+    pub services: Vec<Service>,
+}
+
+/// Hale itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Host {
+    /// When the report was true.
+    pub at: String,
+    /// Version of the supervisor.
+    pub version: String,
+    /// Whether it acts.
+    pub mode: Mode,
+    /// Why the ledger cannot be written, if it cannot.
+    pub ledger_error: Option<String>,
+}
+
+/// One service.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Service {
+    /// Its name.
+    pub name: Name,
+    /// What it is doing.
+    pub state: State,
+    /// Why, where there is something to say.
+    pub detail: String,
+    /// Its main process.
+    pub pid: Option<i32>,
+    /// Since when it is in this state.
+    pub since: String,
+    /// Starts after the first one.
+    pub restarts: u64,
+    /// The generation that runs; `null` where the service has none.
+    pub generation: Option<String>,
+    /// How well that generation is known.
+    pub grade: Option<String>,
+    /// What is left of its probation.
+    pub probation_ms_left: Option<f64>,
+    /// Its checks.
+    pub checks: Vec<Check>,
+    /// The incident in progress.
+    pub incident: Option<u64>,
+    /// What it says of itself (`STATUS=` of sd_notify(3)).
+    pub status_text: String,
+    /// Why it is only observed, if it is.
+    pub observed: Option<String>,
+}
+
+/// One check of a service.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Check {
+    /// Its name.
+    pub name: Name,
+    /// Its kind.
+    pub kind: String,
+    /// Whether it passes; `null` while that is not known.
+    pub ok: Option<bool>,
+    /// How long its last probe took.
+    pub last_ms: Option<f64>,
+    /// What the last probe found.
+    pub detail: String,
+}
+
+/// An order that is carried out.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Done {
+    /// In a sentence.
+    pub text: String,
+}
+
+/// One incident, as in `hale incidents --json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Incident {
+    /// Its number.
+    pub id: u64,
+    /// Whose.
+    pub service: Name,
+    /// What kind of failure.
+    pub cause: Cause,
+    /// Whose fault.
+    pub blame: Blame,
+    /// When it was detected.
+    pub opened: String,
+    /// When it was over.
+    pub closed: Option<String>,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// From the detection to all checks passing on the new process.
+    pub recovery_ms: Option<f64>,
+    /// From the last good sign to the next.
+    pub down_ms: Option<f64>,
+    /// What happened, in order.
+    pub timeline: Vec<Moment>,
+    /// What was found.
+    pub evidence: Evidence,
+}
+
+/// One line of a timeline.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Moment {
+    /// Since the detection.
+    pub t_ms: f64,
+    /// What happened.
+    pub what: String,
+    /// Why, where something was decided.
+    pub why: Option<String>,
+}
+
+/// What was found of an incident.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Evidence {
+    /// The last lines of output of the process that failed.
+    pub output: Vec<String>,
+}
+
+impl From<&StatusReport> for Status {
+    fn from(report: &StatusReport) -> Self {
+        let host = Host {
+            at: rfc3339(report.at.wall_us),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            mode: report.mode,
+            ledger_error: report.ledger_error.clone(),
+        };
+        Self { host, services: report.services.iter().map(|service| Service::new(service, report.at)).collect() }
+    }
+}
+
+impl Service {
+    fn new(service: &ServiceStatus, at: Now) -> Self {
+        let age_us = i64::try_from(at.mono.since(service.since).as_us()).unwrap_or(i64::MAX);
+        Self {
+            name: service.name.clone(),
+            state: service.state,
+            detail: service.detail.clone(),
+            pid: service.pid,
+            since: rfc3339(at.wall_us.saturating_sub(age_us)),
+            restarts: service.restarts,
+            generation: None,
+            grade: None,
+            probation_ms_left: None,
+            checks: service.checks.iter().map(Check::from).collect(),
+            incident: service.incident.map(|id| id.0),
+            status_text: service.status_text.clone(),
+            observed: service.observed.clone(),
+        }
+    }
+}
+
+impl From<&CheckStatus> for Check {
+    fn from(check: &CheckStatus) -> Self {
+        Self {
+            name: check.name.clone(),
+            kind: check.kind.clone(),
+            ok: check.ok,
+            last_ms: check.last_us.map(|us| ms(Span::from_us(us))),
+            detail: check.detail.clone(),
+        }
+    }
+}
+
+impl From<&Story> for Incident {
+    fn from(story: &Story) -> Self {
+        let moment = |entry: &hale_core::incident::Entry| Moment {
+            t_ms: ms(entry.after),
+            what: entry.what.clone(),
+            why: entry.why.clone(),
+        };
+        Self {
+            id: story.id.0,
+            service: story.service.clone(),
+            cause: story.cause,
+            blame: story.blame,
+            opened: rfc3339(story.opened.wall_us),
+            closed: story.closed.map(|at| rfc3339(at.wall_us)),
+            outcome: story.outcome,
+            recovery_ms: story.recovery_us.map(|us| ms(Span::from_us(us))),
+            down_ms: story.down_us.map(|us| ms(Span::from_us(us))),
+            timeline: story.timeline.iter().map(moment).collect(),
+            evidence: Evidence { output: story.output.clone() },
+        }
+    }
+}
+
+/// Milliseconds with three decimals at most: microseconds are exact in a double for 285 years.
+#[must_use]
+pub fn ms(span: Span) -> f64 {
+    span.as_us() as f64 / 1_000.0
+}
+
+/// RFC 3339 in UTC with three decimals. A time outside of jiff's range (the years -9999 to 9999) is shown as its
+/// nearest end.
+#[must_use]
+pub fn rfc3339(wall_us: i64) -> String {
+    let nearest = if wall_us < 0 { Timestamp::MIN } else { Timestamp::MAX };
+    format!("{:.3}", Timestamp::from_microsecond(wall_us).unwrap_or(nearest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hale_core::time::Monotonic;
+    use serde_json::json;
+
+    #[test]
+    fn times_have_three_decimals() {
+        assert_eq!(rfc3339(0), "1970-01-01T00:00:00.000Z");
+        assert_eq!(rfc3339(1_795_471_428_123_999), "2026-11-23T22:03:48.123Z");
+        assert_eq!(rfc3339(i64::MAX), "9999-12-30T22:00:00.999Z");
+        assert_eq!(ms(Span::from_us(18_100)), 18.1);
+    }
+
+    #[test]
+    fn status_is_what_the_contract_says() {
+        let report = StatusReport {
+            at: Now { mono: Monotonic::from_us(5_000_000), boot_us: 0, wall_us: 3_000_000 },
+            mode: Mode::Heal,
+            ledger_error: None,
+            services: vec![ServiceStatus {
+                name: Name::try_from("web").unwrap(),
+                state: State::BackingOff,
+                detail: "starts in 3 s".into(),
+                pid: None,
+                since: Monotonic::from_us(4_000_000),
+                restarts: 2,
+                checks: vec![CheckStatus {
+                    name: Name::try_from("http").unwrap(),
+                    kind: "http".into(),
+                    ok: Some(false),
+                    last_us: Some(1_500),
+                    detail: "refused".into(),
+                }],
+                incident: Some(hale_core::ids::IncidentId(7)),
+                status_text: String::new(),
+                observed: None,
+            }],
+        };
+        let json = serde_json::to_value(Status::from(&report)).unwrap();
+        let service = &json["services"][0];
+        assert_eq!(service["state"], "backing_off");
+        assert_eq!(service["since"], "1970-01-01T00:00:02.000Z");
+        assert_eq!(service["incident"], 7);
+        assert_eq!(service["generation"], json!(null));
+        let check = json!({"name": "http", "kind": "http", "ok": false, "last_ms": 1.5, "detail": "refused"});
+        assert_eq!(service["checks"][0], check);
+        let keys = ["name", "state", "pid", "since", "restarts", "generation", "grade", "probation_ms_left", "checks"];
+        for key in keys {
+            assert!(service.get(key).is_some(), "{key}");
+        }
+    }
+}
