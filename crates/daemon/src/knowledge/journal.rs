@@ -345,7 +345,7 @@ mod tests {
         drop(journal);
         let (mut journal, replay) = Journal::open(&path).expect("open");
         assert_eq!(records(&replay), [&b"one"[..], b"", b"three"]);
-        assert_eq!((replay.torn_bytes, replay.discarded.clone(), replay.snapshot.clone()), (0, None, None));
+        assert_eq!((replay.torn_bytes, replay.discarded, replay.snapshot), (0, None, None));
         journal.append(&[b"four"]).expect("append");
         drop(journal);
         assert_eq!(Journal::open(&path).expect("open").1.records.len(), 4);

@@ -1,5 +1,14 @@
 //! What Hale knows and keeps: the runtime journal for this boot, the ledger for good.
 
 pub mod journal;
+mod layout;
+mod ledger_queue;
+pub mod ledger_read;
+mod ledger_recovery;
+pub mod ledger_store;
+mod ledger_writer;
 
 pub use journal::{Journal, JournalError, Replay};
+pub use ledger_read::{Entry, ReadError, Records, Summary, VerifyDirError, read_all, verify_dir};
+pub use ledger_recovery::Recovery;
+pub use ledger_store::{AppendError, Class, LedgerEvent, LedgerStore, Limits, OpenError};

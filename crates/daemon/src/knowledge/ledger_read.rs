@@ -1,0 +1,294 @@
+//! Reads the ledger's files, also while they are written: verifies all of it, or goes through its records.
+
+use super::layout::{Layout, open_if_there};
+use hale_ledger::{Damage, Hash, Lines, Problem, Rest, Seal, SegmentId, Verifier, VerifyError, manifest, record};
+use std::fs::File;
+use std::io::{self, Seek as _, SeekFrom};
+use std::path::{Path, PathBuf};
+
+/// What a ledger that verifies consists of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Summary {
+    /// Number of records.
+    pub records: u64,
+    /// Number of segments, the open one included.
+    pub segments: u64,
+    /// How many of them are sealed.
+    pub sealed: u64,
+    /// Bytes of all records.
+    pub bytes: u64,
+    /// Leaf hash of the last record; zeros if there is none.
+    pub head: Hash,
+    /// RFC 6962 root over all records.
+    pub tree_root: Hash,
+    /// Bytes after the last record of the open segment that a crash, or a writer at work, left there.
+    pub torn_bytes: u64,
+}
+
+/// Why a directory does not verify.
+#[derive(Debug, thiserror::Error)]
+pub enum VerifyDirError {
+    /// The ledger is altered or truncated.
+    #[error("ledger {dir}: {damage}", dir = dir.display())]
+    Damage {
+        /// The ledger's directory.
+        dir: PathBuf,
+        /// The first damage.
+        damage: Damage,
+    },
+    /// It cannot be read.
+    #[error("cannot read {path}: {source}", path = path.display())]
+    Read {
+        /// What cannot be read.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// Verifies the whole ledger in `dir`, streaming. A writer may be at work meanwhile: what it has not finished is reported
+/// as torn.
+///
+/// # Errors
+/// The first damage, or what cannot be read. A directory that does not exist cannot be read; an empty one is a ledger
+/// without records.
+pub fn verify_dir(dir: &Path) -> Result<Summary, VerifyDirError> {
+    let layout = Layout::new(dir);
+    let damaged = |damage| VerifyDirError::Damage { dir: dir.to_owned(), damage };
+    let mut verifier = Verifier::default();
+    let (mut sealed, mut sealed_bytes) = (0, 0);
+    loop {
+        let known = sealed;
+        sealed += for_each_seal(&layout, known, |number, seal| {
+            let seal =
+                seal.map_err(|error| damaged(verifier.damage_here(Problem::Manifest { line: number + 1, error })))?;
+            if seal.segment != verifier.position().segment() {
+                return Err(damaged(unsealed(&layout, &mut verifier)?));
+            }
+            let file = open_segment(&layout, seal.segment)?;
+            let file = file.ok_or_else(|| damaged(verifier.damage_here(Problem::Missing)))?;
+            sealed_bytes += seal.bytes;
+            verifier.sealed(&seal, file).map_err(|error| in_dir(&layout, error))
+        })?;
+        let segments = layout.segments().map_err(|source| read_error(&layout.seg_dir(), source))?;
+        let rest: Vec<_> = segments.into_iter().filter(|id| *id >= verifier.position().segment()).collect();
+        let rest = match rest[..] {
+            [] => Rest::Clean { reserved_bytes: 0 },
+            [id] if id == verifier.position().segment() => match open_segment(&layout, id)? {
+                Some(file) => verifier.open(file).map_err(|error| in_dir(&layout, error))?,
+                None => Rest::Clean { reserved_bytes: 0 },
+            },
+            // Two or more: the writer has sealed one meanwhile, or somebody took its seal away.
+            [..] if sealed > known => continue,
+            [..] => return Err(damaged(unsealed(&layout, &mut verifier)?)),
+        };
+        let position = verifier.position();
+        return Ok(Summary {
+            records: position.chain().next_seq(),
+            segments: sealed + u64::from(position.bytes() > 0),
+            sealed,
+            bytes: sealed_bytes + position.bytes(),
+            head: position.chain().head(),
+            tree_root: position.chain().tree().root(),
+            torn_bytes: match rest {
+                Rest::Torn { bytes, .. } => bytes,
+                Rest::Clean { .. } | Rest::Foreign => 0,
+            },
+        });
+    }
+}
+
+/// Calls `each` with the number, from 0, and the content of each line of the manifest after the first `skip`; returns how
+/// many there were. What stands after the last whole line counts as a line: the manifest is replaced, never appended to.
+pub(super) fn for_each_seal(
+    layout: &Layout,
+    skip: u64,
+    mut each: impl FnMut(u64, Result<Seal, manifest::SealError>) -> Result<(), VerifyDirError>,
+) -> Result<u64, VerifyDirError> {
+    let path = layout.manifest();
+    let Some(file) = open_if_there(&path).map_err(|source| read_error(&path, source))? else { return Ok(0) };
+    let mut lines = Lines::new(file, 0);
+    let mut number = 0;
+    while let Some(line) = lines.next_line().map_err(|source| read_error(&path, source))? {
+        if number >= skip {
+            each(number, manifest::decode(line))?;
+        }
+        number += 1;
+    }
+    if lines.rest().map_err(|source| read_error(&path, source))? != (Rest::Clean { reserved_bytes: 0 }) {
+        each(number, Err(manifest::SealError::Spelling))?;
+    }
+    Ok(number.saturating_sub(skip))
+}
+
+/// The damage of a segment that should have a seal and has none: what is wrong in it, else that it has none.
+fn unsealed(layout: &Layout, verifier: &mut Verifier) -> Result<Damage, VerifyDirError> {
+    let none = verifier.damage_here(Problem::Unsealed);
+    let Some(file) = open_segment(layout, none.segment)? else {
+        return Ok(verifier.damage_here(Problem::Missing));
+    };
+    match verifier.open(file) {
+        Ok(_) => Ok(none),
+        Err(VerifyError::Damage(damage)) => Ok(damage),
+        Err(error @ VerifyError::Read { .. }) => Err(in_dir(layout, error)),
+    }
+}
+
+fn open_segment(layout: &Layout, id: SegmentId) -> Result<Option<File>, VerifyDirError> {
+    let path = layout.segment(id);
+    open_if_there(&path).map_err(|source| read_error(&path, source))
+}
+
+fn read_error(path: &Path, source: io::Error) -> VerifyDirError {
+    VerifyDirError::Read { path: path.to_owned(), source }
+}
+
+fn in_dir(layout: &Layout, error: VerifyError) -> VerifyDirError {
+    match error {
+        VerifyError::Damage(damage) => VerifyDirError::Damage { dir: layout.root().to_owned(), damage },
+        VerifyError::Read { segment, source } => read_error(&layout.segment(segment), source),
+    }
+}
+
+/// One record and where it stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// The number it has in the file. Nothing has verified it.
+    pub seq: u64,
+    /// What was recorded: a JSON object.
+    pub payload: Vec<u8>,
+    /// Its segment.
+    pub segment: SegmentId,
+    /// Where its line begins in that file, in bytes.
+    pub offset: u64,
+    /// Length of its line without LF, in bytes.
+    pub line_bytes: u64,
+    /// Leaf hash of its line.
+    pub leaf: Hash,
+}
+
+/// Why a record cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// There is a line that is no record. Reading can go on after it.
+    #[error("seg/{segment} at byte {offset}: this line is no record; run `hale ledger verify`")]
+    NotARecord {
+        /// Its segment.
+        segment: SegmentId,
+        /// Where it begins, in bytes.
+        offset: u64,
+    },
+    /// A file cannot be read. Nothing comes after this.
+    #[error("cannot read {path}: {source}", path = path.display())]
+    Read {
+        /// Which one.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// All records of the ledger in `dir`, in the order of the files, without verifying them. A writer may be at work: the
+/// records end before what it has not finished.
+#[must_use]
+pub fn read_all(dir: &Path) -> Records {
+    Records::starting_at(Layout::new(dir), SegmentId(0), 0)
+}
+
+/// Records as they stand in the files; see [`read_all`].
+#[derive(Debug)]
+pub struct Records {
+    layout: Layout,
+    segment: SegmentId,
+    offset: u64,
+    state: Reading,
+}
+
+#[derive(Debug)]
+enum Reading {
+    /// The file has to be opened. `last_look`: a later segment exists, so that this one grows no more.
+    Closed {
+        last_look: bool,
+    },
+    Open {
+        lines: Lines<File>,
+        last_look: bool,
+    },
+    Done,
+}
+
+impl Records {
+    /// Records from byte `offset` of `segment` on.
+    pub(super) fn starting_at(layout: Layout, segment: SegmentId, offset: u64) -> Self {
+        Self { layout, segment, offset, state: Reading::Closed { last_look: false } }
+    }
+
+    fn open(&mut self, last_look: bool) -> io::Result<()> {
+        let file = open_if_there(&self.layout.segment(self.segment))?;
+        self.state = match file {
+            Some(mut file) => {
+                file.seek(SeekFrom::Start(self.offset))?;
+                Reading::Open { lines: Lines::new(file, self.offset), last_look }
+            }
+            None => return self.next_segment(true),
+        };
+        Ok(())
+    }
+
+    /// At the end of a segment. If there is a later one, this one may have grown before that was made: it is read once
+    /// more from here, then left.
+    fn next_segment(&mut self, last_look: bool) -> io::Result<()> {
+        let later = self.layout.segments()?.into_iter().find(|id| *id > self.segment);
+        self.state = match later {
+            None => Reading::Done,
+            Some(_) if !last_look => Reading::Closed { last_look: true },
+            Some(later) => {
+                self.segment = later;
+                self.offset = 0;
+                Reading::Closed { last_look: false }
+            }
+        };
+        Ok(())
+    }
+
+    fn step(&mut self) -> io::Result<Option<Result<Entry, ReadError>>> {
+        loop {
+            let (lines, last_look) = match &mut self.state {
+                Reading::Done => return Ok(None),
+                Reading::Closed { last_look } => {
+                    let last_look = *last_look;
+                    self.open(last_look)?;
+                    continue;
+                }
+                Reading::Open { lines, last_look } => (lines, *last_look),
+            };
+            let (segment, offset) = (self.segment, self.offset);
+            match lines.next_line()? {
+                Some(line) if !line.contains(&0) => {
+                    self.offset += line.len() as u64 + 1;
+                    let entry = record::decode(line).map(|record| Entry {
+                        seq: record.seq,
+                        payload: record.payload.to_vec(),
+                        segment,
+                        offset,
+                        line_bytes: line.len() as u64,
+                        leaf: Hash::leaf(line),
+                    });
+                    return Ok(Some(entry.map_err(|_| ReadError::NotARecord { segment, offset })));
+                }
+                Some(_) | None => self.next_segment(last_look)?,
+            }
+        }
+    }
+}
+
+impl Iterator for Records {
+    type Item = Result<Entry, ReadError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.step().unwrap_or_else(|source| {
+            self.state = Reading::Done;
+            Some(Err(ReadError::Read { path: self.layout.segment(self.segment), source }))
+        })
+    }
+}
