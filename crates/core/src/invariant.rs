@@ -43,15 +43,14 @@ fn stuck(world: &World, name: &Name, service: &Service) -> bool {
         Phase::Down => !world.to_start.contains(name),
         Phase::Remains { .. } => service.known.violated.is_none() && world.mode() == crate::policy::Mode::Heal,
         Phase::BackingOff { .. } => service.deadline().is_none() && !world.admission.waits(name),
-        Phase::Held { .. } | Phase::Starting { .. } => service.deadline().is_none(),
+        Phase::Held { .. } | Phase::Spawning { .. } | Phase::Starting { .. } => service.deadline().is_none(),
         Phase::Blocked { on } => world.service(on).is_some_and(|on| matches!(on.known.phase, Phase::Running { .. })),
         Phase::Stopping { stage: StopStage::Asked { .. } | StopStage::Killed { .. }, .. } => {
             service.deadline().is_none()
         }
         // These end by an event that the host owes.
-        Phase::Stopping { stage: StopStage::Unkillable { .. }, .. }
-        | Phase::Spawning { .. }
-        | Phase::Running { .. }
-        | Phase::Stopped { .. } => false,
+        Phase::Stopping { stage: StopStage::Unkillable { .. }, .. } | Phase::Running { .. } | Phase::Stopped { .. } => {
+            false
+        }
     }
 }

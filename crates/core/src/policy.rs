@@ -137,6 +137,8 @@ pub struct StopPolicy {
 pub struct Signal(pub i32);
 
 impl Signal {
+    /// SIGINT.
+    pub const INT: Self = Self(2);
     /// SIGABRT.
     pub const ABRT: Self = Self(6);
     /// SIGKILL.

@@ -134,7 +134,9 @@ impl Brain<'_> {
                 Phase::Held { until, tries } if until <= now => {
                     self.try_start(&name, Reason::HeldRetry { tries: tries + 1 });
                 }
-                Phase::Starting { .. } if deadline_passed(service.start_deadline()) => self.start_timed_out(&name),
+                Phase::Spawning { .. } | Phase::Starting { .. } if deadline_passed(service.start_deadline()) => {
+                    self.start_timed_out(&name);
+                }
                 Phase::Running { .. } if deadline_passed(service.forget_at()) => {
                     self.record(&name, Body::CountersForgotten);
                 }

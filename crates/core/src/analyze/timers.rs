@@ -10,7 +10,7 @@ impl Service {
     pub fn deadline(&self) -> Option<Monotonic> {
         let by_phase = match &self.known.phase {
             Phase::BackingOff { until } | Phase::Held { until, .. } => Some(*until),
-            Phase::Starting { .. } => self.start_deadline(),
+            Phase::Spawning { .. } | Phase::Starting { .. } => self.start_deadline(),
             Phase::Running { .. } => self.forget_at(),
             Phase::Stopping { stage: StopStage::Asked { kill_at }, .. } => {
                 Some(self.senses.extended_until.map_or(*kill_at, |extended| extended.max(*kill_at)))
@@ -20,7 +20,6 @@ impl Service {
             | Phase::Stopped { .. }
             | Phase::Down
             | Phase::Blocked { .. }
-            | Phase::Spawning { .. }
             | Phase::Remains { .. } => None,
         };
         by_phase.into_iter().chain(self.probes_due()).min()
@@ -28,8 +27,7 @@ impl Service {
 
     /// When the start counts as failed.
     pub(crate) fn start_deadline(&self) -> Option<Monotonic> {
-        let run = self.known.phase.run()?;
-        let configured = run.since.after(self.policy.start.within);
+        let configured = self.known.phase.made()?.after(self.policy.start.within);
         Some(self.senses.extended_until.map_or(configured, |extended| extended.max(configured)))
     }
 

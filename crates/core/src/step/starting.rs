@@ -167,7 +167,7 @@ impl Brain<'_> {
 
     pub(super) fn start_timed_out(&mut self, name: &Name) {
         let service = &self.world.services[name];
-        let Phase::Starting { run } = service.known.phase else { return };
+        let Some(made) = service.known.phase.made() else { return };
         let checks = service.policy.checks.iter().zip(&service.known.checks).zip(&service.senses.probes);
         let failing = |((policy, state), probing): (
             (&crate::policy::CheckPolicy, &crate::analyze::checks::CheckState),
@@ -183,7 +183,7 @@ impl Brain<'_> {
         };
         let ready = service.policy.start.ready;
         let detail = if ready == Ready::Check { checks.filter_map(failing).next() } else { None };
-        let within = self.now().since(run.since);
+        let within = self.now().since(made);
         let finding = Finding::StartTimeout { within, ready, detail: detail.unwrap_or_default() };
         self.failed(name, Cause::StartTimeout, &finding);
     }

@@ -167,6 +167,12 @@ impl Phase {
         }
     }
 
+    /// When the living process was made, or ordered.
+    #[must_use]
+    pub fn made(&self) -> Option<Monotonic> {
+        if let Self::Spawning { since, .. } = self { Some(*since) } else { self.run().map(|run| run.since) }
+    }
+
     /// The phase's name, for messages.
     #[must_use]
     pub fn name(&self) -> &'static str {
