@@ -5,8 +5,8 @@ use serde_json::{Map, Value as Json, json};
 
 /// The JSON Schema that `hale schema` prints: every key with its meaning, default and form.
 ///
-/// A file that it refuses, [`crate::parse`] refuses too. The other way round does not hold: what needs more
-/// than one key at a time, such as the order of start, only `parse` sees.
+/// A file that it refuses, [`crate::parse`] refuses too, save that it wants the names of signals in full. The
+/// other way round does not hold: what needs more than one key, such as the order of start, only `parse` sees.
 #[must_use]
 pub fn schema() -> Json {
     let mut schema = section(&keys::ROOT);

@@ -152,6 +152,13 @@ fn the_hash_sees_every_value() {
 }
 
 #[test]
+fn the_example_has_no_mistake() {
+    let example = good(include_str!("../../../examples/hale.toml"));
+    assert_eq!(example.warnings, []);
+    assert_eq!(example.policy.services.len(), 3);
+}
+
+#[test]
 fn the_hash_is_pinned() {
     // Decisions on record carry this hash: it may change when the policy gains a field, and for nothing else.
     assert_eq!(hash(ALL_KEYS), "51a9f036a8d065c33845afec22d669174cdf8edbf4fc45537d4fd3eca12370cb");

@@ -96,23 +96,25 @@ pub fn find() -> Result<PathBuf, LoadError> {
 /// Reads and validates `path` and, beside it, the files `*.toml` of the directory of the same name with the
 /// ending `.d` (`hale.toml`: `hale.d`), in the order of their names.
 ///
+/// For root, each file and the directory that holds it must be root's; the directories above are not looked at.
+///
 /// # Errors
 ///
 /// See [`LoadError`]; a wrong configuration comes back with all of its mistakes.
 pub fn load(path: &Path) -> Result<Loaded, LoadError> {
-    let root = rustix::process::geteuid().is_root();
+    let uid = rustix::process::geteuid();
+    let root = uid.is_root();
     let absolute = std::path::absolute(path).map_err(|source| LoadError::Read { path: path.into(), source })?;
     let base = absolute.parent().unwrap_or(Path::new("/"));
     let base_dir = base.to_str().ok_or_else(|| LoadError::PathNotText(base.into()))?;
-    let defaults = host_defaults(root, |name| std::env::var(name).ok())?;
+    let session = format!("/run/user/{}", uid.as_raw());
+    let session = std::fs::metadata(&session).is_ok_and(|meta| meta.uid() == uid.as_raw()).then_some(session);
+    let defaults = host_defaults(root, |name| std::env::var(name).ok(), session)?;
 
     let mut files = vec![path.to_owned()];
     let further = path.with_extension("d");
-    if further != path && further.is_dir() {
-        if root {
-            trusted_directory(&further)?;
-        }
-        files.extend(toml_files(&further)?);
+    if further != path {
+        files.extend(toml_files(&further, root)?);
     }
     if root {
         trusted_directory(base)?;
@@ -123,8 +125,12 @@ pub fn load(path: &Path) -> Result<Loaded, LoadError> {
 }
 
 /// `[host]`'s directories: fixed ones for root, the XDG Base Directory Specification's for others. `variable`
-/// is the environment.
-fn host_defaults(root: bool, variable: impl Fn(&str) -> Option<String>) -> Result<HostDefaults, LoadError> {
+/// is the environment, `session` the user's own directory of logind (pam_systemd(8)) where it exists.
+fn host_defaults(
+    root: bool,
+    variable: impl Fn(&str) -> Option<String>,
+    session: Option<String>,
+) -> Result<HostDefaults, LoadError> {
     if root {
         return Ok(HostDefaults {
             state_dir: "/var/lib/hale".into(),
@@ -136,9 +142,9 @@ fn host_defaults(root: bool, variable: impl Fn(&str) -> Option<String>) -> Resul
     let absolute = |name: &str| variable(name).filter(|path| path.starts_with('/'));
     let state = absolute("XDG_STATE_HOME").or_else(|| absolute("HOME").map(|home| format!("{home}/.local/state")));
     let state_dir = format!("{}/hale", state.ok_or(LoadError::NoHome)?);
-    // Without the variable (cron, su) a directory that only this user can enter, not one in /tmp that another
-    // could have made first.
-    let runtime_dir = match absolute("XDG_RUNTIME_DIR") {
+    // cron and su leave the variable out: then what it would have been, so that `hale status` in a session finds
+    // the supervisor; else a directory of this user, not one in /tmp that another could have made first.
+    let runtime_dir = match absolute("XDG_RUNTIME_DIR").or(session) {
         Some(runtime) => format!("{runtime}/hale"),
         None => format!("{state_dir}/run"),
     };
@@ -146,10 +152,19 @@ fn host_defaults(root: bool, variable: impl Fn(&str) -> Option<String>) -> Resul
 }
 
 /// The files `*.toml` in `directory`, by name; hidden ones, such as an editor's, are left out.
-fn toml_files(directory: &Path) -> Result<Vec<PathBuf>, LoadError> {
+/// None where there is no such directory.
+fn toml_files(directory: &Path, root: bool) -> Result<Vec<PathBuf>, LoadError> {
     let failed = |source| LoadError::Read { path: directory.into(), source };
+    let entries = match std::fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(failed(error)),
+    };
+    if root {
+        trusted_directory(directory)?;
+    }
     let mut files = Vec::new();
-    for entry in std::fs::read_dir(directory).map_err(failed)? {
+    for entry in entries {
         let path = entry.map_err(failed)?.path();
         let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
         if !hidden && path.extension().is_some_and(|extension| extension == "toml") {
@@ -189,8 +204,12 @@ fn source(path: &Path, root: bool) -> Result<Source, LoadError> {
 fn trusted_directory(path: &Path) -> Result<(), LoadError> {
     let failed = |source| LoadError::Read { path: path.into(), source };
     let meta = std::fs::metadata(path).map_err(failed)?;
-    let mode = if meta.mode() & STICKY == 0 { meta.mode() } else { meta.mode() & !0o022 };
-    trusted(path, meta.uid(), meta.gid(), mode)
+    trusted(path, meta.uid(), meta.gid(), directory_mode(meta.mode()))
+}
+
+/// The mode of a directory without the rights that do not let others replace its files.
+fn directory_mode(mode: u32) -> u32 {
+    if mode & STICKY == 0 { mode } else { mode & !0o022 }
 }
 
 /// Refuses what somebody other than root could write.
@@ -265,6 +284,23 @@ mod tests {
     }
 
     #[test]
+    fn a_directory_that_cannot_be_read_is_not_passed_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let main = dir.path().join("hale.toml");
+        write(&main, GOOD);
+        write(&dir.path().join("hale.d"), "a file, where a directory should be");
+        assert!(matches!(load(&main), Err(LoadError::Read { .. })));
+    }
+
+    #[test]
+    fn a_sticky_directory_protects_the_files_of_root() {
+        let path = Path::new("/tmp");
+        assert!(trusted(path, 0, 0, directory_mode(0o041_777)).is_ok());
+        assert!(trusted(path, 0, 0, directory_mode(0o040_777)).is_err());
+        assert!(trusted(path, 1000, 0, directory_mode(0o041_777)).is_err(), "its owner can replace files");
+    }
+
+    #[test]
     fn root_takes_orders_from_root_only() {
         let path = Path::new("/etc/hale/hale.toml");
         assert!(trusted(path, 0, 0, 0o100_644).is_ok());
@@ -278,13 +314,15 @@ mod tests {
 
     #[test]
     fn defaults_depend_on_who_runs_hale() {
-        let root = host_defaults(true, |_| None).unwrap();
+        let root = host_defaults(true, |_| None, None).unwrap();
         assert_eq!((&*root.state_dir, &*root.log_dir), ("/var/lib/hale", "/var/log/hale"));
         let home = |name: &str| (name == "HOME").then(|| "/home/u".to_owned());
-        let user = host_defaults(false, home).unwrap();
+        let user = host_defaults(false, home, None).unwrap();
         assert_eq!(user.state_dir, "/home/u/.local/state/hale");
         assert_eq!(user.runtime_dir, "/home/u/.local/state/hale/run");
+        let session = host_defaults(false, home, Some("/run/user/1000".into())).unwrap();
+        assert_eq!(session.runtime_dir, "/run/user/1000/hale");
         let relative = |name: &str| (name != "HOME").then(|| "x".to_owned());
-        assert!(matches!(host_defaults(false, relative), Err(LoadError::NoHome)));
+        assert!(matches!(host_defaults(false, relative, None), Err(LoadError::NoHome)));
     }
 }
