@@ -3,6 +3,8 @@
 use crate::guardian::protocol::{
     self, GuardianEvent, MAX_ANSWER_BYTES, MAX_GROUPS, MAX_ORDER_BYTES, MAX_SERVICES, MAX_STRINGS, Slot, SpawnOrder,
 };
+use crate::keeper::client::KeeperClient;
+use crate::sys::fds::take_inherited;
 use crate::sys::packet::{Outbox, OutboxError, Received, receive};
 use hale_core::ids::Epoch;
 use std::io;
@@ -39,6 +41,15 @@ pub struct GuardianClient {
     socket: OwnedFd,
     outbox: Outbox,
     message: Vec<u8>,
+}
+
+/// Takes over the two sockets with which the guardian starts a supervisor: descriptors 3 and 4. Once.
+///
+/// # Errors
+///
+/// This process was not started by the guardian, or has taken them already.
+pub fn inherited() -> io::Result<(GuardianClient, KeeperClient)> {
+    Ok((GuardianClient::from_fd(take_inherited(3)?), KeeperClient::from_fd(take_inherited(4)?)))
 }
 
 impl GuardianClient {

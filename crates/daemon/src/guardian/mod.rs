@@ -1,5 +1,37 @@
 //! The tiny process that is the parent of every service and the only one that reaps.
+//!
+//! `hale run` becomes it by [`launch::launch`]; the supervisor talks to it through [`client::GuardianClient`].
 
 pub mod client;
+mod end;
+mod helpers;
+pub mod launch;
+mod lock;
+mod marker;
 pub mod protocol;
+mod run;
+mod slots;
+mod start;
 pub mod wire;
+
+pub use run::Guardian;
+pub use start::{StartError, prepare};
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+/// The guardian, as `hale guardian ARGUMENTS`: returns when everything it started has ended.
+///
+/// The exit code is the supervisor's choice after an ordered end, 1 when the supervisor was lost or the start
+/// failed, and 7 when another Hale holds one of the directories. To be called with nothing before it: the smaller
+/// this process is, the faster it forks.
+#[must_use]
+pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    match prepare(args) {
+        Ok(guardian) => guardian.run(),
+        Err(error) => {
+            eprintln!("hale: {error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}

@@ -1,4 +1,11 @@
 //! The tiny process that carries the services' output into files.
 
 pub mod client;
+pub mod log_file;
 pub mod protocol;
+mod rate;
+mod run;
+mod service;
+pub mod tail;
+
+pub use run::main;

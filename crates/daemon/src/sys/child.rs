@@ -1,4 +1,354 @@
-//! What a child does between clone and exec.
+//! Making a child by a fork-like clone3(2), and everything that it does before its program runs.
+//!
+//! For processes with one thread only: the child is a copy of it, in which no other thread can hold a lock.
+//! Nothing here allocates, before or after the clone.
+
+use crate::sys::signals;
+use rustix::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
+use rustix::fs::{Mode, OFlags, openat};
+use rustix::io::Errno;
+use rustix::process::{Resource, Rlimit};
+use rustix::thread::{Gid, Uid};
+use std::ffi::{CStr, c_char};
+use std::io::Write;
+use std::marker::PhantomData;
+use std::os::fd::{AsRawFd, RawFd};
+use std::ptr;
+
+/// Descriptors that a child needs are below this number in the process that makes it, all others at or above it,
+/// so that the child need not copy the table of the others: with 3,000 of them open, clone to exec took 0.40 ms,
+/// and 0.18 ms without copying them. 64 is the smallest table the kernel makes (`NR_OPEN_DEFAULT`).
+pub const LOW_FDS: RawFd = 64;
+
+/// What a child sends first through its status pipe: it has descriptors of its own, so those that were made for
+/// it can be closed.
+pub const STATUS_APART: u8 = 0xff;
+
+/// The length of a failure in the status pipe: the step's number, then the error number in little-endian.
+pub const STATUS_FAILURE_BYTES: usize = 5;
+
+/// Pointers to strings, for execve(2); reserved once and filled again for each child.
+#[derive(Debug)]
+pub struct PointerSpace(Vec<*const c_char>);
+
+/// A null-terminated list of pointers to strings that live for `'a`.
+#[derive(Debug, Clone, Copy)]
+pub struct Pointers<'a> {
+    list: &'a [*const c_char],
+    strings: PhantomData<&'a CStr>,
+}
+
+impl PointerSpace {
+    /// Room for `strings` strings.
+    #[must_use]
+    pub fn new(strings: usize) -> Self {
+        Self(Vec::with_capacity(strings + 1))
+    }
+
+    /// Points to the strings; `None` when they are too many.
+    pub fn fill<'a>(&'a mut self, strings: impl Iterator<Item = &'a CStr>) -> Option<Pointers<'a>> {
+        self.0.clear();
+        for string in strings {
+            if self.0.len() + 1 >= self.0.capacity() {
+                return None;
+            }
+            self.0.push(string.as_ptr());
+        }
+        self.0.push(ptr::null());
+        Some(Pointers { list: &self.0, strings: PhantomData })
+    }
+}
+
+/// The program a child executes.
+#[derive(Debug, Clone, Copy)]
+pub enum Program<'a> {
+    /// A path, relative to the child's working directory.
+    Path(&'a CStr),
+    /// An open file (execveat(2)).
+    File(BorrowedFd<'a>),
+}
+
+/// The descriptors with which a program starts.
+#[derive(Debug, Clone, Copy)]
+pub enum ProgramFds<'a> {
+    /// Input as this process has it, this one as output and error output, and no other.
+    Output(BorrowedFd<'a>),
+    /// Input and outputs as this process has them, and these from number 3 on. All must be at or above
+    /// [`LOW_FDS`].
+    Pass(&'a [BorrowedFd<'a>]),
+}
+
+/// Everything a child does before its program runs; `None` leaves a thing as it is here.
+#[derive(Debug, Clone, Copy)]
+pub struct Plan<'a> {
+    /// Whether the child may leave the descriptors at and above [`LOW_FDS`] behind without copying them. All that
+    /// the plan names must be below then, and stay open here until [`STATUS_APART`] arrives.
+    pub leave_high_fds: bool,
+    /// The writing end of the status pipe, closed by exec: [`STATUS_APART`], then a failure or the end.
+    pub status: BorrowedFd<'a>,
+    /// Its descriptors.
+    pub fds: ProgramFds<'a>,
+    /// The directory of its cgroup.
+    pub cgroup: Option<BorrowedFd<'a>>,
+    /// What to write into its `oom_score_adj`.
+    pub oom_score_adj: Option<&'a [u8]>,
+    /// `RLIMIT_NOFILE`.
+    pub open_files: Option<Rlimit>,
+    /// User, group and supplementary groups.
+    pub identity: Option<(Uid, Gid, &'a [Gid])>,
+    /// Whether to give up new privileges for ever (prctl(2)).
+    pub no_new_privs: bool,
+    /// umask(2).
+    pub umask: Option<Mode>,
+    /// Its working directory.
+    pub directory: Option<&'a CStr>,
+    /// What it writes into its output before its program can: this, its pid, ` started` and a newline.
+    pub marker: Option<&'a [u8]>,
+    /// What it executes.
+    pub program: Program<'a>,
+    /// Its arguments.
+    pub argv: Pointers<'a>,
+    /// Its environment.
+    pub environment: Pointers<'a>,
+}
+
+/// `clone_args` of clone3(2), as of Linux 5.7.
+#[repr(C)]
+#[derive(Default)]
+struct CloneArgs {
+    flags: u64,
+    pidfd: u64,
+    child_tid: u64,
+    parent_tid: u64,
+    exit_signal: u64,
+    stack: u64,
+    stack_size: u64,
+    tls: u64,
+    set_tid: u64,
+    set_tid_size: u64,
+    cgroup: u64,
+}
+
+// From linux/sched.h; the libc crate's values for the last two do not fit into its type for them.
+const CLONE_FILES: u64 = 0x400;
+const CLONE_PIDFD: u64 = 0x1000;
+const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// Makes a child, which then follows the plan by itself: its failures come through the status pipe.
+///
+/// # Errors
+///
+/// No child was made: the step, [`Step::Clone`] or [`Step::Cgroup`], and the error number.
+pub fn spawn(plan: &Plan<'_>) -> Result<(i32, OwnedFd), (Step, Errno)> {
+    let mut files = if plan.leave_high_fds { CLONE_FILES } else { 0 };
+    let base = CLONE_PIDFD | CLONE_CLEAR_SIGHAND;
+    if let Some(cgroup) = plan.cgroup {
+        match clone(base | files | CLONE_INTO_CGROUP, Some(cgroup), plan) {
+            Ok(child) => return Ok(child),
+            // The kernel does not know the flag (before 5.7), or not clone3: the child enters by itself.
+            Err(Errno::INVAL | Errno::TOOBIG | Errno::NOSYS) => {}
+            Err(errno @ (Errno::AGAIN | Errno::NOMEM | Errno::MFILE | Errno::NFILE)) => {
+                return Err((Step::Clone, errno));
+            }
+            Err(errno) => return Err((Step::Cgroup, errno)),
+        }
+        // Then it needs the cgroup's descriptor, which is not promised to stay open here.
+        files = 0;
+    }
+    match clone(base | files, None, plan) {
+        Err(Errno::NOSYS) => fork(plan),
+        result => result,
+    }
+    .map_err(|errno| (Step::Clone, errno))
+}
+
+/// clone3(2) without a stack of its own for the child: it returns twice, like fork(2).
+fn clone(flags: u64, cgroup: Option<BorrowedFd<'_>>, plan: &Plan<'_>) -> Result<(i32, OwnedFd), Errno> {
+    let mut pidfd: RawFd = -1;
+    let args = CloneArgs {
+        flags,
+        pidfd: (&raw mut pidfd).addr() as u64,
+        exit_signal: libc::SIGCHLD as u64,
+        cgroup: cgroup.map_or(0, |fd| u64::from(fd.as_raw_fd().unsigned_abs())),
+        ..CloneArgs::default()
+    };
+    // SAFETY: `args` has the layout and size of clone_args, and its pointers are null or point to `pidfd`, which
+    // lives through the call. Memory is not shared (no CLONE_VM), so that returning twice on this stack is what
+    // fork(2) does; the child never returns from `follow`.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<CloneArgs>()) };
+    match pid {
+        0 => follow(plan, flags),
+        1.. => {
+            // SAFETY: with CLONE_PIDFD the kernel has made this descriptor, for this process alone.
+            let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+            Ok((i32::try_from(pid).map_err(|_| Errno::RANGE)?, pidfd))
+        }
+        _ => Err(last_errno()),
+    }
+}
+
+/// fork(2), for where a sandbox forbids clone3(2).
+fn fork(plan: &Plan<'_>) -> Result<(i32, OwnedFd), Errno> {
+    // SAFETY: this process has one thread, and the child never returns from `follow`.
+    match unsafe { libc::fork() } {
+        0 => follow(plan, 0),
+        pid @ 1.. => {
+            let pid = rustix::process::Pid::from_raw(pid).ok_or(Errno::CHILD)?;
+            // The child is not reaped before it is recorded, so the pid is still its own.
+            let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())?;
+            Ok((pid.as_raw_nonzero().get(), pidfd))
+        }
+        _ => Err(last_errno()),
+    }
+}
+
+/// The errno of the libc call just made.
+fn last_errno() -> Errno {
+    Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
+}
+
+/// The child: follows the plan to the program, or reports what failed and ends.
+fn follow(plan: &Plan<'_>, flags: u64) -> ! {
+    let mut status = plan.status;
+    let (step, errno) = match prepare(plan, flags, &mut status) {
+        Err(failure) => failure,
+        Ok(()) => (Step::Exec, exec(plan)),
+    };
+    let [a, b, c, d] = errno.raw_os_error().to_le_bytes();
+    let report: [u8; STATUS_FAILURE_BYTES] = [step.number(), a, b, c, d];
+    // With nobody left to read it there is nobody to tell.
+    let _ = rustix::io::write(status, &report);
+    // SAFETY: ends this process, and runs nothing of the one it was copied from.
+    unsafe { libc::_exit(127) }
+}
+
+/// All steps between clone and exec. `status` is where to report to, which moves on the way.
+fn prepare(plan: &Plan<'_>, flags: u64, status: &mut BorrowedFd<'_>) -> Result<(), (Step, Errno)> {
+    let at = |step: Step| move |errno: Errno| (step, errno);
+    if flags & CLONE_FILES != 0 {
+        const CLOSE_RANGE_UNSHARE: libc::c_uint = 2;
+        // SAFETY: nothing in this process uses a descriptor of this range any more, and the parent keeps its table.
+        let result = unsafe { libc::syscall(libc::SYS_close_range, LOW_FDS, RawFd::MAX, CLOSE_RANGE_UNSHARE) };
+        if result != 0 {
+            return Err((Step::Stdio, last_errno()));
+        }
+    }
+    rustix::io::write(*status, &[STATUS_APART]).map_err(at(Step::Stdio))?;
+    rustix::process::setsid().map_err(at(Step::Session))?;
+    if let Some(cgroup) = plan.cgroup
+        && flags & CLONE_INTO_CGROUP == 0
+    {
+        enter(cgroup).map_err(at(Step::Cgroup))?;
+    }
+    signals::unblock_all().map_err(|_| (Step::Signals, last_errno()))?;
+    match plan.fds {
+        ProgramFds::Output(output) => {
+            put(output, 1).and_then(|()| put(output, 2)).map_err(at(Step::Stdio))?;
+            *status = close_others(*status).map_err(at(Step::Stdio))?;
+        }
+        ProgramFds::Pass(fds) => pass(fds, plan.status).map_err(at(Step::Stdio))?,
+    }
+    if let Some(value) = plan.oom_score_adj {
+        write_file(rustix::fs::CWD, c"/proc/self/oom_score_adj", value).map_err(at(Step::OomScoreAdj))?;
+    }
+    if let Some(limit) = plan.open_files {
+        rustix::process::setrlimit(Resource::Nofile, limit).map_err(at(Step::Limits))?;
+    }
+    if let Some((uid, gid, groups)) = plan.identity {
+        rustix::thread::set_thread_groups(groups).map_err(at(Step::Groups))?;
+        rustix::thread::set_thread_res_gid(gid, gid, gid).map_err(at(Step::User))?;
+        rustix::thread::set_thread_res_uid(uid, uid, uid).map_err(at(Step::User))?;
+    }
+    if plan.no_new_privs {
+        rustix::thread::set_no_new_privs(true).map_err(at(Step::NoNewPrivs))?;
+    }
+    if let Some(umask) = plan.umask {
+        rustix::process::umask(umask);
+    }
+    if let Some(directory) = plan.directory {
+        rustix::process::chdir(directory).map_err(at(Step::Directory))?;
+    }
+    if let Some(marker) = plan.marker {
+        mark(marker).map_err(at(Step::Marker))?;
+    }
+    Ok(())
+}
+
+/// Executes the program; returns only when that failed.
+fn exec(plan: &Plan<'_>) -> Errno {
+    let (argv, environment) = (plan.argv.list.as_ptr(), plan.environment.list.as_ptr());
+    match plan.program {
+        Program::Path(path) => {
+            // SAFETY: all three are NUL- or null-terminated and live as long as the plan.
+            unsafe { libc::execve(path.as_ptr(), argv, environment) };
+        }
+        Program::File(file) => {
+            let flags = libc::AT_EMPTY_PATH;
+            // SAFETY: as above; an empty path means the open file itself.
+            unsafe {
+                libc::syscall(libc::SYS_execveat, file.as_raw_fd(), c"".as_ptr(), argv, environment, flags);
+            };
+        }
+    }
+    last_errno()
+}
+
+/// Makes `fd` also `number`, which exec keeps open.
+fn put(fd: BorrowedFd<'_>, number: RawFd) -> Result<(), Errno> {
+    // SAFETY: in the child nothing owns the descriptor that `number` was before.
+    if unsafe { libc::dup2(fd.as_raw_fd(), number) } < 0 { Err(last_errno()) } else { Ok(()) }
+}
+
+/// Closes all but the standard descriptors and the status pipe, and gives the latter's new place: a child that waits
+/// long for its program must not hold the ends of other children's pipes.
+fn close_others(status: BorrowedFd<'_>) -> Result<BorrowedFd<'static>, Errno> {
+    const PLACE: RawFd = 3;
+    if status.as_raw_fd() != PLACE {
+        // SAFETY: in the child nothing owns the descriptor that this number was before.
+        if unsafe { libc::dup3(status.as_raw_fd(), PLACE, libc::O_CLOEXEC) } < 0 {
+            return Err(last_errno());
+        }
+    }
+    // SAFETY: nothing in the child uses the others any more. Where the call is missing (Linux before 5.9), exec
+    // closes them.
+    unsafe { libc::syscall(libc::SYS_close_range, PLACE + 1, RawFd::MAX, 0) };
+    // SAFETY: it is open, and stays so until exec.
+    Ok(unsafe { BorrowedFd::borrow_raw(PLACE) })
+}
+
+/// Puts `fds` to the numbers from 3 on; the status pipe gives way if it is among them.
+fn pass(fds: &[BorrowedFd<'_>], status: BorrowedFd<'_>) -> Result<(), Errno> {
+    if (3..).zip(fds).any(|(number, _)| number == status.as_raw_fd()) {
+        return Err(Errno::BADF);
+    }
+    (3..).zip(fds).try_for_each(|(number, fd)| put(*fd, number))
+}
+
+/// Moves this process into the cgroup with this directory.
+fn enter(cgroup: BorrowedFd<'_>) -> Result<(), Errno> {
+    write_file(cgroup, c"cgroup.procs", b"0")
+}
+
+fn write_file(directory: impl AsFd, path: &CStr, bytes: &[u8]) -> Result<(), Errno> {
+    let file = openat(directory, path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+    rustix::io::write(file, bytes).map(|_| ())
+}
+
+/// Writes the marker into the output, waiting for room there: only this child waits.
+fn mark(marker: &[u8]) -> Result<(), Errno> {
+    let mut line = [0; MARKER_BYTES];
+    let mut rest = &mut line[..];
+    let pid = rustix::process::getpid().as_raw_nonzero();
+    rest.write_all(marker).and_then(|()| writeln!(rest, "{pid} started")).map_err(|_| Errno::MSGSIZE)?;
+    let unused = rest.len();
+    let output = rustix::stdio::stdout();
+    rustix::io::retry_on_intr(|| rustix::io::write(output, &line[..MARKER_BYTES - unused])).map(|_| ())
+}
+
+/// The longest marker with what the child adds, in bytes: two lines, each below 200, and within what a pipe takes
+/// in one piece (`PIPE_BUF`, 4096).
+pub const MARKER_BYTES: usize = 512;
 
 /// The steps from an order to a running program, in their order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,5 +1,8 @@
 //! How a process ended, as waitid(2) tells it.
 
+use std::io;
+use std::mem;
+
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
@@ -12,4 +15,29 @@ pub enum Exit {
         /// Whether the kernel wrote a core dump.
         core_dumped: bool,
     },
+}
+
+/// Reaps one child that has ended, whichever, and gives its pid; `None` when there is none now. Never waits.
+///
+/// Only for a process that starts children by itself: it would steal the statuses that `std::process` waits for.
+///
+/// # Errors
+///
+/// None that the kernel documents for these arguments.
+pub fn reap_any() -> io::Result<Option<(i32, Exit)>> {
+    // SAFETY: siginfo_t is plain data, for which all zeroes are a valid value.
+    let mut info: libc::siginfo_t = unsafe { mem::zeroed() };
+    // SAFETY: `info` is writable for the length of the call, and the kernel writes nothing else.
+    let result = unsafe { libc::waitid(libc::P_ALL, 0, &raw mut info, libc::WEXITED | libc::WNOHANG) };
+    if result != 0 {
+        let error = io::Error::last_os_error();
+        return if error.raw_os_error() == Some(libc::ECHILD) { Ok(None) } else { Err(error) };
+    }
+    // SAFETY: after a successful waitid the fields of SIGCHLD are set, or, with nothing to reap, still zero.
+    let (pid, status) = unsafe { (info.si_pid(), info.si_status()) };
+    let exit = match info.si_code {
+        libc::CLD_EXITED => Exit::Code(status),
+        code => Exit::Signal { signal: status, core_dumped: code == libc::CLD_DUMPED },
+    };
+    Ok((pid != 0).then_some((pid, exit)))
 }

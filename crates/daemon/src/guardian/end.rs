@@ -1,0 +1,180 @@
+//! How everything ends: in order after the supervisor's last word, or by the guardian alone when the supervisor is
+//! lost.
+
+use crate::guardian::protocol::HostSignal;
+use crate::guardian::run::{Guardian, now_ms};
+use crate::keeper::protocol::DRAIN_MESSAGE;
+use crate::sys::packet::send;
+use crate::sys::wait::Exit;
+use rustix::event::epoll;
+use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::process::{Pid, Signal, kill_process};
+
+/// How long processes may take to end by themselves after SIGTERM, in milliseconds, when the supervisor that knows
+/// each one's grace is lost: the configuration's default grace.
+const TERMINATE_MS: u64 = 10_000;
+
+/// How long the kernel may take to end what was killed, in milliseconds. What is still there then hangs in the
+/// kernel, and waiting longer would keep the init system from starting Hale again.
+const KILL_MS: u64 = 5_000;
+
+/// How long the keeper may take to write what the pipes still hold (64 KiB each), in milliseconds.
+const DRAIN_MS: u64 = 5_000;
+
+/// The exit code when the supervisor was lost.
+const LOST: u8 = 1;
+
+/// How far the end has come; each phase but the first with its deadline on the monotonic clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// It has not begun.
+    Running,
+    /// The supervisor is lost, and each service's main process got SIGTERM.
+    Terminating { until_ms: u64 },
+    /// Everything gets SIGKILL until nothing is left.
+    Killing { until_ms: u64 },
+    /// The keeper writes what is left.
+    Draining { until_ms: u64, exit_code: u8 },
+}
+
+impl Guardian {
+    /// When [`on_time`](Self::on_time) has something to do at the latest.
+    pub(super) fn deadline_ms(&self) -> Option<u64> {
+        let keeper = self.keeper.is_none().then_some(self.keeper_due_ms);
+        match self.phase {
+            Phase::Running => keeper,
+            Phase::Terminating { until_ms } | Phase::Killing { until_ms } => {
+                Some(keeper.unwrap_or(u64::MAX).min(until_ms))
+            }
+            Phase::Draining { until_ms, .. } => Some(until_ms),
+        }
+    }
+
+    /// What has to happen after each turn; the exit code when it was the last one.
+    pub(super) fn on_time(&mut self) -> Option<u8> {
+        let draining = matches!(self.phase, Phase::Draining { .. });
+        if self.keeper.is_none() && !draining && now_ms() >= self.keeper_due_ms {
+            self.start_keeper();
+            self.untold_keeper = self.keeper.is_some();
+            self.tell_rest();
+        }
+        match self.phase {
+            Phase::Running => None,
+            Phase::Terminating { until_ms } => {
+                if self.slots.running().next().is_none() || now_ms() >= until_ms {
+                    self.phase = Phase::Killing { until_ms: now_ms() + KILL_MS };
+                    return self.on_time();
+                }
+                None
+            }
+            Phase::Killing { until_ms } => {
+                // Again after each end: a stray becomes this process's child only when its parent has died.
+                let left = self.kill_all();
+                if !left || now_ms() >= until_ms {
+                    self.drain(LOST);
+                }
+                None
+            }
+            Phase::Draining { until_ms, exit_code } => {
+                if self.keeper.is_some() && now_ms() < until_ms {
+                    return None;
+                }
+                if let Some(keeper) = &self.keeper {
+                    kill(keeper.pid, Signal::KILL);
+                }
+                Some(exit_code)
+            }
+        }
+    }
+
+    /// The supervisor is gone, or closed its socket, which is the same: without it nothing may go on.
+    pub(super) fn on_supervisor_lost(&mut self, exit: Option<Exit>) {
+        if let Some(socket) = self.supervisor.take() {
+            let _ = epoll::delete(&self.epoll, &socket);
+        }
+        if let Some(pid) = self.supervisor_pid {
+            kill(pid, Signal::KILL);
+        }
+        if !matches!(self.phase, Phase::Running) {
+            return;
+        }
+        match exit {
+            Some(Exit::Code(code)) => Self::say(format_args!("the supervisor ended with exit code {code}: stopping")),
+            Some(Exit::Signal { signal, .. }) => {
+                Self::say(format_args!("the supervisor was ended by signal {signal}: stopping"));
+            }
+            None => Self::say(format_args!("the supervisor closed its socket: stopping")),
+        }
+        for pid in self.slots.running() {
+            kill(pid, Signal::TERM);
+            // A stopped process would only see it later.
+            kill(pid, Signal::CONT);
+        }
+        self.phase = Phase::Terminating { until_ms: now_ms() + TERMINATE_MS };
+    }
+
+    /// Whether a signal is for the guardian itself: while it ends everything, the operator's next word is to hurry.
+    pub(super) fn hurry(&mut self, signal: HostSignal) -> bool {
+        let ending = matches!(self.phase, Phase::Terminating { .. });
+        if ending && matches!(signal, HostSignal::Terminate | HostSignal::Interrupt) {
+            self.phase = Phase::Killing { until_ms: now_ms() + KILL_MS };
+        }
+        !matches!(self.phase, Phase::Running)
+    }
+
+    /// Everything else has ended: the keeper writes what is left, then this process ends with this code.
+    pub(super) fn drain(&mut self, exit_code: u8) {
+        if let Some(keeper) = &self.keeper {
+            // A keeper whose socket is full is asked by the end of the time only.
+            let _ = send(&keeper.socket, &DRAIN_MESSAGE, None);
+        }
+        self.phase = Phase::Draining { until_ms: now_ms() + DRAIN_MS, exit_code };
+    }
+
+    /// Kills every tree: by its cgroup, by the main process, and by being a child of this process. Says whether
+    /// there was anything.
+    fn kill_all(&mut self) -> bool {
+        for slot in self.slots.all() {
+            if let Some(cgroup) = self.slots.get(slot).and_then(|entry| entry.cgroup.as_ref())
+                && let Ok(file) = openat(cgroup, c"cgroup.kill", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
+            {
+                let _ = rustix::io::write(file, b"1");
+            }
+        }
+        let mut left = false;
+        for pid in self.slots.running() {
+            kill(pid, Signal::KILL);
+            left = true;
+        }
+        self.kill_children() || left
+    }
+
+    /// Kills all children but the keeper, as /proc lists them (proc(5); absent without CONFIG_PROC_CHILDREN).
+    fn kill_children(&self) -> bool {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let Ok(file) = openat(CWD, c"/proc/thread-self/children", flags, Mode::empty()) else { return false };
+        let keeper = self.keeper.as_ref().map_or(0, |keeper| keeper.pid);
+        let (mut found, mut pid, mut buffer) = (false, 0_i32, [0; 1024]);
+        while let Ok(read @ 1..) = rustix::io::read(&file, &mut buffer) {
+            for &byte in &buffer[..read] {
+                if byte.is_ascii_digit() {
+                    pid = pid.saturating_mul(10).saturating_add(i32::from(byte - b'0'));
+                    continue;
+                }
+                if pid != 0 && pid != keeper {
+                    kill(pid, Signal::KILL);
+                    found = true;
+                }
+                pid = 0;
+            }
+        }
+        found
+    }
+}
+
+/// Signals a child. It was not reaped yet, so the pid is its own.
+fn kill(pid: i32, signal: Signal) {
+    if let Some(pid) = Pid::from_raw(pid) {
+        let _ = kill_process(pid, signal);
+    }
+}

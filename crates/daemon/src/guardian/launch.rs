@@ -1,0 +1,36 @@
+//! How `hale run` becomes the guardian.
+
+use std::convert::Infallible;
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
+
+/// What the guardian has to be told.
+#[derive(Debug, Clone, Copy)]
+pub struct Launch<'a> {
+    /// `runtime_dir`: made if it is missing, and locked.
+    pub runtime_dir: &'a Path,
+    /// `state_dir`: made if it is missing, and locked.
+    pub state_dir: &'a Path,
+    /// The supervisor's command line behind `hale supervisor`.
+    pub supervisor_args: &'a [OsString],
+}
+
+/// Replaces this process by the guardian, with a fresh image of the same binary, whatever has become of its path.
+///
+/// # Errors
+///
+/// `/proc/self/exe` could not be opened or executed. Otherwise it does not return.
+pub fn launch(launch: &Launch<'_>) -> io::Result<Infallible> {
+    let exe = OwnedFd::from(std::fs::File::open("/proc/self/exe")?);
+    rustix::io::fcntl_setfd(&exe, rustix::io::FdFlags::empty())?;
+    Err(Command::new(format!("/proc/self/fd/{}", exe.as_raw_fd()))
+        .arg0("hale")
+        .args(["guardian", &exe.as_raw_fd().to_string()])
+        .args([launch.runtime_dir, launch.state_dir])
+        .args(launch.supervisor_args)
+        .exec())
+}

@@ -1,0 +1,48 @@
+//! One Hale for one directory: a lock on a file in it, which ends with the process that holds it (flock(2)).
+
+use crate::guardian::start::StartError;
+use rustix::fs::{FlockOperation, Mode, OFlags, flock, ftruncate, open};
+use rustix::io::Errno;
+use std::fs::DirBuilder;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+
+/// Makes the directory if it is missing (0755: the sockets in it have rights of their own) and locks it for as long
+/// as the descriptor is open. The file holds the pid, for people.
+pub(super) fn lock(directory: &Path) -> Result<OwnedFd, StartError> {
+    let failed = |source: std::io::Error| StartError::Directory { directory: directory.into(), source };
+    DirBuilder::new().recursive(true).mode(0o755).create(directory).map_err(failed)?;
+    let path = directory.join("lock");
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let file =
+        open(&path, flags, Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::ROTH).map_err(|errno| failed(errno.into()))?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(Errno::WOULDBLOCK) => {
+            let holder = std::fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok());
+            return Err(StartError::Busy { directory: directory.into(), holder });
+        }
+        Err(errno) => return Err(failed(errno.into())),
+    }
+    // Only for the message above: that it cannot be written does not matter.
+    let _ = ftruncate(&file, 0);
+    let _ = rustix::io::pwrite(&file, format!("{}\n", std::process::id()).as_bytes(), 0);
+    Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_second_one_learns_who_the_first_one_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let inner = directory.path().join("made/on/the/way");
+        let held = lock(&inner).unwrap();
+        let Err(StartError::Busy { holder, .. }) = lock(&inner) else { panic!("locked twice") };
+        assert_eq!(holder, Some(std::process::id()));
+        drop(held);
+        lock(&inner).unwrap();
+    }
+}

@@ -1,0 +1,176 @@
+//! From the command line to a guardian that needs no further memory.
+
+use crate::guardian::end::Phase;
+use crate::guardian::helpers::Helpers;
+use crate::guardian::lock::lock;
+use crate::guardian::protocol::{MAX_GROUPS, MAX_ORDER_BYTES, MAX_SERVICES, MAX_STRINGS};
+use crate::guardian::run::{Guardian, Token};
+use crate::guardian::slots::Slots;
+use crate::sys::child::{LOW_FDS, PointerSpace};
+use crate::sys::fds::{close_on_exec_from, has_close_range, take_inherited};
+use crate::sys::packet;
+use crate::sys::signals::SignalFd;
+use rustix::event::epoll;
+use rustix::fs::{MemfdFlags, Mode, OFlags, memfd_create, open};
+use rustix::mm::{MlockAllFlags, mlockall};
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{Resource, Rlimit, getpid, getrlimit, set_child_subreaper, setrlimit};
+use std::ffi::{CString, OsString};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
+
+/// Why the guardian could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Called by hand.
+    #[error("`hale guardian` is what `hale run` becomes: start that")]
+    Usage,
+    /// Another Hale is there.
+    #[error("{} is in use by another Hale{}: stop that one, or give this one a directory of its own",
+        .directory.display(), .holder.map(|pid| format!(" (pid {pid})")).unwrap_or_default())]
+    Busy {
+        /// The directory that is locked.
+        directory: PathBuf,
+        /// Who holds it, if known.
+        holder: Option<u32>,
+    },
+    /// A directory could not be made or locked.
+    #[error("{} cannot be used: {source}", .directory.display())]
+    Directory {
+        /// Which.
+        directory: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The kernel refused something that every start needs.
+    #[error("the guardian could not start: {what}: {source}")]
+    Kernel {
+        /// What was tried.
+        what: &'static str,
+        /// Why it failed.
+        source: io::Error,
+    },
+}
+
+impl StartError {
+    /// The exit code for it: 2 usage, 7 busy, 1 otherwise.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Usage => 2,
+            Self::Busy { .. } => 7,
+            Self::Directory { .. } | Self::Kernel { .. } => 1,
+        }
+    }
+}
+
+/// The signals that the guardian reads instead of dying of them.
+const SIGNALS: [i32; 5] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGCHLD, libc::SIGPIPE];
+
+/// Reserves everything, takes the locks, starts supervisor and keeper. `args` is what [`launch`] gave.
+///
+/// [`launch`]: super::launch::launch
+///
+/// # Errors
+///
+/// As listed; nothing was started then.
+pub fn prepare(args: impl IntoIterator<Item = OsString>) -> Result<Guardian, StartError> {
+    fn kernel<E: Into<io::Error>>(what: &'static str) -> impl Fn(E) -> StartError {
+        move |error| StartError::Kernel { what, source: error.into() }
+    }
+    let mut args = args.into_iter();
+    let (Some(exe), Some(runtime_dir), Some(state_dir)) = (args.next(), args.next(), args.next()) else {
+        return Err(StartError::Usage);
+    };
+    let exe: RawFd = exe.to_str().and_then(|text| text.parse().ok()).ok_or(StartError::Usage)?;
+
+    close_on_exec_from(3);
+    // The standard library has opened 0, 1 and 2 if they were closed, so no pipe can land there.
+    let null = open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).map_err(kernel("/dev/null"))?;
+    rustix::stdio::dup2_stdin(&null).map_err(kernel("standard input"))?;
+    let exe = high(take_inherited(exe).map_err(|_| StartError::Usage)?)?;
+    // Best effort: only for people who look at the list of processes.
+    let _ = rustix::thread::set_name(c"hale-guardian");
+    let locks = [high(lock(runtime_dir.as_ref())?)?, high(lock(state_dir.as_ref())?)?];
+
+    let signals = SignalFd::take(&SIGNALS).map_err(kernel("signalfd"))?;
+    set_child_subreaper(Some(getpid())).map_err(kernel("becoming the parent of orphans"))?;
+    let open_files = getrlimit(Resource::Nofile);
+    // Best effort: without it, fewer services fit.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: open_files.maximum, maximum: open_files.maximum });
+    let oom_score_adj = lower_oom_score();
+    // Best effort: needs a right (CAP_IPC_LOCK) or a limit that is high enough.
+    let _ = mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT);
+
+    let (supervisor, supervisors_guardian) = packet::pair().map_err(kernel("socket pair"))?;
+    let (supervisors_keeper, keepers_supervisor) = packet::pair().map_err(kernel("socket pair"))?;
+    let (staging_read, staging_write) = pipe_with(PipeFlags::CLOEXEC).map_err(kernel("pipe"))?;
+    let staged_slot = memfd_create("hale-staged-slot", MemfdFlags::CLOEXEC).map_err(kernel("memory file"))?;
+    let keeper_fds =
+        [keepers_supervisor, staging_read, staging_write, staged_slot].map(high).into_iter().collect::<Result<_, _>>();
+    let supervisor_args = args.map(|arg| CString::new(arg.into_vec()).map_err(|_| StartError::Usage));
+    let helpers = Helpers {
+        exe,
+        null: high(null)?,
+        keeper_fds: keeper_fds?,
+        environment: environment(),
+        supervisor_argv: [Ok(c"hale".into()), Ok(c"supervisor".into())]
+            .into_iter()
+            .chain(supervisor_args)
+            .collect::<Result<_, _>>()?,
+        keeper_argv: vec![c"hale".into(), c"keeper".into()],
+    };
+    if helpers.supervisor_argv.len() > MAX_STRINGS || helpers.environment.len() > MAX_STRINGS {
+        return Err(StartError::Usage);
+    }
+    let mut guardian = Guardian {
+        epoll: high(epoll::create(epoll::CreateFlags::CLOEXEC).map_err(kernel("epoll"))?)?,
+        signals,
+        helpers,
+        slots: Slots::new(MAX_SERVICES),
+        supervisor: Some(high(supervisor)?),
+        supervisor_pid: None,
+        keeper: None,
+        keeper_due_ms: 0,
+        _locks: locks,
+        can_leave_high_fds: has_close_range(),
+        open_files,
+        oom_score_adj,
+        message: vec![0; MAX_ORDER_BYTES],
+        pointers: [PointerSpace::new(MAX_STRINGS), PointerSpace::new(MAX_STRINGS)],
+        groups: Vec::with_capacity(MAX_GROUPS),
+        untold_signals: [false; 3],
+        untold_keeper: false,
+        refusal: None,
+        supervisor_full: false,
+        phase: Phase::Running,
+    };
+    guardian.watch(Token::Signals).map_err(kernel("epoll"))?;
+    guardian.watch(Token::Supervisor).map_err(kernel("epoll"))?;
+    guardian.start_keeper();
+    let ends = [high(supervisors_guardian)?, high(supervisors_keeper)?];
+    guardian.start_supervisor(&ends).map_err(kernel("starting the supervisor"))?;
+    Ok(guardian)
+}
+
+/// Moves a descriptor out of the range that children copy.
+fn high(fd: impl AsFd) -> Result<OwnedFd, StartError> {
+    rustix::io::fcntl_dupfd_cloexec(fd, LOW_FDS)
+        .map_err(|errno| StartError::Kernel { what: "file descriptors", source: errno.into() })
+}
+
+/// Makes this process the last one that the kernel kills for memory; gives what children get back, `None` when
+/// nothing was changed.
+fn lower_oom_score() -> Option<Vec<u8>> {
+    const PATH: &str = "/proc/self/oom_score_adj";
+    let original = std::fs::read(PATH).ok()?;
+    std::fs::write(PATH, "-1000").ok()?;
+    Some(original)
+}
+
+fn environment() -> Vec<CString> {
+    let pair = |(name, value): (OsString, OsString)| CString::new([name.as_bytes(), b"=", value.as_bytes()].concat());
+    std::env::vars_os().map(pair).filter_map(Result::ok).collect()
+}

@@ -1,0 +1,429 @@
+//! The keeper's loop: all pipes and two sockets in one epoll(7).
+
+use crate::guardian::protocol::{MAX_SERVICES, Slot};
+use crate::keeper::protocol::{
+    Flushed, LogTarget, MAX_MESSAGE_BYTES, Request, read_request, write_dropped, write_flushed,
+};
+use crate::keeper::service::{Service, Staging, TURN_BYTES};
+use crate::sys::fds::take_inherited;
+use crate::sys::packet::{Outbox, Received, receive};
+use rustix::event::Timespec;
+use rustix::event::epoll::{self, Event, EventData, EventFlags};
+use rustix::fs::{Mode, OFlags, open};
+use rustix::io::Errno;
+use rustix::time::{ClockId, clock_gettime};
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::process::ExitCode;
+
+/// The descriptors with which the guardian starts a keeper.
+const GUARDIAN_FD: i32 = 3;
+const SUPERVISOR_FD: i32 = 4;
+const STAGING_READ_FD: i32 = 5;
+const STAGING_WRITE_FD: i32 = 6;
+const STAGED_SLOT_FD: i32 = 7;
+
+/// How many events are taken from the kernel at once: a few hundred bytes of stack; more come with the next call.
+const EVENTS_AT_ONCE: usize = 64;
+
+/// Drops of one service are reported at most this often, in microseconds: a flood is thousands of drops a second,
+/// and one number tells as much.
+const REPORT_EVERY_US: u64 = 1_000_000;
+
+/// Markers in the events of what is not a slot's pipe; slots are below them.
+const GUARDIAN: u64 = u64::MAX;
+const SUPERVISOR: u64 = u64::MAX - 1;
+
+/// The keeper, as `hale keeper`: started by the guardian only. Returns when the guardian says so, or when guardian
+/// and supervisor are both gone, after all output is in its files.
+#[must_use]
+pub fn main(_args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let run = || -> io::Result<()> { Keeper::new()?.run() };
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("hale: the keeper could not go on: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+struct Keeper {
+    epoll: OwnedFd,
+    guardian: Option<OwnedFd>,
+    supervisor: Option<OwnedFd>,
+    outbox: Outbox,
+    staging: Staging,
+    staged_slot: OwnedFd,
+    /// What `staged_slot` says.
+    staged: Slot,
+    /// A keeper before this one left something in staging: first of all it goes where it belongs.
+    has_legacy: bool,
+    services: Vec<Place>,
+    /// The slots of which something was dropped that is not noted or not reported yet.
+    dropping: BTreeSet<Slot>,
+    /// The earliest time at which drops are reported again.
+    report_us: u64,
+    message: Vec<u8>,
+    drain: bool,
+}
+
+/// A slot: its pipe may be known before its target is, and the other way round.
+#[derive(Debug, Default)]
+enum Place {
+    #[default]
+    Empty,
+    /// Not read before it is known where to.
+    Waiting(OwnedFd),
+    Known(Box<Service>),
+}
+
+fn now_us() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    now.tv_sec.unsigned_abs() * 1_000_000 + now.tv_nsec.unsigned_abs() / 1_000
+}
+
+impl Keeper {
+    fn new() -> io::Result<Self> {
+        // Best effort: only for people who look at the list of processes.
+        let _ = rustix::thread::set_name(c"hale-keeper");
+        let guardian = take_inherited(GUARDIAN_FD)?;
+        let supervisor = take_inherited(SUPERVISOR_FD)?;
+        let staging = Staging {
+            read: take_inherited(STAGING_READ_FD)?,
+            write: take_inherited(STAGING_WRITE_FD)?,
+            null: open("/dev/null", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?,
+        };
+        let staged_slot = take_inherited(STAGED_SLOT_FD)?;
+        let mut number = [0; 4];
+        rustix::io::pread(&staged_slot, &mut number, 0)?;
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        epoll::add(&epoll, &guardian, EventData::new_u64(GUARDIAN), EventFlags::IN)?;
+        epoll::add(&epoll, &supervisor, EventData::new_u64(SUPERVISOR), EventFlags::IN)?;
+        Ok(Self {
+            epoll,
+            guardian: Some(guardian),
+            supervisor: Some(supervisor),
+            outbox: Outbox::default(),
+            has_legacy: rustix::io::ioctl_fionread(&staging.read)? > 0,
+            staging,
+            staged_slot,
+            staged: Slot(u32::from_le_bytes(number)),
+            services: Vec::new(),
+            dropping: BTreeSet::new(),
+            report_us: 0,
+            message: vec![0; MAX_MESSAGE_BYTES],
+            drain: false,
+        })
+    }
+
+    fn run(&mut self) -> io::Result<()> {
+        let mut space = [MaybeUninit::<Event>::uninit(); EVENTS_AT_ONCE];
+        loop {
+            let timeout = self.timeout();
+            let events = match epoll::wait(&self.epoll, &mut space, timeout.as_ref()) {
+                Ok((events, _)) => events,
+                Err(Errno::INTR) => continue,
+                Err(errno) => return Err(errno.into()),
+            };
+            for event in events {
+                match event.data.u64() {
+                    GUARDIAN => self.on_guardian()?,
+                    SUPERVISOR => self.on_supervisor()?,
+                    slot => self.on_pipe(Slot(u32::try_from(slot).unwrap_or(u32::MAX)), event.flags)?,
+                }
+            }
+            self.on_time()?;
+            if self.drain || (self.guardian.is_none() && self.supervisor.is_none()) {
+                return self.finish();
+            }
+        }
+    }
+
+    fn known(&mut self, slot: Slot) -> Option<&mut Service> {
+        match self.services.get_mut(slot.0 as usize)? {
+            Place::Known(service) => Some(service),
+            Place::Empty | Place::Waiting(_) => None,
+        }
+    }
+
+    /// Until something has to be noted or reported; for ever when nothing was dropped.
+    fn timeout(&mut self) -> Option<Timespec> {
+        let dropping = std::mem::take(&mut self.dropping);
+        // With answers waiting, room for them is the next event.
+        let report_us = self.outbox.is_empty().then_some(self.report_us);
+        let deadline = dropping.iter().filter_map(|&slot| {
+            let service = self.known(slot)?;
+            let report = report_us.filter(|_| service.unreported() > 0);
+            report.into_iter().chain(service.deadline_us()).min()
+        });
+        let deadline = deadline.min();
+        self.dropping = dropping;
+        let wait = deadline?.saturating_sub(now_us());
+        // Both parts are far below their types' bounds: every deadline is seconds away.
+        Some(Timespec { tv_sec: (wait / 1_000_000) as i64, tv_nsec: (wait % 1_000_000 * 1_000) as i64 })
+    }
+
+    fn on_time(&mut self) -> io::Result<()> {
+        if self.dropping.is_empty() {
+            return Ok(());
+        }
+        let now = now_us();
+        let reports_due = now >= self.report_us && self.outbox.is_empty();
+        let mut reported = false;
+        for slot in std::mem::take(&mut self.dropping) {
+            let Some(service) = self.known(slot) else { continue };
+            service.on_time(now);
+            let bytes = if reports_due { service.take_unreported() } else { 0 };
+            if service.unreported() > 0 || service.deadline_us().is_some() {
+                self.dropping.insert(slot);
+            }
+            if bytes > 0 {
+                reported = true;
+                let mut message = Vec::new();
+                write_dropped(&mut message, slot, bytes);
+                self.answer(&message)?;
+            }
+        }
+        if reported {
+            self.report_us = now + REPORT_EVERY_US;
+        }
+        Ok(())
+    }
+
+    /// Sends an answer to the supervisor; one that reads nothing any more gets none.
+    fn answer(&mut self, message: &[u8]) -> io::Result<()> {
+        if let Some(socket) = &self.supervisor {
+            let _ = self.outbox.send(socket, message, None);
+        }
+        self.watch_supervisor()
+    }
+
+    fn watch_supervisor(&mut self) -> io::Result<()> {
+        let Some(socket) = &self.supervisor else { return Ok(()) };
+        let flags = if self.outbox.is_empty() { EventFlags::IN } else { EventFlags::IN | EventFlags::OUT };
+        epoll::modify(&self.epoll, socket, EventData::new_u64(SUPERVISOR), flags)?;
+        Ok(())
+    }
+
+    fn on_guardian(&mut self) -> io::Result<()> {
+        while let Some(socket) = &self.guardian {
+            let mut message = std::mem::take(&mut self.message);
+            let received = receive(socket, &mut message)?;
+            match received {
+                Received::Message(length, fd) => match (read_request(&message[..length]), fd) {
+                    (Some(Request::Pipe { slot }), Some(pipe)) => self.set_pipe(slot, pipe)?,
+                    (Some(Request::Drain), _) => self.drain = true,
+                    // The guardian sends nothing else.
+                    (Some(_) | None, _) => {}
+                },
+                Received::Oversized => {}
+                Received::Nothing => {
+                    self.message = message;
+                    return Ok(());
+                }
+                Received::Gone => {
+                    epoll::delete(&self.epoll, socket)?;
+                    self.guardian = None;
+                }
+            }
+            self.message = message;
+        }
+        Ok(())
+    }
+
+    fn on_supervisor(&mut self) -> io::Result<()> {
+        if let Some(socket) = &self.supervisor {
+            self.outbox.flush(socket)?;
+        }
+        self.watch_supervisor()?;
+        while let Some(socket) = &self.supervisor {
+            let mut message = std::mem::take(&mut self.message);
+            match receive(socket, &mut message)? {
+                Received::Message(length, _) => match read_request(&message[..length]) {
+                    Some(Request::Configure { slot, directory, max_size_bytes, keep, rate_bytes }) => {
+                        let directory = directory.into();
+                        self.configure(LogTarget { slot, directory, max_size_bytes, keep, rate_bytes })?;
+                    }
+                    Some(Request::Flush { slot, token }) => {
+                        self.message = message;
+                        self.flush(slot, token)?;
+                        continue;
+                    }
+                    // The supervisor sends nothing else.
+                    Some(Request::Pipe { .. } | Request::Drain) | None => {}
+                },
+                Received::Oversized => {}
+                Received::Nothing => {
+                    self.message = message;
+                    return Ok(());
+                }
+                Received::Gone => {
+                    epoll::delete(&self.epoll, socket)?;
+                    self.supervisor = None;
+                }
+            }
+            self.message = message;
+        }
+        Ok(())
+    }
+
+    fn place(&mut self, slot: Slot) -> Option<&mut Place> {
+        if slot.0 >= MAX_SERVICES {
+            return None;
+        }
+        let index = slot.0 as usize;
+        if self.services.len() <= index {
+            self.services.resize_with(index + 1, Place::default);
+        }
+        self.services.get_mut(index)
+    }
+
+    fn set_pipe(&mut self, slot: Slot, pipe: OwnedFd) -> io::Result<()> {
+        let Some(place) = self.place(slot) else { return Ok(()) };
+        match place {
+            Place::Empty | Place::Waiting(_) => {
+                *place = Place::Waiting(pipe);
+                return Ok(());
+            }
+            Place::Known(service) => {
+                // Removed by hand: the guardian holds the same description, which would keep it watched.
+                if let Some(old) = service.pipe.replace(pipe) {
+                    let _ = epoll::delete(&self.epoll, old);
+                }
+            }
+        }
+        self.watch_pipe(slot)
+    }
+
+    fn configure(&mut self, target: LogTarget) -> io::Result<()> {
+        let (slot, now) = (target.slot, now_us());
+        let Some(place) = self.place(slot) else { return Ok(()) };
+        let pipe = match std::mem::take(place) {
+            Place::Empty => None,
+            Place::Waiting(pipe) => Some(pipe),
+            Place::Known(mut service) => {
+                service.retarget(target, now);
+                *place = Place::Known(service);
+                return Ok(());
+            }
+        };
+        let has_pipe = pipe.is_some();
+        *place = Place::Known(Box::new(Service::new(target, pipe, now)));
+        if self.has_legacy && slot == self.staged {
+            self.has_legacy = false;
+            self.write_staged(slot);
+            // Those that were held back until now.
+            for index in 0..self.services.len() as u32 {
+                self.watch_pipe(Slot(index))?;
+            }
+        } else if has_pipe {
+            self.watch_pipe(slot)?;
+        }
+        Ok(())
+    }
+
+    /// Watches the slot's pipe, unless something older has to be written first.
+    fn watch_pipe(&mut self, slot: Slot) -> io::Result<()> {
+        if self.has_legacy {
+            return Ok(());
+        }
+        let data = EventData::new_u64(slot.0.into());
+        if let Some(Place::Known(service)) = self.services.get(slot.0 as usize)
+            && let Some(pipe) = &service.pipe
+        {
+            match epoll::add(&self.epoll, pipe, data, EventFlags::IN) {
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        Ok(())
+    }
+
+    fn on_pipe(&mut self, slot: Slot, flags: EventFlags) -> io::Result<()> {
+        let moved = self.carry(slot, TURN_BYTES)?;
+        if moved == 0
+            && flags.contains(EventFlags::HUP)
+            && let Some(Place::Known(service)) = self.services.get_mut(slot.0 as usize)
+            && let Some(pipe) = service.pipe.take()
+        {
+            // Everybody has closed it: the service was released.
+            epoll::delete(&self.epoll, &pipe)?;
+            service.note_drops(now_us());
+            self.services[slot.0 as usize] = Place::Empty;
+        }
+        Ok(())
+    }
+
+    /// Carries up to `most_bytes` of what is in the slot's pipe, and says how many that were.
+    fn carry(&mut self, slot: Slot, most_bytes: u64) -> io::Result<u64> {
+        if self.has_legacy {
+            return Ok(0);
+        }
+        if self.staged != slot {
+            rustix::io::pwrite(&self.staged_slot, &slot.0.to_le_bytes(), 0)?;
+            self.staged = slot;
+        }
+        let now = now_us();
+        let Some(Place::Known(service)) = self.services.get_mut(slot.0 as usize) else { return Ok(0) };
+        let progress = service.stage(&self.staging, most_bytes, now);
+        service.write_staged(&self.staging, now);
+        if service.unreported() > 0 {
+            self.dropping.insert(slot);
+        }
+        Ok(progress.staged_bytes + progress.dropped_bytes)
+    }
+
+    fn write_staged(&mut self, slot: Slot) {
+        if let Some(Place::Known(service)) = self.services.get_mut(slot.0 as usize) {
+            service.write_staged(&self.staging, now_us());
+        }
+    }
+
+    /// Carries everything that is in the slot's pipe now.
+    fn carry_all(&mut self, slot: Slot) -> io::Result<()> {
+        let there = match self.services.get(slot.0 as usize) {
+            Some(Place::Known(service)) => service.pipe.as_ref().map_or(0, |pipe| {
+                // An error cannot come from a pipe.
+                rustix::io::ioctl_fionread(pipe).unwrap_or(0)
+            }),
+            Some(Place::Empty | Place::Waiting(_)) | None => 0,
+        };
+        let mut left = there;
+        while left > 0 {
+            match self.carry(slot, left)? {
+                0 => break,
+                moved => left = left.saturating_sub(moved),
+            }
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self, slot: Slot, token: u64) -> io::Result<()> {
+        // A pipe that the guardian sent before may still be unread in the other socket.
+        self.on_guardian()?;
+        self.carry_all(slot)?;
+        let (mut size_bytes, mut dropped_bytes) = (0, 0);
+        if let Some(Place::Known(service)) = self.services.get_mut(slot.0 as usize) {
+            service.note_drops(now_us());
+            (size_bytes, dropped_bytes) = (service.size_bytes(), service.dropped_bytes());
+        }
+        let mut message = Vec::new();
+        write_flushed(&mut message, &Flushed { slot, token, size_bytes, dropped_bytes });
+        self.answer(&message)
+    }
+
+    /// Carries everything that is in any pipe, for the last time.
+    fn finish(&mut self) -> io::Result<()> {
+        for slot in (0..self.services.len() as u32).map(Slot) {
+            self.carry_all(slot)?;
+            if let Some(Place::Known(service)) = self.services.get_mut(slot.0 as usize) {
+                service.note_drops(now_us());
+            }
+        }
+        Ok(())
+    }
+}

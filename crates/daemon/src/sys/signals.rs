@@ -1,0 +1,75 @@
+//! Signals as messages: blocked, and read from a descriptor (signalfd(2)).
+
+use std::io;
+use std::mem;
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::ptr;
+
+/// Blocked signals, to be read one after the other.
+#[derive(Debug)]
+pub struct SignalFd(OwnedFd);
+
+/// The size of signalfd_siginfo (signalfd(2)), whose first four bytes are the signal's number.
+const SIGINFO_BYTES: usize = 128;
+
+impl SignalFd {
+    /// Gives every signal its default handling, blocks exactly `signals` and reads them from now on. For a process
+    /// with one thread, at its start.
+    ///
+    /// # Errors
+    ///
+    /// No file descriptor is left.
+    pub fn take(signals: &[i32]) -> io::Result<Self> {
+        for signal in 1..=libc::SIGRTMAX() {
+            // SAFETY: the default handling is no code of this process. SIGKILL, SIGSTOP and the signals that belong
+            // to libc refuse, which is right for them.
+            unsafe { libc::signal(signal, libc::SIG_DFL) };
+        }
+        let mut set = empty_set();
+        for &signal in signals {
+            // SAFETY: `set` is an initialised set.
+            unsafe { libc::sigaddset(&raw mut set, signal) };
+        }
+        // SAFETY: `set` is an initialised set and no old one is asked for.
+        unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const set, ptr::null_mut()) };
+        // SAFETY: -1 makes a new descriptor; `set` is an initialised set.
+        let fd = unsafe { libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the kernel has just made it for this process.
+        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
+    }
+
+    /// The next signal that came; `None` when there is none now.
+    #[must_use]
+    pub fn next(&self) -> Option<i32> {
+        let mut info = [0; SIGINFO_BYTES];
+        match rustix::io::read(&self.0, &mut info) {
+            Ok(SIGINFO_BYTES) => Some(i32::from_le_bytes([info[0], info[1], info[2], info[3]])),
+            Ok(_) | Err(_) => None,
+        }
+    }
+}
+
+impl AsFd for SignalFd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// Blocks no signal any more in this thread. Safe between fork and exec.
+pub(super) fn unblock_all() -> io::Result<()> {
+    let set = empty_set();
+    // SAFETY: `set` is an initialised set and no old one is asked for.
+    let result = unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const set, ptr::null_mut()) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+fn empty_set() -> libc::sigset_t {
+    // SAFETY: sigset_t is plain data, for which all zeroes are a valid value.
+    let mut set: libc::sigset_t = unsafe { mem::zeroed() };
+    // SAFETY: `set` is writable.
+    unsafe { libc::sigemptyset(&raw mut set) };
+    set
+}
