@@ -1,5 +1,6 @@
 //! What Hale knows and keeps: the runtime journal for this boot, the ledger for good.
 
+pub mod index;
 pub mod journal;
 mod layout;
 mod ledger_queue;
@@ -8,6 +9,7 @@ mod ledger_recovery;
 pub mod ledger_store;
 mod ledger_writer;
 
+pub use index::{Index, IndexError, Matches, Query};
 pub use journal::{Journal, JournalError, Replay};
 pub use ledger_read::{Entry, ReadError, Records, Summary, VerifyDirError, read_all, verify_dir};
 pub use ledger_recovery::Recovery;
