@@ -100,9 +100,6 @@ mod tests {
     }
 
     proptest! {
-        // 64 cases and not 256: unoptimised SHA-256 would make this the slowest test of all.
-        #![proptest_config(ProptestConfig::with_cases(64))]
-
         #[test]
         fn equals_the_definition(leaves in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..5), 0..70)) {
             let mut tree = Frontier::default();

@@ -253,3 +253,239 @@ fn first_difference(found: &Seal, stated: &Seal) -> Option<&'static str> {
     .into_iter()
     .find_map(|(field, same)| (!same).then_some(field))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manifest;
+
+    /// Two sealed segments and an open one, four records each.
+    #[derive(Clone)]
+    struct Ledger {
+        files: Vec<Vec<u8>>,
+        manifest: Vec<Vec<u8>>,
+    }
+
+    const PER_SEGMENT: usize = 4;
+    const SEALED: usize = 2;
+
+    impl Ledger {
+        fn new(name: &str) -> Self {
+            let mut ledger = Self { files: Vec::new(), manifest: Vec::new() };
+            let mut position = Position::default();
+            for segment in 0..=SEALED {
+                let mut file = Vec::new();
+                for n in 0..PER_SEGMENT {
+                    let payload = format!(r#"{{"kind":"{name}","n":{n}}}"#);
+                    position.append(payload.as_bytes(), &mut file).expect("a payload");
+                }
+                if segment < SEALED {
+                    let seal = position.seal().expect("not empty");
+                    ledger.manifest.push(manifest::encode(&seal));
+                    position = Position::after(&seal);
+                }
+                ledger.files.push(file);
+            }
+            ledger
+        }
+
+        fn verify(&self) -> Result<Rest, Damage> {
+            let mut verifier = Verifier::default();
+            let damage = |error| match error {
+                VerifyError::Damage(damage) => damage,
+                VerifyError::Read { source, .. } => panic!("memory can be read: {source}"),
+            };
+            for (line, file) in (1..).zip(&self.manifest).zip(&self.files) {
+                let (number, line) = line;
+                let seal = manifest::decode(line)
+                    .map_err(|error| verifier.damage_here(Problem::Manifest { line: number, error }))?;
+                verifier.sealed(&seal, &file[..]).map_err(damage)?;
+            }
+            match &self.files[self.manifest.len()..] {
+                [] => Ok(Rest::Clean { reserved_bytes: 0 }),
+                [open] => verifier.open(&open[..]).map_err(damage),
+                [..] => Err(verifier.damage_here(Problem::Unsealed)),
+            }
+        }
+
+        fn lines(&self, segment: usize) -> Vec<Vec<u8>> {
+            self.files[segment].split_inclusive(|byte| *byte == b'\n').map(<[u8]>::to_vec).collect()
+        }
+
+        fn with_lines(&self, segment: usize, lines: &[Vec<u8>]) -> Self {
+            let mut changed = self.clone();
+            changed.files[segment] = lines.concat();
+            changed
+        }
+
+        fn with_byte(&self, segment: usize, at: usize, byte: u8) -> Self {
+            let mut changed = self.clone();
+            changed.files[segment][at] = byte;
+            changed
+        }
+    }
+
+    const CLEAN: Result<Rest, Damage> = Ok(Rest::Clean { reserved_bytes: 0 });
+
+    /// The last record of the open segment is named by nothing yet.
+    fn is_last(segment: usize, n: usize) -> bool {
+        segment == SEALED && n + 1 == PER_SEGMENT
+    }
+
+    #[test]
+    fn a_good_ledger_verifies() {
+        assert_eq!(Ledger::new("x").verify(), CLEAN);
+    }
+
+    #[test]
+    fn every_changed_byte_is_found_in_the_record_it_belongs_to() {
+        let ledger = Ledger::new("x");
+        for segment in 0..=SEALED {
+            let mut start = 0;
+            for (n, line) in ledger.lines(segment).iter().enumerate() {
+                let seq = (segment * PER_SEGMENT + n) as u64;
+                for (at, old) in (start..).zip(line) {
+                    for new in [old ^ 1, old ^ 0x20, 0, b'\n', b' ', b'"', b'}', 0xff] {
+                        let changed = ledger.with_byte(segment, at, new);
+                        if new == *old || is_last(segment, n) {
+                            continue;
+                        }
+                        let damage = changed.verify().expect_err("changed");
+                        // Of the last line of a segment nothing tells whether its prev was changed or the line before.
+                        let in_last_prev = n + 1 == PER_SEGMENT && matches!(damage.problem, Problem::Changed { .. });
+                        let expected = if in_last_prev { seq - 1 } else { seq };
+                        assert_eq!(damage.seq, expected, "byte {at} of {segment}: {old} -> {new}: {damage}");
+                        assert_eq!(damage.segment, SegmentId(segment as u32));
+                        assert!(in_last_prev || damage.offset == start as u64, "{damage}");
+                        assert!(!damage.problem.is_truncation() || new == 0, "{damage}");
+                    }
+                }
+                start += line.len();
+            }
+        }
+    }
+
+    /// States the limit: the payload of the very last record can be changed unseen, as long as it stays JSON.
+    #[test]
+    fn the_last_record_of_an_open_segment_is_held_by_nothing_yet() {
+        let ledger = Ledger::new("x");
+        let mut unseen = 0;
+        let last = ledger.files[SEALED].len() - ledger.lines(SEALED)[PER_SEGMENT - 1].len();
+        for at in last..ledger.files[SEALED].len() {
+            let changed = ledger.with_byte(SEALED, at, ledger.files[SEALED][at] ^ 1);
+            unseen += u32::from(changed.verify() == CLEAN);
+        }
+        assert!((1..30).contains(&unseen), "{unseen} bytes");
+    }
+
+    #[test]
+    fn dropped_repeated_and_swapped_lines_are_found() {
+        let ledger = Ledger::new("x");
+        for segment in 0..=SEALED {
+            for n in 0..PER_SEGMENT {
+                let mut lines = ledger.lines(segment);
+                let dropped = lines.remove(n);
+                let found = ledger.with_lines(segment, &lines).verify();
+                assert_eq!(found.is_ok(), is_last(segment, n), "dropped {n} of {segment}");
+                lines.splice(n..n, [dropped.clone(), dropped]);
+                ledger.with_lines(segment, &lines).verify().expect_err("repeated");
+                for other in n + 1..PER_SEGMENT {
+                    let mut lines = ledger.lines(segment);
+                    lines.swap(n, other);
+                    let damage = ledger.with_lines(segment, &lines).verify().expect_err("swapped");
+                    assert_eq!(damage.seq, (segment * PER_SEGMENT + n) as u64);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_comes_from_another_ledger_is_found() {
+        let (ledger, other) = (Ledger::new("x"), Ledger::new("y"));
+        for segment in 0..=SEALED {
+            let mut spliced = ledger.clone();
+            spliced.files[segment].clone_from(&other.files[segment]);
+            spliced.verify().expect_err("another segment");
+            for n in 0..PER_SEGMENT {
+                let mut lines = ledger.lines(segment);
+                lines[n].clone_from(&other.lines(segment)[n]);
+                let found = ledger.with_lines(segment, &lines).verify();
+                found.expect_err("another line");
+            }
+        }
+        let mut swapped = ledger.clone();
+        swapped.files.swap(0, 1);
+        swapped.verify().expect_err("segments in another order");
+    }
+
+    #[test]
+    fn a_cut_is_found_in_sealed_segments_and_told_in_the_open_one() {
+        let ledger = Ledger::new("x");
+        for segment in 0..=SEALED {
+            for len in 0..ledger.files[segment].len() {
+                let mut cut = ledger.clone();
+                cut.files[segment].truncate(len);
+                let at_line = len == 0 || ledger.files[segment][len - 1] == b'\n';
+                match cut.verify() {
+                    Err(damage) => {
+                        assert!(segment < SEALED && damage.problem.is_truncation(), "{len} of {segment}: {damage}");
+                    }
+                    // The limit of a ledger without anchors: whole records cut off its end are not missed.
+                    Ok(Rest::Clean { reserved_bytes: 0 }) => {
+                        assert!(segment == SEALED && at_line, "{len} of {segment}")
+                    }
+                    Ok(Rest::Torn { bytes, reserved_bytes: 0 }) => {
+                        assert!(segment == SEALED && !at_line && bytes > 0, "{len} of {segment}");
+                    }
+                    Ok(rest) => panic!("{len} of {segment}: {rest:?}"),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_added_is_found() {
+        let ledger = Ledger::new("x");
+        for segment in 0..SEALED {
+            for added in [&b"\0"[..], b"\n", b"x", b"x\n"] {
+                let mut longer = ledger.clone();
+                longer.files[segment].extend_from_slice(added);
+                longer.verify().expect_err("longer");
+            }
+            // Even a record that fits: the seal says where the segment ended.
+            let mut longer = ledger.clone();
+            let next = ledger.lines(segment + 1).swap_remove(0);
+            longer.files[segment].extend_from_slice(&next);
+            assert_eq!(longer.verify().expect_err("longer").problem, Problem::Surplus);
+        }
+        let mut longer = ledger.clone();
+        longer.files[SEALED].extend_from_slice(b"not a record\n");
+        assert!(matches!(longer.verify().expect_err("longer").problem, Problem::Line(_)));
+        longer.files[SEALED].clone_from(&ledger.files[SEALED]);
+        longer.files[SEALED].extend_from_slice(&[0; 5000]);
+        assert_eq!(longer.verify(), Ok(Rest::Clean { reserved_bytes: 5000 }));
+    }
+
+    #[test]
+    fn every_change_of_the_manifest_is_found() {
+        let ledger = Ledger::new("x");
+        for line in 0..SEALED {
+            for at in 0..ledger.manifest[line].len() {
+                for flip in [1, 2, 0x20, 0x80] {
+                    let mut changed = ledger.clone();
+                    changed.manifest[line][at] ^= flip;
+                    changed.verify().expect_err("changed");
+                }
+            }
+            let mut dropped = ledger.clone();
+            dropped.manifest.remove(line);
+            dropped.verify().expect_err("dropped");
+            let mut repeated = ledger.clone();
+            repeated.manifest.insert(line, ledger.manifest[line].clone());
+            repeated.verify().expect_err("repeated");
+        }
+        let mut swapped = ledger.clone();
+        swapped.manifest.swap(0, 1);
+        swapped.verify().expect_err("swapped");
+    }
+}

@@ -58,8 +58,7 @@ pub fn verify_dir(dir: &Path) -> Result<Summary, VerifyDirError> {
     let mut verifier = Verifier::default();
     let (mut sealed, mut sealed_bytes) = (0, 0);
     loop {
-        let known = sealed;
-        sealed += for_each_seal(&layout, known, |number, seal| {
+        sealed += for_each_seal(&layout, sealed, |number, seal| {
             let seal =
                 seal.map_err(|error| damaged(verifier.damage_here(Problem::Manifest { line: number + 1, error })))?;
             if seal.segment != verifier.position().segment() {
@@ -78,8 +77,9 @@ pub fn verify_dir(dir: &Path) -> Result<Summary, VerifyDirError> {
                 Some(file) => verifier.open(file).map_err(|error| in_dir(&layout, error))?,
                 None => Rest::Clean { reserved_bytes: 0 },
             },
-            // Two or more: the writer has sealed one meanwhile, or somebody took its seal away.
-            [..] if sealed > known => continue,
+            // Two or more: the writer has sealed one meanwhile (the manifest names it before the next one is made), or
+            // somebody took its seal away.
+            [..] if for_each_seal(&layout, sealed, |_, _| Ok(()))? > 0 => continue,
             [..] => return Err(damaged(unsealed(&layout, &mut verifier)?)),
         };
         let position = verifier.position();
@@ -290,5 +290,116 @@ impl Iterator for Records {
             self.state = Reading::Done;
             Some(Err(ReadError::Read { path: self.layout.segment(self.segment), source }))
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::knowledge::{Class, LedgerEvent, LedgerStore, Limits};
+    use std::fs;
+    use std::sync::mpsc;
+    use std::time::Duration;
+    use tempfile::TempDir;
+
+    /// A safety net against a hang; nothing depends on it.
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    /// Writes `records` records to segments of 2 KiB, one sync each, and calls `meanwhile` after each.
+    fn write(dir: &Path, records: u64, mut meanwhile: impl FnMut(u64)) {
+        let limits = Limits { segment_bytes: 2048, reserve_step_bytes: 4096, ballast_bytes: 0, ..Limits::default() };
+        let (tell, events) = mpsc::channel();
+        let notify = Box::new(move |event| drop(tell.send(event)));
+        let (store, _) = LedgerStore::open(dir, limits, notify).expect("open");
+        for id in 0..records {
+            store.append(format!(r#"{{"n":{id}}}"#).into_bytes(), Class::Durable, id).expect("room");
+            assert_eq!(events.recv_timeout(PATIENCE), Ok(LedgerEvent::Durable { up_to_id: id }));
+            meanwhile(id);
+        }
+        assert!(store.close(PATIENCE));
+    }
+
+    fn written(records: u64) -> TempDir {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        write(dir.path(), records, |_| ());
+        dir
+    }
+
+    fn damage(dir: &Path) -> Damage {
+        match verify_dir(dir) {
+            Err(VerifyDirError::Damage { damage, .. }) => damage,
+            other => panic!("not damaged: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_ledger_that_is_not_there_is_not_good() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        assert!(matches!(verify_dir(&dir.path().join("no")), Err(VerifyDirError::Read { .. })));
+        assert_eq!(verify_dir(dir.path()).expect("empty").records, 0);
+    }
+
+    #[test]
+    fn missing_files_are_found() {
+        let dir = written(100);
+        let segment = |n| dir.path().join("seg").join(SegmentId(n).to_string());
+        let aside = dir.path().join("aside");
+        for n in [0, 3] {
+            fs::rename(segment(n), &aside).expect("move");
+            let found = damage(dir.path());
+            assert_eq!((found.segment, found.problem), (SegmentId(n), Problem::Missing));
+            fs::rename(&aside, segment(n)).expect("move back");
+        }
+        fs::rename(dir.path().join("manifest.jsonl"), &aside).expect("move");
+        assert_eq!(damage(dir.path()).problem, Problem::Unsealed);
+        fs::rename(&aside, dir.path().join("manifest.jsonl")).expect("move back");
+        verify_dir(dir.path()).expect("good again");
+    }
+
+    #[test]
+    fn a_manifest_that_is_cut_or_prolonged_is_found() {
+        let dir = written(40);
+        let path = dir.path().join("manifest.jsonl");
+        let whole = fs::read(&path).expect("read");
+        for cut in 0..whole.len() {
+            fs::write(&path, &whole[..cut]).expect("write");
+            damage(dir.path());
+        }
+        for added in [&b"\0"[..], b"\n", b"x", b"{}\n"] {
+            fs::write(&path, [&whole[..], added].concat()).expect("write");
+            assert!(matches!(damage(dir.path()).problem, Problem::Manifest { .. }));
+        }
+    }
+
+    #[test]
+    fn reads_while_it_is_written() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().to_owned();
+        let (stop, stopped) = mpsc::channel::<()>();
+        let reader = std::thread::spawn(move || {
+            let (mut rounds, mut most) = (0, 0);
+            while stopped.try_recv() == Err(mpsc::TryRecvError::Empty) || rounds == 0 {
+                let before = verify_dir(&path).expect("good at any moment").records;
+                let seqs: Vec<u64> = read_all(&path).map(|entry| entry.expect("a record").seq).collect();
+                assert!(seqs.len() as u64 >= before && seqs.iter().copied().eq(0..seqs.len() as u64));
+                most = most.max(seqs.len());
+                rounds += 1;
+            }
+            most
+        });
+        write(dir.path(), 600, |_| ());
+        drop(stop);
+        assert!(reader.join().expect("no panic") > 0);
+        assert!(verify_dir(dir.path()).expect("good").sealed > 10);
+    }
+
+    #[test]
+    fn a_line_that_is_no_record_is_told_and_passed() {
+        let dir = written(3);
+        let path = dir.path().join("seg/00000000.jsonl");
+        let text = fs::read_to_string(&path).expect("read").replacen("{\"n\":1}", "{\"n\" 1}", 1);
+        fs::write(&path, text).expect("write");
+        let found: Vec<_> = read_all(dir.path()).map(|entry| entry.map(|entry| entry.seq).ok()).collect();
+        assert_eq!(found, [Some(0), None, Some(2)]);
     }
 }
