@@ -2,6 +2,7 @@
 
 pub mod child;
 pub mod fds;
+pub mod datagram;
 pub mod packet;
 pub mod signals;
 pub mod wait;

@@ -1,0 +1,266 @@
+//! The notify socket of one service: what it says by sd_notify(3), from itself and from nobody else.
+
+use crate::monitor::text::one_line;
+use crate::sys::datagram::{self, Datagram};
+use hale_core::event::Notice;
+use hale_core::time::Span;
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt, chown};
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+
+/// The longest datagram that is read: systemd's own bound is 4 KiB, and a longer one says nothing that Hale knows.
+const DATAGRAM_BYTES: usize = 8 << 10;
+
+/// How many datagrams one call receives, so that a service that never stops talking takes its turn like others.
+const DATAGRAMS_PER_CALL: usize = 32;
+
+/// How many assignments of one datagram are read: Hale knows six.
+const ASSIGNMENTS_MAX: usize = 64;
+
+/// The longest status text, in characters and, escaped, in bytes: a line of a table.
+const STATUS_CHARS: usize = 200;
+const STATUS_BYTES: usize = 4 * STATUS_CHARS;
+
+/// The longest path of a unix socket without its final null byte (unix(7)).
+const PATH_BYTES: usize = 107;
+
+/// A service's notify socket; its file is removed with it. Readable when there is something to
+/// [`receive`](Self::receive).
+#[derive(Debug)]
+pub struct NotifySocket {
+    socket: UnixDatagram,
+    path: PathBuf,
+    buffer: Box<[u8]>,
+    rejected: u64,
+}
+
+/// Why there is no notify socket.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// It would be cut off.
+    #[error(
+        "notify socket {path} has a path of {bytes} bytes, but unix(7) allows {PATH_BYTES}: choose a shorter host.runtime_dir"
+    )]
+    TooLong {
+        /// The path.
+        path: PathBuf,
+        /// Its length.
+        bytes: usize,
+    },
+    /// The operating system refused a step.
+    #[error("notify socket {path}: {step}: {error}")]
+    Io {
+        /// The path.
+        path: PathBuf,
+        /// Which step.
+        step: &'static str,
+        /// Why.
+        error: io::Error,
+    },
+}
+
+/// Who sent a datagram, as the kernel says.
+#[derive(Debug)]
+pub struct Sender {
+    /// Process id; 0 when it is in a pid namespace that cannot be seen from here.
+    pub pid: i32,
+    /// User id.
+    pub uid: u32,
+    /// Group id.
+    pub gid: u32,
+    /// The process itself, where the kernel tells it (Linux 6.5 and newer).
+    pub pidfd: Option<OwnedFd>,
+}
+
+/// What one call received.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Received {
+    /// What the service said, in its order.
+    pub notices: Vec<Notice>,
+    /// How many datagrams were dropped: from strangers, without a sender, or too long.
+    pub rejected: u64,
+}
+
+impl NotifySocket {
+    /// Makes the socket at `path`, instead of one that an earlier Hale left there. With an `owner`, only that user
+    /// (and root) can send to it; without, everybody can, as with systemd, and it is only the sender's cgroup
+    /// that counts: for services that start as root and give that up themselves.
+    ///
+    /// # Errors
+    ///
+    /// The path is too long, something else than a socket is there, or its folder cannot be written.
+    pub fn bind(path: &Path, owner: Option<u32>) -> Result<Self, BindError> {
+        let bytes = path.as_os_str().len();
+        if bytes > PATH_BYTES {
+            return Err(BindError::TooLong { path: path.to_owned(), bytes });
+        }
+        let at = |step| move |error| BindError::Io { path: path.to_owned(), step, error };
+        match fs::symlink_metadata(path) {
+            Ok(old) if old.file_type().is_socket() => fs::remove_file(path).map_err(at("removing the old one"))?,
+            Ok(_) => return Err(at("something else is there")(io::ErrorKind::AlreadyExists.into())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(at("looking for an old one")(error)),
+        }
+        let socket = UnixDatagram::bind(path).map_err(at("bind"))?;
+        let made = Self { socket, path: path.to_owned(), buffer: vec![0; DATAGRAM_BYTES].into(), rejected: 0 };
+        datagram::identify_senders(&made.socket).map_err(at("asking for senders"))?;
+        let mode = match owner {
+            Some(uid) if uid == rustix::process::geteuid().as_raw() => 0o600,
+            Some(uid) => {
+                chown(path, Some(uid), None).map_err(at("giving it to the service's user"))?;
+                0o600
+            }
+            None => 0o666,
+        };
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(at("setting its mode"))?;
+        Ok(made)
+    }
+
+    /// Receives what is there, a bounded number of datagrams, without waiting. A datagram counts only when
+    /// `sender_ok` says so of its sender; see [`Membership::has`].
+    ///
+    /// Descriptors that come along are closed. That is all that `BARRIER=1` asks for, once everything before it
+    /// was taken (sd_notify_barrier(3)).
+    pub fn receive(&mut self, sender_ok: &dyn Fn(&Sender) -> bool) -> Received {
+        let mut received = Received::default();
+        for _ in 0..DATAGRAMS_PER_CALL {
+            let datagram = match datagram::receive(&self.socket, &mut self.buffer) {
+                Ok(Some(datagram)) => datagram,
+                Ok(None) => break,
+                // Nothing of one datagram can break the socket; what is left is a lack of memory or descriptors.
+                Err(_) => {
+                    received.rejected += 1;
+                    break;
+                }
+            };
+            let Datagram { bytes, truncated, credentials, pidfd, fds } = datagram;
+            let sender = credentials.map(|who| Sender { pid: who.pid, uid: who.uid, gid: who.gid, pidfd });
+            if !truncated && sender.is_some_and(|sender| sender_ok(&sender)) {
+                parse(&self.buffer[..bytes], &mut received.notices);
+            } else {
+                received.rejected += 1;
+            }
+            drop(fds);
+        }
+        self.rejected = self.rejected.saturating_add(received.rejected);
+        received
+    }
+
+    /// How many datagrams were dropped since the socket was made.
+    #[must_use]
+    pub fn rejected(&self) -> u64 {
+        self.rejected
+    }
+
+    /// Where it is: the service's `NOTIFY_SOCKET`.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl AsFd for NotifySocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl Drop for NotifySocket {
+    fn drop(&mut self) {
+        // It may be gone with its folder; the next one takes its place anyway.
+        let _gone = fs::remove_file(&self.path);
+    }
+}
+
+/// What tells the processes of a service from all others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Membership {
+    /// They are in this cgroup of version 2, or below it.
+    Cgroup {
+        /// The inode of its directory, which is its id.
+        id: u64,
+        /// Its path as it stands in `/proc/PID/cgroup` after `0::`, starting with `/`.
+        path: String,
+    },
+    /// There are no cgroups: they run as this user.
+    User {
+        /// Its id.
+        uid: u32,
+    },
+}
+
+impl Membership {
+    /// Whether `sender` is a process of the service, from the surest answer that the kernel gives to the weakest:
+    ///
+    /// 1. The cgroup's id behind the sender's pidfd, which holds for a sender that has ended too (Linux 6.15).
+    /// 2. `/proc/PID/cgroup`, which also knows cgroups that the service made below its own. It needs a sender that
+    ///    still lives: one that ended before is refused, since its id may already be another's.
+    /// 3. Without cgroups: its user is the service's, or Hale's own, or root. Best effort: other processes of this
+    ///    user can speak for the service.
+    #[must_use]
+    pub fn has(&self, sender: &Sender) -> bool {
+        match self {
+            Self::Cgroup { id, path } => {
+                let known = sender.pidfd.as_ref().and_then(datagram::cgroup_id);
+                known == Some(*id) || cgroup_of(sender).is_some_and(|found| is_at_or_below(&found, path))
+            }
+            Self::User { uid } => {
+                sender.uid == *uid || sender.uid == 0 || sender.uid == rustix::process::geteuid().as_raw()
+            }
+        }
+    }
+}
+
+/// The path of the sender's cgroup of version 2 (cgroups(7)), while it lives.
+fn cgroup_of(sender: &Sender) -> Option<String> {
+    if sender.pid <= 0 {
+        return None;
+    }
+    let text = fs::read_to_string(format!("/proc/{}/cgroup", sender.pid)).ok()?;
+    // A pidfd that still answers proves that the id was this process's while the file was read.
+    if let Some(pidfd) = &sender.pidfd
+        && has_ended(pidfd)
+    {
+        return None;
+    }
+    text.lines().find_map(|line| line.strip_prefix("0::")).map(str::to_owned)
+}
+
+/// Whether the process behind the pidfd has ended: then it is readable (pidfd_open(2)).
+fn has_ended(pidfd: &OwnedFd) -> bool {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    !matches!(poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&now)), Ok(0))
+}
+
+fn is_at_or_below(path: &str, top: &str) -> bool {
+    path.strip_prefix(top).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// Appends what a datagram says (sd_notify(3)): assignments, one on each line.
+///
+/// Accepted and ignored in this version: `STOPPING`, `RELOADING`, `MONOTONIC_USEC`, `ERRNO`, `BUSERROR`, `EXIT_STATUS`,
+/// `MAINPID`, `MAINPIDFDID`, `FDSTORE`, `FDSTOREREMOVE`, `FDNAME`, `FDPOLL`, `NOTIFYACCESS`, `BARRIER` (see
+/// [`NotifySocket::receive`]), everything that starts with `X_`, and every word that is not known.
+fn parse(datagram: &[u8], notices: &mut Vec<Notice>) {
+    for line in datagram.split(|&byte| byte == b'\n').take(ASSIGNMENTS_MAX) {
+        let line = String::from_utf8_lossy(line);
+        let Some((name, value)) = line.split_once('=') else { continue };
+        let span = || value.parse().ok().map(Span::from_us);
+        notices.extend(match (name, value) {
+            ("READY", "1") => Some(Notice::Ready),
+            ("WATCHDOG", "1") => Some(Notice::Heartbeat),
+            ("WATCHDOG", "trigger") => Some(Notice::HeartbeatTrigger),
+            ("WATCHDOG_USEC", _) => span().map(Notice::HeartbeatWithin),
+            ("EXTEND_TIMEOUT_USEC", _) => span().map(Notice::ExtendTimeout),
+            ("STATUS", text) => {
+                let end = text.char_indices().nth(STATUS_CHARS).map_or(text.len(), |(at, _)| at);
+                Some(Notice::Status(one_line(&text[..end], STATUS_BYTES)))
+            }
+            _ => None,
+        });
+    }
+}

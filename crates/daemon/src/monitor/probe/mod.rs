@@ -1,0 +1,155 @@
+//! Runs checks: each probe once, to the end of its deadline and never beyond it, with one answer.
+
+mod connect;
+mod exec;
+mod http;
+mod tcp;
+
+use self::connect::Resolver;
+pub use self::exec::{Group, Groups};
+use crate::monitor::text::one_line;
+use hale_core::event::{Event, ProbeFailure, ProbeOutcome};
+use hale_core::ids::{Epoch, Name, ProbeId};
+use hale_core::policy::{CheckKind, ServicePolicy};
+use hale_core::time::Span;
+use std::fmt::Display;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::runtime::Handle;
+use tokio::time::Instant;
+
+/// Takes events to the loop; never blocks.
+pub type Report = Arc<dyn Fn(Event) + Send + Sync>;
+
+/// The longest detail of an outcome, in bytes: a line for people, kept for each check and put into records.
+const DETAIL_BYTES: usize = 300;
+
+/// One run of one check, as [`hale_core::effect::Order::Probe`] wants it.
+#[derive(Debug, Clone)]
+pub struct ProbeOrder {
+    /// Whose.
+    pub service: Name,
+    /// Which of its processes.
+    pub epoch: Epoch,
+    /// Which run, for the answer.
+    pub probe: ProbeId,
+    /// Which of the policy's checks.
+    pub check: usize,
+    /// Where the check stands.
+    pub policy: Arc<ServicePolicy>,
+}
+
+/// Runs probes on a tokio runtime of one thread: as many at once as are ordered, since a waiting probe is a timer
+/// and a socket. What may block (name lookups, users) is done by a few threads of that runtime, never more.
+pub struct Prober {
+    handle: Handle,
+    shared: Arc<Shared>,
+}
+
+/// What all probes use.
+struct Shared {
+    report: Report,
+    resolver: Resolver,
+    exec: exec::Launcher,
+}
+
+impl Prober {
+    /// A prober whose probes run on the runtime of `handle`, and answer by `report`. The processes of exec probes
+    /// are put into groups made by `groups`.
+    #[must_use]
+    pub fn new(handle: Handle, report: Report, groups: Arc<dyn Groups>) -> Self {
+        let shared = Shared { report, resolver: Resolver::default(), exec: exec::Launcher::new(groups) };
+        Self { handle, shared: Arc::new(shared) }
+    }
+
+    /// Starts a probe and returns at once. It is answered by exactly one [`Event::Probed`], within the check's
+    /// timeout and a little; by none when the runtime ends before.
+    pub fn probe(&self, order: ProbeOrder) {
+        let shared = self.shared.clone();
+        let deadline = Deadline::start(order.policy.checks.get(order.check).map_or(Span::ZERO, |check| check.timeout));
+        self.handle.spawn(async move {
+            let verdict = shared.judge(&order, deadline).await;
+            let took_us = deadline.elapsed().as_us();
+            let outcome = ProbeOutcome { took_us, failure: verdict.failure, detail: verdict.detail };
+            let ProbeOrder { service, epoch, probe, .. } = order;
+            (shared.report)(Event::Probed { service, epoch, probe, outcome });
+        });
+    }
+}
+
+impl Shared {
+    async fn judge(&self, order: &ProbeOrder, deadline: Deadline) -> Verdict {
+        let Some(check) = order.policy.checks.get(order.check) else {
+            return Verdict::wrong(format_args!("the service has no check {}", order.check));
+        };
+        let result = match &check.kind {
+            CheckKind::Http(http) => http::probe(http, &self.resolver, deadline).await,
+            CheckKind::Tcp { address } => tcp::probe(address, &self.resolver, deadline).await,
+            CheckKind::Exec { command, user } => {
+                self.exec.probe(order, &check.name, command, user.as_deref(), deadline).await
+            }
+            CheckKind::Heartbeat { .. } => Err(Verdict::wrong("a heartbeat comes by itself and is not probed")),
+        };
+        result.unwrap_or_else(|verdict| verdict)
+    }
+}
+
+/// What a probe found. The way to it returns it as an error too, when it ends early.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Verdict {
+    failure: Option<ProbeFailure>,
+    detail: String,
+}
+
+impl Verdict {
+    fn pass(detail: impl Display) -> Self {
+        Self { failure: None, detail: one_line(&detail.to_string(), DETAIL_BYTES) }
+    }
+
+    fn wrong(detail: impl Display) -> Self {
+        Self { failure: Some(ProbeFailure::Wrong), ..Self::pass(detail) }
+    }
+
+    fn slow(detail: impl Display) -> Self {
+        Self { failure: Some(ProbeFailure::Slow), ..Self::pass(detail) }
+    }
+
+    fn killed(detail: impl Display) -> Self {
+        Self { failure: Some(ProbeFailure::Killed), ..Self::pass(detail) }
+    }
+
+    fn timeout(detail: impl Display) -> Self {
+        Self { failure: Some(ProbeFailure::Timeout), ..Self::pass(detail) }
+    }
+}
+
+/// When a probe has to be over, measured on `CLOCK_MONOTONIC`.
+#[derive(Debug, Clone, Copy)]
+struct Deadline {
+    started: Instant,
+    timeout: Span,
+}
+
+impl Deadline {
+    fn start(timeout: Span) -> Self {
+        Self { started: Instant::now(), timeout }
+    }
+
+    /// When it is.
+    fn at(self) -> Instant {
+        // The validated policy has no such long time; without this, one would be a panic.
+        const LONGEST: Span = Span::from_secs(86_400);
+        self.started + Duration::from_micros(self.timeout.min(LONGEST).as_us())
+    }
+
+    /// Since the probe's start.
+    fn elapsed(self) -> Span {
+        Span::from_us(u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX))
+    }
+
+    /// Waits for `work` up to the deadline.
+    async fn bound<T>(self, waiting_for: &str, work: impl Future<Output = T>) -> Result<T, Verdict> {
+        let late = |_| Verdict::timeout(format_args!("no answer within {}: waiting for {waiting_for}", self.timeout));
+        tokio::time::timeout_at(self.at(), work).await.map_err(late)
+    }
+}
