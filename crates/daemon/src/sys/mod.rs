@@ -1,8 +1,8 @@
 //! System calls that no safe crate offers: the only place with unsafe code.
 
 pub mod child;
-pub mod fds;
 pub mod datagram;
+pub mod fds;
 pub mod packet;
 pub mod signals;
 pub mod wait;
