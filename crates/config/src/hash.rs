@@ -46,3 +46,16 @@ fn write(json: &Json, out: &mut String) {
         Json::Null | Json::Bool(_) | Json::Number(_) | Json::String(_) => out.push_str(&json.to_string()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_canonical_text_has_one_form() {
+        let json = serde_json::json!({ "b": [1, { "d": null, "c": "x\"\n" }], "a": true, "": {} });
+        let mut text = String::new();
+        write(&json, &mut text);
+        assert_eq!(text, r#"{"":{},"a":true,"b":[1,{"c":"x\"\n","d":null}]}"#);
+    }
+}

@@ -9,7 +9,7 @@ use hale_core::ids::Name;
 use hale_core::policy::{
     CheckPolicy, CrashLoop, HostPolicy, LogPolicy, Policy, Ready, RestartPolicy, ServicePolicy, StartPolicy, StopPolicy,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// The start of the first file, for what is missing in all of them.
@@ -57,7 +57,7 @@ pub(crate) fn policy(root: &Table, defaults: &HostDefaults, base_dir: &str, repo
         services.insert(name, service);
     }
 
-    let declared: Vec<&str> = tables.0.keys().map(String::as_str).collect();
+    let declared: BTreeSet<&str> = tables.0.keys().map(String::as_str).collect();
     // Planned, and refused as a whole: their names are no further mistakes.
     let mut dependencies = Vec::new();
     if let Some(Value::Table(table)) = fields.entry("dependency").map(|entry| &entry.item.value) {

@@ -137,6 +137,14 @@ fn the_hash_does_not_see_comments_order_or_files() {
 }
 
 #[test]
+fn the_order_of_status_codes_means_nothing() {
+    let check = "[[service.bot.check]]\nkind = \"http\"\nurl = \"http://127.0.0.1/\"\n";
+    let status = |codes: &str| hash(&format!("{SHORT}{check}status = {codes}\n"));
+    assert_eq!(status("[204, 200, 204]"), status("[200, 204]"));
+    assert_ne!(status("[204]"), status("[200]"));
+}
+
+#[test]
 fn the_hash_sees_every_value() {
     // Each line that holds a value is changed in turn; none may leave the hash as it was.
     let before = hash(ALL_KEYS);

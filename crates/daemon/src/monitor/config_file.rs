@@ -259,6 +259,20 @@ mod tests {
     }
 
     #[test]
+    fn further_files_are_read_in_the_order_of_their_names() {
+        let dir = tempfile::tempdir().unwrap();
+        let main = dir.path().join("hale.toml");
+        write(&main, GOOD);
+        // 37 and 64 share no factor: all numbers, in an order that no file system gives back sorted by chance.
+        for number in (0..64).map(|step| step * 37 % 64) {
+            write(&dir.path().join(format!("hale.d/{number:02}.toml")), "");
+        }
+        let files = load(&main).unwrap().files;
+        assert_eq!(files.len(), 65);
+        assert!(files[1..].is_sorted());
+    }
+
+    #[test]
     fn mistakes_come_back_with_the_file_they_are_in() {
         let dir = tempfile::tempdir().unwrap();
         let main = dir.path().join("hale.toml");
