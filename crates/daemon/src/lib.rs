@@ -3,6 +3,7 @@
 //! small processes beside the supervisor, and `sys` holds the only unsafe code.
 
 pub mod api;
+pub mod execute;
 pub mod guardian;
 pub mod keeper;
 pub mod knowledge;

@@ -5,4 +5,5 @@ pub mod datagram;
 pub mod fds;
 pub mod packet;
 pub mod signals;
+pub mod users;
 pub mod wait;

@@ -1,0 +1,3 @@
+//! Carries the core's effects out.
+
+pub mod user;
