@@ -13,6 +13,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("hale-daemon", &["hale-core", "hale-ledger", "hale-config"]),
     ("hale-sim", &["hale-core", "hale-ledger", "hale-config"]),
     ("hale", &["hale-core", "hale-ledger", "hale-config", "hale-daemon"]),
+    ("hale-bench", &[]),
     ("xtask", &[]),
 ];
 

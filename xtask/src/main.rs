@@ -1,5 +1,6 @@
 //! The only entry to Hale's checks and tools: `cargo xtask test`, `gen` and `bench`.
 
+mod bench;
 mod edges;
 mod filter;
 mod host;
@@ -17,6 +18,7 @@ const USAGE: &str = "usage: cargo xtask COMMAND
 
   test          all that continuous integration checks; as root it installs the Debian packages that tests use
   tidy          only the checks that read files: a second
+  bench [NAME]  measures Hale against a plain spawn-and-wait loop and the peers that are installed (runit, s6)
 ";
 
 fn main() -> ExitCode {
@@ -25,6 +27,7 @@ fn main() -> ExitCode {
     let result = match words.as_slice() {
         ["test"] => return test::run(),
         ["tidy"] => tools::repository().and_then(|root| test::read_only_gates(&root)),
+        ["bench", figures @ ..] => tools::repository().and_then(|root| bench::measure(&root, figures)),
         _ => Err(USAGE.to_owned()),
     };
     match result {

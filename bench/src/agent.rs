@@ -1,0 +1,48 @@
+//! The supervised program of all measurements: the first thing it does is to look at the clock.
+//!
+//! `hale-bench-agent FIFO INDEX [--ready-fd N] [--http PORT]`; with less than two words it reads them from the file
+//! `arguments` in its directory, because runit and s6 start a bare program (s6 with the service's name), and a shell in
+//! between would cost them time.
+
+use hale_bench::Stamp;
+use rustix::time::{ClockId, clock_gettime};
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Write};
+use std::net::TcpListener;
+
+fn main() -> std::io::Result<()> {
+    let now = clock_gettime(ClockId::Monotonic);
+    let mut words: Vec<String> = std::env::args().skip(1).collect();
+    if words.len() < 2 {
+        words = std::fs::read_to_string("arguments")?.split_whitespace().map(str::to_owned).collect();
+    }
+    let (Some(fifo), Some(Ok(index))) = (words.first(), words.get(1).map(|word| word.parse())) else {
+        return Err(std::io::Error::other("usage: hale-bench-agent FIFO INDEX [--ready-fd N] [--http PORT]"));
+    };
+    let stamp = Stamp { index, pid: std::process::id(), at_ns: hale_bench::nanoseconds(now) };
+    OpenOptions::new().write(true).open(fifo)?.write_all(&stamp.to_bytes())?;
+
+    let value = |name: &str| words.iter().position(|word| word == name).and_then(|at| words.get(at + 1));
+    if let Some(fd) = value("--ready-fd") {
+        // s6 hands the descriptor over by number; its name in /proc opens the same pipe (proc_pid_fd(5)).
+        File::create(format!("/proc/self/fd/{fd}"))?.write_all(b"\n")?;
+    }
+    match value("--http") {
+        Some(port) => serve(&TcpListener::bind(format!("127.0.0.1:{port}"))?),
+        None => loop {
+            std::thread::park();
+        },
+    }
+}
+
+/// Answers every request with 200, one after the other.
+fn serve(listener: &TcpListener) -> ! {
+    loop {
+        let Ok((mut stream, _)) = listener.accept() else { continue };
+        let mut request = [0; 4096];
+        if stream.read(&mut request).is_ok() {
+            // A client that is gone already has no use for the answer.
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok");
+        }
+    }
+}
