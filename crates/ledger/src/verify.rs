@@ -413,7 +413,7 @@ mod tests {
                 found.expect_err("another line");
             }
         }
-        let mut swapped = ledger.clone();
+        let mut swapped = ledger;
         swapped.files.swap(0, 1);
         swapped.verify().expect_err("segments in another order");
     }
@@ -432,7 +432,7 @@ mod tests {
                     }
                     // The limit of a ledger without anchors: whole records cut off its end are not missed.
                     Ok(Rest::Clean { reserved_bytes: 0 }) => {
-                        assert!(segment == SEALED && at_line, "{len} of {segment}")
+                        assert!(segment == SEALED && at_line, "{len} of {segment}");
                     }
                     Ok(Rest::Torn { bytes, reserved_bytes: 0 }) => {
                         assert!(segment == SEALED && !at_line && bytes > 0, "{len} of {segment}");
@@ -484,7 +484,7 @@ mod tests {
             repeated.manifest.insert(line, ledger.manifest[line].clone());
             repeated.verify().expect_err("repeated");
         }
-        let mut swapped = ledger.clone();
+        let mut swapped = ledger;
         swapped.manifest.swap(0, 1);
         swapped.verify().expect_err("swapped");
     }

@@ -402,4 +402,45 @@ mod tests {
         let found: Vec<_> = read_all(dir.path()).map(|entry| entry.map(|entry| entry.seq).ok()).collect();
         assert_eq!(found, [Some(0), None, Some(2)]);
     }
+
+    /// The documented way without Hale.
+    mod needs_jq {
+        use super::*;
+        use std::process::Command;
+
+        fn verified_by_script(dir: &Path) -> bool {
+            let page = include_str!("../../../../docs/ledger.md");
+            let (_, script) = page.split_once("```sh\n").expect("the block");
+            let (script, _) = script.split_once("```").expect("its end");
+            let output = Command::new("bash").args(["-c", script]).current_dir(dir).output().expect("bash");
+            let text = String::from_utf8_lossy(&output.stdout);
+            let head = verify_dir(dir).map(|summary| format!("{} records, head {}", summary.records, summary.head));
+            let good = output.status.success();
+            assert!(!good || Some(text.trim_end()) == head.ok().as_deref(), "{output:?}");
+            good
+        }
+
+        #[test]
+        fn sha256sum_and_jq_agree_with_us() {
+            let dir = tempfile::tempdir().expect("a temporary directory");
+            write(dir.path(), 40, |id| {
+                if id == 30 {
+                    // The writer is at work: reserved space at the end.
+                    assert!(verified_by_script(dir.path()));
+                }
+            });
+            assert!(verified_by_script(dir.path()));
+            for segment in [0, 1] {
+                let path = dir.path().join("seg").join(SegmentId(segment).to_string());
+                let whole = fs::read(&path).expect("read");
+                let mut changed = whole.clone();
+                let at = whole.windows(5).position(|bytes| bytes == b"{\"n\":").expect("a payload") + 5;
+                changed[at] ^= 1;
+                fs::write(&path, &changed).expect("write");
+                assert!(!verified_by_script(dir.path()), "segment {segment}");
+                fs::write(&path, &whole).expect("write back");
+            }
+            assert!(verified_by_script(dir.path()));
+        }
+    }
 }
