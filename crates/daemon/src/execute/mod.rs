@@ -1,3 +1,4 @@
 //! Carries the core's effects out.
 
+pub mod tree;
 pub mod user;
