@@ -4,9 +4,24 @@ use crate::tools::{Outcome, cargo, run, target_dir};
 use std::path::Path;
 use std::process::Command;
 
+/// Statically linked, so that what is measured is the supervisor and not the dynamic linker of its service.
+const STATIC_AGENT: &[&str] = &[
+    "rustc",
+    "--locked",
+    "--release",
+    "-p",
+    "hale-bench",
+    "--bin",
+    "hale-bench-agent",
+    "--",
+    "-C",
+    "target-feature=+crt-static",
+];
+
 /// Measures the figures with these names, or all if there are none.
 pub fn measure(root: &Path, figures: &[&str]) -> Outcome {
-    run(&mut cargo(root, &["build", "--locked", "--release", "-p", "hale", "-p", "hale-bench"]))?;
+    run(&mut cargo(root, &["build", "--locked", "--release", "-p", "hale", "-p", "hale-bench", "--bins"]))?;
+    run(&mut cargo(root, STATIC_AGENT))?;
     let target = target_dir(root)?;
     let release = target.join("release");
     let mut bench = Command::new(release.join("hale-bench"));

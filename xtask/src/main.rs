@@ -3,6 +3,7 @@
 mod bench;
 mod edges;
 mod filter;
+mod generate;
 mod host;
 mod markdown;
 mod purity;
@@ -11,6 +12,7 @@ mod source;
 mod test;
 mod tidy;
 mod tools;
+mod transcript;
 
 use std::process::ExitCode;
 
@@ -18,6 +20,7 @@ const USAGE: &str = "usage: cargo xtask COMMAND
 
   test          all that continuous integration checks; as root it installs the Debian packages that tests use
   tidy          only the checks that read files: a second
+  gen [--check] writes what programs generate: docs/hale.schema.json and the transcripts in README.md
   bench [NAME]  measures Hale against a plain spawn-and-wait loop and the peers that are installed (runit, s6)
 ";
 
@@ -27,6 +30,8 @@ fn main() -> ExitCode {
     let result = match words.as_slice() {
         ["test"] => return test::run(),
         ["tidy"] => tools::repository().and_then(|root| test::read_only_gates(&root)),
+        ["gen"] => tools::repository().and_then(|root| generate::generate(&root, false)),
+        ["gen", "--check"] => tools::repository().and_then(|root| generate::generate(&root, true)),
         ["bench", figures @ ..] => tools::repository().and_then(|root| bench::measure(&root, figures)),
         _ => Err(USAGE.to_owned()),
     };

@@ -3,7 +3,7 @@
 use crate::filter::{SDNOTIFY_VARIABLE, Selection, select};
 use crate::report::{Phase, Report, Tally};
 use crate::tools::{Outcome, cargo, output_of, run as run_command};
-use crate::{edges, host, markdown, purity, tidy, tools};
+use crate::{edges, generate, host, markdown, purity, tidy, tools};
 use std::path::Path;
 use std::process::{Command, ExitCode};
 
@@ -48,6 +48,7 @@ fn steps(root: &Path, report: &mut Report) {
         report.step(Phase::Tests, "examples in the documentation", |_| {
             cargo_step(&["test", "--locked", "--workspace", "--doc", "--quiet"])
         });
+        report.step(Phase::Tests, "generated files and transcripts", |_| generate::generate(root, true));
     }
 }
 
