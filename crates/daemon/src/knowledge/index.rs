@@ -418,6 +418,19 @@ mod tests {
         let index = Index::open(new.path(), Some(new.index())).expect("open");
         assert_eq!(seqs(&index, Query::All), (0..9).collect::<Vec<_>>());
         assert!(index.path().is_some());
+        // Lines of the same lengths: only their hash tells.
+        let mut alike = Ledger::new();
+        for _ in 0..2 {
+            alike.append(r#"{"kind":"a","at":{"wall_us":10},"service":"web"}"#);
+        }
+        drop(Index::open(alike.path(), Some(alike.index())).expect("open"));
+        let mut other = Ledger::new();
+        for _ in 0..2 {
+            other.append(r#"{"kind":"a","at":{"wall_us":10},"service":"bot"}"#);
+        }
+        fs::copy(alike.index(), other.index()).expect("copy");
+        let index = Index::open(other.path(), Some(other.index())).expect("open");
+        assert_eq!(seqs(&index, Query::Service("bot")), [0, 1]);
     }
 
     #[test]

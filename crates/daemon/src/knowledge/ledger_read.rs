@@ -394,6 +394,27 @@ mod tests {
     }
 
     #[test]
+    fn nothing_is_passed_over_when_the_writer_goes_on_to_the_next_segment() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        fs::create_dir(dir.path().join("seg")).expect("make");
+        let segment = |n| dir.path().join("seg").join(SegmentId(n).to_string());
+        let mut position = hale_ledger::Position::default();
+        let mut line = || {
+            let mut line = Vec::new();
+            position.append(b"{}", &mut line).expect("a payload");
+            line
+        };
+        let first = line();
+        fs::write(segment(0), [&first[..], &[0; 500]].concat()).expect("write");
+        let mut records = read_all(dir.path()).map(|entry| entry.expect("a record").seq);
+        assert_eq!(records.next(), Some(0));
+        // The reader has the reserved space in its buffer already.
+        fs::write(segment(0), [first, line()].concat()).expect("write");
+        fs::write(segment(1), line()).expect("write");
+        assert_eq!(records.collect::<Vec<_>>(), [1, 2]);
+    }
+
+    #[test]
     fn a_line_that_is_no_record_is_told_and_passed() {
         let dir = written(3);
         let path = dir.path().join("seg/00000000.jsonl");

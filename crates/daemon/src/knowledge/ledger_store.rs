@@ -5,6 +5,7 @@ use super::ledger_queue::{Item, Queue};
 use super::ledger_read::VerifyDirError;
 use super::ledger_recovery::{Recovery, scan};
 use super::ledger_writer::{Disk, RealDisk, Writer, say_damaged};
+pub use hale_core::record::Class;
 use hale_ledger::EncodeError;
 use hale_ledger::record::check_payload;
 use rustix::fs::{FlockOperation, flock};
@@ -13,17 +14,6 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-
-/// What may happen to a record when the disk is slow or full (architecture, section 2).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Class {
-    /// An effect waits for it: never dropped, refused only when [`Limits::durable_queue_bytes`] wait already.
-    Durable,
-    /// Kept in the runtime journal too: dropped and counted beyond [`Limits::state_queue_bytes`].
-    State,
-    /// Dropped first, and counted.
-    Evidence,
-}
 
 /// Bounds of the store. The defaults are named constants.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -192,11 +182,12 @@ impl LedgerStore {
         Ok((Self { queue, limits }, recovery))
     }
 
-    /// Hands a payload to the writer. Never waits for the disk. `id` comes back in [`LedgerEvent::Durable`]; ids must
+    /// Hands a payload to the writer. Never waits for the disk. What waits is bounded by class: evidence goes first, then
+    /// state, both counted; a durable record is refused only beyond [`Limits::durable_queue_bytes`]. `id` comes back in [`LedgerEvent::Durable`]; ids must
     /// not go down.
     ///
     /// # Errors
-    /// It is not a payload, or there is no room for it; see [`Class`].
+    /// It is not a payload, or there is no room for it.
     pub fn append(&self, payload: Vec<u8>, class: Class, id: u64) -> Result<(), AppendError> {
         check_payload(&payload)?;
         self.queue.push(Item { payload, id: Some(id) }, class, &self.limits)
@@ -372,7 +363,8 @@ mod tests {
             let line = fs::read(&segment).expect("read");
             chain.check(line.trim_ascii_end()).expect("record 0");
             let mut next = Vec::new();
-            chain.append(&payload(2), &mut next).expect("a payload");
+            let long = format!(r#"{{"kind":"test","n":2,"tail":"{}"}}"#, "x".repeat(2000));
+            chain.append(long.as_bytes(), &mut next).expect("a payload");
             next
         };
         let file = fs::OpenOptions::new().write(true).open(&segment).expect("open");
@@ -395,13 +387,13 @@ mod tests {
             assert_eq!((second.recovery.next_seq, second.recovery.torn_bytes), (1, cut as u64));
             second.append(3);
             second.durable(3);
+            assert_eq!(verify_dir(scratch.path()).expect("good").torn_bytes, 0);
             second.close();
             let torn = fs::read(scratch.path().join(format!("quarantine/00000000.jsonl.{good}"))).expect("put away");
             assert_eq!(torn, &whole[..cut]);
             let told = &payloads(scratch.path())[1];
             assert!(told.contains("ledger_recovered") && told.contains(&Hash::of(&torn).to_string()), "{told}");
             assert_eq!(numbers(scratch.path()), [1, 3]);
-            assert_eq!(verify_dir(scratch.path()).expect("good").torn_bytes, 0);
         }
     }
 

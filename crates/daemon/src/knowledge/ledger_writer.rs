@@ -21,6 +21,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 /// and the store's own records fit beside.
 const BATCH_MAX_BYTES: usize = TORN_MAX_BYTES as usize / 2;
 
+/// Capacity that the buffer of lines keeps between batches. 64 KiB: any ordinary batch, and one longest record.
+const KEEP_BUFFER_BYTES: usize = 64 * 1024;
+
 /// First and longest wait after a failed attempt: soon, for a passing shortage; then seldom enough to cost nothing.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(5);
@@ -180,6 +183,7 @@ impl Writer {
             }
         }
         let written = self.write(&lines);
+        lines.shrink_to(KEEP_BUFFER_BYTES);
         self.lines = lines;
         written?;
         self.recovered = None;
