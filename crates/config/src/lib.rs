@@ -24,6 +24,7 @@ pub use schema::schema;
 
 use diagnostic::Report;
 use hale_core::policy::{Policy, PolicyHash};
+use hale_core::time::Span;
 
 /// What `[host]` is where the file does not say it: it depends on who runs Hale, which only the caller knows.
 ///
@@ -47,6 +48,18 @@ pub struct Validated {
     pub hash: PolicyHash,
     /// What is allowed, but probably not what was meant.
     pub warnings: Vec<Diagnostic>,
+}
+
+/// Reads a duration as `hale.toml` has it, e.g. `90m` or `1h 30m`, for other places where people write one.
+///
+/// # Errors
+///
+/// What is wrong with `text`, and what to write instead.
+pub fn parse_duration(text: &str) -> Result<Span, String> {
+    units::duration(text).map_err(|mistake| match mistake.help {
+        Some(help) => format!("{}; {help}", mistake.problem),
+        None => mistake.problem,
+    })
 }
 
 /// Reads the texts of `hale.toml` and of its further files, in this order, as one configuration.

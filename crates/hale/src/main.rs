@@ -1,15 +1,56 @@
 //! The one binary. Its hidden roles are told apart by the first argument, before anything else is built: each
 //! of them is started often, or must stay small, and needs nothing of the command line's machinery.
 
+mod cli;
+mod commands;
+mod configuration;
 mod demo;
+mod exit;
+mod failure;
+mod history;
+mod supervisor;
+mod table;
+mod terminal;
 
+use clap::Parser;
+use cli::{Cli, Command};
+use exit::Exit;
+use failure::Failure;
+use std::io::{self, BufWriter, Write};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1);
-    let first = arguments.next();
-    match first.as_deref().and_then(|word| word.to_str()) {
+    match arguments.next().as_deref().and_then(|word| word.to_str()) {
         Some("demo-service") => demo::main(arguments),
-        Some(_) | None => ExitCode::from(2),
+        Some(_) | None => command_line(),
+    }
+}
+
+fn command_line() -> ExitCode {
+    // Clap ends the process itself for --help (0) and for a line it does not understand (2).
+    let cli = Cli::parse();
+    let mut out = BufWriter::new(io::stdout().lock());
+    let done = run(cli, &mut out);
+    // Before an error is told: what was found until then is shown above it.
+    let flushed = out.flush().map_err(Failure::from);
+    // What could not be written now is not tried again.
+    let (_, _unwritten) = out.into_parts();
+    done.and_then(|exit| flushed.map(|()| exit)).unwrap_or_else(Failure::report).into()
+}
+
+fn run(cli: Cli, out: &mut impl Write) -> Result<Exit, Failure> {
+    let global = &cli.global;
+    match cli.command {
+        Command::Validate { format } => commands::validate::run(format, global, out),
+        Command::Status { service, format } => commands::status::run(service.as_deref(), format, global, out),
+        Command::Incidents { since, format } => commands::incidents::run(since, format, global, out),
+        Command::Incident { id, format } => commands::incident::run(id, format, global, out),
+        Command::Start { service } => commands::order::run("start", &service, global, out),
+        Command::Stop { service } => commands::order::run("stop", &service, global, out),
+        Command::Restart { service } => commands::order::run("restart", &service, global, out),
+        Command::Ledger { command } => commands::ledger::run(&command, global, out),
+        Command::Schema => commands::schema::run(out),
+        Command::Completions { shell } => commands::completions::run(shell, out),
     }
 }

@@ -102,14 +102,11 @@ pub fn find() -> Result<PathBuf, LoadError> {
 ///
 /// See [`LoadError`]; a wrong configuration comes back with all of its mistakes.
 pub fn load(path: &Path) -> Result<Loaded, LoadError> {
-    let uid = rustix::process::geteuid();
-    let root = uid.is_root();
+    let root = rustix::process::geteuid().is_root();
     let absolute = std::path::absolute(path).map_err(|source| LoadError::Read { path: path.into(), source })?;
     let base = absolute.parent().unwrap_or(Path::new("/"));
     let base_dir = base.to_str().ok_or_else(|| LoadError::PathNotText(base.into()))?;
-    let session = format!("/run/user/{}", uid.as_raw());
-    let session = std::fs::metadata(&session).is_ok_and(|meta| meta.uid() == uid.as_raw()).then_some(session);
-    let defaults = host_defaults(root, |name| std::env::var(name).ok(), session)?;
+    let defaults = default_directories()?;
 
     let mut files = vec![path.to_owned()];
     let further = path.with_extension("d");
@@ -122,6 +119,18 @@ pub fn load(path: &Path) -> Result<Loaded, LoadError> {
     let sources = files.iter().map(|path| source(path, root)).collect::<Result<Vec<_>, _>>()?;
     let validated = hale_config::parse(&sources, &defaults, base_dir).map_err(LoadError::Invalid)?;
     Ok(Loaded { validated, files })
+}
+
+/// The directories of a Hale that runs as this user and whose configuration says nothing else.
+///
+/// # Errors
+///
+/// [`LoadError::NoHome`].
+pub fn default_directories() -> Result<HostDefaults, LoadError> {
+    let uid = rustix::process::geteuid();
+    let session = format!("/run/user/{}", uid.as_raw());
+    let session = std::fs::metadata(&session).is_ok_and(|meta| meta.uid() == uid.as_raw()).then_some(session);
+    host_defaults(uid.is_root(), |name| std::env::var(name).ok(), session)
 }
 
 /// `[host]`'s directories: fixed ones for root, the XDG Base Directory Specification's for others. `variable`

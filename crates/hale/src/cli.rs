@@ -1,0 +1,127 @@
+//! The command line: what can be asked of `hale`, and nothing of how it is done.
+
+use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
+use std::path::PathBuf;
+
+/// Makes a Linux server heal itself: watches services, finds those that stopped working, brings them back,
+/// and keeps a record of why.
+#[derive(Debug, Parser)]
+#[command(name = "hale", version, arg_required_else_help = true, after_help = EXIT_CODES)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXIT_CODES: &str = "\
+Exit status: 0 done, 1 failed, 2 usage, 3 no supervisor running, 5 ledger altered or truncated, \
+6 refused by policy, 7 busy, 78 configuration error";
+
+/// What every command takes, anywhere on the line.
+#[derive(Debug, Args)]
+pub struct Global {
+    /// The configuration [default: ./hale.toml, then /etc/hale/hale.toml]
+    #[arg(short, long, global = true, value_name = "FILE", env = "HALE_CONFIG")]
+    pub config: Option<PathBuf>,
+}
+
+/// How a reading command prints.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct Format {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Check the configuration and print what would be supervised
+    Validate {
+        #[command(flatten)]
+        format: Format,
+    },
+    /// Show what the services are doing
+    Status {
+        /// Only this one
+        service: Option<String>,
+        #[command(flatten)]
+        format: Format,
+    },
+    /// List what went wrong and how it ended
+    Incidents {
+        /// Only those opened within this time, e.g. 90m, 24h, 7d
+        #[arg(long, value_name = "TIME", value_parser = hale_config::parse_duration)]
+        since: Option<hale_core::time::Span>,
+        #[command(flatten)]
+        format: Format,
+    },
+    /// Tell the story of one incident
+    Incident {
+        /// Its number in the list
+        id: u64,
+        #[command(flatten)]
+        format: Format,
+    },
+    /// Start a service and forget its delays and counters
+    Start {
+        /// Which one
+        service: String,
+    },
+    /// Stop a service, until it is started or Hale starts anew
+    Stop {
+        /// Which one
+        service: String,
+    },
+    /// Stop a service and start it again
+    Restart {
+        /// Which one
+        service: String,
+    },
+    /// Read and check the record of everything
+    Ledger {
+        #[command(subcommand)]
+        command: Ledger,
+    },
+    /// Print the JSON Schema of the configuration
+    Schema,
+    /// Print a script that completes command lines, for your shell to load
+    Completions {
+        /// Which shell
+        shell: Shell,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Ledger {
+    /// Print its records, oldest first
+    Show {
+        #[command(flatten)]
+        format: Format,
+    },
+    /// Check that nothing was altered or cut off
+    Verify {
+        #[command(flatten)]
+        format: Format,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_configuration_can_stand_anywhere() {
+        for line in ["hale -c x status", "hale status -c x", "hale ledger -c x show", "hale ledger show -c x --json"] {
+            let cli = Cli::try_parse_from(line.split(' ')).unwrap();
+            assert_eq!(cli.global.config, Some(PathBuf::from("x")), "{line}");
+        }
+    }
+}

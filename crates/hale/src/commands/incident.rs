@@ -1,0 +1,105 @@
+//! `hale incident ID`
+
+use super::incidents::tone;
+use crate::cli::{Format, Global};
+use crate::configuration;
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::history;
+use crate::terminal::{colours, escape, paint};
+use hale_core::ids::IncidentId;
+use hale_core::incident::{Entry, Outcome, Story};
+use hale_core::time::Span;
+use hale_daemon::api::view::{Incident, rfc3339};
+use std::io::Write;
+
+/// Tells the story of one incident.
+pub fn run(id: u64, format: Format, global: &Global, out: &mut impl Write) -> Result<Exit, Failure> {
+    let ledger = history::ledger_dir(&configuration::directories(global)?.state)?;
+    let stories = history::stories(&ledger, |found| found == IncidentId(id))?;
+    let Some(story) = stories.first() else {
+        return Err(Failure::new(Exit::Failed, format!("there is no incident {id} in {}", ledger.display()))
+            .help("`hale incidents` lists them"));
+    };
+    if format.json {
+        serde_json::to_writer_pretty(&mut *out, &Incident::from(story)).map_err(std::io::Error::from)?;
+        writeln!(out)?;
+    } else {
+        write(story, colours(), out)?;
+    }
+    Ok(Exit::Done)
+}
+
+fn write(story: &Story, coloured: bool, out: &mut impl Write) -> std::io::Result<()> {
+    let outcome = paint(story.outcome.as_str(), tone(story.outcome), coloured);
+    write!(out, "incident {}: {}, {}, {outcome}", story.id, story.service, story.cause)?;
+    if let (Outcome::Recovered, Some(us)) = (story.outcome, story.recovery_us) {
+        write!(out, " in {}", Span::from_us(us))?;
+    }
+    if let Some(us) = story.down_us {
+        write!(out, ", down for {}", Span::from_us(us))?;
+    }
+    write!(out, "\nopened {}\n\n", rfc3339(story.opened.wall_us))?;
+    let after = |entry: &Entry| format!("T+{}", entry.after);
+    let width = story.timeline.iter().map(|entry| after(entry).chars().count()).max().unwrap_or(0);
+    for entry in &story.timeline {
+        let why = entry.why.as_ref().map_or(String::new(), |why| format!(", because {why}"));
+        writeln!(out, "  {:width$}  {}{}", after(entry), escape(&entry.what), escape(&why))?;
+    }
+    if !story.output.is_empty() {
+        writeln!(out, "\nits last output:")?;
+        for line in &story.output {
+            writeln!(out, "  | {}", escape(line))?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hale_core::ids::Name;
+    use hale_core::incident::{Blame, Cause};
+    use hale_core::time::Now;
+
+    #[test]
+    fn a_story_reads_from_top_to_bottom() {
+        let entry = |us, what: &str, why: Option<&str>| Entry {
+            after: Span::from_us(us),
+            what: what.into(),
+            why: why.map(String::from),
+        };
+        let story = Story {
+            id: IncidentId(12),
+            service: Name::try_from("web").unwrap(),
+            cause: Cause::Hang,
+            blame: Blame::Unknown,
+            opened: Now::default(),
+            closed: Some(Now::default()),
+            outcome: Outcome::Recovered,
+            recovery_us: Some(18_000),
+            down_us: Some(1_200_000),
+            timeline: vec![
+                entry(0, "detected: check http failed 2 times in a row: no answer\u{1b}", None),
+                entry(400, "decided to restart it at once", Some("it was healthy before")),
+                entry(18_000, "all checks pass: recovered in 18 ms", None),
+            ],
+            output: vec!["web listens on 127.0.0.1:8701".into(), "\u{7}".into()],
+        };
+        let expected = "\
+incident 12: web, hang, recovered in 18 ms, down for 1.2 s
+opened 1970-01-01T00:00:00.000Z
+
+  T+0 ms    detected: check http failed 2 times in a row: no answer\\u{1b}
+  T+0.4 ms  decided to restart it at once, because it was healthy before
+  T+18 ms   all checks pass: recovered in 18 ms
+
+its last output:
+  | web listens on 127.0.0.1:8701
+  | \\u{7}
+";
+        let mut shown = Vec::new();
+        write(&story, false, &mut shown).unwrap();
+        assert_eq!(String::from_utf8(shown).unwrap(), expected);
+    }
+}

@@ -1,0 +1,61 @@
+//! `hale incidents [--since TIME]`
+
+use crate::cli::{Format, Global};
+use crate::configuration;
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::history;
+use crate::table::{Cell, render};
+use crate::terminal::{Tone, colours};
+use hale_core::incident::{Outcome, Story};
+use hale_core::time::Span;
+use hale_daemon::api::view::{Incident, rfc3339};
+use std::io::Write;
+
+/// Lists the incidents opened within `since`, all without it.
+pub fn run(since: Option<Span>, format: Format, global: &Global, out: &mut impl Write) -> Result<Exit, Failure> {
+    let ledger = history::ledger_dir(&configuration::directories(global)?.state)?;
+    let mut stories = history::stories(&ledger, |_| true)?;
+    if let Some(since) = since {
+        let span_us = i64::try_from(since.as_us()).unwrap_or(i64::MAX);
+        let from_us = jiff::Timestamp::now().as_microsecond().saturating_sub(span_us);
+        stories.retain(|story| story.opened.wall_us >= from_us);
+    }
+    if format.json {
+        let list: Vec<Incident> = stories.iter().map(Incident::from).collect();
+        serde_json::to_writer_pretty(&mut *out, &list).map_err(std::io::Error::from)?;
+        writeln!(out)?;
+    } else if stories.is_empty() {
+        writeln!(out, "no incidents{}", since.map_or(String::new(), |since| format!(" within {since}")))?;
+    } else {
+        let header = ["ID", "OPENED", "SERVICE", "CAUSE", "OUTCOME", "RECOVERY", "DOWN"];
+        let rows: Vec<_> = stories.iter().map(row).collect();
+        out.write_all(render(header, &rows, colours()).as_bytes())?;
+    }
+    Ok(Exit::Done)
+}
+
+fn row(story: &Story) -> [Cell; 7] {
+    let time = |us: Option<u64>| us.map_or("-".to_owned(), |us| Span::from_us(us).to_string());
+    // Of an incident that ended otherwise nothing recovered, whatever was measured.
+    let recovered = story.outcome == Outcome::Recovered;
+    [
+        story.id.to_string().into(),
+        rfc3339(story.opened.wall_us).into(),
+        story.service.as_str().into(),
+        story.cause.as_str().into(),
+        Cell::toned(story.outcome.as_str(), tone(story.outcome)),
+        time(story.recovery_us.filter(|_| recovered)).into(),
+        time(story.down_us).into(),
+    ]
+}
+
+/// The colour of an outcome.
+pub fn tone(outcome: Outcome) -> Tone {
+    match outcome {
+        Outcome::Recovered => Tone::Good,
+        Outcome::Open | Outcome::Observed => Tone::Attention,
+        Outcome::Held => Tone::Bad,
+        Outcome::Stopped => Tone::Quiet,
+    }
+}

@@ -1,0 +1,115 @@
+//! `hale ledger show|verify`
+
+use crate::cli::{Format, Global, Ledger};
+use crate::configuration;
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::history;
+use crate::terminal::escape;
+use hale_core::incident::line;
+use hale_core::record::Record;
+use hale_daemon::api::view::rfc3339;
+use hale_daemon::knowledge::{Entry, Summary, VerifyDirError, read_all, verify_dir};
+use serde_json::{Value, json};
+use std::io::Write;
+use std::path::Path;
+
+/// Does what `command` says with the ledger of the configuration.
+pub fn run(command: &Ledger, global: &Global, out: &mut impl Write) -> Result<Exit, Failure> {
+    let dir = history::ledger_dir(&configuration::directories(global)?.state)?;
+    match command {
+        Ledger::Show { format } => show(&dir, *format, out),
+        Ledger::Verify { format } => verify(&dir, *format, out),
+    }
+}
+
+/// One line for each record; with `--json` one object on each line (<https://jsonlines.org>), because a ledger can be
+/// longer than any memory.
+fn show(dir: &Path, format: Format, out: &mut impl Write) -> Result<Exit, Failure> {
+    for entry in read_all(dir) {
+        let entry = entry.map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
+        if format.json {
+            let rec: Value = serde_json::from_slice(&entry.payload).map_err(|error| {
+                Failure::new(Exit::Failed, format!("record {} is not JSON", entry.seq)).because(error)
+            })?;
+            writeln!(out, "{}", json!({ "seq": entry.seq, "leaf": entry.leaf.to_string(), "rec": rec }))?;
+        } else {
+            writeln!(out, "{}", sentence(&entry))?;
+        }
+    }
+    Ok(Exit::Done)
+}
+
+/// A record in words: its own where it has some, else its JSON.
+fn sentence(entry: &Entry) -> String {
+    let seq = entry.seq;
+    let raw = || String::from_utf8_lossy(&entry.payload).into_owned();
+    let Ok(record) = serde_json::from_slice::<Record>(&entry.payload) else {
+        return format!("{seq:>6}  {}", escape(&raw()));
+    };
+    let at = rfc3339(record.at.wall_us);
+    let service = record.service.as_ref().map_or("-", |name| name.as_str());
+    let incident = record.incident.map_or(String::new(), |id| format!(" (incident {id})"));
+    let words = match line(&record.body) {
+        Some((what, Some(why))) => format!("{what}, because {why}"),
+        Some((what, None)) => what,
+        None => body(&entry.payload).unwrap_or_else(raw),
+    };
+    format!("{seq:>6}  {at}  {service}  {}{incident}", escape(&words))
+}
+
+/// What is left of a record's JSON without what stands beside it already.
+fn body(payload: &[u8]) -> Option<String> {
+    let mut record: serde_json::Map<String, Value> = serde_json::from_slice(payload).ok()?;
+    let kind = record.remove("kind")?;
+    for shown in ["id", "at", "service", "incident"] {
+        record.remove(shown);
+    }
+    let kind = kind.as_str()?;
+    Some(if record.is_empty() { kind.to_owned() } else { format!("{kind} {}", Value::Object(record)) })
+}
+
+fn verify(dir: &Path, format: Format, out: &mut impl Write) -> Result<Exit, Failure> {
+    match verify_dir(dir) {
+        Ok(summary) if format.json => writeln!(out, "{:#}", summary_json(&summary))?,
+        Ok(Summary { records, segments, sealed, bytes, head, tree_root, torn_bytes }) => {
+            writeln!(out, "{}: nothing was altered or cut off", escape(&dir.display().to_string()))?;
+            writeln!(out, "{records} records in {segments} segments, {sealed} of them sealed, {bytes} bytes")?;
+            if torn_bytes > 0 {
+                writeln!(out, "{torn_bytes} bytes of a record that is being written, or that a crash left unfinished")?;
+            }
+            writeln!(out, "head {head}\nroot {tree_root}")?;
+        }
+        Err(VerifyDirError::Damage { damage, .. }) if format.json => {
+            let (segment, problem) = (damage.segment.to_string(), damage.problem.to_string());
+            let damage = json!({
+                "seq": damage.seq,
+                "segment": segment,
+                "offset": damage.offset,
+                "truncated": damage.problem.is_truncation(),
+                "problem": problem,
+            });
+            writeln!(out, "{:#}", json!({ "ok": false, "damage": damage }))?;
+            return Ok(Exit::LedgerAltered);
+        }
+        Err(error @ VerifyDirError::Damage { .. }) => {
+            return Err(Failure::new(Exit::LedgerAltered, error.to_string())
+                .help("the records before that one fit each other; compare with a copy that was kept elsewhere"));
+        }
+        Err(error @ VerifyDirError::Read { .. }) => return Err(Failure::new(Exit::Failed, error.to_string())),
+    }
+    Ok(Exit::Done)
+}
+
+fn summary_json(summary: &Summary) -> Value {
+    json!({
+        "ok": true,
+        "records": summary.records,
+        "segments": summary.segments,
+        "sealed": summary.sealed,
+        "size_bytes": summary.bytes,
+        "head": summary.head.to_string(),
+        "root": summary.tree_root.to_string(),
+        "torn_bytes": summary.torn_bytes,
+    })
+}

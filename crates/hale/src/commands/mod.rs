@@ -1,0 +1,10 @@
+//! One file for each command.
+
+pub mod completions;
+pub mod incident;
+pub mod incidents;
+pub mod ledger;
+pub mod order;
+pub mod schema;
+pub mod status;
+pub mod validate;

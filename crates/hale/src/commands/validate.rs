@@ -1,0 +1,117 @@
+//! `hale validate`
+
+use crate::cli::{Format, Global};
+use crate::configuration;
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::terminal::escape;
+use hale_core::ids::Name;
+use hale_core::policy::{CheckKind, CheckPolicy, Mode, Ready, ServicePolicy};
+use hale_daemon::api::view::ms;
+use hale_daemon::monitor::config_file::{self, LoadError, Loaded};
+use serde_json::{Value, json};
+use std::io::Write;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Checks the configuration and prints what would be supervised.
+pub fn run(format: Format, global: &Global, out: &mut impl Write) -> Result<Exit, Failure> {
+    let path = configuration::path(None, global)?;
+    match config_file::load(&path) {
+        Ok(loaded) if format.json => writeln!(out, "{:#}", as_json(&loaded))?,
+        Ok(loaded) => {
+            configuration::warn(&loaded);
+            as_text(&path, &loaded, out)?;
+        }
+        Err(LoadError::Invalid(mistakes)) if format.json => {
+            writeln!(out, "{:#}", json!({ "valid": false, "mistakes": mistakes }))?;
+            return Ok(Exit::Configuration);
+        }
+        Err(error) => return Err(configuration::failure(&error)),
+    }
+    Ok(Exit::Done)
+}
+
+fn as_json(loaded: &Loaded) -> Value {
+    let policy = &loaded.validated.policy;
+    let service = |(name, service): (&Name, &Arc<ServicePolicy>)| {
+        json!({
+            "name": name,
+            "command": service.command,
+            "directory": service.directory,
+            "user": service.user,
+            "after": service.after,
+            "checks": service.checks.iter().map(check_json).collect::<Vec<_>>(),
+        })
+    };
+    json!({
+        "valid": true,
+        "files": loaded.files,
+        "policy": loaded.validated.hash,
+        "mode": policy.host.mode,
+        "state_dir": policy.host.state_dir,
+        "runtime_dir": policy.host.runtime_dir,
+        "log_dir": policy.host.log_dir,
+        "services": policy.services.iter().map(service).collect::<Vec<_>>(),
+        "mistakes": loaded.validated.warnings,
+    })
+}
+
+fn check_json(check: &CheckPolicy) -> Value {
+    json!({
+        "name": check.name,
+        "kind": check.kind.as_str(),
+        "every_ms": ms(check.every),
+        "timeout_ms": ms(check.timeout),
+        "failures": check.failures,
+        "successes": check.successes,
+    })
+}
+
+fn as_text(path: &Path, loaded: &Loaded, out: &mut impl Write) -> Result<(), Failure> {
+    let policy = &loaded.validated.policy;
+    let services = if policy.services.len() == 1 { "service" } else { "services" };
+    writeln!(out, "{}: valid, {} {services}", escape(&path.display().to_string()), policy.services.len())?;
+    for (name, service) in &policy.services {
+        writeln!(out, "\n{name}")?;
+        for line in lines(service) {
+            writeln!(out, "  {}", escape(&line))?;
+        }
+    }
+    let host = &policy.host;
+    let places =
+        format!("ledger in {}/ledger, sockets in {}, logs in {}", host.state_dir, host.runtime_dir, host.log_dir);
+    writeln!(out, "\n{}", escape(&places))?;
+    if host.mode == Mode::Observe {
+        writeln!(out, "mode is \"observe\": services are started once, then only watched")?;
+    }
+    Ok(())
+}
+
+fn lines(service: &ServicePolicy) -> Vec<String> {
+    let user = service.user.as_ref().map_or(String::new(), |user| format!(" as {user}"));
+    let mut lines = vec![format!("runs {}{user}, in {}", service.command.join(" "), service.directory)];
+    if !service.after.is_empty() {
+        let after: Vec<&str> = service.after.iter().map(Name::as_str).collect();
+        lines.push(format!("starts after {}", after.join(", ")));
+    }
+    let ready = match service.start.ready {
+        Ready::Running => "its program runs",
+        Ready::Notify => "it says READY=1",
+        Ready::Check => "its checks pass",
+    };
+    lines.push(format!("is ready when {ready}, within {}", service.start.within));
+    lines.extend(service.checks.iter().map(check_line));
+    lines
+}
+
+fn check_line(check: &CheckPolicy) -> String {
+    let CheckPolicy { name, every, timeout, failures, .. } = check;
+    let what = match &check.kind {
+        CheckKind::Http(http) => format!("{} {}", http.method, http.url),
+        CheckKind::Tcp { address } => format!("connects to {address}"),
+        CheckKind::Exec { command, .. } => format!("runs {}", command.join(" ")),
+        CheckKind::Heartbeat { within } => return format!("check {name}: a heartbeat within {within}"),
+    };
+    format!("check {name}: {what}, every {every}, answer within {timeout}, acts on failure {failures}")
+}

@@ -1,0 +1,316 @@
+//! The command line as scripts see it: the real binary, its output and its exit status.
+#![expect(clippy::unwrap_used, reason = "the helpers of a test fail it like the test itself")]
+
+use hale_core::effect::Answer;
+use hale_core::event::{ExitStatus, Question};
+use hale_core::ids::{Epoch, IncidentId, Name, RecordId};
+use hale_core::incident::{Cause, Outcome};
+use hale_core::policy::{Mode, Signal};
+use hale_core::record::{Body, Finding, Record};
+use hale_core::status::{ServiceStatus, State, StatusReport};
+use hale_core::time::{Monotonic, Now};
+use hale_daemon::api;
+use hale_daemon::knowledge::ledger_store::{Class, LedgerStore, Limits};
+use serde_json::Value;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::oneshot;
+
+/// A host of its own: a configuration whose directories nobody else uses.
+struct Host {
+    directory: tempfile::TempDir,
+}
+
+impl Host {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path().display();
+        let text = format!(
+            "[host]\nstate_dir = \"{root}/state\"\nruntime_dir = \"{root}/run\"\n\n[service.web]\ncommand = [\"web\"]\n"
+        );
+        fs::create_dir(directory.path().join("run")).unwrap();
+        fs::write(directory.path().join("hale.toml"), text).unwrap();
+        Self { directory }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// `hale ARGUMENTS` with this host's configuration.
+    fn hale(&self, arguments: &[&str]) -> Output {
+        command(arguments).env("HALE_CONFIG", self.path("hale.toml")).output().unwrap()
+    }
+}
+
+fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hale"));
+    command.args(arguments).env_remove("HALE_CONFIG").stdin(Stdio::null());
+    command
+}
+
+fn hale(arguments: &[&str]) -> Output {
+    command(arguments).output().unwrap()
+}
+
+#[track_caller]
+fn code(output: &Output, expected: i32) {
+    assert_eq!(output.status.code(), Some(expected), "{}{}", out(output), err(output));
+}
+
+fn out(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn err(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+/// The example, in a directory that certainly belongs to who runs the test.
+fn example(directory: &Path) -> String {
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/hale.toml")).unwrap();
+    let path = directory.join("hale.toml");
+    fs::write(&path, text).unwrap();
+    path.display().to_string()
+}
+
+#[test]
+fn the_example_is_valid_and_shows_every_check_kind() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = example(directory.path());
+    let text = hale(&["validate", "-c", &path]);
+    code(&text, 0);
+    assert!(out(&text).contains("valid, 3 services") && out(&text).contains("starts after web"), "{}", out(&text));
+    assert_eq!(err(&text), "");
+
+    let json = hale(&["-c", &path, "validate", "--json"]);
+    code(&json, 0);
+    let json: Value = serde_json::from_slice(&json.stdout).unwrap();
+    let checks = json["services"].as_array().unwrap().iter().flat_map(|service| service["checks"].as_array().unwrap());
+    let mut kinds: Vec<_> = checks.map(|check| check["kind"].as_str().unwrap()).collect();
+    kinds.sort_unstable();
+    assert_eq!(kinds, ["exec", "heartbeat", "http", "tcp"]);
+}
+
+#[test]
+fn a_wrong_configuration_is_told_with_its_place() {
+    let host = Host::new();
+    fs::write(host.path("hale.toml"), "[service.bot]\ncomand = [\"bot\"]\n").unwrap();
+    for arguments in [&["validate"][..], &["status"]] {
+        let output = host.hale(arguments);
+        code(&output, 78);
+        assert!(err(&output).contains("hale.toml:2:1") && err(&output).contains("`command`"), "{}", err(&output));
+    }
+    let json = host.hale(&["validate", "--json"]);
+    code(&json, 78);
+    let json: Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!(json["valid"], false);
+    assert!(json["mistakes"].as_array().unwrap().iter().any(|mistake| mistake["line"] == 2), "{json}");
+}
+
+#[test]
+fn a_missing_configuration_is_a_configuration_error() {
+    let host = Host::new();
+    fs::remove_file(host.path("hale.toml")).unwrap();
+    let output = host.hale(&["validate"]);
+    code(&output, 78);
+    let expected = format!("error: cannot read {}: No such file", host.path("hale.toml").display());
+    assert!(err(&output).starts_with(&expected), "{}", err(&output));
+}
+
+#[test]
+fn usage_errors_are_2() {
+    code(&hale(&[]), 2);
+    code(&hale(&["frobnicate"]), 2);
+    code(&hale(&["incidents", "--since", "yesterday"]), 2);
+    code(&hale(&["demo-service", "database"]), 2);
+    let output = Host::new().hale(&["stop", "../../etc"]);
+    code(&output, 2);
+    assert!(err(&output).contains("is not the name of a service"), "{}", err(&output));
+    code(&hale(&["--help"]), 0);
+    code(&hale(&["--version"]), 0);
+}
+
+#[test]
+fn without_a_supervisor_it_is_3_and_says_where_it_looked() {
+    let host = Host::new();
+    for arguments in [&["status"][..], &["status", "web", "--json"], &["restart", "web"]] {
+        let output = host.hale(arguments);
+        code(&output, 3);
+        let socket = if arguments[0] == "status" { "read.sock" } else { "control.sock" };
+        let looked_at = format!("no supervisor running (looked at {})", host.path("run").join(socket).display());
+        assert!(err(&output).contains(&looked_at), "{}", err(&output));
+        assert_eq!(out(&output), "");
+    }
+}
+
+#[test]
+fn the_schema_is_json_and_knows_the_services() {
+    let output = hale(&["schema"]);
+    code(&output, 0);
+    let schema: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(schema["properties"]["service"].is_object(), "{schema}");
+}
+
+#[test]
+fn shells_get_their_completions() {
+    for shell in ["bash", "zsh", "fish"] {
+        let output = hale(&["completions", shell]);
+        code(&output, 0);
+        assert!(out(&output).contains("incidents"), "{shell}");
+        assert!(!out(&output).contains("demo-service"), "{shell} completes what is hidden");
+    }
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_error() {
+    // A pipe whose reader is gone before the first byte.
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let output =
+        command(&["schema"]).stdout(writer).stderr(Stdio::piped()).spawn().unwrap().wait_with_output().unwrap();
+    code(&output, 0);
+    assert_eq!(err(&output), "");
+}
+
+fn web() -> Name {
+    Name::try_from("web").unwrap()
+}
+
+fn record(id: u64, at_us: u64, body: Body) -> Record {
+    let at = Now { mono: Monotonic::from_us(at_us), boot_us: at_us, wall_us: 1_000_000_000_000_000 };
+    Record { id: RecordId(id), at, service: Some(web()), incident: Some(IncidentId(5)), body }
+}
+
+/// Writes the ledger of one incident, and one record that is none of the core's.
+fn write_ledger(host: &Host) {
+    let dir = host.path("state/ledger");
+    let (store, _) = LedgerStore::open(&dir, Limits::default(), Box::new(|_| ())).unwrap();
+    let status = ExitStatus::Signal { signal: Signal::KILL, core_dumped: false };
+    let finding = Finding::Exit { epoch: Epoch(1), status };
+    let records = [
+        record(5, 1_000, Body::Detected { cause: Cause::Signal, finding, last_good: Monotonic::from_us(900) }),
+        record(6, 1_500, Body::Output { lines: vec!["last words\u{1b}[2J".into()] }),
+        record(7, 19_000, Body::IncidentClosed { outcome: Outcome::Recovered, recovery_us: 18_000, down_us: 18_100 }),
+    ];
+    for record in &records {
+        store.append(serde_json::to_vec(record).unwrap(), Class::State, record.id.0).unwrap();
+    }
+    store.append(br#"{"kind":"of a later version"}"#.to_vec(), Class::State, 8).unwrap();
+    assert!(store.close(Duration::from_secs(30)));
+}
+
+#[test]
+fn incidents_are_told_while_hale_is_down() {
+    let host = Host::new();
+    code(&host.hale(&["incidents"]), 1);
+    write_ledger(&host);
+    let list = host.hale(&["incidents"]);
+    code(&list, 0);
+    let line = "5   2001-09-09T01:46:40.000Z  web      signal  recovered  18 ms     18 ms";
+    assert!(out(&list).contains(line), "{}", out(&list));
+    let list = host.hale(&["incidents", "--json"]);
+    let list: Value = serde_json::from_slice(&list.stdout).unwrap();
+    assert_eq!(list[0]["recovery_ms"], 18.0);
+    assert_eq!(list[0]["down_ms"], 18.1);
+    assert_eq!(list[0]["timeline"][0]["what"], "detected: the process killed by SIGKILL");
+    assert_eq!(list[0]["evidence"]["output"][0], "last words\u{1b}[2J");
+
+    let story = host.hale(&["incident", "5"]);
+    code(&story, 0);
+    assert!(out(&story).contains("\n  T+18 ms  all checks pass: recovered in 18 ms\n"), "{}", out(&story));
+    assert!(out(&story).contains("| last words\\u{1b}[2J\n"), "{}", out(&story));
+    let none = host.hale(&["incident", "6"]);
+    code(&none, 1);
+    assert!(err(&none).contains("no incident 6"), "{}", err(&none));
+    let recent = host.hale(&["incidents", "--since", "1h"]);
+    assert_eq!(out(&recent), "no incidents within 1 h\n");
+}
+
+#[test]
+fn the_ledger_is_shown_and_an_alteration_is_5() {
+    let host = Host::new();
+    write_ledger(&host);
+    let shown = host.hale(&["ledger", "show"]);
+    code(&shown, 0);
+    assert_eq!(out(&shown).lines().count(), 4);
+    assert!(out(&shown).contains("web  detected: the process killed by SIGKILL (incident 5)"), "{}", out(&shown));
+    let json = host.hale(&["ledger", "show", "--json"]);
+    let lines: Vec<Value> = out(&json).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((&lines[3]["seq"], &lines[3]["rec"]["kind"]), (&3.into(), &"of a later version".into()));
+
+    let good = host.hale(&["ledger", "verify", "--json"]);
+    code(&good, 0);
+    assert_eq!(serde_json::from_slice::<Value>(&good.stdout).unwrap()["records"], 4);
+    let segment = fs::read_dir(host.path("state/ledger/seg")).unwrap().next().unwrap().unwrap().path();
+    let text = fs::read_to_string(&segment).unwrap();
+    fs::write(&segment, text.replacen("last words", "lost words", 1)).unwrap();
+    let bad = host.hale(&["ledger", "verify"]);
+    code(&bad, 5);
+    assert!(err(&bad).contains("altered"), "{}", err(&bad));
+    let bad = host.hale(&["ledger", "verify", "--json"]);
+    code(&bad, 5);
+    assert_eq!(serde_json::from_slice::<Value>(&bad.stdout).unwrap()["ok"], false);
+}
+
+/// A supervisor that knows one service.
+struct Stub;
+
+impl api::Loop for Stub {
+    fn ask(&self, question: Question) -> Option<oneshot::Receiver<Answer>> {
+        let (sender, receiver) = oneshot::channel();
+        let service = ServiceStatus {
+            name: web(),
+            state: State::Held,
+            detail: "given up after a crash loop".into(),
+            pid: None,
+            since: Monotonic::from_us(0),
+            restarts: 9,
+            checks: Vec::new(),
+            incident: Some(IncidentId(5)),
+            status_text: String::new(),
+            observed: None,
+        };
+        let answer = match question {
+            Question::Status { service: Some(name) } if name != web() => Answer::Unknown { service: name.to_string() },
+            Question::Status { .. } => Answer::Status(Box::new(StatusReport {
+                at: Now { mono: Monotonic::from_us(65_000_000), boot_us: 0, wall_us: 65_000_000 },
+                mode: Mode::Heal,
+                ledger_error: None,
+                services: vec![service],
+            })),
+            Question::Order { actor, order } => {
+                Answer::Failed { text: format!("{}: {} did not become healthy", actor.uid, order.service()) }
+            }
+        };
+        sender.send(answer).ok()?;
+        Some(receiver)
+    }
+}
+
+#[test]
+fn a_running_supervisor_is_asked() {
+    let host = Host::new();
+    let sockets = api::sockets::bind(&host.path("run")).unwrap();
+    std::thread::spawn(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build().unwrap();
+        runtime.block_on(api::serve(sockets, Arc::new(Stub)))
+    });
+
+    let status = host.hale(&["status"]);
+    code(&status, 0);
+    let line = "web      held   1 min 5 s  -    9         -\n";
+    assert!(out(&status).contains(line) && out(&status).contains("hale incident 5"), "{}", out(&status));
+    let json = host.hale(&["status", "web", "--json"]);
+    code(&json, 0);
+    assert_eq!(serde_json::from_slice::<Value>(&json.stdout).unwrap()["services"][0]["state"], "held");
+    let unknown = host.hale(&["status", "bot"]);
+    code(&unknown, 1);
+    assert!(err(&unknown).contains("there is no service \"bot\""), "{}", err(&unknown));
+    let order = host.hale(&["start", "web"]);
+    code(&order, 1);
+    assert!(err(&order).ends_with(": web did not become healthy\n"), "{}", err(&order));
+}
