@@ -1,4 +1,6 @@
 //! Carries the core's effects out.
 
+pub mod environment;
+pub mod program;
 pub mod tree;
 pub mod user;

@@ -8,6 +8,7 @@ pub mod ledger_read;
 mod ledger_recovery;
 pub mod ledger_store;
 mod ledger_writer;
+pub mod recovery;
 
 pub use index::{Index, IndexError, Matches, Query};
 pub use journal::{Journal, JournalError, Replay};

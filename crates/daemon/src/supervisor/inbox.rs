@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::oneshot;
 
@@ -30,9 +30,14 @@ impl Inbox {
     /// Delivers an event. Silently dropped once the loop has ended: then there is nobody to tell.
     pub fn send(&self, event: Event) {
         if self.queue.send(event).is_ok() {
-            // A full counter (EAGAIN) has woken the loop already.
-            let _ = rustix::io::write(&*self.bell, &1_u64.to_ne_bytes());
+            self.ring();
         }
+    }
+
+    /// Wakes the loop.
+    pub fn ring(&self) {
+        // A full counter (EAGAIN) has woken the loop already.
+        let _ = rustix::io::write(&*self.bell, &1_u64.to_ne_bytes());
     }
 }
 
@@ -46,10 +51,7 @@ pub struct Outlet {
 impl Outlet {
     /// Takes the next event, if there is one.
     pub fn take(&self) -> Option<Event> {
-        match self.queue.try_recv() {
-            Ok(event) => Some(event),
-            Err(TryRecvError::Empty | TryRecvError::Disconnected) => None,
-        }
+        self.queue.try_recv().ok()
     }
 
     /// Silences the bell; to be called before the last [`Outlet::take`] of a round.

@@ -159,7 +159,7 @@ impl Trees {
     /// # Errors
     ///
     /// `EBUSY`: a process lives in one of them. The groups stay then, and the next Hale ends what is in them.
-    pub fn close(self) -> io::Result<()> {
+    pub fn close(&self) -> io::Result<()> {
         match (&self.kind, &self.group) {
             (Kind::Cgroup2 { path }, Some(group)) => {
                 group.remove_below()?;

@@ -1,0 +1,580 @@
+//! The real host: what `hale_core::driver` needs, on epoll, sockets, cgroups and files.
+
+use super::console::Console;
+use super::evidence::Collector;
+use super::inbox::{Asker, Inbox, Outlet};
+use super::prepare::{Prepared, prepare, touches_files};
+use super::service::{Hosted, failure};
+use crate::execute::tree::{Trees, Until, Watcher};
+use crate::guardian::client::GuardianClient;
+use crate::guardian::protocol::{GuardianEvent, HostSignal, MAX_SERVICES, Slot};
+use crate::keeper::client::KeeperClient;
+use crate::keeper::protocol::KeeperEvent;
+use crate::knowledge::journal::Journal;
+use crate::knowledge::ledger_store::LedgerStore;
+use crate::monitor::probe::{ProbeOrder, Prober};
+use crate::sys::wait::Exit;
+use hale_core::driver::Host;
+use hale_core::effect::{Effect, Fence, Order};
+use hale_core::event::{EndWhy, Event, ExitStatus, SpawnFailure};
+use hale_core::ids::{Epoch, IncidentId, Name};
+use hale_core::policy::{Policy, ServicePolicy, Signal};
+use hale_core::record::Record;
+use hale_core::time::{Monotonic, Now};
+use hale_core::world::Snapshot;
+use rustix::event::{Timespec, epoll};
+use rustix::time::{ClockId, clock_gettime};
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
+
+/// How many kernel events one call takes: more are there at the next one, which follows at once.
+const EVENTS_PER_WAIT: usize = 128;
+
+/// How many events of other threads one round takes before the guardian is listened to again.
+const INBOX_PER_ROUND: usize = 256;
+
+/// How long an orderly end waits for the ledger: after it the disk is taken for hung, and the journal has what the
+/// ledger misses.
+const LEDGER_CLOSE_WITHIN: Duration = Duration::from_secs(5);
+
+/// What an epoll event is about, in its 64 bits of data: the kind above, the slot below.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Source {
+    Guardian,
+    Keeper,
+    Inbox,
+    Notify(Slot),
+    Tree(Slot),
+}
+
+impl Source {
+    fn data(self) -> epoll::EventData {
+        let (kind, slot) = match self {
+            Self::Guardian => (0, 0),
+            Self::Keeper => (1, 0),
+            Self::Inbox => (2, 0),
+            Self::Notify(slot) => (3, slot.0),
+            Self::Tree(slot) => (4, slot.0),
+        };
+        epoll::EventData::new_u64(kind << 32 | u64::from(slot))
+    }
+
+    fn from_data(data: u64) -> Option<Self> {
+        let slot = Slot(u32::try_from(data & u64::from(u32::MAX)).ok()?);
+        match data >> 32 {
+            0 => Some(Self::Guardian),
+            1 => Some(Self::Keeper),
+            2 => Some(Self::Inbox),
+            3 => Some(Self::Notify(slot)),
+            4 => Some(Self::Tree(slot)),
+            _ => None,
+        }
+    }
+}
+
+/// What the host is made of; all of it exists before the loop begins.
+pub(super) struct Parts {
+    pub(super) guardian: GuardianClient,
+    pub(super) keeper: KeeperClient,
+    pub(super) inbox: Inbox,
+    pub(super) outlet: Outlet,
+    pub(super) asker: Asker,
+    pub(super) journal: Option<Journal>,
+    pub(super) ledger: Option<LedgerStore>,
+    pub(super) prober: Prober,
+    pub(super) trees: Arc<Trees>,
+    pub(super) console: Console,
+    pub(super) collector: Collector,
+}
+
+/// The real host.
+pub(super) struct DaemonHost {
+    parts: Parts,
+    epoll: OwnedFd,
+    buffer: Vec<epoll::Event>,
+    events: VecDeque<Event>,
+    services: BTreeMap<Name, Hosted>,
+    names: Vec<Name>,
+    /// Flushes of the keeper that were asked for, by token.
+    flushes: BTreeMap<u64, (Name, IncidentId, usize)>,
+    next_flush: u64,
+    /// Orders that other threads prepare, because preparing them touches files.
+    prepared: Receiver<ReadyOrder>,
+    prepared_sender: Sender<ReadyOrder>,
+    /// Looks after trees without a cgroup, and says which became empty.
+    watcher: Watcher,
+    empty: Receiver<(Name, Epoch)>,
+    lines: Vec<Vec<u8>>,
+    ended: Option<Ended>,
+}
+
+/// An order that is prepared, or cannot be.
+type ReadyOrder = (Name, Epoch, Result<Prepared, SpawnFailure>);
+
+/// How the loop came to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// Everything was stopped in order.
+    InOrder,
+    /// The guardian is gone: all trees were killed.
+    GuardianGone,
+}
+
+impl DaemonHost {
+    /// A host for the services of `policy`.
+    ///
+    /// # Errors
+    /// There are more services than slots, or the kernel refuses a descriptor.
+    pub(super) fn new(parts: Parts, policy: &Policy) -> io::Result<Self> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let watch =
+            |fd: &dyn AsFdDyn, source: Source| epoll::add(&epoll, fd.fd(), source.data(), epoll::EventFlags::IN);
+        watch(&parts.guardian, Source::Guardian)?;
+        watch(&parts.keeper, Source::Keeper)?;
+        watch(&parts.outlet, Source::Inbox)?;
+        let (prepared_sender, prepared) = channel();
+        let (found_empty, empty) = channel();
+        let bell = parts.inbox.clone();
+        let watcher = Watcher::start(move |service, epoch| {
+            let _ = found_empty.send((service, epoch));
+            bell.ring();
+        })?;
+        let names: Vec<Name> = policy.services.keys().cloned().collect();
+        if names.len() > MAX_SERVICES as usize {
+            let text = format!("{} services are configured, and at most {MAX_SERVICES} are possible", names.len());
+            return Err(io::Error::other(text));
+        }
+        let slots = (0..MAX_SERVICES).map(Slot);
+        let services = policy
+            .services
+            .iter()
+            .zip(slots)
+            .map(|((name, service), slot)| (name.clone(), Hosted::new(name, slot, service, &policy.host)));
+        Ok(Self {
+            epoll,
+            buffer: Vec::with_capacity(EVENTS_PER_WAIT),
+            events: VecDeque::from([Event::Begin]),
+            services: services.collect(),
+            names,
+            flushes: BTreeMap::new(),
+            next_flush: 1,
+            prepared,
+            prepared_sender,
+            watcher,
+            empty,
+            lines: Vec::new(),
+            ended: None,
+            parts,
+        })
+    }
+
+    /// How it ended; writes out what is left.
+    pub(super) fn finish(self) -> Ended {
+        let Self { parts, services, watcher, ended, .. } = self;
+        drop((services, watcher));
+        if parts.ledger.is_some_and(|ledger| !ledger.close(LEDGER_CLOSE_WITHIN)) {
+            parts.console.say("the disk did not take the last records of the ledger; the runtime journal has them");
+        }
+        // What is not empty stays, and the next Hale ends what is in it.
+        let _ = parts.trees.close();
+        parts.console.close();
+        ended.unwrap_or(Ended::GuardianGone)
+    }
+
+    fn by_slot(&mut self, slot: Slot) -> Option<(Name, &mut Hosted)> {
+        let name = self.names.get(slot.0 as usize)?.clone();
+        let hosted = self.services.get_mut(&name)?;
+        Some((name, hosted))
+    }
+
+    /// Waits for the kernel, at most until `until`, and turns what it tells into events.
+    fn listen(&mut self, until: Option<Monotonic>) -> io::Result<()> {
+        self.flush_sockets()?;
+        let timeout = until.map(|until| timespec(until.since(now().mono).as_us()));
+        self.buffer.clear();
+        match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut self.buffer), timeout.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let sources: Vec<Source> = self.buffer.iter().filter_map(|event| Source::from_data(event.data.u64())).collect();
+        for source in sources {
+            match source {
+                Source::Guardian => self.hear_guardian()?,
+                Source::Keeper => self.hear_keeper()?,
+                Source::Inbox => self.hear_threads(),
+                Source::Notify(slot) => self.hear_service(slot),
+                Source::Tree(slot) => self.look_at_tree(slot),
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends what the sockets did not take before, and asks to be woken when they take more.
+    fn flush_sockets(&mut self) -> io::Result<()> {
+        let flags =
+            |waits: bool| if waits { epoll::EventFlags::IN | epoll::EventFlags::OUT } else { epoll::EventFlags::IN };
+        if self.parts.guardian.wants_to_write() {
+            self.parts.guardian.flush()?;
+            let waits = self.parts.guardian.wants_to_write();
+            epoll::modify(&self.epoll, &self.parts.guardian, Source::Guardian.data(), flags(waits))?;
+        }
+        if self.parts.keeper.wants_to_write() {
+            // A keeper that died is replaced, and told everything again.
+            let _ = self.parts.keeper.flush();
+            let waits = self.parts.keeper.wants_to_write();
+            epoll::modify(&self.epoll, &self.parts.keeper, Source::Keeper.data(), flags(waits))?;
+        }
+        Ok(())
+    }
+
+    fn hear_guardian(&mut self) -> io::Result<()> {
+        while let Some(event) = self.parts.guardian.receive()? {
+            match event {
+                GuardianEvent::Spawned { slot, epoch, pid, pidfd } => {
+                    if let Some((service, hosted)) = self.by_slot(slot) {
+                        let process = hosted.spawned(epoch, pid, pidfd);
+                        self.events.push_back(Event::Spawned { service, epoch, process });
+                    }
+                }
+                GuardianEvent::Executed { slot, epoch } => {
+                    if let Some((service, _)) = self.by_slot(slot) {
+                        self.events.push_back(Event::Executed { service, epoch });
+                    }
+                }
+                GuardianEvent::SpawnFailed { slot, epoch, failure } => {
+                    if let Some((service, hosted)) = self.by_slot(slot) {
+                        let failure = hosted.explain(failure);
+                        hosted.gone();
+                        self.events.push_back(Event::SpawnFailed { service, epoch, failure });
+                    }
+                }
+                GuardianEvent::Exited { slot, epoch, exit } => {
+                    if let Some((service, hosted)) = self.by_slot(slot) {
+                        hosted.gone();
+                        let tree_empty = hosted.tree_is_empty();
+                        let status = exit_status(exit);
+                        self.events.push_back(Event::Exited { service, epoch, status, tree_empty });
+                    }
+                    self.look_at_tree(slot);
+                }
+                GuardianEvent::Signalled(HostSignal::Terminate) => self.end(Signal::TERM),
+                GuardianEvent::Signalled(HostSignal::Interrupt) => self.end(Signal::INT),
+                GuardianEvent::Signalled(HostSignal::Hangup) => {
+                    self.parts.console.say("SIGHUP: this version cannot reload its configuration; restart it");
+                }
+                GuardianEvent::KeeperReplaced => {
+                    let _ = self.parts.keeper.resend();
+                }
+                GuardianEvent::Gone => {
+                    self.guardian_gone();
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, signal: Signal) {
+        self.events.push_back(Event::End { why: EndWhy::Signal(signal) });
+    }
+
+    /// Without a guardian nobody reaps and nobody can start anything: what runs is killed, so that the next Hale starts
+    /// from nothing.
+    fn guardian_gone(&mut self) {
+        for hosted in self.services.values() {
+            hosted.kill_now();
+        }
+        self.ended = Some(Ended::GuardianGone);
+    }
+
+    fn hear_keeper(&mut self) -> io::Result<()> {
+        while let Some(event) = self.parts.keeper.receive()? {
+            match event {
+                KeeperEvent::Flushed(flushed) => {
+                    if let Some((service, incident, lines)) = self.flushes.remove(&flushed.token)
+                        && let Some(hosted) = self.services.get(&service)
+                    {
+                        hosted.collect(incident, lines, &self.parts.collector);
+                    }
+                }
+                KeeperEvent::Dropped { slot, bytes } => {
+                    if let Some((service, _)) = self.by_slot(slot) {
+                        self.events.push_back(Event::OutputDropped { service, bytes });
+                    }
+                }
+                // Guardian and keeper share their end; the guardian's own socket tells.
+                KeeperEvent::Gone => {
+                    let _ = epoll::delete(&self.epoll, &self.parts.keeper);
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn hear_threads(&mut self) {
+        self.parts.outlet.silence();
+        self.send_prepared();
+        while let Ok((service, epoch)) = self.empty.try_recv() {
+            if let Some(hosted) = self.services.get_mut(&service) {
+                hosted.watcher_found_empty(epoch);
+                let slot = hosted.slot();
+                self.look_at_tree(slot);
+            }
+        }
+        for _ in 0..INBOX_PER_ROUND {
+            match self.parts.outlet.take() {
+                Some(event) => self.events.push_back(event),
+                None => return,
+            }
+        }
+        // There may be more: ring again instead of letting the guardian wait.
+        self.parts.inbox.ring();
+    }
+
+    fn hear_service(&mut self, slot: Slot) {
+        if let Some((service, hosted)) = self.by_slot(slot) {
+            let heard = hosted.hear();
+            let event = |(epoch, notice)| Event::Notified { service: service.clone(), epoch, notice };
+            self.events.extend(heard.into_iter().map(event));
+        }
+    }
+
+    /// Reports the end of a tree that is being ended, once its main process was reaped too.
+    fn look_at_tree(&mut self, slot: Slot) {
+        if let Some((service, hosted)) = self.by_slot(slot)
+            && let Some(epoch) = hosted.ended_tree()
+        {
+            self.events.push_back(Event::TreeEmpty { service, epoch });
+            self.unwatch_tree(slot);
+        }
+    }
+
+    /// Wants to know when the tree is empty: it may be already.
+    fn watch_tree(&mut self, service: &Name, epoch: Epoch, until: Until) {
+        let Some(hosted) = self.services.get_mut(service) else { return };
+        let slot = hosted.slot();
+        hosted.await_end(epoch, until, &self.watcher);
+        if let Some(fd) = hosted.tree_events() {
+            // EEXIST: it is watched already.
+            let _ = epoll::add(&self.epoll, fd, Source::Tree(slot).data(), epoll::EventFlags::PRI);
+        }
+        self.look_at_tree(slot);
+    }
+
+    fn unwatch_tree(&mut self, slot: Slot) {
+        let name = self.names[slot.0 as usize].clone();
+        if let Some(fd) = self.services.get(&name).and_then(Hosted::tree_events) {
+            let _ = epoll::delete(&self.epoll, fd);
+        }
+    }
+
+    fn spawn(&mut self, service: &Name, epoch: Epoch, policy: &Arc<ServicePolicy>) {
+        let Some(hosted) = self.services.get_mut(service) else { return };
+        if let Err(failure) = hosted.ensure(&self.parts.trees, &mut self.parts.keeper) {
+            self.events.push_back(Event::SpawnFailed { service: service.clone(), epoch, failure });
+            return;
+        }
+        let paths = hosted.paths(&self.parts.trees);
+        if !touches_files(policy) {
+            let prepared = prepare(policy, &paths);
+            self.send_spawn(service, epoch, prepared);
+            return;
+        }
+        let (done, inbox) = (self.prepared_sender.clone(), self.parts.inbox.clone());
+        let (for_service, policy) = (service.clone(), policy.clone());
+        let work = move || {
+            let _ = done.send((for_service, epoch, prepare(&policy, &paths)));
+            inbox.ring();
+        };
+        // One thread for each start: a file system that hangs holds up the services that need it, and no other.
+        if let Err(error) = std::thread::Builder::new().name(String::from("prepare")).spawn(work) {
+            self.send_spawn(service, epoch, Err(failure("thread", "", &error)));
+        }
+    }
+
+    fn send_spawn(&mut self, service: &Name, epoch: Epoch, prepared: Result<Prepared, SpawnFailure>) {
+        let Some(hosted) = self.services.get_mut(service).filter(|hosted| hosted.newest() == epoch) else { return };
+        let slot = hosted.slot();
+        let sent = prepared.and_then(|prepared| {
+            if let Some(socket) = hosted.listen(prepared.identity.as_ref())? {
+                let watched = epoll::add(&self.epoll, socket, Source::Notify(slot).data(), epoll::EventFlags::IN);
+                watched.map_err(|errno| failure("notify socket", "", &errno.into()))?;
+            }
+            hosted.order(epoch, &prepared, &mut self.parts.guardian)
+        });
+        if let Err(failure) = sent {
+            self.events.push_back(Event::SpawnFailed { service: service.clone(), epoch, failure });
+        }
+    }
+
+    /// Sends the orders that other threads have prepared.
+    fn send_prepared(&mut self) {
+        while let Ok((service, epoch, prepared)) = self.prepared.try_recv() {
+            self.send_spawn(&service, epoch, prepared);
+        }
+    }
+}
+
+impl Host for DaemonHost {
+    fn now(&mut self) -> Now {
+        now()
+    }
+
+    fn next(&mut self, until: Option<Monotonic>) -> Option<Event> {
+        loop {
+            if self.ended.is_some() {
+                return None;
+            }
+            if let Some(event) = self.events.pop_front() {
+                return Some(event);
+            }
+            if let Err(error) = self.listen(until) {
+                self.parts.console.say(&format!("the supervisor cannot go on: {error}"));
+                self.guardian_gone();
+                return None;
+            }
+            if self.events.is_empty() && until.is_some_and(|until| until <= now().mono) {
+                return Some(Event::Tick);
+            }
+        }
+    }
+
+    fn write(&mut self, records: &[Record]) {
+        self.lines.clear();
+        for record in records {
+            match serde_json::to_vec(record) {
+                Ok(line) => self.lines.push(line),
+                Err(error) => self.parts.console.say(&format!("record {} cannot be written: {error}", record.id)),
+            }
+        }
+        if let Some(journal) = &mut self.parts.journal {
+            let lines: Vec<&[u8]> = self.lines.iter().map(Vec::as_slice).collect();
+            if let Err(error) = journal.append(&lines) {
+                self.parts.console.say(&format!("the runtime journal cannot be written: {error}"));
+            }
+        }
+        if let Some(ledger) = &self.parts.ledger {
+            for (record, line) in records.iter().zip(self.lines.drain(..)) {
+                // What is dropped is counted by the ledger itself, in a record of its own.
+                let _ = ledger.append(line, record.body.class(), record.id.0);
+            }
+        }
+        records.iter().for_each(|record| self.parts.console.record(record));
+    }
+
+    fn wants_snapshot(&self) -> bool {
+        self.parts.journal.as_ref().is_some_and(Journal::needs_snapshot)
+    }
+
+    fn keep(&mut self, snapshot: &Snapshot) {
+        let Some(journal) = &mut self.parts.journal else { return };
+        let kept = serde_json::to_vec(snapshot).map_err(io::Error::other);
+        let kept = kept.and_then(|bytes| journal.compact(&bytes).map_err(io::Error::other));
+        if let Err(error) = kept {
+            self.parts.console.say(&format!("the runtime journal cannot be compacted: {error}"));
+        }
+    }
+
+    fn perform(&mut self, effect: Effect) {
+        match (effect.fence, effect.order) {
+            (Fence::Service { service, epoch }, order) => self.perform_on(&service, epoch, order),
+            (Fence::Host, Order::Reply { request, answer }) => self.parts.asker.answer(request, answer),
+            (Fence::Host, Order::EndDone) => {
+                let _ = self.parts.guardian.shutdown_done(0);
+                let _ = self.parts.guardian.flush();
+                self.ended = Some(Ended::InOrder);
+            }
+            (
+                Fence::Host,
+                Order::Spawn { .. }
+                | Order::Signal { .. }
+                | Order::Kill
+                | Order::Probe { .. }
+                | Order::Collect { .. }
+                | Order::AckExit,
+            ) => {}
+        }
+    }
+}
+
+impl DaemonHost {
+    fn perform_on(&mut self, service: &Name, epoch: Epoch, order: Order) {
+        let Some(hosted) = self.services.get_mut(service) else { return };
+        if epoch < hosted.newest() {
+            self.parts.console.say(&format!("{service}: an order for process {epoch} came too late and was refused"));
+            return;
+        }
+        match order {
+            Order::Spawn { policy } => {
+                hosted.begin(epoch);
+                self.spawn(service, epoch, &policy);
+            }
+            Order::Signal { signal } => {
+                hosted.signal(signal);
+                self.watch_tree(service, epoch, Until::Ended);
+            }
+            Order::Kill => {
+                hosted.kill_now();
+                self.watch_tree(service, epoch, Until::Killed);
+            }
+            Order::Probe { probe, check, policy } => {
+                self.parts.prober.probe(ProbeOrder { service: service.clone(), epoch, probe, check, policy });
+            }
+            Order::Collect { incident, lines } => {
+                let token = self.next_flush;
+                self.next_flush += 1;
+                if self.parts.keeper.flush_slot(hosted.slot(), token).is_ok() {
+                    self.flushes.insert(token, (service.clone(), incident, lines));
+                }
+            }
+            Order::AckExit => {
+                let slot = hosted.slot();
+                if let Err(error) = self.parts.guardian.ack(slot, epoch) {
+                    self.parts.console.say(&format!("{service}: its exit cannot be acknowledged: {error}"));
+                }
+            }
+            Order::Reply { .. } | Order::EndDone => {}
+        }
+    }
+}
+
+/// Reads the three clocks.
+pub(super) fn now() -> Now {
+    let us = |clock| {
+        let time = clock_gettime(clock);
+        time.tv_sec * 1_000_000 + time.tv_nsec / 1_000
+    };
+    Now {
+        mono: Monotonic::from_us(us(ClockId::Monotonic).cast_unsigned()),
+        boot_us: us(ClockId::Boottime).cast_unsigned(),
+        wall_us: us(ClockId::Realtime),
+    }
+}
+
+fn timespec(us: u64) -> Timespec {
+    // At most 2^63 µs: both parts fit.
+    Timespec { tv_sec: (us / 1_000_000).cast_signed(), tv_nsec: (us % 1_000_000 * 1_000).cast_signed() }
+}
+
+fn exit_status(exit: Exit) -> ExitStatus {
+    match exit {
+        Exit::Code(code) => ExitStatus::Code(code),
+        Exit::Signal { signal, core_dumped } => ExitStatus::Signal { signal: Signal(signal), core_dumped },
+    }
+}
+
+/// `AsFd` behind a reference, for one closure over several types.
+trait AsFdDyn {
+    fn fd(&self) -> std::os::fd::BorrowedFd<'_>;
+}
+
+impl<T: AsFd> AsFdDyn for T {
+    fn fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.as_fd()
+    }
+}

@@ -1,0 +1,76 @@
+//! From a service's policy to the bytes of its spawn order: program, arguments, environment, user.
+
+use super::service::failure;
+use crate::execute::environment::{self, Given};
+use crate::execute::program;
+use crate::execute::user::{self, Identity};
+use hale_core::event::SpawnFailure;
+use hale_core::policy::ServicePolicy;
+use std::ffi::CString;
+use std::io;
+use std::path::PathBuf;
+
+/// What Hale itself adds to a service's environment.
+#[derive(Debug, Clone)]
+pub(super) struct Paths {
+    /// `HALE_SERVICE=…`.
+    pub(super) tag: String,
+    /// `NOTIFY_SOCKET`.
+    pub(super) notify: Option<PathBuf>,
+}
+
+/// All that a spawn order borrows.
+#[derive(Debug, Clone)]
+pub(super) struct Prepared {
+    pub(super) program: CString,
+    pub(super) argv: Vec<CString>,
+    pub(super) environment: Vec<CString>,
+    pub(super) directory: CString,
+    pub(super) identity: Option<Identity>,
+    pub(super) open_files_limit: Option<u64>,
+}
+
+/// Whether preparing touches files, which may hang: a search in PATH, a user, files of variables.
+pub(super) fn touches_files(policy: &ServicePolicy) -> bool {
+    let searched = policy.command.first().is_some_and(|word| !word.contains('/'));
+    searched || policy.user.is_some() || !policy.environment_files.is_empty()
+}
+
+/// Prepares one start. May block on files exactly when [`touches_files`] says so.
+pub(super) fn prepare(policy: &ServicePolicy, paths: &Paths) -> Result<Prepared, SpawnFailure> {
+    let identity = match &policy.user {
+        Some(name) => {
+            let found = user::lookup(name);
+            Some(found.map_err(|error| failure("user", name, &io::Error::other(error)))?)
+        }
+        None => None,
+    };
+    let word = policy.command.first().map(String::as_str).unwrap_or_default();
+    let program = program::resolve(word, &policy.directory)
+        .map_err(|error| failure("program", word, &io::Error::other(error)))?;
+    let given = Given {
+        variables: &policy.environment,
+        files: &policy.environment_files,
+        tag: &paths.tag,
+        notify_socket: paths.notify.as_deref(),
+        watchdog: policy.heartbeat_within(),
+        identity: identity.as_ref(),
+    };
+    let environment =
+        environment::build(&given).map_err(|error| failure("environment", "", &io::Error::other(error)))?;
+    let text = |what: &str, text: &str| {
+        CString::new(text).map_err(|_| failure(what, text, &io::Error::other("it contains a NUL byte")))
+    };
+    let mut argv = vec![program.clone()];
+    for word in policy.command.iter().skip(1) {
+        argv.push(text("arguments", word)?);
+    }
+    Ok(Prepared {
+        program,
+        argv,
+        environment,
+        directory: text("directory", &policy.directory)?,
+        identity,
+        open_files_limit: policy.open_files_limit,
+    })
+}

@@ -1,0 +1,237 @@
+//! From the guardian's two sockets to the running loop, and its orderly end.
+
+use super::console::Console;
+use super::evidence::Collector;
+use super::host::{DaemonHost, Ended, Parts, now};
+use super::inbox::{Asker, Inbox, inbox};
+use crate::api;
+use crate::execute::tree::{self, Kind, Trees};
+use crate::guardian::client::GuardianClient;
+use crate::keeper::client::KeeperClient;
+use crate::knowledge::journal::Journal;
+use crate::knowledge::ledger_store::{LedgerEvent, LedgerStore, Limits};
+use crate::knowledge::recovery::{self, Recovered};
+use crate::monitor::config_file::{self, LoadError};
+use crate::monitor::probe::Prober;
+use crate::sys::fds::take_inherited;
+use hale_core::driver;
+use hale_core::event::Event;
+use hale_core::ids::RecordId;
+use hale_core::policy::HostPolicy;
+use hale_core::world::{Birth, World};
+use rustix::rand::{GetRandomFlags, getrandom};
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::RawFd;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
+use std::time::Duration;
+
+/// The descriptors that the guardian hands over.
+const GUARDIAN_FD: RawFd = 3;
+const KEEPER_FD: RawFd = 4;
+
+/// How long the start waits for processes of an earlier Hale to be gone. They get SIGKILL, so this is the time of the
+/// kernel; what is still there then keeps its own service from starting, and no other.
+const LEFTOVERS_WITHIN: Duration = Duration::from_secs(5);
+
+/// How long the start waits for the thread of probes and API.
+const RUNTIME_WITHIN: Duration = Duration::from_secs(5);
+
+/// Why there is no supervisor.
+#[derive(Debug, thiserror::Error)]
+enum StartError {
+    #[error("`hale supervisor` is started by the guardian only; run `hale run`")]
+    NotByGuardian,
+    #[error(transparent)]
+    Config(#[from] LoadError),
+    #[error("cannot {what}: {source}")]
+    Io { what: &'static str, source: io::Error },
+}
+
+fn failed(what: &'static str) -> impl FnOnce(io::Error) -> StartError {
+    move |source| StartError::Io { what, source }
+}
+
+/// The supervisor, as `hale supervisor FILE` with the guardian's and the keeper's socket as descriptors 3 and 4.
+///
+/// Exit codes: 0 after an orderly end, 1 when it could not start or lost its guardian, 78 for a configuration that
+/// cannot be used.
+#[must_use]
+pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    match run(args) {
+        Ok(Ended::InOrder) => ExitCode::SUCCESS,
+        Ok(Ended::GuardianGone) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("hale: {error}");
+            ExitCode::from(if matches!(error, StartError::Config(_)) { 78 } else { 1 })
+        }
+    }
+}
+
+fn run(args: impl IntoIterator<Item = OsString>) -> Result<Ended, StartError> {
+    let file = args.into_iter().next().map(PathBuf::from).ok_or(StartError::NotByGuardian)?;
+    let socket = |number| take_inherited(number).map_err(|_| StartError::NotByGuardian);
+    let (guardian, keeper) = (socket(GUARDIAN_FD)?, socket(KEEPER_FD)?);
+    let validated = config_file::load(&file)?.validated;
+    let host_policy = &validated.policy.host;
+
+    let console = Console::start().map_err(failed("start a thread"))?;
+    let (inbox, outlet) = inbox().map_err(failed("make an eventfd"))?;
+    let (journal, ledger, recovered) = remember(host_policy, &inbox, &console);
+    let trees = Arc::new(Trees::open(&tree::instance(Path::new(&host_policy.runtime_dir))));
+    end_leftovers(&trees, &recovered, &console);
+
+    let asker = Asker::new(inbox.clone());
+    let prober = start_runtime(&host_policy.runtime_dir, &inbox, &asker, &trees)?;
+    let birth = Birth {
+        policy: validated.policy.clone(),
+        hash: validated.hash,
+        seed: seed(),
+        version: String::from(env!("CARGO_PKG_VERSION")),
+        boot_id: boot_id(),
+        first_record: recovered.first_record,
+    };
+    let collector = Collector::start(inbox.clone()).map_err(failed("start a thread"))?;
+    let parts = Parts {
+        guardian: GuardianClient::from_fd(guardian),
+        keeper: KeeperClient::from_fd(keeper),
+        inbox,
+        outlet,
+        asker,
+        journal,
+        ledger,
+        prober,
+        trees,
+        console,
+        collector,
+    };
+    let mut host = DaemonHost::new(parts, &validated.policy).map_err(failed("listen to the kernel"))?;
+    driver::run(&mut World::new(birth), &mut host);
+    Ok(host.finish())
+}
+
+/// Opens journal and ledger. Hale heals without either, and says so: a full or broken disk is no reason to leave
+/// services alone.
+fn remember(host: &HostPolicy, inbox: &Inbox, console: &Console) -> (Option<Journal>, Option<LedgerStore>, Recovered) {
+    let path = Path::new(&host.runtime_dir).join("journal");
+    let (journal, replay) = match Journal::open(path) {
+        Ok((journal, replay)) => (Some(journal), replay),
+        Err(error) => {
+            console.say(&format!("{error}; Hale goes on without it"));
+            (None, Default::default())
+        }
+    };
+    let to_loop = inbox.clone();
+    let notify = move |event| {
+        to_loop.send(match event {
+            LedgerEvent::Durable { up_to_id } => Event::Durable { up_to: RecordId(up_to_id) },
+            LedgerEvent::Degraded { error } => Event::LedgerDegraded { error },
+            LedgerEvent::Recovered => Event::LedgerRecovered,
+        });
+    };
+    let dir = Path::new(&host.state_dir).join("ledger");
+    let recovered = recovery::recover(&replay, &dir);
+    let ledger = match LedgerStore::open(&dir, Limits::default(), Box::new(notify)) {
+        Ok((ledger, _)) => Some(ledger),
+        Err(error) => {
+            inbox.send(Event::LedgerDegraded { error: error.to_string() });
+            None
+        }
+    };
+    (journal, ledger, recovered)
+}
+
+/// Ends what an earlier Hale left running, so that nothing ever runs twice.
+fn end_leftovers(trees: &Trees, recovered: &Recovered, console: &Console) {
+    if let Kind::Tags { why } = trees.kind() {
+        console.say(&format!(
+            "services are kept together by a variable of their environment only, as there is no cgroup v2 to use: {why}"
+        ));
+    }
+    match trees.end_leftovers(&recovered.processes, LEFTOVERS_WITHIN) {
+        Ok(leftovers) => {
+            if !leftovers.found.is_empty() {
+                console
+                    .say(&format!("ended {} processes that an earlier Hale had left running", leftovers.found.len()));
+            }
+            for left in &leftovers.remaining {
+                console.say(&format!(
+                    "pid {} of an earlier Hale survives SIGKILL; nothing is started beside it",
+                    left.pid
+                ));
+            }
+        }
+        Err(error) => console.say(&format!("cannot look for processes of an earlier Hale: {error}")),
+    }
+}
+
+/// Starts the thread of probes and API. It runs until the process ends.
+fn start_runtime(runtime_dir: &str, inbox: &Inbox, asker: &Asker, trees: &Arc<Trees>) -> Result<Prober, StartError> {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed("start a runtime"))?;
+    let to_loop = inbox.clone();
+    let report = Arc::new(move |event| to_loop.send(event));
+    let prober = Prober::new(runtime.handle().clone(), report, trees.clone());
+    let (runtime_dir, asker) = (PathBuf::from(runtime_dir), asker.clone());
+    let (started, result) = sync_channel(1);
+    let serve = move || {
+        runtime.block_on(async {
+            match api::sockets::bind(&runtime_dir) {
+                Ok(sockets) => {
+                    let _ = started.send(Ok(()));
+                    if let Err(error) = api::serve(sockets, Arc::new(asker)).await {
+                        eprintln!("hale: the API has ended: {error}");
+                    }
+                }
+                Err(error) => {
+                    let _ = started.send(Err(io::Error::other(error)));
+                }
+            }
+            // Probes go on without an API.
+            std::future::pending::<()>().await;
+        });
+    };
+    std::thread::Builder::new().name(String::from("runtime")).spawn(serve).map_err(failed("start a thread"))?;
+    match result.recv_timeout(RUNTIME_WITHIN) {
+        Ok(bound) => bound.map_err(failed("bind the sockets of the API"))?,
+        Err(_) => return Err(failed("start the API")(io::ErrorKind::TimedOut.into())),
+    }
+    Ok(prober)
+}
+
+/// The kernel's name of this boot (`/proc/sys/kernel/random/boot_id`, random(4)).
+fn boot_id() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map_or(String::new(), |id| String::from(id.trim()))
+}
+
+/// Seeds the jitter; without randomness the clock serves.
+fn seed() -> u64 {
+    let mut bytes = [0; 8];
+    match getrandom(&mut bytes, GetRandomFlags::empty()) {
+        Ok(8) => u64::from_ne_bytes(bytes),
+        Ok(_) | Err(_) => now().boot_us,
+    }
+}
+
+impl crate::monitor::probe::Groups for Trees {
+    fn group(&self, key: u64) -> io::Result<Option<Box<dyn crate::monitor::probe::Group>>> {
+        let group = self.probe_group(key)?;
+        Ok(group.fd().is_some().then(|| Box::new(InCgroup(group)) as Box<dyn crate::monitor::probe::Group>))
+    }
+}
+
+/// A probe's group where there are cgroups.
+struct InCgroup(tree::ProbeGroup);
+
+impl crate::monitor::probe::Group for InCgroup {
+    fn fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.0.fd().expect("only made where the group has a cgroup")
+    }
+
+    fn kill(&self) -> io::Result<()> {
+        self.0.kill()
+    }
+}

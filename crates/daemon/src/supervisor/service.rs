@@ -1,0 +1,299 @@
+//! One service on the real host: its slot, tree, pidfd, notify socket, and the order that starts it.
+
+use super::evidence::Collector;
+use super::prepare::{Paths, Prepared};
+use crate::execute::tree::{Tree, Trees, Until, Watcher};
+use crate::execute::user::Identity;
+use crate::guardian::client::GuardianClient;
+use crate::guardian::protocol::{self, Slot, SpawnOrder};
+use crate::keeper::client::KeeperClient;
+use crate::keeper::protocol::LogTarget;
+use crate::monitor::notify::{Membership, NotifySocket};
+use crate::sys::child::Step;
+use hale_core::event::{Notice, Process, SpawnFailure};
+use hale_core::ids::{Epoch, IncidentId, Name};
+use hale_core::policy::{HostPolicy, ServicePolicy, Signal};
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+
+/// A service as the host holds it.
+#[derive(Debug)]
+pub(super) struct Hosted {
+    name: Name,
+    slot: Slot,
+    log: LogTarget,
+    notify_path: Option<PathBuf>,
+    /// Made at the first start, kept for all that follow.
+    ready: Option<Ready>,
+    /// The newest process that was ordered.
+    newest: Epoch,
+    /// It, while it lives.
+    process: Option<Living>,
+    /// Somebody waits for the end of the tree of this process.
+    ending: Option<Epoch>,
+    /// The watcher found it empty.
+    found_empty: bool,
+    /// What the last order was about, for failures that name only a step.
+    last: (String, String),
+}
+
+#[derive(Debug)]
+struct Ready {
+    tree: Tree,
+    notify: Option<(NotifySocket, Membership)>,
+}
+
+#[derive(Debug)]
+struct Living {
+    epoch: Epoch,
+    /// Signals it, and nobody else that has its pid later.
+    pidfd: OwnedFd,
+}
+
+impl Hosted {
+    /// A service that was never started.
+    pub(super) fn new(name: &Name, slot: Slot, policy: &ServicePolicy, host: &HostPolicy) -> Self {
+        let directory = CString::new(format!("{}/{name}", host.log_dir)).unwrap_or_default();
+        let log = LogTarget {
+            slot,
+            directory,
+            max_size_bytes: policy.log.max_size_bytes,
+            keep: policy.log.keep,
+            rate_bytes: policy.log.rate_bytes,
+        };
+        let notify_path = policy.wants_notify().then(|| PathBuf::from(format!("{}/notify/{name}", host.runtime_dir)));
+        Self {
+            name: name.clone(),
+            slot,
+            log,
+            notify_path,
+            ready: None,
+            newest: Epoch(0),
+            process: None,
+            ending: None,
+            found_empty: false,
+            last: (String::new(), String::new()),
+        }
+    }
+
+    pub(super) fn slot(&self) -> Slot {
+        self.slot
+    }
+
+    pub(super) fn newest(&self) -> Epoch {
+        self.newest
+    }
+
+    /// Takes an order for a new process.
+    pub(super) fn begin(&mut self, epoch: Epoch) {
+        self.newest = epoch;
+        self.ending = None;
+        self.found_empty = false;
+    }
+
+    /// Makes, at the first start, what outlives each single process.
+    pub(super) fn ensure(&mut self, trees: &Trees, keeper: &mut KeeperClient) -> Result<(), SpawnFailure> {
+        if self.ready.is_none() {
+            let tree = trees.prepare(&self.name).map_err(|error| failure("cgroup", "", &error))?;
+            keeper.configure(self.log.clone()).map_err(|error| failure("keeper", "", &io::Error::other(error)))?;
+            self.ready = Some(Ready { tree, notify: None });
+        }
+        match self.tree().map(Tree::is_empty) {
+            Some(Ok(false)) => {
+                let error = io::Error::other("processes of an earlier start are still there, and survive SIGKILL");
+                Err(failure("leftovers", "", &error))
+            }
+            Some(Ok(true) | Err(_)) | None => Ok(()),
+        }
+    }
+
+    fn tree(&self) -> Option<&Tree> {
+        self.ready.as_ref().map(|ready| &ready.tree)
+    }
+
+    /// Makes the notify socket before the first process that needs it, and gives it to be watched. Only the service's user
+    /// may send to it; a service that starts as root may change its user, so everybody may, and its cgroup decides.
+    pub(super) fn listen(&mut self, user: Option<&Identity>) -> Result<Option<BorrowedFd<'_>>, SpawnFailure> {
+        let (Some(path), Some(ready)) = (&self.notify_path, &mut self.ready) else { return Ok(None) };
+        if ready.notify.is_some() {
+            return Ok(None);
+        }
+        let own = rustix::process::geteuid();
+        let owner = user.map(|user| user.uid).or((!own.is_root()).then_some(own.as_raw()));
+        let socket = NotifySocket::bind(path, owner)
+            .map_err(|error| failure("notify socket", &path.to_string_lossy(), &io::Error::other(error)))?;
+        let member = match (ready.tree.cgroup_id(), ready.tree.cgroup_path()) {
+            (Some(id), Some(path)) => Membership::Cgroup { id, path: String::from(path) },
+            (_, None) | (None, _) => Membership::User { uid: owner.unwrap_or(own.as_raw()) },
+        };
+        Ok(Some(ready.notify.insert((socket, member)).0.as_fd()))
+    }
+
+    /// Where the service's process is to find what Hale gives it.
+    pub(super) fn paths(&self, trees: &Trees) -> Paths {
+        Paths { tag: trees.environment_tag(&self.name), notify: self.notify_path.clone() }
+    }
+
+    /// Sends the order to the guardian.
+    pub(super) fn order(
+        &mut self,
+        epoch: Epoch,
+        prepared: &Prepared,
+        guardian: &mut GuardianClient,
+    ) -> Result<(), SpawnFailure> {
+        self.last = (lossy(&prepared.program), lossy(&prepared.directory));
+        let identity = prepared.identity.as_ref();
+        let order = SpawnOrder {
+            slot: self.slot,
+            epoch,
+            program: &prepared.program,
+            argv: &prepared.argv,
+            environment: &prepared.environment,
+            directory: &prepared.directory,
+            identity: identity.map(|user| protocol::Identity { uid: user.uid, gid: user.gid, groups: &user.groups }),
+            umask: 0o022,
+            open_files_limit: prepared.open_files_limit,
+            cgroup: self.tree().and_then(Tree::cgroup),
+        };
+        guardian.spawn(&order).map_err(|error| failure("order", "", &io::Error::other(error)))
+    }
+
+    /// Names the path that a failed step was about.
+    pub(super) fn explain(&self, failed: protocol::SpawnFailure) -> SpawnFailure {
+        let path = match failed.step {
+            Step::Exec => self.last.0.clone(),
+            Step::Directory => self.last.1.clone(),
+            Step::Order
+            | Step::Pipe
+            | Step::Clone
+            | Step::Session
+            | Step::Cgroup
+            | Step::Signals
+            | Step::Stdio
+            | Step::OomScoreAdj
+            | Step::Limits
+            | Step::Groups
+            | Step::User
+            | Step::NoNewPrivs
+            | Step::Marker => String::new(),
+        };
+        failure(failed.step.name(), &path, &io::Error::from_raw_os_error(failed.errno))
+    }
+
+    /// The guardian made the process.
+    pub(super) fn spawned(&mut self, epoch: Epoch, pid: i32, pidfd: OwnedFd) -> Process {
+        // One that was reaped already is known by its pid alone; its end is being reported.
+        let unknown = Process { pid, start_ticks: 0, pidfd_inode: 0, cgroup: None };
+        let known = self.tree().and_then(|tree| tree.spawned(pid, pidfd.as_fd()).ok());
+        self.process = Some(Living { epoch, pidfd });
+        known.unwrap_or(unknown)
+    }
+
+    /// The main process was reaped.
+    pub(super) fn gone(&mut self) {
+        self.process = None;
+    }
+
+    /// Whether nothing of the tree is left; what cannot be read is taken for not empty: it will be killed and looked at
+    /// again.
+    pub(super) fn tree_is_empty(&self) -> bool {
+        self.tree().is_none_or(|tree| tree.is_empty().unwrap_or(false))
+    }
+
+    /// Sends a signal to all of the tree.
+    pub(super) fn signal(&self, signal: Signal) {
+        if let Some(tree) = self.tree() {
+            let _ = tree.signal(signal.0);
+        }
+    }
+
+    /// SIGKILL to all of the tree.
+    pub(super) fn kill_now(&self) {
+        if let Some(tree) = self.tree() {
+            let _ = tree.kill();
+        }
+        if let Some(living) = &self.process {
+            let _ = rustix::process::pidfd_send_signal(&living.pidfd, rustix::process::Signal::KILL);
+        }
+    }
+
+    /// From now on the end of the tree is awaited: by the kernel's word where there is a cgroup, else by the watcher.
+    pub(super) fn await_end(&mut self, epoch: Epoch, until: Until, watcher: &Watcher) {
+        self.ending = Some(epoch);
+        if let Some(tree) = self.tree().filter(|tree| tree.events_fd().is_none()) {
+            watcher.watch(self.name.clone(), epoch, tree.clone(), until);
+        }
+    }
+
+    /// The watcher says that the tree of this process is empty.
+    pub(super) fn watcher_found_empty(&mut self, epoch: Epoch) {
+        if self.ending == Some(epoch) {
+            self.found_empty = true;
+        }
+    }
+
+    /// The descriptor that tells when the tree becomes empty.
+    pub(super) fn tree_events(&self) -> Option<BorrowedFd<'_>> {
+        self.tree().and_then(Tree::events_fd)
+    }
+
+    /// The process whose tree was awaited to end, once it has, main process and all. Once.
+    pub(super) fn ended_tree(&mut self) -> Option<Epoch> {
+        let epoch = self.ending.filter(|_| self.process.is_none())?;
+        let empty = if self.tree_events().is_some() { self.tree_is_empty() } else { self.found_empty };
+        if !empty {
+            return None;
+        }
+        self.ending = None;
+        Some(epoch)
+    }
+
+    /// What the service says on its notify socket, and by which process.
+    pub(super) fn hear(&mut self) -> Vec<(Epoch, Notice)> {
+        let epoch = self.process.as_ref().map(|living| living.epoch);
+        let Some(ready) = &mut self.ready else { return Vec::new() };
+        let Some((socket, member)) = &mut ready.notify else { return Vec::new() };
+        let received = socket.receive(&|sender| member.has(sender));
+        let Some(epoch) = epoch else { return Vec::new() };
+        received.notices.into_iter().map(|notice| (epoch, notice)).collect()
+    }
+
+    /// Has the last lines of output read, on another thread.
+    pub(super) fn collect(&self, incident: IncidentId, lines: usize, collector: &Collector) {
+        let directory = PathBuf::from(lossy(&self.log.directory));
+        collector.collect(self.name.clone(), directory, incident, lines);
+    }
+}
+
+/// A failure before the guardian was asked.
+pub(super) fn failure(step: &str, path: &str, error: &io::Error) -> SpawnFailure {
+    SpawnFailure {
+        step: String::from(step),
+        path: String::from(path),
+        errno: error.raw_os_error().unwrap_or(0),
+        error: bare(error),
+    }
+}
+
+/// The error's words without the number that stands in `errno` already.
+fn bare(error: &io::Error) -> String {
+    let text = error.to_string();
+    text.split_once(" (os error").map_or(text.clone(), |(words, _)| String::from(words))
+}
+
+fn lossy(text: &std::ffi::CStr) -> String {
+    text.to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_number_of_an_error_stands_once() {
+        let failed = failure("exec", "/x", &io::Error::from_raw_os_error(2));
+        assert_eq!(failed.to_string(), "exec /x: No such file or directory (errno 2)");
+    }
+}
