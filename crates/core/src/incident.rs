@@ -214,7 +214,7 @@ impl Story {
             if decision.choice.verdict == Verdict::Observe {
                 self.outcome = Outcome::Observed;
             }
-        } else if let Body::IncidentClosed { outcome, recovery_us, down_us } = &record.body {
+        } else if let Body::IncidentClosed { outcome, recovery_us, down_us, .. } = &record.body {
             self.closed = Some(record.at);
             self.outcome = *outcome;
             (self.recovery_us, self.down_us) = (Some(*recovery_us), Some(*down_us));
@@ -278,8 +278,9 @@ pub fn line(body: &Body) -> Option<(String, Option<String>)> {
         Body::Held { tries: 0, .. } => plain(String::from("held: quick restarts are given up")),
         Body::Held { tries, .. } => plain(format!("held still, after try {tries}")),
         Body::Stopped { why } => because(String::from("stopped"), why),
-        Body::IncidentClosed { outcome: Outcome::Recovered, recovery_us, .. } => {
-            plain(format!("all checks pass: recovered in {}", Span::from_us(*recovery_us)))
+        Body::IncidentClosed { outcome: Outcome::Recovered, recovery_us, checks, .. } => {
+            let proof = if *checks > 0 { "all checks pass" } else { "its program runs, and it has no checks" };
+            plain(format!("{proof}: recovered in {}", Span::from_us(*recovery_us)))
         }
         Body::IncidentClosed { outcome, .. } => plain(format!("closed: {outcome}")),
         Body::Ordered { actor, order, .. } => because(order_words(order), &format!("{actor} ordered it")),
@@ -364,7 +365,7 @@ mod tests {
             record(
                 6,
                 19_000,
-                Body::IncidentClosed { outcome: Outcome::Recovered, recovery_us: 18_000, down_us: 18_100 },
+                Body::IncidentClosed { outcome: Outcome::Recovered, recovery_us: 18_000, down_us: 18_100, checks: 2 },
             ),
         ];
         let story = tell(&records).unwrap();

@@ -221,6 +221,8 @@ pub enum Body {
         recovery_us: u64,
         /// From the last good sign to the next.
         down_us: u64,
+        /// How many checks the service has, all of which pass when it recovered.
+        checks: u32,
     },
     /// An operator's order arrived; it is carried out once this record is durable.
     Ordered {

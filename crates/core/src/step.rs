@@ -242,7 +242,8 @@ impl Brain<'_> {
         let Some(open) = self.known(name).incident else { return };
         let recovery_us = now.since(open.detected).as_us();
         let down_us = now.since(open.last_good).as_us();
-        self.record(name, Body::IncidentClosed { outcome, recovery_us, down_us });
+        let checks = u32::try_from(self.world.services[name].policy.checks.len()).unwrap_or(u32::MAX);
+        self.record(name, Body::IncidentClosed { outcome, recovery_us, down_us, checks });
     }
 
     /// Looks at a service that may have become healthy by what was just recorded.
@@ -362,5 +363,137 @@ impl Brain<'_> {
             }
             StopStage::Killed { .. } | StopStage::Unkillable { .. } => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Process;
+    use crate::policy::{
+        HostPolicy, LogPolicy, Mode, Policy, PolicyHash, Ready, RestartPolicy, ServicePolicy, Signal, StartPolicy,
+        StopPolicy,
+    };
+    use crate::world::Birth;
+    use alloc::collections::BTreeMap;
+    use alloc::sync::Arc;
+    use alloc::vec;
+
+    fn service() -> ServicePolicy {
+        ServicePolicy {
+            command: vec![String::from("/bin/bot")],
+            directory: String::from("/"),
+            user: None,
+            environment: BTreeMap::new(),
+            environment_files: Vec::new(),
+            after: Vec::new(),
+            open_files_limit: None,
+            start: StartPolicy { ready: Ready::Running, within: Span::from_secs(30) },
+            stop: StopPolicy { signal: Signal::TERM, grace: Span::from_secs(10) },
+            restart: RestartPolicy {
+                first_delay: Span::ZERO,
+                delay: Span::from_ms(100),
+                max_delay: Span::from_secs(30),
+                healthy_after: Span::from_secs(60),
+                crash_loop: None,
+                held_delay: Span::from_secs(300),
+                on_success: true,
+            },
+            log: LogPolicy { max_size_bytes: 4_096, keep: 1, rate_bytes: 4_096 },
+            checks: Vec::new(),
+        }
+    }
+
+    fn world(service: ServicePolicy) -> (World, Name) {
+        let name = Name::try_from("bot").unwrap();
+        let host = HostPolicy {
+            state_dir: String::from("/s"),
+            runtime_dir: String::from("/r"),
+            log_dir: String::from("/l"),
+            mode: Mode::Heal,
+            restarts_in_flight: 16,
+        };
+        let policy = Policy { host, services: BTreeMap::from([(name.clone(), Arc::new(service))]) };
+        let birth = Birth {
+            policy,
+            hash: PolicyHash::default(),
+            seed: 1,
+            version: String::from("test"),
+            boot_id: String::from("boot"),
+            first_record: RecordId(1),
+        };
+        (World::new(birth), name)
+    }
+
+    fn at(ms: u64) -> Now {
+        Now { mono: Monotonic::from_us(ms * 1_000), boot_us: ms * 1_000, wall_us: 0 }
+    }
+
+    fn spawned(service: &Name, epoch: u64) -> Event {
+        let process = Process { pid: 100, start_ticks: 1, pidfd_inode: 1, cgroup: None };
+        Event::Spawned { service: service.clone(), epoch: Epoch(epoch), process }
+    }
+
+    fn exited(service: &Name, epoch: u64) -> Event {
+        let status = ExitStatus::Code(1);
+        Event::Exited { service: service.clone(), epoch: Epoch(epoch), status, tree_empty: true }
+    }
+
+    /// Starts the service and makes it ready.
+    fn run(world: &mut World, name: &Name) {
+        let _ = step(world, at(0), Event::Begin);
+        let _ = step(world, at(1), spawned(name, 1));
+        let _ = step(world, at(2), Event::Executed { service: name.clone(), epoch: Epoch(1) });
+    }
+
+    #[test]
+    fn a_crash_is_answered_in_one_step_with_the_reason_on_record_before_the_effect() {
+        let (mut world, name) = world(service());
+        run(&mut world, &name);
+        let output = step(&mut world, at(5), exited(&name, 1));
+        let bodies: Vec<&Body> = output.records.iter().map(|record| &record.body).collect();
+        assert!(
+            matches!(
+                bodies[..],
+                [
+                    Body::Exited { .. },
+                    Body::Detected { .. },
+                    Body::Decided(_),
+                    Body::SpawnIntended { epoch: Epoch(2), .. }
+                ]
+            ),
+            "{bodies:?}"
+        );
+        let orders: Vec<&Order> = output.effects.iter().map(|effect| &effect.order).collect();
+        assert!(matches!(orders[..], [Order::AckExit, Order::Collect { .. }, Order::Spawn { .. }]), "{orders:?}");
+    }
+
+    #[test]
+    fn a_broken_rule_is_recorded_and_from_there_on_the_service_is_only_observed() {
+        let (mut world, name) = world(service());
+        run(&mut world, &name);
+        let broken = step(&mut world, at(5), spawned(&name, 7));
+        assert!(matches!(&broken.records[..], [Record { body: Body::Violated { .. }, .. }]), "{:?}", broken.records);
+        assert!(broken.effects.is_empty());
+        let crash = step(&mut world, at(6), exited(&name, 1));
+        assert!(!crash.effects.iter().any(|effect| matches!(effect.order, Order::Spawn { .. } | Order::Kill)));
+        let decided = |record: &Record| {
+            if let Body::Decided(decision) = &record.body { Some(decision.choice.clone()) } else { None }
+        };
+        let refused = crash.records.iter().find_map(decided).unwrap();
+        assert_eq!(refused.verdict, Verdict::Observe);
+        assert!(matches!(refused.reason, Reason::Violated { .. }), "{refused:?}");
+        let report = world.status(at(7), Some(&name)).unwrap();
+        assert!(report.services[0].observed.is_some());
+        assert_eq!(report.services[0].state, crate::status::State::Stopped);
+    }
+
+    #[test]
+    fn an_event_of_a_service_that_is_not_ours_changes_nothing() {
+        let (mut world, name) = world(service());
+        run(&mut world, &name);
+        let stranger = Name::try_from("stranger").unwrap();
+        let output = step(&mut world, at(5), exited(&stranger, 1));
+        assert!(output.records.is_empty() && output.effects.is_empty());
     }
 }
