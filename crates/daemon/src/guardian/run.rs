@@ -202,6 +202,8 @@ impl Guardian {
             self.on_service_end(slot, pid, exit);
         } else if self.supervisor_pid == Some(pid) {
             self.supervisor_pid = None;
+            // Its last word may still be unread.
+            while self.read_order(false) {}
             self.on_supervisor_lost(Some(exit));
         } else if self.keeper.as_ref().is_some_and(|keeper| keeper.pid == pid) {
             let lived_ms = self.keeper.take().map_or(0, |keeper| now_ms().saturating_sub(keeper.since_ms));
@@ -228,8 +230,9 @@ impl Guardian {
         entry.life = Life::Ended { end };
         entry.untold.ended = true;
         entry.unmarked = Some((entry.epoch, pid, end));
-        self.tell(slot);
+        // First of all, so that whoever asks for the output because of the end gets it with its border.
         self.write_end_marker(slot);
+        self.tell(slot);
     }
 
     /// Reads what the slot's child reports about its way to its program.
@@ -272,36 +275,41 @@ impl Guardian {
             self.supervisor_full = false;
             self.tell_all();
         }
+        if self.refusal.is_some() && flags.contains(EventFlags::HUP) {
+            self.on_supervisor_lost(None);
+        }
         for _ in 0..ORDERS_AT_ONCE {
-            if self.refusal.is_some() {
-                if flags.contains(EventFlags::HUP) {
-                    self.on_supervisor_lost(None);
-                }
-                return;
-            }
-            let Some(socket) = &self.supervisor else { return };
-            let mut message = std::mem::take(&mut self.message);
-            let received = receive(socket, &mut message);
-            let done = match received {
-                Ok(Received::Message(length, fd)) => {
-                    self.on_order(&message[..length], fd);
-                    false
-                }
-                Ok(Received::Oversized) => {
-                    self.refuse(Slot(u32::MAX), Epoch(0), Errno::BADMSG);
-                    false
-                }
-                Ok(Received::Nothing) => true,
-                Ok(Received::Gone) | Err(_) => {
-                    self.on_supervisor_lost(None);
-                    true
-                }
-            };
-            self.message = message;
-            if done {
+            if !self.read_order(true) {
                 return;
             }
         }
+    }
+
+    /// Reads and follows one order; `false` when there is none that can be followed now. Tells on the spot, or leaves
+    /// to the caller, that the supervisor is gone.
+    fn read_order(&mut self, notices_end: bool) -> bool {
+        let Some(socket) = self.supervisor.as_ref().filter(|_| self.refusal.is_none()) else { return false };
+        let mut message = std::mem::take(&mut self.message);
+        let received = receive(socket, &mut message);
+        let followed = match received {
+            Ok(Received::Message(length, fd)) => {
+                self.on_order(&message[..length], fd);
+                true
+            }
+            Ok(Received::Oversized) => {
+                self.refuse(Slot(u32::MAX), Epoch(0), Errno::BADMSG);
+                true
+            }
+            Ok(Received::Nothing) => false,
+            Ok(Received::Gone) | Err(_) => {
+                if notices_end {
+                    self.on_supervisor_lost(None);
+                }
+                false
+            }
+        };
+        self.message = message;
+        followed
     }
 
     fn on_order(&mut self, message: &[u8], fd: Option<OwnedFd>) {

@@ -5,5 +5,6 @@ pub mod datagram;
 pub mod fds;
 pub mod packet;
 pub mod signals;
+pub mod strict;
 pub mod users;
 pub mod wait;

@@ -12,6 +12,9 @@ pub struct SignalFd(OwnedFd);
 /// The size of signalfd_siginfo (signalfd(2)), whose first four bytes are the signal's number.
 const SIGINFO_BYTES: usize = 128;
 
+/// The last signal's number (signal(7)).
+const LAST_SIGNAL: i32 = 64;
+
 impl SignalFd {
     /// Gives every signal its default handling, blocks exactly `signals` and reads them from now on. For a process
     /// with one thread, at its start.
@@ -20,10 +23,16 @@ impl SignalFd {
     ///
     /// No file descriptor is left.
     pub fn take(signals: &[i32]) -> io::Result<Self> {
-        for signal in 1..=libc::SIGRTMAX() {
-            // SAFETY: the default handling is no code of this process. SIGKILL, SIGSTOP and the signals that belong
-            // to libc refuse, which is right for them.
-            unsafe { libc::signal(signal, libc::SIG_DFL) };
+        // The kernel's own call, because libc refuses 32 and 33, which may have been ignored already when Hale was
+        // started: a handler of zero (SIG_DFL), with no flags and an empty mask, in the kernel's layout.
+        let default = [0_u64; 4];
+        for signal in 1..=LAST_SIGNAL {
+            // SAFETY: the default handling is no code of this process, and the kernel reads at most 32 bytes for a
+            // mask of 8. SIGKILL and SIGSTOP refuse, which is right for them.
+            unsafe {
+                let old = ptr::null_mut::<u64>();
+                libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), old, size_of::<u64>());
+            }
         }
         let mut set = empty_set();
         for &signal in signals {

@@ -1,0 +1,405 @@
+//! The guardian's promises: exact statuses, exact failures, nobody left behind, never stuck.
+
+use crate::Test;
+use crate::hale::{Hale, Slot, children, order, signal, text, wait_readable};
+use hale_core::ids::Epoch;
+use hale_daemon::guardian::protocol::{GuardianEvent, HostSignal, Identity, SpawnFailure, SpawnOrder};
+use hale_daemon::sys::child::Step;
+use hale_daemon::sys::packet::{Sent, send};
+use hale_daemon::sys::wait::Exit;
+use rustix::process::Signal;
+use std::collections::BTreeMap;
+use std::ffi::CString;
+use std::fs;
+use std::os::fd::AsFd;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::Command;
+
+pub const TESTS: &[Test] = &[
+    ("guardian::exits_are_told_exactly_and_once", exits_are_told_exactly_and_once),
+    ("guardian::a_core_dump_is_told_as_the_kernel_tells_it", a_core_dump_is_told_as_the_kernel_tells_it),
+    ("guardian::a_failed_start_names_step_and_errno", a_failed_start_names_step_and_errno),
+    ("guardian::a_service_starts_clean", a_service_starts_clean),
+    ("guardian::a_slot_is_for_one_process_and_epochs_only_grow", a_slot_is_for_one_process_and_epochs_only_grow),
+    ("guardian::nonsense_is_refused_and_changes_nothing", nonsense_is_refused_and_changes_nothing),
+    ("guardian::strays_are_reaped", strays_are_reaped),
+    ("guardian::a_supervisor_that_does_not_read_stops_nothing", a_supervisor_that_does_not_read_stops_nothing),
+    ("guardian::without_a_supervisor_everything_ends", without_a_supervisor_everything_ends),
+    ("guardian::a_second_word_of_the_operator_is_hurry", a_second_word_of_the_operator_is_hurry),
+    ("guardian::signals_reach_the_supervisor", signals_reach_the_supervisor),
+    ("guardian::an_ordered_end_has_the_supervisors_code", an_ordered_end_has_the_supervisors_code),
+    ("guardian::a_second_hale_is_refused", a_second_hale_is_refused),
+    ("guardian::needs_root::a_service_gets_its_identity", a_service_gets_its_identity),
+    ("guardian::needs_root::the_directory_is_entered_as_the_user", the_directory_is_entered_as_the_user),
+    ("guardian::needs_root::only_the_guardian_is_spared_by_the_kernel", only_the_guardian_is_spared_by_the_kernel),
+    ("guardian::needs_root::needs_cgroup2::a_service_is_born_in_its_cgroup", a_service_is_born_in_its_cgroup),
+];
+
+fn exits_are_told_exactly_and_once() {
+    let mut hale = Hale::start();
+    let signalled = |signal| Exit::Signal { signal, core_dumped: false };
+    let cases = [
+        ("exit 0", Exit::Code(0)),
+        ("exit 1", Exit::Code(1)),
+        ("exit 255", Exit::Code(255)),
+        ("kill -KILL $$", signalled(9)),
+        ("kill -TERM $$", signalled(15)),
+        ("ulimit -c 0; kill -SEGV $$", signalled(11)),
+        ("kill -40 $$", signalled(40)),
+    ];
+    for (epoch, (script, expected)) in (1..).zip(cases) {
+        hale.spawn_script(3, epoch, script);
+        hale.expect_running(3);
+        match hale.event() {
+            GuardianEvent::Exited { slot: Slot(3), epoch: told, exit } => {
+                assert_eq!((told, exit), (Epoch(epoch), expected), "{script}");
+            }
+            other => panic!("{script}: {other:?}"),
+        }
+    }
+    hale.round_trip();
+}
+
+fn a_core_dump_is_told_as_the_kernel_tells_it() {
+    let mut hale = Hale::start();
+    let script = "ulimit -c unlimited; cd $D; kill -ABRT $$";
+    let expected =
+        Command::new("sh").args(["-c", script]).env("D", hale.directory.path()).status().unwrap().core_dumped();
+    hale.spawn_script(0, 1, script);
+    hale.expect_running(0);
+    let GuardianEvent::Exited { exit, .. } = hale.event() else { panic!("not ended") };
+    assert_eq!(exit, Exit::Signal { signal: 6, core_dumped: expected });
+}
+
+fn expect_failure(hale: &mut Hale, expected: Step, errno: i32) {
+    hale.expect_spawned(0);
+    match hale.event() {
+        GuardianEvent::SpawnFailed { failure, .. } => assert_eq!(failure, SpawnFailure { step: expected, errno }),
+        other => panic!("{expected:?}: {other:?}"),
+    }
+}
+
+fn a_failed_start_names_step_and_errno() {
+    let mut hale = Hale::start();
+    let file = |name: &str, content: &str, mode: u32| {
+        let path = hale.directory.path().join(name);
+        fs::write(&path, content).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        CString::new(path.to_str().unwrap()).unwrap()
+    };
+    let programs = [
+        (text(c"/does/not/exist"), libc::ENOENT),
+        (file("not-executable", "#!/bin/sh\n", 0o644), libc::EACCES),
+        (file("bad-interpreter", "#!/does/not/exist\n", 0o755), libc::ENOENT),
+        (file("not-a-program", "text\n", 0o755), libc::ENOEXEC),
+        (text(c"/"), libc::EACCES),
+    ];
+    let argv = [text(c"x")];
+    let mut epochs = 1..;
+    for (program, errno) in &programs {
+        hale.guardian.spawn(&SpawnOrder { program, ..order(0, epochs.next().unwrap(), &argv, &[]) }).unwrap();
+        expect_failure(&mut hale, Step::Exec, *errno);
+    }
+    hale.guardian
+        .spawn(&SpawnOrder { directory: c"/does/not/exist", ..order(0, epochs.next().unwrap(), &argv, &[]) })
+        .unwrap();
+    expect_failure(&mut hale, Step::Directory, libc::ENOENT);
+    hale.guardian
+        .spawn(&SpawnOrder { open_files_limit: Some(u64::MAX - 1), ..order(0, epochs.next().unwrap(), &argv, &[]) })
+        .unwrap();
+    expect_failure(&mut hale, Step::Limits, libc::EPERM);
+
+    // No child at all: something that is not a cgroup.
+    let not_a_cgroup = fs::File::open("/").unwrap();
+    let epoch = epochs.next().unwrap();
+    let changed = SpawnOrder { cgroup: Some(not_a_cgroup.as_fd()), ..order(0, epoch, &argv, &[]) };
+    hale.guardian.spawn(&changed).unwrap();
+    match hale.event() {
+        GuardianEvent::SpawnFailed { failure: SpawnFailure { step: Step::Cgroup, .. }, .. } => {}
+        other => panic!("{other:?}"),
+    }
+    // And it goes on as if nothing had been.
+    hale.spawn_script(0, epoch + 1, "exit 3");
+    hale.expect_running(0);
+    assert!(matches!(hale.event(), GuardianEvent::Exited { exit: Exit::Code(3), .. }));
+}
+
+fn a_service_starts_clean() {
+    let mut hale = Hale::start();
+    hale.configure(0, 1 << 20, 1, 1 << 20);
+    let script = text(
+        c"echo pid $$; cat /proc/$$/stat; ls /proc/$$/fd; umask; pwd; ulimit -n; ulimit -Hn
+          grep -E 'SigBlk|SigIgn|NoNewPrivs' /proc/self/status; readlink /proc/$$/fd/0; echo $D >&2",
+    );
+    let argv = [text(c"argument-zero"), text(c"-c"), script];
+    hale.guardian
+        .spawn(&SpawnOrder {
+            umask: 0o027,
+            directory: c"/usr",
+            open_files_limit: Some(77),
+            ..order(0, 1, &argv, &hale.environment())
+        })
+        .unwrap();
+    let (pid, _) = hale.expect_running(0);
+    assert!(matches!(hale.event(), GuardianEvent::Exited { exit: Exit::Code(0), .. }));
+    hale.flush(0);
+    let (log, _) = hale.read_log(0);
+    let lines: Vec<&str> = log.lines().collect();
+    assert_eq!(lines[0], format!("hale: epoch 1, pid {pid} started"));
+    assert_eq!(lines[1], format!("pid {pid}"));
+    let stat: Vec<&str> = lines[2].rsplit_once(") ").unwrap().1.split(' ').collect();
+    assert_eq!(stat[1], hale.pid().to_string(), "the parent");
+    assert_eq!((stat[2], stat[3]), (&*pid.to_string(), &*pid.to_string()), "process group and session");
+    assert_eq!(lines[3..6], ["0", "1", "2"], "descriptors");
+    assert_eq!(lines[6..10], ["0027", "/usr", "77", "77"]);
+    let none = "0000000000000000";
+    assert_eq!(lines[10..13], [format!("SigBlk:\t{none}"), format!("SigIgn:\t{none}"), "NoNewPrivs:\t1".into()]);
+    assert_eq!(lines[13..15], ["/dev/null", hale.directory.path().to_str().unwrap()]);
+    assert_eq!(lines[15], format!("hale: epoch 1, pid {pid} ended: exit code 0"));
+    assert_eq!(lines.len(), 16);
+}
+
+fn expect_refusal(hale: &mut Hale, errno: i32) {
+    match hale.event() {
+        GuardianEvent::SpawnFailed { failure, .. } => {
+            assert_eq!(failure, SpawnFailure { step: Step::Order, errno });
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+fn a_slot_is_for_one_process_and_epochs_only_grow() {
+    let mut hale = Hale::start();
+    hale.spawn_script(0, 5, "exec sleep 1000");
+    let (pid, pidfd) = hale.expect_running(0);
+    hale.spawn_script(0, 6, "exit 0");
+    expect_refusal(&mut hale, libc::EBUSY);
+    signal(pid, Signal::KILL);
+    wait_readable(&pidfd);
+    assert!(matches!(hale.event(), GuardianEvent::Exited { epoch: Epoch(5), .. }));
+    hale.guardian.ack(Slot(0), Epoch(5)).unwrap();
+    hale.spawn_script(0, 5, "exit 0");
+    expect_refusal(&mut hale, libc::ESTALE);
+    hale.guardian.release(Slot(0)).unwrap();
+    hale.spawn_script(0, 6, "exit 0");
+    hale.expect_running(0);
+}
+
+fn nonsense_is_refused_and_changes_nothing() {
+    let mut hale = Hale::start();
+    for nonsense in [&b"\x01"[..], b"\xff\x00\x00\x00\x00", b"\x02\x00", &[1; 4096]] {
+        assert_eq!(send(&hale.raw, nonsense, None).unwrap(), Sent::Yes);
+        expect_refusal(&mut hale, libc::EBADMSG);
+    }
+    // Longer than any order may be.
+    assert_eq!(send(&hale.raw, &vec![1; 150_000], None).unwrap(), Sent::Yes);
+    expect_refusal(&mut hale, libc::EBADMSG);
+    hale.guardian.ack(Slot(77), Epoch(1)).unwrap();
+    hale.guardian.release(Slot(u32::MAX)).unwrap();
+    hale.spawn_script(0, 1, "exit 0");
+    hale.expect_running(0);
+}
+
+fn make_fifo(path: &Path) {
+    assert!(Command::new("mkfifo").arg(path).status().unwrap().success());
+}
+
+fn strays_are_reaped() {
+    let mut hale = Hale::start();
+    let (gate, told) = (hale.directory.path().join("gate"), hale.directory.path().join("told"));
+    make_fifo(&gate);
+    make_fifo(&told);
+    hale.spawn_script(0, 1, "(setsid sh -c 'echo $$ > $D/told; read x < $D/gate' &) ; exit 0");
+    hale.expect_running(0);
+    let stray: i32 = fs::read_to_string(&told).unwrap().trim().parse().unwrap();
+    assert!(matches!(hale.event(), GuardianEvent::Exited { exit: Exit::Code(0), .. }));
+    assert!(children(hale.pid()).contains(&stray), "it became the guardian's");
+    let pid = rustix::process::Pid::from_raw(stray).unwrap();
+    let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).unwrap();
+    fs::write(&gate, "go\n").unwrap();
+    wait_readable(&pidfd);
+    hale.round_trip();
+    assert!(!Path::new(&format!("/proc/{stray}")).exists(), "no zombie is left");
+}
+
+fn a_supervisor_that_does_not_read_stops_nothing() {
+    const SERVICES: u32 = 1500;
+    let mut hale = Hale::start();
+    let argv = [text(c"true")];
+    for round in 1..=2 {
+        for slot in 0..SERVICES {
+            hale.guardian.spawn(&SpawnOrder { program: c"/bin/true", ..order(slot, round, &argv, &[]) }).unwrap();
+            hale.guardian.flush().unwrap();
+        }
+        // Only orders are sent until all processes have ended: the answers have to wait.
+        while hale.guardian.wants_to_write() {
+            let mut ready = [rustix::event::PollFd::new(&hale.guardian, rustix::event::PollFlags::OUT)];
+            rustix::event::poll(&mut ready, None).unwrap();
+            hale.guardian.flush().unwrap();
+        }
+        let mut told: BTreeMap<u32, Vec<&str>> = BTreeMap::new();
+        while told.values().filter(|events| events.len() == 3).count() < SERVICES as usize {
+            let (slot, what) = match hale.event() {
+                GuardianEvent::Spawned { slot, .. } => (slot, "spawned"),
+                GuardianEvent::Executed { slot, .. } => (slot, "executed"),
+                GuardianEvent::Exited { slot, exit: Exit::Code(0), .. } => (slot, "exited"),
+                other => panic!("{other:?}"),
+            };
+            told.entry(slot.0).or_default().push(what);
+        }
+        assert!(told.values().all(|events| events == &["spawned", "executed", "exited"]));
+    }
+}
+
+fn without_a_supervisor_everything_ends() {
+    let mut hale = Hale::start();
+    hale.configure(0, 1 << 20, 1, 1 << 20);
+    let told = hale.directory.path().join("told");
+    make_fifo(&told);
+    hale.spawn_script(
+        0,
+        1,
+        "trap 'echo stopping; exit 0' TERM; (setsid sh -c 'trap \"\" TERM; echo $$ > $D/told; exec sleep 1000' &)
+         while :; do sleep 0.01; done",
+    );
+    hale.expect_running(0);
+    let stray: i32 = fs::read_to_string(&told).unwrap().trim().parse().unwrap();
+    hale.lose_supervisor();
+    let (status, said) = hale.wait();
+    assert_eq!(status.code(), Some(1));
+    assert!(said.contains("hale: the supervisor"), "{said}");
+    assert!(!Path::new(&format!("/proc/{stray}")).exists(), "strays end too");
+    assert!(hale.read_log(0).0.contains("stopping\n"), "asked before it was killed, and its answer kept");
+}
+
+fn a_second_word_of_the_operator_is_hurry() {
+    let mut hale = Hale::start();
+    hale.spawn_script(0, 1, "trap '' TERM; echo ready > $D/ready; while :; do sleep 1000; done");
+    hale.configure(0, 1 << 20, 1, 1 << 20);
+    let (_, pidfd) = hale.expect_running(0);
+    hale.lose_supervisor();
+    signal(hale.pid().cast_signed(), Signal::TERM);
+    let (status, _) = hale.wait();
+    assert_eq!(status.code(), Some(1));
+    wait_readable(&pidfd);
+}
+
+fn signals_reach_the_supervisor() {
+    let mut hale = Hale::start();
+    let cases = [
+        (Signal::TERM, HostSignal::Terminate),
+        (Signal::INT, HostSignal::Interrupt),
+        (Signal::HUP, HostSignal::Hangup),
+        (Signal::TERM, HostSignal::Terminate),
+    ];
+    for (sent, expected) in cases {
+        signal(hale.pid().cast_signed(), sent);
+        assert!(matches!(hale.event(), GuardianEvent::Signalled(told) if told == expected));
+    }
+}
+
+fn an_ordered_end_has_the_supervisors_code() {
+    let mut hale = Hale::start();
+    hale.configure(0, 1 << 20, 1, 1 << 20);
+    hale.spawn_script(0, 1, "seq 1 2000");
+    hale.expect_running(0);
+    assert!(matches!(hale.event(), GuardianEvent::Exited { .. }));
+    hale.guardian.shutdown_done(5).unwrap();
+    let (status, said) = hale.wait();
+    assert_eq!((status.code(), &*said), (Some(5), ""));
+    assert!(hale.read_log(0).0.contains("\n2000\nhale: epoch 1, "), "all output is kept");
+}
+
+fn a_second_hale_is_refused() {
+    let hale = Hale::start();
+    let second = Hale::command(hale.directory.path()).output().unwrap();
+    assert_eq!(second.status.code(), Some(7));
+    let said = String::from_utf8(second.stderr).unwrap();
+    assert!(said.contains(&format!("another Hale (pid {})", hale.pid())), "{said}");
+}
+
+fn a_service_gets_its_identity() {
+    let mut hale = Hale::start();
+    hale.configure(0, 1 << 20, 1, 1 << 20);
+    let argv = [text(c"sh"), text(c"-c"), text(c"grep -E 'Uid|Gid|Groups' /proc/self/status")];
+    hale.guardian
+        .spawn(&SpawnOrder {
+            identity: Some(Identity { uid: 65_534, gid: 65_533, groups: &[12, 4] }),
+            ..order(0, 1, &argv, &[])
+        })
+        .unwrap();
+    hale.expect_running(0);
+    assert!(matches!(hale.event(), GuardianEvent::Exited { exit: Exit::Code(0), .. }));
+    hale.flush(0);
+    let (log, _) = hale.read_log(0);
+    assert!(log.contains("Uid:\t65534\t65534\t65534\t65534\n"), "{log}");
+    assert!(log.contains("Gid:\t65533\t65533\t65533\t65533\n"), "{log}");
+    assert!(log.contains("Groups:\t4 12 \n"), "{log}");
+}
+
+fn the_directory_is_entered_as_the_user() {
+    let mut hale = Hale::start();
+    let private = hale.directory.path().join("private");
+    fs::create_dir(&private).unwrap();
+    fs::set_permissions(&private, fs::Permissions::from_mode(0o700)).unwrap();
+    let private = CString::new(private.to_str().unwrap()).unwrap();
+    hale.guardian
+        .spawn(&SpawnOrder {
+            identity: Some(Identity { uid: 65_534, gid: 65_534, groups: &[] }),
+            directory: &private,
+            ..order(0, 1, &[text(c"sh")], &[])
+        })
+        .unwrap();
+    expect_failure(&mut hale, Step::Directory, libc::EACCES);
+}
+
+fn only_the_guardian_is_spared_by_the_kernel() {
+    let mut hale = Hale::start();
+    hale.configure(0, 1 << 20, 1, 1 << 20);
+    let own = fs::read_to_string("/proc/self/oom_score_adj").unwrap();
+    hale.spawn_script(0, 1, "cat /proc/self/oom_score_adj");
+    hale.expect_running(0);
+    assert!(matches!(hale.event(), GuardianEvent::Exited { .. }));
+    hale.flush(0);
+    assert_eq!(hale.read_log(0).0.lines().nth(1), Some(own.trim()));
+    // Some sandboxes take this right from root.
+    let may = Command::new("sh").args(["-c", "echo -1000 > /proc/self/oom_score_adj"]).output().unwrap();
+    let expected = if may.status.success() { "-1000" } else { own.trim() };
+    let guardians = fs::read_to_string(format!("/proc/{}/oom_score_adj", hale.pid())).unwrap();
+    assert_eq!(guardians.trim(), expected);
+}
+
+fn a_service_is_born_in_its_cgroup() {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+    let mount = mounts.lines().find(|line| line.split(' ').nth(2) == Some("cgroup2")).unwrap();
+    let cgroup = Path::new(mount.split(' ').nth(1).unwrap()).join(format!("hale-test-{}", std::process::id()));
+    fs::create_dir(&cgroup).unwrap();
+    let mut hale = Hale::start();
+    hale.configure(0, 1 << 20, 1, 1 << 20);
+    let directory = fs::File::open(&cgroup).unwrap();
+    let told = hale.directory.path().join("told");
+    make_fifo(&told);
+    // Its children share its cgroup only: they left its session and are nobody's children.
+    let argv = [
+        text(c"sh"),
+        text(c"-c"),
+        text(c"cat /proc/self/cgroup; (setsid sleep 1000 &) ; echo > $D/told; exec sleep 1000"),
+    ];
+    let environment = hale.environment();
+    let changed = SpawnOrder { cgroup: Some(directory.as_fd()), ..order(0, 1, &argv, &environment) };
+    hale.guardian.spawn(&changed).unwrap();
+    let (pid, _) = hale.expect_running(0);
+    fs::read(&told).unwrap();
+    assert!(fs::read_to_string(cgroup.join("cgroup.procs")).unwrap().lines().any(|line| line == pid.to_string()));
+    signal(pid, Signal::KILL);
+    assert!(matches!(hale.event(), GuardianEvent::Exited { .. }));
+    hale.flush(0);
+    let name = cgroup.file_name().unwrap().to_str().unwrap();
+    assert!(hale.read_log(0).0.contains(&format!("/{name}\nhale: ")), "it was there before its program");
+    hale.lose_supervisor();
+    hale.wait();
+    assert_eq!(fs::read_to_string(cgroup.join("cgroup.procs")).unwrap(), "", "the whole cgroup was killed");
+    fs::remove_dir(&cgroup).unwrap();
+}
