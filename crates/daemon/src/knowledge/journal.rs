@@ -435,4 +435,33 @@ mod tests {
         assert_eq!(error.source_kind(), io::ErrorKind::FileTooLarge);
         assert!(Journal::open(&path).expect("open").1.records.is_empty());
     }
+
+    /// These mount a file system.
+    mod needs_root {
+        use super::*;
+        use crate::knowledge::tmpfs;
+
+        #[test]
+        fn on_a_full_tmpfs_an_append_leaves_nothing_and_what_was_there_stays() {
+            let test = "knowledge::journal::tests::needs_root::\
+                        on_a_full_tmpfs_an_append_leaves_nothing_and_what_was_there_stays";
+            let Some(mount) = tmpfs::or_rerun_in_one(test, "256k") else { return };
+            let (path, filler) = (mount.join("journal"), mount.join("filler"));
+            let (mut journal, _) = Journal::open(&path).expect("open");
+            journal.append(&[b"kept"]).expect("append");
+            tmpfs::fill(&filler);
+            // Longer than the rest of the page that the file has already: a part of it gets there.
+            let long = vec![b'x'; 10_000];
+            let error = journal.append(&[&long]).expect_err("full");
+            assert_eq!(error.source_kind(), io::ErrorKind::StorageFull);
+            assert_eq!(fs::metadata(&path).expect("there").len(), journal.len_bytes);
+            assert!(journal.compact(b"snapshot").is_err());
+            journal.append(&[b"short"]).expect("there is room in its page");
+            assert_eq!(records(&Journal::open(&path).expect("open").1), [&b"kept"[..], b"short"]);
+            fs::remove_file(&filler).expect("make room");
+            journal.append(&[&long]).expect("append");
+            journal.compact(b"snapshot").expect("compact");
+            assert_eq!(Journal::open(&path).expect("open").1.snapshot.as_deref(), Some(&b"snapshot"[..]));
+        }
+    }
 }

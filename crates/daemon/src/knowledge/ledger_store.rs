@@ -221,7 +221,7 @@ impl Drop for LedgerStore {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::knowledge::{read_all, verify_dir};
+    use crate::knowledge::{read_all, tmpfs, verify_dir};
     use hale_ledger::Hash;
     use std::fs;
     use std::io::{BufRead, BufReader, Write};
@@ -593,35 +593,19 @@ mod tests {
         assert!(verify_dir(dir.path()).expect("good").sealed > 0);
     }
 
-    /// Re-runs the calling test in a private mount namespace with a tmpfs of `size` on `dir`.
-    fn in_tmpfs(test: &str, size: &str, dir: &Path) {
-        let script = format!("mount -t tmpfs -o size={size} tmpfs \"$0\" && exec \"$@\"");
-        let status = Command::new("unshare")
-            .args(["--mount", "--propagation", "private", "sh", "-ec", &script])
-            .arg(dir)
-            .arg(std::env::current_exe().expect("this program"))
-            .args(["--exact", &format!("knowledge::ledger_store::tests::needs_root::{test}"), "--nocapture"])
-            .env(CHILD_DIR, dir)
-            .status()
-            .expect("unshare");
-        assert!(status.success());
-    }
-
     /// These mount a file system.
     mod needs_root {
         use super::*;
 
         #[test]
         fn a_full_disk_loses_nothing_durable() {
-            let Some(mount) = std::env::var_os(CHILD_DIR) else {
-                return in_tmpfs("a_full_disk_loses_nothing_durable", "1m", temp().path());
-            };
-            let mount = Path::new(&mount);
+            let test = "knowledge::ledger_store::tests::needs_root::a_full_disk_loses_nothing_durable";
+            let Some(mount) = tmpfs::or_rerun_in_one(test, "1m") else { return };
             let (dir, filler) = (mount.join("ledger"), mount.join("filler"));
             let opened = open(&dir, Limits { segment_bytes: 65536, ..small() });
             opened.append(1);
             opened.durable(1);
-            fill(&filler);
+            tmpfs::fill(&filler);
             let mut id = 1;
             let error = loop {
                 id += 1;
@@ -652,10 +636,8 @@ mod tests {
 
         #[test]
         fn a_read_only_disk_is_waited_for() {
-            let Some(mount) = std::env::var_os(CHILD_DIR) else {
-                return in_tmpfs("a_read_only_disk_is_waited_for", "4m", temp().path());
-            };
-            let mount = Path::new(&mount);
+            let test = "knowledge::ledger_store::tests::needs_root::a_read_only_disk_is_waited_for";
+            let Some(mount) = tmpfs::or_rerun_in_one(test, "4m") else { return };
             let dir = mount.join("ledger");
             let first = open(&dir, small());
             first.append(1);
@@ -663,7 +645,7 @@ mod tests {
             first.close();
             let remount = |how: &str| {
                 let options = format!("remount,{how}");
-                assert!(Command::new("mount").args(["-o", &options]).arg(mount).status().expect("mount").success());
+                assert!(Command::new("mount").args(["-o", &options]).arg(&mount).status().expect("mount").success());
             };
             remount("ro");
             let second = open(&dir, small());
@@ -674,11 +656,6 @@ mod tests {
             assert_eq!(second.event(), LedgerEvent::Recovered);
             second.durable(2);
             assert_eq!(numbers(&dir), [1, 2]);
-        }
-
-        fn fill(path: &Path) {
-            let mut file = File::create(path).expect("create");
-            while file.write(&[0; 4096]).is_ok_and(|n| n > 0) {}
         }
     }
 }

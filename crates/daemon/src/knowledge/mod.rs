@@ -9,6 +9,8 @@ mod ledger_recovery;
 pub mod ledger_store;
 mod ledger_writer;
 pub mod recovery;
+#[cfg(test)]
+mod tmpfs;
 
 pub use index::{Index, IndexError, Matches, Query};
 pub use journal::{Journal, JournalError, Replay};
