@@ -37,6 +37,11 @@ pub struct Format {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Supervise the services of the configuration, in the foreground
+    Run {
+        /// The configuration, as with -c
+        file: Option<PathBuf>,
+    },
     /// Check the configuration and print what would be supervised
     Validate {
         #[command(flatten)]
@@ -46,6 +51,19 @@ pub enum Command {
     Status {
         /// Only this one
         service: Option<String>,
+        #[command(flatten)]
+        format: Format,
+    },
+    /// Show the output of a service
+    Logs {
+        /// Whose output
+        service: String,
+        /// Go on with what is written from now on, until interrupted
+        #[arg(short, long)]
+        follow: bool,
+        /// Start with this many of the last lines
+        #[arg(short = 'n', long, value_name = "N", default_value_t = 100)]
+        lines: usize,
         #[command(flatten)]
         format: Format,
     },
@@ -105,6 +123,8 @@ pub enum Ledger {
         #[command(flatten)]
         format: Format,
     },
+    /// Make the index for queries anew
+    Reindex,
 }
 
 #[cfg(test)]

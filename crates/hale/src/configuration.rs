@@ -12,6 +12,8 @@ pub struct Directories {
     pub runtime: PathBuf,
     /// The ledger.
     pub state: PathBuf,
+    /// The services' output.
+    pub log: PathBuf,
 }
 
 /// The configuration's file: `named`, else the one for all commands, else the first default that exists.
@@ -44,11 +46,11 @@ pub fn directories(global: &Global) -> Result<Directories, Failure> {
     match found {
         Ok(path) => {
             let host = load(&path)?.validated.policy.host;
-            Ok(Directories { runtime: host.runtime_dir.into(), state: host.state_dir.into() })
+            Ok(Directories { runtime: host.runtime_dir.into(), state: host.state_dir.into(), log: host.log_dir.into() })
         }
         Err(_) => {
             let host = config_file::default_directories().map_err(|error| failure(&error))?;
-            Ok(Directories { runtime: host.runtime_dir.into(), state: host.state_dir.into() })
+            Ok(Directories { runtime: host.runtime_dir.into(), state: host.state_dir.into(), log: host.log_dir.into() })
         }
     }
 }

@@ -5,31 +5,38 @@ use crate::failure::Failure;
 use hale_core::ids::IncidentId;
 use hale_core::incident::{Story, tell};
 use hale_core::record::Record;
-use hale_daemon::knowledge::read_all;
+use hale_daemon::knowledge::{Index, Query};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// Where the ledger is in `state_dir`.
+/// Where the ledger of the Hale with this `state_dir` is.
 pub fn ledger_dir(state_dir: &Path) -> Result<PathBuf, Failure> {
     let dir = state_dir.join("ledger");
     match std::fs::metadata(&dir) {
         Ok(_) => Ok(dir),
-        Err(error) => {
-            let message = format!("cannot read the ledger {}", dir.display());
-            let help = "it is made by the first `hale run`; -c FILE or HALE_CONFIG says which one is meant";
-            Err(Failure::new(Exit::Failed, message).because(error).help(help))
-        }
+        Err(error) => Err(Failure::new(Exit::Failed, format!("cannot read the ledger {}", dir.display()))
+            .because(error)
+            .help("the first `hale run` makes it; -c FILE or HALE_CONFIG says whose ledger is meant")),
     }
 }
 
-/// The stories of all incidents that `wanted` chooses, in the order of their numbers.
-pub fn stories(ledger: &Path, wanted: impl Fn(IncidentId) -> bool) -> Result<Vec<Story>, Failure> {
+/// Where its index is: outside of the ledger, because it is no part of the truth.
+pub fn index_path(state_dir: &Path) -> PathBuf {
+    state_dir.join("index.sqlite")
+}
+
+/// The stories of the incidents whose opening record is among those that `query` finds, in the order of their numbers.
+pub fn stories(state_dir: &Path, query: Query<'_>) -> Result<Vec<Story>, Failure> {
+    let failed = |error: hale_daemon::knowledge::IndexError| Failure::new(Exit::Failed, error.to_string());
+    let index = Index::open(&ledger_dir(state_dir)?, Some(index_path(state_dir))).map_err(failed)?;
     let mut incidents: BTreeMap<IncidentId, Vec<Record>> = BTreeMap::new();
-    for entry in read_all(ledger) {
-        let entry = entry.map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
-        // Others are the ledger's own, or a newer version's: they belong to no incident.
-        let Ok(record) = serde_json::from_slice::<Record>(&entry.payload) else { continue };
-        if let Some(id) = record.incident.filter(|&id| wanted(id)) {
+    for payload in index.find(query).map_err(failed)? {
+        let (_, payload) = payload.map_err(failed)?;
+        // Others are the ledger's own, or a newer version's: they belong to no incident that can be told here.
+        let Ok(record) = serde_json::from_slice::<Record>(&payload) else { continue };
+        if let Some(id) = record.incident
+            && (record.id.0 == id.0 || incidents.contains_key(&id))
+        {
             incidents.entry(id).or_default().push(record);
         }
     }

@@ -22,6 +22,8 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1);
     match arguments.next().as_deref().and_then(|word| word.to_str()) {
+        Some("guardian") => hale_daemon::guardian::main(arguments),
+        Some("keeper") => hale_daemon::keeper::main(arguments),
         Some("demo-service") => demo::main(arguments),
         Some(_) | None => command_line(),
     }
@@ -42,8 +44,12 @@ fn command_line() -> ExitCode {
 fn run(cli: Cli, out: &mut impl Write) -> Result<Exit, Failure> {
     let global = &cli.global;
     match cli.command {
+        Command::Run { file } => commands::run::run(file, global),
         Command::Validate { format } => commands::validate::run(format, global, out),
         Command::Status { service, format } => commands::status::run(service.as_deref(), format, global, out),
+        Command::Logs { service, follow, lines, format } => {
+            commands::logs::run(&service, follow, lines, format, global, out)
+        }
         Command::Incidents { since, format } => commands::incidents::run(since, format, global, out),
         Command::Incident { id, format } => commands::incident::run(id, format, global, out),
         Command::Start { service } => commands::order::run("start", &service, global, out),

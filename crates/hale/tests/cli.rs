@@ -13,6 +13,7 @@ use hale_daemon::api;
 use hale_daemon::knowledge::ledger_store::{Class, LedgerStore, Limits};
 use serde_json::Value;
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
@@ -254,6 +255,44 @@ fn the_ledger_is_shown_and_an_alteration_is_5() {
     let bad = host.hale(&["ledger", "verify", "--json"]);
     code(&bad, 5);
     assert_eq!(serde_json::from_slice::<Value>(&bad.stdout).unwrap()["ok"], false);
+}
+
+#[test]
+fn the_index_is_made_anew() {
+    let host = Host::new();
+    write_ledger(&host);
+    let index = host.path("state/index.sqlite");
+    fs::write(&index, "no database").unwrap();
+    let output = host.hale(&["ledger", "reindex"]);
+    code(&output, 0);
+    assert_eq!(out(&output), format!("4 records in {}\n", index.display()));
+    assert!(out(&host.hale(&["incidents"])).contains("recovered"));
+}
+
+#[test]
+fn logs_show_the_past_and_follow_what_comes() {
+    let host = Host::new();
+    let missing = host.hale(&["logs", "web"]);
+    code(&missing, 1);
+    assert!(err(&missing).contains("state/log/web: No such file"), "{}", err(&missing));
+
+    fs::create_dir_all(host.path("state/log/web")).unwrap();
+    let mut log = fs::File::create(host.path("state/log/web/current")).unwrap();
+    log.write_all(b"one\ntwo \x1b[2J\nthree\n").unwrap();
+    let last = host.hale(&["logs", "web", "-n", "2"]);
+    code(&last, 0);
+    assert_eq!(out(&last), "two \\u{1b}[2J\nthree\n");
+    assert_eq!(out(&host.hale(&["logs", "web", "-n", "1", "--json"])), "{\"line\":\"three\"}\n");
+
+    let config = host.path("hale.toml");
+    let mut following = command(&["logs", "web", "-f", "-n", "1"]);
+    let mut following = following.env("HALE_CONFIG", config).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(following.stdout.take().unwrap()).lines();
+    assert_eq!(lines.next().unwrap().unwrap(), "three");
+    log.write_all(b"four\n").unwrap();
+    assert_eq!(lines.next().unwrap().unwrap(), "four");
+    following.kill().unwrap();
+    following.wait().unwrap();
 }
 
 /// A supervisor that knows one service.

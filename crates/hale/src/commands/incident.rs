@@ -7,19 +7,22 @@ use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::history;
 use crate::terminal::{colours, escape, paint};
-use hale_core::ids::IncidentId;
 use hale_core::incident::{Entry, Outcome, Story};
 use hale_core::time::Span;
 use hale_daemon::api::view::{Incident, rfc3339};
+use hale_daemon::knowledge::Query;
 use std::io::Write;
 
 /// Tells the story of one incident.
 pub fn run(id: u64, format: Format, global: &Global, out: &mut impl Write) -> Result<Exit, Failure> {
-    let ledger = history::ledger_dir(&configuration::directories(global)?.state)?;
-    let stories = history::stories(&ledger, |found| found == IncidentId(id))?;
+    let state = configuration::directories(global)?.state;
+    let stories = history::stories(&state, Query::Incident(id))?;
     let Some(story) = stories.first() else {
-        return Err(Failure::new(Exit::Failed, format!("there is no incident {id} in {}", ledger.display()))
-            .help("`hale incidents` lists them"));
+        return Err(Failure::new(
+            Exit::Failed,
+            format!("there is no incident {id} in the ledger of {}", state.display()),
+        )
+        .help("`hale incidents` lists them"));
     };
     if format.json {
         serde_json::to_writer_pretty(&mut *out, &Incident::from(story)).map_err(std::io::Error::from)?;
@@ -58,7 +61,7 @@ fn write(story: &Story, coloured: bool, out: &mut impl Write) -> std::io::Result
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hale_core::ids::Name;
+    use hale_core::ids::{IncidentId, Name};
     use hale_core::incident::{Blame, Cause};
     use hale_core::time::Now;
 

@@ -10,17 +10,16 @@ use crate::terminal::{Tone, colours};
 use hale_core::incident::{Outcome, Story};
 use hale_core::time::Span;
 use hale_daemon::api::view::{Incident, rfc3339};
+use hale_daemon::knowledge::Query;
 use std::io::Write;
 
 /// Lists the incidents opened within `since`, all without it.
 pub fn run(since: Option<Span>, format: Format, global: &Global, out: &mut impl Write) -> Result<Exit, Failure> {
-    let ledger = history::ledger_dir(&configuration::directories(global)?.state)?;
-    let mut stories = history::stories(&ledger, |_| true)?;
-    if let Some(since) = since {
+    let ago = |since: Span| {
         let span_us = i64::try_from(since.as_us()).unwrap_or(i64::MAX);
-        let from_us = jiff::Timestamp::now().as_microsecond().saturating_sub(span_us);
-        stories.retain(|story| story.opened.wall_us >= from_us);
-    }
+        Query::Since { wall_us: jiff::Timestamp::now().as_microsecond().saturating_sub(span_us) }
+    };
+    let stories = history::stories(&configuration::directories(global)?.state, since.map_or(Query::All, ago))?;
     if format.json {
         let list: Vec<Incident> = stories.iter().map(Incident::from).collect();
         serde_json::to_writer_pretty(&mut *out, &list).map_err(std::io::Error::from)?;

@@ -1,4 +1,4 @@
-//! `hale ledger show|verify`
+//! `hale ledger show|verify|reindex`
 
 use crate::cli::{Format, Global, Ledger};
 use crate::configuration;
@@ -9,15 +9,17 @@ use crate::terminal::escape;
 use hale_core::incident::line;
 use hale_core::record::Record;
 use hale_daemon::api::view::rfc3339;
-use hale_daemon::knowledge::{Entry, Summary, VerifyDirError, read_all, verify_dir};
+use hale_daemon::knowledge::{Entry, Index, IndexError, Summary, VerifyDirError, read_all, verify_dir};
 use serde_json::{Value, json};
 use std::io::Write;
 use std::path::Path;
 
 /// Does what `command` says with the ledger of the configuration.
 pub fn run(command: &Ledger, global: &Global, out: &mut impl Write) -> Result<Exit, Failure> {
-    let dir = history::ledger_dir(&configuration::directories(global)?.state)?;
+    let state = configuration::directories(global)?.state;
+    let dir = history::ledger_dir(&state)?;
     match command {
+        Ledger::Reindex => reindex(&dir, &history::index_path(&state), out),
         Ledger::Show { format } => show(&dir, *format, out),
         Ledger::Verify { format } => verify(&dir, *format, out),
     }
@@ -67,6 +69,19 @@ fn body(payload: &[u8]) -> Option<String> {
     }
     let kind = kind.as_str()?;
     Some(if record.is_empty() { kind.to_owned() } else { format!("{kind} {}", Value::Object(record)) })
+}
+
+fn reindex(dir: &Path, path: &Path, out: &mut impl Write) -> Result<Exit, Failure> {
+    let failed = |error: IndexError| Failure::new(Exit::Failed, error.to_string());
+    let index = Index::rebuild(dir, Some(path.to_path_buf())).map_err(failed)?;
+    match index.path() {
+        Some(path) => {
+            writeln!(out, "{} records in {}", index.count().map_err(failed)?, escape(&path.display().to_string()))?;
+            Ok(Exit::Done)
+        }
+        None => Err(Failure::new(Exit::Failed, format!("cannot write the index {}", path.display()))
+            .help("commands that read make one in memory instead; run this as the user who runs Hale")),
+    }
 }
 
 fn verify(dir: &Path, format: Format, out: &mut impl Write) -> Result<Exit, Failure> {

@@ -1,0 +1,29 @@
+//! `hale run [FILE]`
+
+use crate::cli::Global;
+use crate::configuration;
+use crate::exit::Exit;
+use crate::failure::Failure;
+use hale_daemon::guardian::launch::{Launch, launch};
+use std::path::{Path, PathBuf};
+
+/// Checks the configuration and becomes the guardian; returns only when it cannot.
+pub fn run(file: Option<PathBuf>, global: &Global) -> Result<Exit, Failure> {
+    let path = configuration::path(file, global)?;
+    let loaded = configuration::load(&path)?;
+    configuration::warn(&loaded);
+    // The supervisor reads the file again, and must find the same one.
+    let absolute = std::path::absolute(&path).map_err(|error| {
+        Failure::new(Exit::Failed, format!("cannot tell where {} is", path.display())).because(error)
+    })?;
+    let host = &loaded.validated.policy.host;
+    let guardian = Launch {
+        runtime_dir: Path::new(&host.runtime_dir),
+        state_dir: Path::new(&host.state_dir),
+        supervisor_args: &[absolute.into_os_string()],
+    };
+    match launch(&guardian) {
+        Ok(never) => match never {},
+        Err(error) => Err(Failure::new(Exit::Failed, "cannot become the guardian").because(error)),
+    }
+}
