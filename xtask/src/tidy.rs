@@ -4,6 +4,7 @@
 
 use crate::source::{has_word, test_module_line, without_comments_and_literals};
 use crate::tools::Outcome;
+use std::collections::BTreeSet;
 use std::path::Path;
 
 /// The most lines a Rust file may have before its test module: beyond it, it is two subjects.
@@ -141,14 +142,19 @@ fn in_tests_folder(file: &str) -> bool {
     file.split('/').any(|part| part == "tests")
 }
 
-/// `docs/decisions` holds `0001-a-few-words.md`, `0002-…` and so on: no gap, no number twice.
+/// `docs/decisions` holds `0001-a-few-words.md` and so on: four digits, no number twice, for a number is how a
+/// decision is cited.
 fn decision_findings(files: &[String]) -> Vec<String> {
-    let names =
-        files.iter().filter_map(|file| file.strip_prefix("docs/decisions/")).filter(|name| *name != "README.md");
+    let mut seen = BTreeSet::new();
+    let names = files.iter().filter_map(|file| file.strip_prefix("docs/decisions/"));
     names
-        .enumerate()
-        .filter(|(at, name)| !(name.starts_with(&format!("{:04}-", at + 1)) && name.ends_with(".md")))
-        .map(|(at, name)| format!("docs/decisions/{name}: must be `{:04}-few-words.md`, in the order of time", at + 1))
+        .filter(|name| *name != "README.md")
+        .filter(|name| {
+            let number = name.split_once('-').map(|(number, _)| number);
+            let is_number = |text: &&str| text.len() == 4 && text.bytes().all(|b| b.is_ascii_digit());
+            !(name.ends_with(".md") && number.filter(is_number).is_some_and(|number| seen.insert(number)))
+        })
+        .map(|name| format!("docs/decisions/{name}: must be `NNNN-few-words.md`, with a number of its own"))
         .collect()
 }
 
@@ -203,10 +209,10 @@ mod tests {
     }
 
     #[test]
-    fn decisions_are_numbered_without_gaps() {
+    fn decisions_have_a_number_of_their_own() {
         let files = |names: &[&str]| -> Vec<String> { names.iter().map(|n| format!("docs/decisions/{n}")).collect() };
-        assert_eq!(decision_findings(&files(&["0001-a.md", "0002-b.md", "README.md"])).len(), 0);
-        assert_eq!(decision_findings(&files(&["0001-a.md", "0003-b.md"])).len(), 1);
-        assert_eq!(decision_findings(&files(&["notes.md"])).len(), 1);
+        assert_eq!(decision_findings(&files(&["0001-a.md", "0003-b.md", "README.md"])).len(), 0);
+        assert_eq!(decision_findings(&files(&["0001-a.md", "0001-b.md"])).len(), 1);
+        assert_eq!(decision_findings(&files(&["notes.md", "12-b.md"])).len(), 2);
     }
 }
