@@ -23,6 +23,7 @@ fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1);
     match arguments.next().as_deref().and_then(|word| word.to_str()) {
         Some("guardian") => hale_daemon::guardian::main(arguments),
+        Some("supervisor") => hale_daemon::supervisor::main(arguments),
         Some("keeper") => hale_daemon::keeper::main(arguments),
         Some("demo-service") => demo::main(arguments),
         Some(_) | None => command_line(),

@@ -195,7 +195,11 @@ fn write_ledger(host: &Host) {
     let records = [
         record(5, 1_000, Body::Detected { cause: Cause::Signal, finding, last_good: Monotonic::from_us(900) }),
         record(6, 1_500, Body::Output { lines: vec!["last words\u{1b}[2J".into()] }),
-        record(7, 19_000, Body::IncidentClosed { outcome: Outcome::Recovered, recovery_us: 18_000, down_us: 18_100, checks: 2 }),
+        record(
+            7,
+            19_000,
+            Body::IncidentClosed { outcome: Outcome::Recovered, recovery_us: 18_000, down_us: 18_100, checks: 2 },
+        ),
     ];
     for record in &records {
         store.append(serde_json::to_vec(record).unwrap(), Class::State, record.id.0).unwrap();

@@ -21,8 +21,10 @@ use hale_core::policy::HostPolicy;
 use hale_core::world::{Birth, World};
 use rustix::rand::{GetRandomFlags, getrandom};
 use std::ffi::OsString;
+use std::fs::DirBuilder;
 use std::io;
 use std::os::fd::RawFd;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -84,6 +86,7 @@ fn run(args: impl IntoIterator<Item = OsString>) -> Result<Ended, StartError> {
     let trees = Arc::new(Trees::open(&tree::instance(Path::new(&host_policy.runtime_dir))));
     end_leftovers(&trees, &recovered, &console);
 
+    make_notify_dir(Path::new(&host_policy.runtime_dir)).map_err(failed("make the directory of notify sockets"))?;
     let asker = Asker::new(inbox.clone());
     let prober = start_runtime(&host_policy.runtime_dir, &inbox, &asker, &trees)?;
     let birth = Birth {
@@ -111,6 +114,12 @@ fn run(args: impl IntoIterator<Item = OsString>) -> Result<Ended, StartError> {
     let mut host = DaemonHost::new(parts, &validated.policy).map_err(failed("listen to the kernel"))?;
     driver::run(&mut World::new(birth), &mut host);
     Ok(host.finish())
+}
+
+/// Makes the directory of the services' notify sockets: each user may reach a socket in it, whose mode says who may
+/// send to it, and only Hale's own may list or change it.
+fn make_notify_dir(runtime_dir: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o711).create(runtime_dir.join("notify"))
 }
 
 /// Opens journal and ledger. Hale heals without either, and says so: a full or broken disk is no reason to leave
