@@ -134,7 +134,11 @@ impl Brain<'_> {
                 Phase::Held { until, tries } if until <= now => {
                     self.try_start(&name, Reason::HeldRetry { tries: tries + 1 });
                 }
-                Phase::Spawning { .. } | Phase::Starting { .. } if deadline_passed(service.start_deadline()) => {
+                Phase::Spawning { .. } | Phase::Starting { .. }
+                    if !service.known.start_overdue && deadline_passed(service.start_deadline()) =>
+                {
+                    self.start_timed_out(&name);
+                }
                     self.start_timed_out(&name);
                 }
                 Phase::Running { .. } if deadline_passed(service.forget_at()) => {
@@ -171,6 +175,10 @@ impl Brain<'_> {
         }
         self.world.admission.leave(name);
         if status.is_success() && !self.policy(name).restart.on_success {
+            if self.observes(name) && !tree_empty {
+                // What it left behind is left alone.
+                return;
+            }
             self.bring_down(name, Then::Stay { why: Reason::Finished }, Reason::LeftBehind);
         } else {
             self.failed(name, cause_of_exit(status), &Finding::Exit { epoch, status });
@@ -219,11 +227,29 @@ impl Brain<'_> {
         }
     }
 
+    /// Whether this service is only watched.
+    fn observes(&self, name: &Name) -> bool {
+        self.known(name).violated.is_some() || self.world.mode() == crate::policy::Mode::Observe
+    }
+
     /// Observing: what is gone stays gone, what runs is left alone.
     fn only_observe(&mut self, name: &Name, reason: Reason) {
-        if self.phase(name) == Phase::Down {
-            self.record(name, Body::Stopped { why: reason });
-            self.close_incident(name, Outcome::Observed);
+        match self.phase(name) {
+            Phase::Down => {
+                self.record(name, Body::Stopped { why: reason });
+                self.close_incident(name, Outcome::Observed);
+            }
+            // What it left behind is left alone too: nothing more will come of this incident.
+            Phase::Remains { .. } => self.close_incident(name, Outcome::Observed),
+            // It may become healthy again by itself.
+            Phase::Stopped { .. }
+            | Phase::Blocked { .. }
+            | Phase::BackingOff { .. }
+            | Phase::Held { .. }
+            | Phase::Spawning { .. }
+            | Phase::Starting { .. }
+            | Phase::Running { .. }
+            | Phase::Stopping { .. } => {}
         }
     }
 
@@ -253,8 +279,7 @@ impl Brain<'_> {
         if service.known.healthy || !service.all_pass() {
             return;
         }
-        let observed = service.known.violated.is_some() || self.world.mode() == crate::policy::Mode::Observe;
-        let outcome = if observed { Outcome::Observed } else { Outcome::Recovered };
+        let outcome = if self.observes(name) { Outcome::Observed } else { Outcome::Recovered };
         self.close_incident(name, outcome);
         self.record(name, Body::BecameHealthy { epoch: run.epoch });
         let pid = run.pid;
@@ -359,7 +384,7 @@ impl Brain<'_> {
                 let last_good = self.known(name).bad_since.unwrap_or(now);
                 let finding = Finding::Unkillable { after };
                 self.record(name, Body::Detected { cause: Cause::Unkillable, finding, last_good });
-                self.end_if_done();
+                self.end_those_before(name);
             }
             StopStage::Killed { .. } | StopStage::Unkillable { .. } => {}
         }

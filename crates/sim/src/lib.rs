@@ -1,1 +1,17 @@
-//! Placeholder.
+//! Deterministic simulator: the real core and the real driver over a fake host in virtual time.
+//!
+//! A seed means a world ([`scenario`]): services, policies, and how often each [`fault::Fault`] happens. While it
+//! runs, every [`oracle`] judges one guarantee by what happened in the fake [`kernel`], never by what Hale believes.
+
+pub mod clocks;
+pub mod coverage;
+pub mod fate;
+pub mod fault;
+pub mod host;
+pub mod kernel;
+pub mod oracle;
+pub mod rng;
+pub mod run;
+pub mod scenario;
+pub mod settled;
+pub mod timeline;

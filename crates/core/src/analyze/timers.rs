@@ -10,7 +10,9 @@ impl Service {
     pub fn deadline(&self) -> Option<Monotonic> {
         let by_phase = match &self.known.phase {
             Phase::BackingOff { until } | Phase::Held { until, .. } => Some(*until),
-            Phase::Spawning { .. } | Phase::Starting { .. } => self.start_deadline(),
+            Phase::Spawning { .. } | Phase::Starting { .. } => {
+                self.start_deadline().filter(|_| !self.known.start_overdue)
+            }
             Phase::Running { .. } => self.forget_at(),
             Phase::Stopping { stage: StopStage::Asked { kill_at }, .. } => {
                 Some(self.senses.extended_until.map_or(*kill_at, |extended| extended.max(*kill_at)))

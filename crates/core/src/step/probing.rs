@@ -117,8 +117,7 @@ impl Brain<'_> {
                 self.record(name, failed(failures, failure));
             }
             (Edge::Failed { failures }, Some(failure)) => {
-                let running = matches!(self.phase(name), Phase::Running { .. });
-                if self.record(name, failed(failures, failure)) && running {
+                if self.record(name, failed(failures, failure)) {
                     let detail = outcome.detail.clone();
                     let finding = Finding::Check { check: check.name.clone(), failures, failure, detail };
                     self.failed(name, checks::cause(failure), &finding);

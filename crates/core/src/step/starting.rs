@@ -20,7 +20,10 @@ impl Brain<'_> {
         for _ in 0..SERVICES_PER_STEP {
             let Some(name) = self.world.to_start.pop_front() else { return };
             self.touched.insert(name.clone());
-            self.try_start(&name, Reason::HaleStarts);
+            // An operator's order may have been faster.
+            if self.phase(&name) == Phase::Down {
+                self.try_start(&name, Reason::HaleStarts);
+            }
         }
     }
 

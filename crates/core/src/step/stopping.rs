@@ -64,6 +64,11 @@ impl Brain<'_> {
         self.tell_waiters(name, Wanted::Healthy, |name| Answer::Failed {
             text: format!("{name} was stopped meanwhile"),
         });
+        self.end_those_before(name);
+    }
+
+    /// While everything is ended: goes on with those that `name` starts after.
+    pub(super) fn end_those_before(&mut self, name: &Name) {
         if self.world.ending.is_some() {
             for before in self.policy(name).after.clone() {
                 self.end_service(&before);
@@ -94,9 +99,15 @@ impl Brain<'_> {
     /// Stops a service, if all those that start after it are stopped.
     fn end_service(&mut self, name: &Name) {
         let Some(why) = self.world.ending else { return };
-        let stopped = |name: &Name| matches!(self.phase(name), Phase::Stopped { .. });
-        let already = stopped(name) || matches!(self.phase(name), Phase::Stopping { then: Then::Stay { .. }, .. });
-        if !already && self.world.order.behind(name).iter().all(stopped) {
+        // What cannot be killed is not waited for.
+        let over = |name: &Name| {
+            matches!(
+                self.phase(name),
+                Phase::Stopped { .. } | Phase::Stopping { stage: StopStage::Unkillable { .. }, .. }
+            )
+        };
+        let already = over(name) || matches!(self.phase(name), Phase::Stopping { then: Then::Stay { .. }, .. });
+        if !already && self.world.order.behind(name).iter().all(over) {
             let why = Reason::HaleEnds { why };
             self.bring_down(name, Then::Stay { why: why.clone() }, why);
         }

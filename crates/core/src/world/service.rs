@@ -57,6 +57,8 @@ pub(crate) struct Known {
     pub(crate) checks: Vec<CheckState>,
     /// Since when it is in this phase.
     pub(crate) since: Monotonic,
+    /// Its start took too long, and that is on record; only while nothing is done about it it starts still.
+    pub(crate) start_overdue: bool,
 }
 
 /// An incident in progress.
@@ -117,6 +119,7 @@ impl Service {
             bad_since: None,
             checks,
             since: Monotonic::default(),
+            start_overdue: false,
         };
         Self { policy, known, senses: Senses { probes, ..Senses::default() } }
     }
@@ -139,6 +142,9 @@ impl Service {
                 }
                 self.known.last_epoch = *epoch;
                 self.known.healthy = false;
+                self.known.start_overdue = false;
+                // Each start while held is a try: the next delay is longer.
+                self.known.counters.held_tries = self.known.counters.held_tries.map(|tries| tries.saturating_add(1));
                 self.known.checks.iter_mut().for_each(|check| *check = CheckState::default());
                 self.senses.start_afresh();
             }
@@ -146,6 +152,7 @@ impl Service {
                 self.known.counters.count(now, self.policy.restart.crash_loop);
                 self.known.last_failure = Some(now);
                 self.known.healthy = false;
+                self.known.start_overdue |= *cause == Cause::StartTimeout;
                 let opened = Open { id: IncidentId(record.id.0), cause: *cause, detected: now, last_good: *last_good };
                 let open = self.known.incident.get_or_insert(opened);
                 if *cause == Cause::Unkillable {

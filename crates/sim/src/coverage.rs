@@ -1,0 +1,182 @@
+//! What a run reached: each fault, state, cause and kind of record, counted, so that a simulation that stopped
+//! simulating something is noticed.
+
+use crate::fault::Fault;
+use hale_core::incident::Cause;
+use hale_core::record::Body;
+use hale_core::status::State;
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// Kinds of records that must be reached. `violated` is not among them: it must never be.
+pub const BODIES: [&str; 29] = [
+    "began",
+    "ending",
+    "blocked",
+    "spawn_intended",
+    "spawned",
+    "spawn_failed",
+    "became_ready",
+    "check_failed",
+    "check_passed",
+    "became_healthy",
+    "detected",
+    "decided",
+    "waits",
+    "exited",
+    "stop_intended",
+    "kill_intended",
+    "unkillable",
+    "tree_gone",
+    "backing_off",
+    "held",
+    "stopped",
+    "counters_forgotten",
+    "incident_closed",
+    "ordered",
+    "order_not_durable",
+    "ledger_degraded",
+    "ledger_recovered",
+    "output",
+    "probe_lost",
+];
+
+/// The name of a record's kind, as in its JSON.
+#[must_use]
+pub fn body_name(body: &Body) -> &'static str {
+    match body {
+        Body::Began { .. } => "began",
+        Body::Ending { .. } => "ending",
+        Body::Blocked { .. } => "blocked",
+        Body::SpawnIntended { .. } => "spawn_intended",
+        Body::Spawned { .. } => "spawned",
+        Body::SpawnFailed { .. } => "spawn_failed",
+        Body::BecameReady { .. } => "became_ready",
+        Body::CheckFailed { .. } => "check_failed",
+        Body::CheckPassed { .. } => "check_passed",
+        Body::BecameHealthy { .. } => "became_healthy",
+        Body::Detected { .. } => "detected",
+        Body::Decided(_) => "decided",
+        Body::Waits { .. } => "waits",
+        Body::Exited { .. } => "exited",
+        Body::StopIntended { .. } => "stop_intended",
+        Body::KillIntended { .. } => "kill_intended",
+        Body::Unkillable { .. } => "unkillable",
+        Body::TreeGone { .. } => "tree_gone",
+        Body::BackingOff { .. } => "backing_off",
+        Body::Held { .. } => "held",
+        Body::Stopped { .. } => "stopped",
+        Body::CountersForgotten => "counters_forgotten",
+        Body::IncidentClosed { .. } => "incident_closed",
+        Body::Ordered { .. } => "ordered",
+        Body::OrderNotDurable { .. } => "order_not_durable",
+        Body::LedgerDegraded { .. } => "ledger_degraded",
+        Body::LedgerRecovered => "ledger_recovered",
+        Body::Output { .. } => "output",
+        Body::OutputDropped { .. } => "output_dropped",
+        Body::ProbeLost { .. } => "probe_lost",
+        Body::Violated { .. } => "violated",
+    }
+}
+
+/// Counters of one run or of many.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Coverage {
+    faults: BTreeMap<&'static str, u64>,
+    states: BTreeMap<&'static str, u64>,
+    causes: BTreeMap<&'static str, u64>,
+    bodies: BTreeMap<&'static str, u64>,
+    /// Events that the core took.
+    pub events: u64,
+    /// Virtual time that passed, in microseconds.
+    pub virtual_us: u64,
+}
+
+impl Coverage {
+    /// A fault happened.
+    pub fn fault(&mut self, fault: Fault) {
+        *self.faults.entry(fault.as_str()).or_default() += 1;
+    }
+
+    /// A service was seen in this state.
+    pub fn state(&mut self, state: State) {
+        *self.states.entry(state.as_str()).or_default() += 1;
+    }
+
+    /// A record was written.
+    pub fn record(&mut self, body: &Body) {
+        *self.bodies.entry(body_name(body)).or_default() += 1;
+        if let Body::Detected { cause, .. } = body {
+            *self.causes.entry(cause.as_str()).or_default() += 1;
+        }
+    }
+
+    /// Adds what another run reached.
+    pub fn add(&mut self, other: &Self) {
+        let pairs = [
+            (&mut self.faults, &other.faults),
+            (&mut self.states, &other.states),
+            (&mut self.causes, &other.causes),
+            (&mut self.bodies, &other.bodies),
+        ];
+        for (mine, theirs) in pairs {
+            for (name, count) in theirs {
+                *mine.entry(name).or_default() += count;
+            }
+        }
+        self.events += other.events;
+        self.virtual_us += other.virtual_us;
+    }
+
+    fn groups(&self) -> [(&'static str, Vec<(&'static str, u64)>); 4] {
+        let count = |counts: &BTreeMap<&'static str, u64>, name: &'static str| {
+            (name, counts.get(name).copied().unwrap_or_default())
+        };
+        [
+            ("fault", Fault::ALL.iter().map(|fault| count(&self.faults, fault.as_str())).collect()),
+            ("state", State::ALL.iter().map(|state| count(&self.states, state.as_str())).collect()),
+            ("cause", Cause::ALL.iter().map(|cause| count(&self.causes, cause.as_str())).collect()),
+            ("record", BODIES.iter().chain(&["output_dropped"]).map(|body| count(&self.bodies, body)).collect()),
+        ]
+    }
+
+    /// What was never reached, as `fault crash`.
+    #[must_use]
+    pub fn missing(&self) -> Vec<String> {
+        let missing = |(group, counts): (&'static str, Vec<(&'static str, u64)>)| {
+            counts.into_iter().filter(|(_, count)| *count == 0).map(move |(name, _)| format!("{group} {name}"))
+        };
+        self.groups().into_iter().flat_map(missing).collect()
+    }
+}
+
+/// A table, four columns wide.
+impl fmt::Display for Coverage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (group, counts) in self.groups() {
+            writeln!(f, "{group}s reached:")?;
+            for row in counts.chunks(4) {
+                let cells: Vec<String> = row.iter().map(|(name, count)| format!("{name:<20}{count:>9}")).collect();
+                writeln!(f, "  {}", cells.join("   "))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_not_reached_is_named() {
+        let mut coverage = Coverage::default();
+        assert!(coverage.missing().contains(&String::from("fault crash")));
+        coverage.fault(Fault::Crash);
+        coverage.record(&Body::CountersForgotten);
+        coverage.state(State::Held);
+        let missing = coverage.missing();
+        assert!(!missing.contains(&String::from("fault crash")) && !missing.contains(&String::from("state held")));
+        assert!(missing.contains(&String::from("cause hang")) && missing.contains(&String::from("record held")));
+    }
+}

@@ -1,0 +1,169 @@
+//! Everything that the fake world can do to Hale, by name, and how often it does it in one seed.
+
+use crate::rng::Rng;
+
+macro_rules! faults {
+    ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
+        /// One way in which the world misbehaves.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum Fault {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl Fault {
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$name,)*];
+
+            /// Its name on the command line and in tables.
+            #[must_use]
+            pub fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$name => $text,)*
+                }
+            }
+        }
+    };
+}
+
+faults! {
+    /// Exits with a status other than 0, or is ended by a signal.
+    Crash = "crash",
+    /// Exits with status 0.
+    ExitZero = "exit-zero",
+    /// Answers no probe any more.
+    Hang = "hang",
+    /// Answers rightly and later than `faster_than`.
+    Slow = "slow",
+    /// Answers wrongly.
+    Wrong = "wrong",
+    /// Takes longer to start than usual, sometimes longer than `start.within`.
+    SlowStart = "slow-start",
+    /// Never becomes ready.
+    NeverReady = "never-ready",
+    /// execve(2) fails with ENOENT.
+    NoFile = "no-file",
+    /// The fork fails with EAGAIN.
+    NoFork = "no-fork",
+    /// The guardian's answers to a spawn come late.
+    SpawnLate = "spawn-late",
+    /// Forks processes that outlive the main process.
+    Strays = "strays",
+    /// Ignores the stop signal.
+    IgnoresTerm = "ignores-term",
+    /// Takes most of its grace to end.
+    EndsSlowly = "ends-slowly",
+    /// Survives SIGKILL for a while, or for as long as there are faults.
+    Uninterruptible = "uninterruptible",
+    /// Sends no heartbeat any more.
+    HeartbeatStops = "heartbeat-stops",
+    /// Says `WATCHDOG=trigger`.
+    HeartbeatTrigger = "heartbeat-trigger",
+    /// Says `WATCHDOG_USEC`.
+    HeartbeatOwn = "heartbeat-own",
+    /// Says `EXTEND_TIMEOUT_USEC` while starting or stopping.
+    ExtendTimeout = "extend-timeout",
+    /// A datagram of a process arrives after its end.
+    LateNotice = "late-notice",
+    /// A probe's result never comes.
+    ProbeLost = "probe-lost",
+    /// A probe's result comes after it counts as lost.
+    ProbeLate = "probe-late",
+    /// `TreeEmpty` is said again, or where it says nothing new.
+    TreeEmptyTwice = "tree-empty-twice",
+    /// The wall clock jumps.
+    WallJump = "wall-jump",
+    /// The machine is suspended.
+    Suspend = "suspend",
+    /// The loop comes late to its next event.
+    Lateness = "lateness",
+    /// The ledger cannot be written.
+    LedgerDegraded = "ledger-degraded",
+    /// Records become durable late.
+    DurableLate = "durable-late",
+    /// Records never become durable, or nobody says so.
+    DurableMissing = "durable-missing",
+    /// Output is thrown away.
+    OutputDropped = "output-dropped",
+    /// An operator orders a start.
+    OrderStart = "order-start",
+    /// An operator orders a stop.
+    OrderStop = "order-stop",
+    /// An operator orders a restart.
+    OrderRestart = "order-restart",
+    /// Hale is told to end while there are faults.
+    End = "end",
+    /// Hale is told to end twice.
+    EndTwice = "end-twice",
+}
+
+impl Fault {
+    /// The fault called `name`.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|fault| fault.as_str() == name)
+    }
+}
+
+/// How often each fault happens in one seed, in thousandths of the occasions for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rates(Vec<u32>);
+
+impl Rates {
+    /// No fault at all.
+    #[must_use]
+    pub fn none() -> Self {
+        Self(vec![0; Fault::ALL.len()])
+    }
+
+    /// Draws a rate for each fault (swarm testing, Groce et al., ISSTA 2012): more than half are absent, so that
+    /// those that are there meet each other in ever new company instead of hiding each other.
+    #[must_use]
+    pub fn draw(rng: &mut Rng) -> Self {
+        let mut rate = || if rng.chance(600) { 0 } else { rng.pick(&[10, 50, 200, 500, 900]) };
+        Self(Fault::ALL.iter().map(|_| rate()).collect())
+    }
+
+    /// In thousandths.
+    #[must_use]
+    pub fn of(&self, fault: Fault) -> u32 {
+        self.0[fault as usize]
+    }
+
+    /// Takes out every fault that is not among `kept`.
+    pub fn keep_only(&mut self, kept: &[Fault]) {
+        for fault in Fault::ALL {
+            if !kept.contains(fault) {
+                self.0[*fault as usize] = 0;
+            }
+        }
+    }
+
+    /// Those that can happen.
+    #[must_use]
+    pub fn present(&self) -> Vec<Fault> {
+        Fault::ALL.iter().copied().filter(|fault| self.of(*fault) > 0).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rng::Purpose;
+
+    #[test]
+    fn names_are_unique_and_read_back() {
+        for fault in Fault::ALL {
+            assert_eq!(Fault::from_name(fault.as_str()), Some(*fault));
+        }
+        assert_eq!(Fault::from_name("nonsense"), None);
+    }
+
+    #[test]
+    fn kept_faults_keep_their_rates() {
+        let mut rates = Rates::draw(&mut Rng::new(3, Purpose::Shape, 0, 0));
+        let first = rates.present()[0];
+        let before = rates.of(first);
+        rates.keep_only(&[first]);
+        assert_eq!((rates.present(), rates.of(first)), (vec![first], before));
+    }
+}

@@ -1,0 +1,494 @@
+//! The fake host: virtual time, the fake kernel, probes, the ledger's disk and operators, behind the core's own
+//! [`hale_core::driver::Host`].
+
+use crate::clocks::Clocks;
+use crate::coverage::Coverage;
+use crate::fate::Fate;
+use crate::fault::Fault;
+use crate::kernel::{Around, Fact, Kernel};
+use crate::oracle::{Ending, Judges, Seen};
+use crate::rng::{Purpose, Rng};
+use crate::scenario::{BEGIN_US, Scenario};
+use crate::settled::Settled;
+use crate::timeline::{Item, Timeline};
+use hale_core::analyze::checks::PROBE_LOST_AFTER;
+use hale_core::driver::Host;
+use hale_core::effect::{Answer, Effect, Fence, Order};
+use hale_core::event::{EndWhy, Event, ProbeFailure, ProbeOutcome, Question};
+use hale_core::ids::{Epoch, Name, ProbeId, RecordId, RequestId};
+use hale_core::policy::{CheckKind, Mode, ServicePolicy, Signal};
+use hale_core::record::{Actor, Class, OperatorOrder, Record};
+use hale_core::time::{Monotonic, Now};
+use std::collections::{BTreeMap, VecDeque};
+
+/// How often the same instant may be ticked: each step starts or wakes 64 services, and no scenario has 64,000.
+const TICKS_AT_ONCE_MAX: u32 = 1_000;
+
+/// More events than any run needs: the longest of the first 100,000 seeds needs a twentieth of it.
+const EVENTS_MAX: u64 = 5_000_000;
+
+/// A question about the state of a service is put after so many events, for the table of states.
+const STATUS_EVERY: u64 = 17;
+
+/// How long everything must stay healthy before the run is over, in microseconds.
+const QUIET_US: u64 = 50_000;
+
+/// Requests below this number are questions about the state; those from here on are orders.
+pub const FIRST_ORDER: u64 = 1_000_000_000;
+
+/// The fake host of one run.
+pub struct FakeHost<'a> {
+    scenario: &'a Scenario,
+    timeline: Timeline,
+    clocks: Clocks,
+    kernel: Kernel,
+    inbox: VecDeque<Event>,
+    probe_dice: BTreeMap<Name, Rng>,
+    ledger_dice: Rng,
+    lateness_dice: Rng,
+    status_dice: Rng,
+    /// What was reached.
+    pub coverage: Coverage,
+    /// The oracles.
+    pub judges: Judges,
+    /// All records, in order.
+    pub records: Vec<Record>,
+    settled: Settled,
+    settled_since: Option<u64>,
+    last_record: RecordId,
+    disk_failed: bool,
+    faults_over: bool,
+    end_sent: Option<u64>,
+    end_done: bool,
+    /// When the run is given up.
+    deadline: u64,
+    ticks_here: (u64, u32),
+    /// How it ended.
+    pub ending: Ending,
+}
+
+impl<'a> FakeHost<'a> {
+    /// The host of `scenario`.
+    #[must_use]
+    pub fn new(scenario: &'a Scenario) -> Self {
+        let dice = |purpose, index| Rng::new(scenario.seed, purpose, index, 0);
+        let faults_end = BEGIN_US + scenario.faults_us;
+        let probe_dice =
+            scenario.policy.services.keys().map(|name| (name.clone(), dice(Purpose::Probe, scenario.index(name))));
+        let mut host = Self {
+            scenario,
+            timeline: Timeline::default(),
+            clocks: Clocks::new(scenario),
+            kernel: Kernel::default(),
+            inbox: VecDeque::new(),
+            probe_dice: probe_dice.collect(),
+            ledger_dice: dice(Purpose::Ledger, 0),
+            lateness_dice: dice(Purpose::Lateness, 0),
+            status_dice: dice(Purpose::Orders, 1),
+            coverage: Coverage::default(),
+            judges: Judges::new(scenario),
+            records: Vec::new(),
+            settled: Settled::new(&scenario.policy),
+            settled_since: None,
+            last_record: RecordId(0),
+            disk_failed: false,
+            faults_over: false,
+            end_sent: None,
+            end_done: false,
+            deadline: faults_end + healing_bound_us(scenario),
+            ticks_here: (0, 0),
+            ending: Ending::default(),
+        };
+        host.timeline.advance_to(BEGIN_US);
+        host.timeline.at(BEGIN_US, Item::Tell(Event::Begin));
+        host.timeline.at(faults_end, Item::FaultsEnd);
+        host.plan_orders();
+        host.plan_disk();
+        if let Some(end) = scenario.end_us {
+            host.timeline.at(BEGIN_US + end, Item::TellFault(Fault::End, end_event()));
+            if let Some(again) = scenario.end_again_us {
+                host.timeline.at(BEGIN_US + end + again, Item::TellFault(Fault::EndTwice, end_event()));
+            }
+        }
+        host
+    }
+
+    fn plan_orders(&mut self) {
+        let mut rng = Rng::new(self.scenario.seed, Purpose::Orders, 0, 0);
+        let mut request = FIRST_ORDER;
+        for fault in [Fault::OrderStart, Fault::OrderStop, Fault::OrderRestart] {
+            let mut rng = Rng::new(rng.bits(), Purpose::Orders, 0, 0);
+            let rate = self.scenario.rates.of(fault);
+            let count = if rate == 0 { 0 } else { 1 + u64::from(rate) / 100 };
+            for _ in 0..count {
+                let at = BEGIN_US + rng.scaled(1, self.scenario.faults_us);
+                let index = rng.below(self.scenario.policy.services.len() as u64);
+                let service = crate::scenario::name(usize::try_from(index).unwrap_or(0));
+                request += 1;
+                self.timeline.at(at, Item::TellFault(fault, order(fault, service, request)));
+            }
+        }
+        let dropped = self.scenario.rates.of(Fault::OutputDropped);
+        if let Some(service) = self.scenario.policy.services.keys().next().filter(|_| dropped > 0) {
+            let event = Event::OutputDropped { service: service.clone(), bytes: rng.scaled(1, 1 << 40) };
+            let at = BEGIN_US + rng.scaled(1, self.scenario.faults_us);
+            self.timeline.at(at, Item::TellFault(Fault::OutputDropped, event));
+        }
+    }
+
+    fn plan_disk(&mut self) {
+        let rate = self.scenario.rates.of(Fault::LedgerDegraded);
+        for _ in 0..rate.div_ceil(100) {
+            let at = BEGIN_US + self.ledger_dice.scaled(1, self.scenario.faults_us);
+            let lasts = self.ledger_dice.scaled(1_000, 30_000_000);
+            self.timeline.at(at, Item::DiskFails(lasts));
+        }
+    }
+
+    fn with_kernel<T>(&mut self, act: impl FnOnce(&mut Kernel, &mut Around<'_>) -> T) -> T {
+        let mut around =
+            Around { timeline: &mut self.timeline, scenario: self.scenario, coverage: &mut self.coverage };
+        let result = act(&mut self.kernel, &mut around);
+        for fact in std::mem::take(&mut self.kernel.facts) {
+            self.judges.see(self.timeline.now(), Seen::Fact(&fact));
+        }
+        result
+    }
+
+    /// Takes the next item of the plan.
+    fn happen(&mut self) {
+        let Some(item) = self.timeline.pop() else { return };
+        match item {
+            Item::Tell(event) => self.inbox.push_back(event),
+            Item::TellFault(fault, event) => {
+                self.coverage.fault(fault);
+                if matches!(event, Event::End { .. }) {
+                    self.end_begins();
+                }
+                self.inbox.push_back(event);
+            }
+            Item::DiskFails(lasts) => {
+                if !self.faults_over && !self.disk_failed {
+                    self.disk_failed = true;
+                    self.coverage.fault(Fault::LedgerDegraded);
+                    let error = String::from("No space left on device");
+                    self.inbox.push_back(Event::LedgerDegraded { error });
+                    self.timeline.after(lasts, Item::DiskWorks);
+                }
+            }
+            Item::DiskWorks => self.disk_works(),
+            Item::FaultsEnd => {
+                self.faults_over = true;
+                self.disk_works();
+                if self.scenario.start_all && self.end_sent.is_none() {
+                    let names = self.scenario.policy.services.keys().cloned();
+                    for (request, name) in (FIRST_ORDER + 1_000_000..).zip(names) {
+                        self.timeline.after(1_000, Item::Tell(order(Fault::OrderStart, name, request)));
+                    }
+                }
+            }
+            item @ (Item::Executes(..)
+            | Item::ExecFails(..)
+            | Item::Up(..)
+            | Item::EndsBy(..)
+            | Item::Dies(..)
+            | Item::StraysEnd(..)
+            | Item::Beats(..)
+            | Item::Says(..)
+            | Item::Turns(..)) => self.with_kernel(|kernel, around| kernel.happens(around, item)),
+        }
+    }
+
+    fn disk_works(&mut self) {
+        if std::mem::take(&mut self.disk_failed) {
+            self.inbox.push_back(Event::LedgerRecovered);
+            self.inbox.push_back(Event::Durable { up_to: self.last_record });
+        }
+    }
+
+    fn end_begins(&mut self) {
+        if self.end_sent.is_none() {
+            self.end_sent = Some(self.timeline.now());
+            self.deadline = self.timeline.now() + ending_bound_us(self.scenario);
+        }
+    }
+
+    /// Whether the run is over; sends the end where it belongs to the seed.
+    fn over(&mut self) -> bool {
+        if self.end_done || self.ending.spins || self.ending.endless {
+            return true;
+        }
+        let now = self.timeline.now();
+        if now > self.deadline {
+            return true;
+        }
+        if !self.faults_over || self.end_sent.is_some() {
+            return false;
+        }
+        let observes = self.scenario.policy.host.mode == Mode::Observe;
+        if !(observes || self.unsettled(now).is_empty()) {
+            self.settled_since = None;
+            return false;
+        }
+        let since = *self.settled_since.get_or_insert(now);
+        if now - since < QUIET_US {
+            return false;
+        }
+        if self.scenario.end_after {
+            self.end_begins();
+            self.inbox.push_back(end_event());
+            return false;
+        }
+        true
+    }
+
+    fn unsettled(&self, now: u64) -> Vec<String> {
+        self.settled.missing(|name| self.kernel.works(name, now))
+    }
+
+    /// The next event, with the clock moved to it.
+    fn fetch(&mut self, until: Option<Monotonic>) -> Option<Event> {
+        loop {
+            if let Some(event) = self.inbox.pop_front() {
+                self.come_late();
+                return Some(event);
+            }
+            let now = self.timeline.now();
+            let due = until.map(|until| until.as_us().max(now));
+            match (self.timeline.next_at(), due) {
+                (Some(at), due) if due.is_none_or(|due| at <= due) => self.happen(),
+                (_, Some(due)) => {
+                    self.timeline.advance_to(due);
+                    self.count_tick(due);
+                    self.come_late();
+                    return Some(Event::Tick);
+                }
+                (_, None) => return None,
+            }
+            if self.timeline.now() > self.deadline {
+                return None;
+            }
+        }
+    }
+
+    /// The loop is scheduled late: other things happen before it looks at its event.
+    fn come_late(&mut self) {
+        let rate = self.scenario.rates.of(Fault::Lateness);
+        if self.faults_over || rate == 0 || !self.lateness_dice.chance(rate / 10) {
+            return;
+        }
+        self.coverage.fault(Fault::Lateness);
+        let until = self.timeline.now() + self.lateness_dice.scaled(1_000, 2_000_000);
+        while self.timeline.next_at().is_some_and(|at| at <= until) {
+            self.happen();
+        }
+        self.timeline.advance_to(until);
+    }
+
+    fn count_tick(&mut self, now: u64) {
+        let (at, ticks) = &mut self.ticks_here;
+        *ticks = if *at == now { *ticks + 1 } else { 0 };
+        *at = now;
+        self.ending.spins |= *ticks > TICKS_AT_ONCE_MAX;
+    }
+
+    fn ask_status(&mut self) -> Event {
+        let index = self.status_dice.below(self.scenario.policy.services.len() as u64);
+        let service = Some(crate::scenario::name(usize::try_from(index).unwrap_or(0)));
+        Event::Asked { request: RequestId(self.coverage.events), question: Question::Status { service } }
+    }
+
+    fn probe(&mut self, service: &Name, epoch: Epoch, probe: ProbeId, check: usize, policy: &ServicePolicy) {
+        let now = self.timeline.now();
+        let Some(dice) = self.probe_dice.get_mut(service) else { return };
+        let check_policy = &policy.checks[check];
+        let life = self.kernel.life(service, epoch);
+        let (took_us, failure) = answer(dice, &check_policy.kind, check_policy.timeout.as_us(), life, now);
+        let detail = String::from(if failure.is_some() { "no good answer" } else { "200 OK" });
+        let until_us = now + took_us;
+        let fact = Fact::Probing { service: service.clone(), epoch, check, until_us };
+        self.judges.see(now, Seen::Fact(&fact));
+        let outcome = ProbeOutcome { took_us, failure, detail };
+        let event = Event::Probed { service: service.clone(), epoch, probe, outcome };
+        let lost = dice.chance(self.scenario.rates.of(Fault::ProbeLost));
+        let late = dice.chance(self.scenario.rates.of(Fault::ProbeLate));
+        let later = dice.scaled(1_000, 2_000_000);
+        if self.faults_over || !(lost || late) {
+            self.timeline.after(took_us, Item::Tell(event));
+        } else if late {
+            let after = check_policy.timeout.plus(PROBE_LOST_AFTER).as_us() + later;
+            self.timeline.after(after, Item::TellFault(Fault::ProbeLate, event));
+        } else {
+            self.coverage.fault(Fault::ProbeLost);
+        }
+    }
+
+    /// Closes the run: what is still missing, and what the oracles say to it.
+    pub fn close(&mut self) {
+        let now = self.timeline.now();
+        self.ending.at_us = now;
+        self.ending.end_awaited = self.end_sent.is_some() && !self.end_done;
+        if self.end_sent.is_none() && self.scenario.policy.host.mode == Mode::Heal {
+            self.ending.unsettled = self.unsettled(now);
+        }
+        self.ending.faults_over = self.faults_over;
+        self.judges.end(&self.ending);
+        self.coverage.virtual_us += now - BEGIN_US;
+    }
+}
+
+impl Host for FakeHost<'_> {
+    fn now(&mut self) -> Now {
+        self.clocks.read(self.timeline.now(), &mut self.coverage)
+    }
+
+    fn next(&mut self, until: Option<Monotonic>) -> Option<Event> {
+        if self.over() {
+            return None;
+        }
+        self.coverage.events += 1;
+        self.ending.endless = self.coverage.events > EVENTS_MAX;
+        let asks = self.coverage.events % STATUS_EVERY == 0;
+        let event = if asks { self.ask_status() } else { self.fetch(until)? };
+        self.judges.see(self.timeline.now(), Seen::Event(&event));
+        Some(event)
+    }
+
+    fn write(&mut self, records: &[Record]) {
+        let now = self.timeline.now();
+        let mut durable = false;
+        for record in records {
+            self.judges.see(now, Seen::Record(record));
+            self.coverage.record(&record.body);
+            self.settled.follow(record);
+            self.last_record = record.id;
+            durable |= record.body.class() == Class::Durable;
+        }
+        self.records.extend_from_slice(records);
+        if self.disk_failed || !(durable || self.ledger_dice.chance(100)) {
+            return;
+        }
+        let dice = &mut self.ledger_dice;
+        let (late, missing) = (self.scenario.rates.of(Fault::DurableLate), self.scenario.rates.of(Fault::DurableMissing));
+        let usual = dice.scaled(500, 5_000);
+        let (late, missing) = (dice.chance(late).then(|| dice.scaled(10_000, 20_000_000)), dice.chance(missing));
+        if missing && !self.faults_over {
+            self.coverage.fault(Fault::DurableMissing);
+            return;
+        }
+        let delay = late.filter(|_| !self.faults_over);
+        if delay.is_some() {
+            self.coverage.fault(Fault::DurableLate);
+        }
+        self.timeline.after(delay.unwrap_or(usual), Item::Tell(Event::Durable { up_to: self.last_record }));
+    }
+
+    fn perform(&mut self, effect: Effect) {
+        self.judges.see(self.timeline.now(), Seen::Effect(&effect));
+        let (service, epoch) = match &effect.fence {
+            Fence::Service { service, epoch } => (service, *epoch),
+            Fence::Host => {
+                match effect.order {
+                    Order::EndDone => self.end_done = true,
+                    Order::Reply { answer: Answer::Status(report), .. } => {
+                        report.services.iter().for_each(|service| self.coverage.state(service.state));
+                    }
+                    _ => {}
+                }
+                return;
+            }
+        };
+        match &effect.order {
+            Order::Spawn { policy } => self.with_kernel(|kernel, around| kernel.spawn(around, service, epoch, policy)),
+            Order::Signal { signal } => {
+                self.with_kernel(|kernel, around| kernel.signal(around, service, epoch, *signal));
+            }
+            Order::Kill => self.with_kernel(|kernel, around| kernel.kill(around, service, epoch)),
+            Order::Probe { probe, check, policy } => self.probe(service, epoch, *probe, *check, policy),
+            Order::Collect { incident, .. } => {
+                let lines = vec![String::from("a last line")];
+                let event = Event::Collected { service: service.clone(), incident: *incident, lines };
+                self.timeline.after(3_000, Item::Tell(event));
+            }
+            Order::AckExit | Order::Reply { .. } | Order::EndDone => {}
+        }
+    }
+}
+
+/// What a probe finds and how long it takes.
+fn answer(
+    dice: &mut Rng,
+    kind: &CheckKind,
+    timeout_us: u64,
+    life: Option<(&Fate, Option<u64>)>,
+    now: u64,
+) -> (u64, Option<ProbeFailure>) {
+    let quick = dice.scaled(50, 5_000.min(timeout_us));
+    let Some((fate, Some(executed_at))) = life else { return (quick, Some(ProbeFailure::Wrong)) };
+    let age = now.saturating_sub(executed_at);
+    let since = |at: Option<u64>| at.is_some_and(|at| at <= age);
+    if since(fate.hangs_after) {
+        let killed = matches!(kind, CheckKind::Exec { .. });
+        return (timeout_us, Some(if killed { ProbeFailure::Killed } else { ProbeFailure::Timeout }));
+    }
+    if !since(fate.up_after) || since(fate.wrong_after) {
+        return (quick, Some(ProbeFailure::Wrong));
+    }
+    match kind {
+        CheckKind::Http(http) if since(fate.slow_after) => match http.faster_than {
+            Some(limit) => (dice.within(limit.as_us() + 1, timeout_us.max(limit.as_us() + 1)), Some(ProbeFailure::Slow)),
+            None => (dice.within(quick, timeout_us), None),
+        },
+        CheckKind::Http(_) | CheckKind::Tcp { .. } | CheckKind::Exec { .. } | CheckKind::Heartbeat { .. } => {
+            (quick, None)
+        }
+    }
+}
+
+fn end_event() -> Event {
+    Event::End { why: EndWhy::Signal(Signal::TERM) }
+}
+
+fn order(fault: Fault, service: Name, request: u64) -> Event {
+    let order = match fault {
+        Fault::OrderStop => OperatorOrder::Stop { service },
+        Fault::OrderRestart => OperatorOrder::Restart { service },
+        _ => OperatorOrder::Start { service },
+    };
+    let actor = Actor { uid: 1_000, pid: 4_711, user: Some(String::from("anna")) };
+    Event::Asked { request: RequestId(request), question: Question::Order { actor, order } }
+}
+
+/// How long ending one tree can take: what it may ask for, its grace, and a little for the kernel.
+fn stop_bound_us(scenario: &Scenario, policy: &ServicePolicy) -> u64 {
+    // A process can ask for more time once more when it is asked to end, each time for at most the fault phase.
+    policy.stop.grace.as_us() + 2 * scenario.faults_us + 1_000_000
+}
+
+/// How long after the end of all faults everything must be healthy.
+///
+/// A service may be broken when faults end, be found broken, fail once more with what it was left with, and be held
+/// for its longest delay each time; all of them may have to come up one after the other.
+fn healing_bound_us(scenario: &Scenario) -> u64 {
+    let one = |policy: &std::sync::Arc<ServicePolicy>| {
+        let check = |check: &hale_core::policy::CheckPolicy| {
+            let lost = check.timeout.plus(PROBE_LOST_AFTER).plus(check.every).as_us();
+            lost * u64::from(check.failures + 1)
+        };
+        let found = policy.checks.iter().map(check).max().unwrap_or_default();
+        let start = policy.start.within.as_us() + 2 * scenario.faults_us;
+        2 * (found + start + stop_bound_us(scenario, policy))
+    };
+    let held = scenario.policy.services.values().map(|policy| {
+        let restart = &policy.restart;
+        restart.held_delay.max(hale_core::policy::HELD_DELAY_MAX).max(restart.max_delay).as_us() / 4 * 5
+    });
+    2 * held.max().unwrap_or_default() + scenario.policy.services.values().map(one).sum::<u64>() + 60_000_000
+}
+
+/// How long the end of everything may take: what cannot be killed is waited for until
+/// [`hale_core::world::phase::UNKILLABLE_AFTER`].
+fn ending_bound_us(scenario: &Scenario) -> u64 {
+    let stop = |policy: &std::sync::Arc<ServicePolicy>| stop_bound_us(scenario, policy) + 15_000_000;
+    scenario.policy.services.values().map(stop).sum::<u64>() + 60_000_000
+}

@@ -1,0 +1,127 @@
+//! Guarantees: each is one sentence that must be true of every run, judged from what happened in the fake world.
+
+mod liveness;
+mod processes;
+
+use crate::kernel::Fact;
+use crate::scenario::Scenario;
+use hale_core::effect::Effect;
+use hale_core::event::Event;
+use hale_core::record::Record;
+use std::fmt;
+
+/// How many violations of one run are kept: the first says what is wrong, the others are its echo.
+const VIOLATIONS_MAX: usize = 64;
+
+/// One thing that an oracle can see.
+#[derive(Debug, Clone, Copy)]
+pub enum Seen<'a> {
+    /// The core is told this.
+    Event(&'a Event),
+    /// The core wrote this.
+    Record(&'a Record),
+    /// The core ordered this.
+    Effect(&'a Effect),
+    /// This happened in the kernel.
+    Fact(&'a Fact),
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, Default)]
+pub struct Ending {
+    /// Services that should be healthy by now and are not, in words.
+    pub unsettled: Vec<String>,
+    /// Hale was told to end, and has not said that it is done.
+    pub end_awaited: bool,
+    /// The loop was woken again and again with nothing to do.
+    pub spins: bool,
+    /// The run went on beyond the end of all faults.
+    pub faults_over: bool,
+    /// More events than any run needs.
+    pub endless: bool,
+    /// Microseconds on the monotonic clock.
+    pub at_us: u64,
+}
+
+/// Something that must never happen, and did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Violation {
+    /// Which oracle says so.
+    pub oracle: &'static str,
+    /// When, in microseconds on the monotonic clock.
+    pub at_us: u64,
+    /// What happened.
+    pub what: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (secs, us) = (self.at_us / 1_000_000, self.at_us % 1_000_000);
+        write!(f, "[{}] at {secs}.{us:06}: {}", self.oracle, self.what)
+    }
+}
+
+/// Judges one guarantee.
+pub trait Oracle {
+    /// Its name.
+    fn name(&self) -> &'static str;
+
+    /// What must be true, in one sentence.
+    fn guarantee(&self) -> &'static str;
+
+    /// Looks at one thing; `Err`: the guarantee is broken, and how. `now_us`: the true time.
+    fn see(&mut self, now_us: u64, seen: Seen<'_>) -> Result<(), String>;
+
+    /// Looks at the end of the run.
+    fn end(&mut self, _ending: &Ending) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+/// All oracles.
+pub struct Judges {
+    oracles: Vec<Box<dyn Oracle>>,
+    /// What they found.
+    pub violations: Vec<Violation>,
+}
+
+impl Judges {
+    /// Oracles for one scenario.
+    #[must_use]
+    pub fn new(scenario: &Scenario) -> Self {
+        Self { oracles: oracles(scenario), violations: Vec::new() }
+    }
+
+    /// Shows them one thing.
+    pub fn see(&mut self, now_us: u64, seen: Seen<'_>) {
+        for oracle in &mut self.oracles {
+            if let Err(what) = oracle.see(now_us, seen) {
+                if self.violations.len() < VIOLATIONS_MAX {
+                    self.violations.push(Violation { oracle: oracle.name(), at_us: now_us, what });
+                }
+            }
+        }
+    }
+
+    /// Shows them the end.
+    pub fn end(&mut self, ending: &Ending) {
+        for oracle in &mut self.oracles {
+            if let Err(what) = oracle.end(ending) {
+                self.violations.push(Violation { oracle: oracle.name(), at_us: ending.at_us, what });
+            }
+        }
+    }
+}
+
+/// All oracles, new.
+#[must_use]
+pub fn oracles(_scenario: &Scenario) -> Vec<Box<dyn Oracle>> {
+    vec![
+        Box::new(processes::OneProcess),
+        Box::new(processes::Possible),
+        Box::new(processes::NoViolation),
+        Box::new(liveness::Liveness),
+        Box::new(liveness::NoSpinning),
+        Box::new(liveness::Ends::default()),
+    ]
+}

@@ -1,0 +1,295 @@
+//! What one seed means: which services with which policies, which faults how often and for how long.
+
+use crate::fate::{Fate, USUAL_UP_US};
+use crate::fault::{Fault, Rates};
+use crate::rng::{Purpose, Rng};
+use hale_core::ids::{Epoch, Name};
+use hale_core::policy::{
+    CheckKind, CheckPolicy, CrashLoop, HostPolicy, HttpCheck, LogPolicy, Mode, Policy, Ready, RestartPolicy,
+    ServicePolicy, Signal, StartPolicy, StopPolicy,
+};
+use hale_core::time::Span;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// When Hale begins on the monotonic clock; not zero, so that nothing mistakes "never" for "at the beginning".
+pub const BEGIN_US: u64 = 1_000_000;
+
+/// Decides the life of a process instead of the dice; `None`: the dice decide after all. Its arguments are the
+/// service, the process's number and the time since the beginning in microseconds.
+pub type Script = Arc<dyn Fn(&Name, Epoch, u64) -> Option<Fate> + Send + Sync>;
+
+/// All that a run depends on.
+#[derive(Clone)]
+pub struct Scenario {
+    /// Seeds everything that is drawn while it runs.
+    pub seed: u64,
+    /// What Hale is told to do.
+    pub policy: Policy,
+    /// How often the world misbehaves.
+    pub rates: Rates,
+    /// How long it misbehaves, in microseconds from the beginning.
+    pub faults_us: u64,
+    /// When Hale is told to end while there are faults, in microseconds from the beginning.
+    pub end_us: Option<u64>,
+    /// When it is told again, in microseconds after the first time.
+    pub end_again_us: Option<u64>,
+    /// Whether operators start everything again when the faults are over.
+    pub start_all: bool,
+    /// Whether Hale is told to end once everything is healthy again.
+    pub end_after: bool,
+    /// Which wall clock: the same scenario with another one must lead to the same decisions.
+    pub wall: u64,
+    /// Lives that are not drawn.
+    pub script: Option<Script>,
+}
+
+/// What is taken away from a seed, to replay or shrink it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Only the first so many services.
+    pub services: Option<usize>,
+    /// Only these faults.
+    pub faults: Option<Vec<Fault>>,
+    /// Faults end so many milliseconds after the beginning at the latest.
+    pub until_ms: Option<u64>,
+}
+
+/// The name of service number `index`.
+#[must_use]
+pub fn name(index: usize) -> Name {
+    Name::try_from(format!("s{index:04}")).expect("a letter and digits are a name")
+}
+
+impl Scenario {
+    /// What `seed` means, within `limits`.
+    #[must_use]
+    pub fn draw(seed: u64, limits: &Limits) -> Self {
+        let mut rng = Rng::new(seed, Purpose::Shape, 0, 0);
+        let slow = rng.chance(150);
+        // Now and then more than one step of the core starts (SERVICES_PER_STEP).
+        let crowd = rng.chance(10);
+        let mut services = if crowd { 70 } else { usize::try_from(rng.scaled(1, 12)).unwrap_or(1) };
+        let mut faults_us = if slow { rng.within(300, 2_400) * 1_000_000 } else { rng.scaled(1_000_000, 20_000_000) };
+        if crowd {
+            faults_us = faults_us.min(3_000_000);
+        }
+        let mut rates = Rates::draw(&mut rng);
+        let host = HostPolicy {
+            state_dir: String::from("/var/lib/hale"),
+            runtime_dir: String::from("/run/hale"),
+            log_dir: String::from("/var/log/hale"),
+            mode: if rng.chance(50) { Mode::Observe } else { Mode::Heal },
+            restarts_in_flight: rng.pick(&[1, 1, 2, 4, 16]),
+        };
+        let (start_all, end_after) = (rng.chance(500), rng.chance(300));
+        services = limits.services.map_or(services, |most| services.min(most.max(1)));
+        faults_us = limits.until_ms.map_or(faults_us, |most| faults_us.min(most.saturating_mul(1_000)));
+        if let Some(kept) = &limits.faults {
+            rates.keep_only(kept);
+        }
+        let mut end = Rng::new(seed, Purpose::End, 0, 0);
+        let end_us = end.chance(rates.of(Fault::End)).then(|| end.scaled(1, faults_us));
+        let again = end_us.is_some() && end.chance(rates.of(Fault::EndTwice));
+        let end_again_us = again.then(|| end.scaled(1, 5_000_000));
+        let services = (0..services).map(|index| (name(index), Arc::new(draw_service(seed, index, slow, crowd))));
+        Self {
+            seed,
+            policy: Policy { host, services: services.collect() },
+            rates,
+            faults_us,
+            end_us,
+            end_again_us,
+            start_all,
+            end_after,
+            wall: 0,
+            script: None,
+        }
+    }
+
+    /// A world without faults, for scenarios that say themselves what happens.
+    #[must_use]
+    pub fn plain(services: BTreeMap<Name, Arc<ServicePolicy>>, faults: Span) -> Self {
+        let host = HostPolicy {
+            state_dir: String::from("/var/lib/hale"),
+            runtime_dir: String::from("/run/hale"),
+            log_dir: String::from("/var/log/hale"),
+            mode: Mode::Heal,
+            restarts_in_flight: 16,
+        };
+        Self {
+            seed: 1,
+            policy: Policy { host, services },
+            rates: Rates::none(),
+            faults_us: faults.as_us(),
+            end_us: None,
+            end_again_us: None,
+            start_all: false,
+            end_after: false,
+            wall: 0,
+            script: None,
+        }
+    }
+
+    /// The life of a process that is made `at_us` after the beginning.
+    #[must_use]
+    pub fn fate(&self, service: &Name, epoch: Epoch, at_us: u64) -> Fate {
+        if let Some(fate) = self.script.as_ref().and_then(|script| script(service, epoch, at_us)) {
+            return fate;
+        }
+        let index = self.index(service);
+        if at_us >= self.faults_us {
+            return Fate::good(&mut Rng::new(self.seed, Purpose::Fate, index, epoch.0 << 8));
+        }
+        let policy = &self.policy.services[service];
+        Fate::draw(self.seed, &self.rates, index, epoch.0, policy, self.faults_us)
+    }
+
+    /// The number of a service.
+    #[must_use]
+    pub fn index(&self, service: &Name) -> u64 {
+        service.as_str().trim_start_matches('s').parse().unwrap_or(u64::MAX)
+    }
+}
+
+/// `[service]` with the documented defaults, for scenarios that change only what they are about.
+#[must_use]
+pub fn default_service() -> ServicePolicy {
+    ServicePolicy {
+        command: vec![String::from("/bin/service")],
+        directory: String::from("/"),
+        user: None,
+        environment: BTreeMap::new(),
+        environment_files: Vec::new(),
+        after: Vec::new(),
+        open_files_limit: None,
+        start: StartPolicy { ready: Ready::Running, within: Span::from_secs(30) },
+        stop: StopPolicy { signal: Signal::TERM, grace: Span::from_secs(10) },
+        restart: RestartPolicy {
+            first_delay: Span::ZERO,
+            delay: Span::from_ms(100),
+            max_delay: Span::from_secs(30),
+            healthy_after: Span::from_secs(60),
+            crash_loop: Some(CrashLoop { failures: 5, within: Span::from_secs(60) }),
+            held_delay: Span::from_secs(300),
+            on_success: true,
+        },
+        log: LogPolicy { max_size_bytes: 64 << 20, keep: 8, rate_bytes: 16 << 20 },
+        checks: Vec::new(),
+    }
+}
+
+/// A check with the documented defaults.
+#[must_use]
+pub fn default_check(kind: CheckKind) -> CheckPolicy {
+    CheckPolicy {
+        name: Name::try_from(kind.as_str()).expect("kinds are names"),
+        kind,
+        every: Span::from_secs(2),
+        timeout: Span::from_secs(1),
+        failures: 3,
+        successes: 1,
+    }
+}
+
+fn draw_service(seed: u64, index: usize, slow: bool, crowd: bool) -> ServicePolicy {
+    let mut rng = Rng::new(seed, Purpose::Policy, index as u64, 0);
+    let checks = if crowd { rng.pick(&[0, 0, 0, 1]) } else { rng.pick(&[0, 1, 1, 1, 2, 3]) };
+    let checks: Vec<CheckPolicy> = (0..checks).map(|number| draw_check(&mut rng, number, slow)).collect();
+    let ready = match (rng.below(3), checks.is_empty()) {
+        (0, _) => Ready::Running,
+        (1, _) | (_, true) => Ready::Notify,
+        (_, false) => Ready::Check,
+    };
+    // What a well-behaved process needs: a policy that nobody can fulfil has no healthy services.
+    let needs = |check: &CheckPolicy| match check.kind {
+        CheckKind::Heartbeat { within } => within.times(u64::from(check.successes) + 1),
+        CheckKind::Http(_) | CheckKind::Tcp { .. } | CheckKind::Exec { .. } => {
+            check.every.times(u64::from(check.successes) + 1)
+        }
+    };
+    let needed = checks.iter().map(needs).max().unwrap_or_default().plus(Span::from_us(4 * USUAL_UP_US));
+    let (short, long) = if slow { (1_000, 300_000) } else { (10, 5_000) };
+    let delay = if rng.chance(100) { Span::ZERO } else { Span::from_ms(rng.scaled(1, long / 5)) };
+    let first_delay = rng.pick(&[0, 0, 0, 1]) * rng.scaled(1, 500);
+    let grace = rng.pick(&[0, 1, 1, 1]) * rng.scaled(10, long);
+    let crash_loop = (!rng.chance(300)).then(|| CrashLoop {
+        failures: rng.pick(&[1, 2, 3, 5, 8]),
+        within: Span::from_ms(rng.scaled(short, 10 * long)),
+    });
+    let mut drawn = || rng.chance(300).then(|| name(usize::try_from(rng.below(index as u64)).unwrap_or(0)));
+    let mut after: Vec<Name> = (0..index.min(2)).filter_map(|_| drawn()).collect();
+    after.sort();
+    after.dedup();
+    ServicePolicy {
+        after,
+        start: StartPolicy { ready, within: needed.times(rng.within(1, 4)) },
+        stop: StopPolicy { signal: Signal::TERM, grace: Span::from_ms(grace) },
+        restart: RestartPolicy {
+            first_delay: Span::from_ms(first_delay),
+            delay,
+            max_delay: delay.times(rng.pick(&[1, 4, 32])),
+            healthy_after: Span::from_ms(rng.scaled(short, long)),
+            crash_loop,
+            held_delay: Span::from_ms(rng.scaled(short, long)),
+            on_success: rng.chance(700),
+        },
+        checks,
+        ..default_service()
+    }
+}
+
+fn draw_check(rng: &mut Rng, number: u64, slow: bool) -> CheckPolicy {
+    let pace = if slow { 100 } else { 1 };
+    let timeout = Span::from_ms(rng.scaled(20, 1_500) * if slow { 10 } else { 1 });
+    let address = String::from("127.0.0.1:1");
+    let kind = match rng.below(4) {
+        0 => CheckKind::Tcp { address },
+        1 => CheckKind::Exec { command: vec![String::from("/bin/check")], user: None },
+        2 => CheckKind::Heartbeat { within: Span::from_ms(rng.scaled(200, 3_000) * if slow { 20 } else { 1 }) },
+        _ => CheckKind::Http(HttpCheck {
+            url: String::from("http://127.0.0.1:1/health"),
+            method: String::from("GET"),
+            headers: BTreeMap::new(),
+            status: vec![200],
+            body_contains: None,
+            json: BTreeMap::new(),
+            faster_than: rng.chance(600).then(|| Span::from_us(timeout.as_us() / 2)),
+        }),
+    };
+    CheckPolicy {
+        name: Name::try_from(format!("c{number}")).expect("a letter and digits are a name"),
+        every: Span::from_ms(rng.scaled(20, 1_000) * pace),
+        timeout,
+        failures: rng.pick(&[1, 2, 3, 5]),
+        successes: rng.pick(&[1, 1, 1, 2, 3]),
+        kind,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_take_away_and_shift_nothing() {
+        let whole = Scenario::draw(9, &Limits::default());
+        let less = Scenario::draw(
+            9,
+            &Limits { services: Some(1), faults: Some(vec![Fault::Crash]), until_ms: Some(10) },
+        );
+        assert_eq!(less.policy.services[&name(0)], whole.policy.services[&name(0)]);
+        assert_eq!(less.rates.of(Fault::Crash), whole.rates.of(Fault::Crash));
+        assert_eq!((less.policy.services.len(), less.faults_us), (1, 10_000));
+        assert_eq!(less.rates.of(Fault::Hang), 0);
+    }
+
+    #[test]
+    fn services_start_only_after_earlier_ones() {
+        for seed in 0..200 {
+            for (name, policy) in &Scenario::draw(seed, &Limits::default()).policy.services {
+                assert!(policy.after.iter().all(|on| on < name), "seed {seed}");
+            }
+        }
+    }
+}

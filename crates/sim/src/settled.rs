@@ -1,0 +1,74 @@
+//! Which services have come to rest, by what the records say.
+
+use hale_core::ids::Name;
+use hale_core::policy::Policy;
+use hale_core::record::{Body, Record};
+use std::collections::BTreeMap;
+
+/// Where a service stands, as far as rest is concerned.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Stand {
+    Moving(&'static str),
+    Healthy,
+    Stopped,
+    Blocked(Name),
+}
+
+/// All services.
+#[derive(Debug)]
+pub struct Settled {
+    stands: BTreeMap<Name, Stand>,
+}
+
+impl Settled {
+    /// Nothing was started yet.
+    #[must_use]
+    pub fn new(policy: &Policy) -> Self {
+        Self { stands: policy.services.keys().map(|name| (name.clone(), Stand::Moving("down"))).collect() }
+    }
+
+    /// Takes one record.
+    pub fn follow(&mut self, record: &Record) {
+        let Some(stand) = record.service.as_ref().and_then(|name| self.stands.get_mut(name)) else { return };
+        *stand = match &record.body {
+            Body::BecameHealthy { .. } => Stand::Healthy,
+            Body::Stopped { .. } => Stand::Stopped,
+            Body::Blocked { on } => Stand::Blocked(on.clone()),
+            Body::SpawnIntended { .. }
+            | Body::SpawnFailed { .. }
+            | Body::CheckFailed { .. }
+            | Body::Detected { .. }
+            | Body::Exited { .. }
+            | Body::StopIntended { .. }
+            | Body::KillIntended { .. }
+            | Body::BackingOff { .. }
+            | Body::Held { .. } => Stand::Moving(crate::coverage::body_name(&record.body)),
+            _ => return,
+        };
+    }
+
+    /// Those that are not at rest, in words. Healthy is who is said to be and really `works`; a service that an
+    /// operator stopped or that finished is at rest, and so is one that waits for such a one.
+    #[must_use]
+    pub fn missing(&self, works: impl Fn(&Name) -> bool) -> Vec<String> {
+        let mut missing = Vec::new();
+        for (name, stand) in &self.stands {
+            match stand {
+                Stand::Moving(after) => missing.push(format!("{name} is not healthy after {after}")),
+                Stand::Healthy if !works(name) => missing.push(format!("{name} is called healthy and does not work")),
+                Stand::Blocked(on) if !self.rests(on) => missing.push(format!("{name} waits for {on}, which is up")),
+                Stand::Healthy | Stand::Blocked(_) | Stand::Stopped => {}
+            }
+        }
+        missing
+    }
+
+    /// Whether a service will never be up without an order.
+    fn rests(&self, name: &Name) -> bool {
+        match self.stands.get(name) {
+            Some(Stand::Stopped) => true,
+            Some(Stand::Blocked(on)) => self.rests(on),
+            Some(Stand::Moving(_) | Stand::Healthy) | None => false,
+        }
+    }
+}
