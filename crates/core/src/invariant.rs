@@ -44,9 +44,7 @@ fn stuck(world: &World, name: &Name, service: &Service) -> bool {
         Phase::Remains { .. } => service.known.violated.is_none() && world.mode() == crate::policy::Mode::Heal,
         Phase::BackingOff { .. } => service.deadline().is_none() && !world.admission.waits(name),
         Phase::Held { .. } => service.deadline().is_none(),
-        Phase::Spawning { .. } | Phase::Starting { .. } => {
-            !service.known.start_overdue && service.deadline().is_none()
-        }
+        Phase::Spawning { .. } | Phase::Starting { .. } => !service.known.start_overdue && service.deadline().is_none(),
         Phase::Blocked { on } => world.service(on).is_some_and(|on| matches!(on.known.phase, Phase::Running { .. })),
         Phase::Stopping { stage: StopStage::Asked { .. } | StopStage::Killed { .. }, .. } => {
             service.deadline().is_none()

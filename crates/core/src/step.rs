@@ -139,8 +139,6 @@ impl Brain<'_> {
                 {
                     self.start_timed_out(&name);
                 }
-                    self.start_timed_out(&name);
-                }
                 Phase::Running { .. } if deadline_passed(service.forget_at()) => {
                     self.record(&name, Body::CountersForgotten);
                 }

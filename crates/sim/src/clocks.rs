@@ -29,8 +29,7 @@ struct Jumps {
 impl Jumps {
     fn draw(rng: &mut Rng, permille: u32, faults_us: u64, mut size: impl FnMut(&mut Rng) -> i64) -> Self {
         let count = if permille == 0 { 0 } else { rng.within(1, 4) };
-        let mut ahead: Vec<(u64, i64)> =
-            (0..count).map(|_| (BEGIN_US + rng.scaled(1, faults_us), size(rng))).collect();
+        let mut ahead: Vec<(u64, i64)> = (0..count).map(|_| (BEGIN_US + rng.scaled(1, faults_us), size(rng))).collect();
         ahead.sort_unstable_by(|a, b| b.cmp(a));
         Self { ahead, sum: 0 }
     }

@@ -112,7 +112,8 @@ impl Fate {
             fate.executed_after = fate.spawned_after + rng.scaled(1_000, 5_000_000);
         }
         if let Some(mut rng) = hit(Fault::SlowStart) {
-            fate.up_after = Some(rng.scaled(USUAL_UP_US, policy.start.within.as_us().saturating_mul(2).max(USUAL_UP_US)));
+            fate.up_after =
+                Some(rng.scaled(USUAL_UP_US, policy.start.within.as_us().saturating_mul(2).max(USUAL_UP_US)));
         }
         if hit(Fault::NeverReady).is_some() {
             fate.up_after = None;
@@ -164,9 +165,7 @@ impl Fate {
                 let slow = http.faster_than.is_some() && since(self.slow_after);
                 !up || since(self.hangs_after) || since(self.wrong_after) || slow
             }
-            CheckKind::Tcp { .. } | CheckKind::Exec { .. } => {
-                !up || since(self.hangs_after) || since(self.wrong_after)
-            }
+            CheckKind::Tcp { .. } | CheckKind::Exec { .. } => !up || since(self.hangs_after) || since(self.wrong_after),
             CheckKind::Heartbeat { .. } => !up || since(self.hangs_after) || since(self.silent_after),
         })
     }

@@ -146,8 +146,7 @@ impl<'a> FakeHost<'a> {
     }
 
     fn with_kernel<T>(&mut self, act: impl FnOnce(&mut Kernel, &mut Around<'_>) -> T) -> T {
-        let mut around =
-            Around { timeline: &mut self.timeline, scenario: self.scenario, coverage: &mut self.coverage };
+        let mut around = Around { timeline: &mut self.timeline, scenario: self.scenario, coverage: &mut self.coverage };
         let result = act(&mut self.kernel, &mut around);
         for fact in std::mem::take(&mut self.kernel.facts) {
             self.judges.see(self.timeline.now(), Seen::Fact(&fact));
@@ -348,7 +347,7 @@ impl Host for FakeHost<'_> {
         }
         self.coverage.events += 1;
         self.ending.endless = self.coverage.events > EVENTS_MAX;
-        let asks = self.coverage.events % STATUS_EVERY == 0;
+        let asks = self.coverage.events.is_multiple_of(STATUS_EVERY);
         let event = if asks { self.ask_status() } else { self.fetch(until)? };
         self.judges.see(self.timeline.now(), Seen::Event(&event));
         Some(event)
@@ -369,7 +368,8 @@ impl Host for FakeHost<'_> {
             return;
         }
         let dice = &mut self.ledger_dice;
-        let (late, missing) = (self.scenario.rates.of(Fault::DurableLate), self.scenario.rates.of(Fault::DurableMissing));
+        let (late, missing) =
+            (self.scenario.rates.of(Fault::DurableLate), self.scenario.rates.of(Fault::DurableMissing));
         let usual = dice.scaled(500, 5_000);
         let (late, missing) = (dice.chance(late).then(|| dice.scaled(10_000, 20_000_000)), dice.chance(missing));
         if missing && !self.faults_over {
@@ -436,7 +436,9 @@ fn answer(
     }
     match kind {
         CheckKind::Http(http) if since(fate.slow_after) => match http.faster_than {
-            Some(limit) => (dice.within(limit.as_us() + 1, timeout_us.max(limit.as_us() + 1)), Some(ProbeFailure::Slow)),
+            Some(limit) => {
+                (dice.within(limit.as_us() + 1, timeout_us.max(limit.as_us() + 1)), Some(ProbeFailure::Slow))
+            }
             None => (dice.within(quick, timeout_us), None),
         },
         CheckKind::Http(_) | CheckKind::Tcp { .. } | CheckKind::Exec { .. } | CheckKind::Heartbeat { .. } => {

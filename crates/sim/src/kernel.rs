@@ -133,7 +133,8 @@ impl Kernel {
     pub fn spawn(&mut self, around: &mut Around<'_>, service: &Name, epoch: Epoch, policy: &Arc<ServicePolicy>) {
         let newest = self.newest.get(service).copied().unwrap_or_default();
         if epoch <= newest {
-            self.facts.push(Fact::Impossible(format!("{service} epoch {epoch} was used already, the newest is {newest}")));
+            self.facts
+                .push(Fact::Impossible(format!("{service} epoch {epoch} was used already, the newest is {newest}")));
         }
         self.newest.insert(service.clone(), newest.max(epoch));
         let fate = around.scenario.fate(service, epoch, around.age());
@@ -150,7 +151,8 @@ impl Kernel {
         self.facts.push(Fact::Forked { service: service.clone(), epoch, beside: self.living(service) });
         self.pids += 1;
         let pid = self.pids;
-        let process = Process { pid, start_ticks: around.timeline.now() / 10_000, pidfd_inode: pid as u64, cgroup: None };
+        let process =
+            Process { pid, start_ticks: around.timeline.now() / 10_000, pidfd_inode: pid as u64, cgroup: None };
         self.say(around, fate.spawned_after, service, Event::Spawned { service: service.clone(), epoch, process });
         let then = if fate.birth == Birth::NoFile { Item::ExecFails } else { Item::Executes };
         around.timeline.after(fate.executed_after, then(service.clone(), epoch));
@@ -321,11 +323,7 @@ impl Kernel {
                     around.coverage.fault(fault);
                 }
             }
-            Item::Tell(_)
-            | Item::TellFault(..)
-            | Item::DiskFails(_)
-            | Item::DiskWorks
-            | Item::FaultsEnd => {}
+            Item::Tell(_) | Item::TellFault(..) | Item::DiskFails(_) | Item::DiskWorks | Item::FaultsEnd => {}
         }
     }
 
@@ -359,7 +357,7 @@ impl Kernel {
         plan(fate.triggers_after, trigger);
         if let Some(span) = fate.extends {
             let notice = Notice::ExtendTimeout(Span::from_us(span));
-            plan(Some(500), Item::Says(service_name.clone(), epoch, notice, Fault::ExtendTimeout));
+            plan(Some(500), Item::Says(service_name, epoch, notice, Fault::ExtendTimeout));
         }
         match fate.up_after {
             None => around.coverage.fault(Fault::NeverReady),

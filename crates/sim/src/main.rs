@@ -9,11 +9,24 @@ fn main() {
     for seed in args[0]..args[0] + args[1] {
         let run = run(&Scenario::draw(seed, &Limits::default()));
         coverage.add(&run.coverage);
-        if log { for r in &run.records { println!("{} {:?} {}", r.at.mono.as_us(), r.service.as_ref().map(|n| n.as_str()), format!("{:?}", r.body)); } }
+        if log {
+            for r in &run.records {
+                println!(
+                    "{} {:?} {}",
+                    r.at.mono.as_us(),
+                    r.service.as_ref().map(|n| n.as_str()),
+                    format!("{:?}", r.body)
+                );
+            }
+        }
         if !run.violations.is_empty() {
             failed += 1;
-            if failed <= 25 { println!("seed {seed}: {} violations", run.violations.len());
-            for v in run.violations.iter().take(2) { println!("   {v}"); } }
+            if failed <= 25 {
+                println!("seed {seed}: {} violations", run.violations.len());
+                for v in run.violations.iter().take(2) {
+                    println!("   {v}");
+                }
+            }
         }
     }
     println!("{failed} failed, {} events\n{coverage}\nmissing {:?}", coverage.events, coverage.missing());

@@ -98,7 +98,9 @@ mod tests {
     #[test]
     fn purposes_and_things_have_generators_of_their_own() {
         let mut seen = std::collections::BTreeSet::new();
-        for (purpose, a, b) in [(Purpose::Fate, 0, 0), (Purpose::Fate, 1, 0), (Purpose::Fate, 0, 1), (Purpose::Wall, 0, 0)] {
+        for (purpose, a, b) in
+            [(Purpose::Fate, 0, 0), (Purpose::Fate, 1, 0), (Purpose::Fate, 0, 1), (Purpose::Wall, 0, 0)]
+        {
             assert!(seen.insert(Rng::new(7, purpose, a, b).bits()));
             assert_eq!(Rng::new(7, purpose, a, b).bits(), Rng::new(7, purpose, a, b).bits());
         }

@@ -274,10 +274,8 @@ mod tests {
     #[test]
     fn limits_take_away_and_shift_nothing() {
         let whole = Scenario::draw(9, &Limits::default());
-        let less = Scenario::draw(
-            9,
-            &Limits { services: Some(1), faults: Some(vec![Fault::Crash]), until_ms: Some(10) },
-        );
+        let less =
+            Scenario::draw(9, &Limits { services: Some(1), faults: Some(vec![Fault::Crash]), until_ms: Some(10) });
         assert_eq!(less.policy.services[&name(0)], whole.policy.services[&name(0)]);
         assert_eq!(less.rates.of(Fault::Crash), whole.rates.of(Fault::Crash));
         assert_eq!((less.policy.services.len(), less.faults_us), (1, 10_000));

@@ -95,10 +95,10 @@ impl Judges {
     /// Shows them one thing.
     pub fn see(&mut self, now_us: u64, seen: Seen<'_>) {
         for oracle in &mut self.oracles {
-            if let Err(what) = oracle.see(now_us, seen) {
-                if self.violations.len() < VIOLATIONS_MAX {
-                    self.violations.push(Violation { oracle: oracle.name(), at_us: now_us, what });
-                }
+            if let Err(what) = oracle.see(now_us, seen)
+                && self.violations.len() < VIOLATIONS_MAX
+            {
+                self.violations.push(Violation { oracle: oracle.name(), at_us: now_us, what });
             }
         }
     }
