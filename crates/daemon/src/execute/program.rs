@@ -1,43 +1,140 @@
-//! Finds the file that a command's first word means.
+//! Which file a command means.
 
-use std::ffi::CString;
-use std::os::unix::ffi::OsStrExt;
+use rustix::fs::{FileType, stat};
+use std::ffi::{CString, OsStr, OsString};
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
-/// Why no program was found.
-#[derive(Debug, thiserror::Error)]
-pub enum ResolveError {
+/// Where programs are when nobody says: also the `PATH` of a service when Hale itself has none.
+pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Why there is no program.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ProgramError {
     /// Nowhere.
-    #[error("no executable {word:?} in {searched}: name it with its path, or correct PATH of Hale's environment")]
+    #[error(
+        "there is no program {name:?} in {searched} (Hale's PATH, then beside Hale itself): install it, or write its path, with a slash"
+    )]
     NotFound {
         /// The word.
-        word: String,
-        /// Where it was looked for.
+        name: String,
+        /// The directories, separated by colons.
         searched: String,
     },
-    /// It cannot be a path.
-    #[error("{0:?} contains a NUL byte")]
-    Nul(PathBuf),
+    /// It is there, but nobody may execute it.
+    #[error("{} may not be executed: chmod +x it, or write the path of another one", .0.display())]
+    NotExecutable(PathBuf),
+    /// A path cannot contain it.
+    #[error("the program {0:?} contains a NUL character")]
+    Nul(String),
 }
 
-/// The file to execute: a word without a slash is searched in PATH of Hale's own environment, then beside Hale's own
-/// binary; a relative path is below `directory`.
+/// The absolute path of the program that the first word of a command means; also its `argv[0]`.
+///
+/// - `/usr/bin/python3`: as it is.
+/// - `bin/bot`, `./bot`: below `directory`, which is absolute.
+/// - `python3`: the first executable file of that name in a directory of Hale's own `PATH`, then in the directory of
+///   Hale's own program. Relative and empty entries of `PATH` are left out: they would depend on where Hale was started.
+///
+/// Symbolic links in the path stay, because programs look at the name by which they were called. That the file exists
+/// is only looked at where one is searched for: otherwise execve(2) tells more exactly.
 ///
 /// # Errors
-/// [`ResolveError`].
-pub fn resolve(word: &str, directory: &str) -> Result<CString, ResolveError> {
-    let path = if word.contains('/') { Path::new(directory).join(word) } else { search(word)? };
-    CString::new(path.as_os_str().as_bytes()).map_err(|_| ResolveError::Nul(path.clone()))
+///
+/// See [`ProgramError`].
+pub fn resolve(word: &str, directory: &str) -> Result<CString, ProgramError> {
+    let path = std::env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
+    let own = std::env::current_exe().ok().and_then(|file| file.parent().map(Path::to_owned));
+    resolve_in(word, Path::new(directory), &path, own)
 }
 
-fn search(word: &str) -> Result<PathBuf, ResolveError> {
-    let mut places: Vec<PathBuf> =
-        std::env::var_os("PATH").map(|path| std::env::split_paths(&path).collect()).unwrap_or_default();
-    places.extend(std::env::current_exe().ok().and_then(|exe| exe.parent().map(Path::to_owned)));
-    let executable = |path: &PathBuf| path.is_file() && rustix::fs::access(path, rustix::fs::Access::EXEC_OK).is_ok();
-    let found = places.iter().filter(|place| place.is_absolute()).map(|place| place.join(word)).find(executable);
-    found.ok_or_else(|| ResolveError::NotFound {
-        word: word.to_owned(),
-        searched: places.iter().map(|place| place.display().to_string()).collect::<Vec<_>>().join(":"),
-    })
+fn resolve_in(word: &str, directory: &Path, path: &OsStr, own: Option<PathBuf>) -> Result<CString, ProgramError> {
+    if word.contains('/') {
+        // Without the `.` of `./bot`.
+        return c_path(directory.join(word).components().collect(), word);
+    }
+    let directories: Vec<PathBuf> = std::env::split_paths(path).filter(|dir| dir.is_absolute()).chain(own).collect();
+    let mut refused = None;
+    for candidate in directories.iter().map(|directory| directory.join(word)) {
+        // A word with NUL is no file either.
+        let Ok(found) = stat(&candidate) else { continue };
+        if FileType::from_raw_mode(found.st_mode) != FileType::RegularFile {
+            continue;
+        }
+        if found.st_mode & 0o111 != 0 {
+            return c_path(candidate, word);
+        }
+        refused = refused.or(Some(candidate));
+    }
+    if word.contains('\0') {
+        return Err(ProgramError::Nul(word.to_owned()));
+    }
+    let searched = std::env::join_paths(&directories).unwrap_or_default().to_string_lossy().into_owned();
+    Err(refused.map_or(ProgramError::NotFound { name: word.to_owned(), searched }, ProgramError::NotExecutable))
+}
+
+fn c_path(path: PathBuf, word: &str) -> Result<CString, ProgramError> {
+    CString::new(OsString::from(path).into_vec()).map_err(|_| ProgramError::Nul(word.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn file(path: &Path, mode: u32) {
+        fs::write(path, "").unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    #[test]
+    fn a_word_with_a_slash_is_a_path() {
+        let at = |word| resolve_in(word, Path::new("/srv/bot"), OsStr::new("/usr/bin"), None).unwrap();
+        assert_eq!(at("/opt/x/run").as_c_str(), c"/opt/x/run");
+        assert_eq!(at("bin/bot").as_c_str(), c"/srv/bot/bin/bot");
+        assert_eq!(at("./bot").as_c_str(), c"/srv/bot/bot");
+        assert_eq!(at("../other/bot").as_c_str(), c"/srv/bot/../other/bot");
+    }
+
+    #[test]
+    fn the_first_executable_file_in_path_is_taken_and_hales_own_directory_comes_last() {
+        let home = tempfile::tempdir().unwrap();
+        let dir = |name: &str| {
+            let path = home.path().join(name);
+            fs::create_dir(&path).unwrap();
+            path
+        };
+        let (first, second, own) = (dir("first"), dir("second"), dir("own"));
+        file(&first.join("bot"), 0o644);
+        file(&second.join("bot"), 0o755);
+        file(&own.join("bot"), 0o755);
+        file(&own.join("only-own"), 0o755);
+        fs::create_dir(first.join("only-own")).unwrap();
+        let path = std::env::join_paths([&first, &second]).unwrap();
+        let find = |word| resolve_in(word, Path::new("/"), &path, Some(own.clone()));
+        let expected = |path: PathBuf| c_path(path, "").unwrap();
+        assert_eq!(find("bot"), Ok(expected(second.join("bot"))));
+        assert_eq!(find("only-own"), Ok(expected(own.join("only-own"))));
+    }
+
+    #[test]
+    fn an_error_says_where_was_searched() {
+        let home = tempfile::tempdir().unwrap();
+        let find = |word| resolve_in(word, Path::new("/"), home.path().as_os_str(), Some("/nowhere".into()));
+        let text = find("no-such-bot").unwrap_err().to_string();
+        assert!(
+            text.contains(&format!("{}:/nowhere", home.path().display())) && text.contains("no-such-bot"),
+            "{text}"
+        );
+        file(&home.path().join("plain"), 0o644);
+        assert_eq!(find("plain"), Err(ProgramError::NotExecutable(home.path().join("plain"))));
+        assert_eq!(find("a\0b"), Err(ProgramError::Nul("a\0b".into())));
+    }
+
+    #[test]
+    fn relative_entries_of_path_are_left_out() {
+        let found = resolve_in("src", Path::new("/"), OsStr::new(":.:relative"), None);
+        assert_eq!(found, Err(ProgramError::NotFound { name: "src".into(), searched: String::new() }));
+    }
 }

@@ -7,6 +7,8 @@ mod cgroup;
 mod leftovers;
 mod process;
 mod tags;
+#[cfg(test)]
+mod tests;
 mod watcher;
 
 pub use cgroup::Unusable;
