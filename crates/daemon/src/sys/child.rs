@@ -1,7 +1,7 @@
 //! Making a child by a fork-like clone3(2), and everything that it does before its program runs.
 //!
-//! For processes with one thread only: the child is a copy of it, in which no other thread can hold a lock.
-//! Nothing here allocates, before or after the clone.
+//! The child is a copy of the process with this thread alone, in which another thread may have held a lock: so nothing
+//! here allocates or takes a lock, before or after the clone.
 
 use crate::sys::signals;
 use rustix::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -190,7 +190,7 @@ fn clone(flags: u64, cgroup: Option<BorrowedFd<'_>>, plan: &Plan<'_>) -> Result<
 
 /// fork(2), for where a sandbox forbids clone3(2).
 fn fork(plan: &Plan<'_>) -> Result<(i32, OwnedFd), Errno> {
-    // SAFETY: this process has one thread, and the child never returns from `follow`.
+    // SAFETY: the child never returns from `follow`, which calls only what is safe after a fork (signal-safety(7)).
     match unsafe { libc::fork() } {
         0 => follow(plan, 0),
         pid @ 1.. => {
@@ -241,6 +241,7 @@ fn prepare(plan: &Plan<'_>, flags: u64, status: &mut BorrowedFd<'_>) -> Result<(
     {
         enter(cgroup).map_err(at(Step::Cgroup))?;
     }
+    signals::default_sigpipe();
     signals::unblock_all().map_err(|_| (Step::Signals, last_errno()))?;
     match plan.fds {
         ProgramFds::Output(output) => {

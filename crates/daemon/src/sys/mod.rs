@@ -8,3 +8,4 @@ pub mod signals;
 pub mod strict;
 pub mod users;
 pub mod wait;
+pub mod watch;

@@ -67,6 +67,13 @@ impl AsFd for SignalFd {
     }
 }
 
+/// Lets a write to a pipe without readers end the process again (signal(7)). Rust programs begin by ignoring SIGPIPE,
+/// and what is ignored stays so through clone3(2) and execve(2). Safe between fork and exec.
+pub(super) fn default_sigpipe() {
+    // SAFETY: the default handling is no code of this process.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+}
+
 /// Blocks no signal any more in this thread. Safe between fork and exec.
 pub(super) fn unblock_all() -> io::Result<()> {
     let set = empty_set();

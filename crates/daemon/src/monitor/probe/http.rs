@@ -226,18 +226,305 @@ fn alternatives(status: &[u16]) -> String {
     text
 }
 
+fn incomplete() -> Verdict {
+    Verdict::wrong("the connection was closed before the answer was complete")
+}
+
 /// Why there is no answer, or only half of one.
 fn broken(error: &hyper::Error) -> Verdict {
     if let Some(error) = error.source().and_then(|source| source.downcast_ref::<io::Error>()) {
-        return Verdict::wrong(words(error));
+        return match error.kind() {
+            io::ErrorKind::UnexpectedEof => incomplete(),
+            io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData => {
+                Verdict::wrong(format_args!("the answer is not HTTP: {}", words(error)))
+            }
+            _ => Verdict::wrong(words(error)),
+        };
     }
     if error.is_parse_too_large() {
         Verdict::wrong(format_args!("status line and headers are longer than {HEAD_BYTES_MAX} bytes, or too many"))
     } else if error.is_parse() {
         Verdict::wrong(format_args!("the answer is not HTTP: {error}"))
     } else if error.is_incomplete_message() || error.is_closed() || error.is_canceled() {
-        Verdict::wrong("the connection was closed before the answer was complete")
+        incomplete()
     } else {
         Verdict::wrong(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::monitor::probe::testing::{LONG, assert_fails, assert_passes, free_port, get, run, serve};
+    use hale_core::event::{ProbeFailure, ProbeOutcome};
+    use hale_core::policy::CheckKind;
+    use hale_core::time::Span;
+    use std::os::unix::net::UnixStream;
+    use std::time::Duration;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+
+    const SHORT: Span = Span::from_ms(150);
+
+    async fn probe(check: HttpCheck, timeout: Span) -> ProbeOutcome {
+        run(CheckKind::Http(check), timeout).await
+    }
+
+    /// A check of a server that reads the request's head and answers `answer`.
+    async fn answering(answer: &'static str) -> HttpCheck {
+        let address = serve(move |mut stream| async move {
+            read_head(&mut stream).await?;
+            stream.write_all(answer.as_bytes()).await
+        });
+        get(format!("http://{}/health?x=1", address.await))
+    }
+
+    async fn read_head(stream: &mut TcpStream) -> io::Result<String> {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await?);
+        }
+        Ok(String::from_utf8_lossy(&head).into_owned())
+    }
+
+    #[tokio::test]
+    async fn the_status_decides() {
+        let check = answering("HTTP/1.1 204 No Content\r\n\r\n").await;
+        assert_fails(&probe(check.clone(), LONG).await, ProbeFailure::Wrong, "204 No Content, expected 200");
+        let several = HttpCheck { status: vec![200, 301, 404], ..check.clone() };
+        assert_fails(&probe(several, LONG).await, ProbeFailure::Wrong, "204 No Content, expected 200, 301 or 404");
+        assert_passes(&probe(HttpCheck { status: vec![200, 204], ..check }, LONG).await, "204 No Content in ");
+        let check = answering("HTTP/1.0 299 Odd\r\n\r\n").await;
+        assert_fails(&probe(check, LONG).await, ProbeFailure::Wrong, "299, expected 200");
+    }
+
+    #[tokio::test]
+    async fn a_redirect_is_an_answer_and_not_followed() {
+        let check = answering("HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\n\r\n").await;
+        assert_fails(&probe(check, LONG).await, ProbeFailure::Wrong, "302 Found, expected 200");
+    }
+
+    #[tokio::test]
+    async fn the_request_is_what_the_check_says() {
+        let address = serve(|mut stream| async move {
+            let head = read_head(&mut stream).await?.to_ascii_lowercase();
+            let wanted = [
+                "post /a%20b?c=d http/1.1\r\n",
+                "\r\nhost: bot.example\r\n",
+                "\r\nx-key: 1\r\n",
+                "\r\nconnection: close\r\n",
+            ];
+            let is_right = wanted.iter().all(|part| head.contains(part)) && head.matches("\r\nhost:").count() == 1;
+            stream.write_all(if is_right { b"HTTP/1.1 200 OK\r\n\r\n" } else { b"HTTP/1.1 400 Bad\r\n\r\n" }).await
+        });
+        let url = format!("http://{}/a%20b?c=d", address.await);
+        let headers = [("host", "bot.example"), ("x-key", "1")].map(|(name, value)| (name.into(), value.into()));
+        let check = HttpCheck { method: "POST".into(), headers: headers.into(), ..get(url) };
+        assert_passes(&probe(check, LONG).await, "200 OK in ");
+    }
+
+    #[tokio::test]
+    async fn the_body_is_searched_and_compared() {
+        let check = answering(concat!(
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "7\r\n{\"a\":{\"\r\n1c\r\n/\":[1.0,\"up\"]},\"b\":\"\\u001b\"}\r\n0\r\n\r\n"
+        ));
+        let check = check.await;
+        let contains = |text: &str| HttpCheck { body_contains: Some(text.into()), ..check.clone() };
+        assert_passes(&probe(contains("\"a\":{\"/\":"), LONG).await, "200 OK in ");
+        let detail = "200 OK, but the body does not contain \"down\"";
+        assert_fails(&probe(contains("down"), LONG).await, ProbeFailure::Wrong, detail);
+        let json = |pointer: &str, value: &str| {
+            let json = [(pointer.to_owned(), value.to_owned())].into();
+            HttpCheck { json, ..check.clone() }
+        };
+        assert_passes(&probe(json("/a/~1/0", "1"), LONG).await, "200 OK in ");
+        assert_passes(&probe(json("/a", r#"{"/":[1,"up"]}"#), LONG).await, "200 OK in ");
+        let wrong = [
+            (json("/a/~1/1", "\"down\""), "200 OK, but /a/~1/1 is \"up\", expected \"down\""),
+            (json("/c", "null"), "200 OK, but /c is missing, expected null"),
+            (json("/b", "1"), "200 OK, but /b is \"\\u001b\", expected 1"),
+        ];
+        for (check, detail) in wrong {
+            assert_fails(&probe(check, LONG).await, ProbeFailure::Wrong, detail);
+        }
+        let check = answering("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nup").await;
+        let check = HttpCheck { json: [(String::new(), "1".into())].into(), ..check };
+        assert_fails(&probe(check, LONG).await, ProbeFailure::Wrong, "200 OK, but the body is not JSON: ");
+    }
+
+    #[tokio::test]
+    async fn a_right_answer_too_late_is_slow_and_a_wrong_one_is_wrong() {
+        let check = answering("HTTP/1.1 200 OK\r\n\r\n").await;
+        let slow = HttpCheck { faster_than: Some(Span::from_us(1)), ..check };
+        let outcome = probe(slow.clone(), LONG).await;
+        assert_fails(&outcome, ProbeFailure::Slow, "200 OK in ");
+        assert!(outcome.detail.ends_with(", expected within 0 ms"), "{outcome:?}");
+        assert_passes(&probe(HttpCheck { faster_than: Some(LONG), ..slow.clone() }, LONG).await, "200 OK in ");
+        let wrong = HttpCheck { status: vec![500], ..slow };
+        assert_fails(&probe(wrong, LONG).await, ProbeFailure::Wrong, "200 OK, expected 500");
+    }
+
+    #[tokio::test]
+    async fn a_server_that_accepts_and_says_nothing_is_no_answer() {
+        let address = serve(|mut stream| async move { stream.read_to_end(&mut Vec::new()).await.map(|_| ()) }).await;
+        let outcome = probe(get(format!("http://{address}/")), SHORT).await;
+        assert_fails(&outcome, ProbeFailure::Timeout, "no answer within 150 ms: waiting for status and headers");
+    }
+
+    #[tokio::test]
+    async fn a_byte_now_and_then_does_not_extend_the_deadline() {
+        for (body, waiting) in [(false, "status and headers"), (true, "the body")] {
+            let address = serve(move |mut stream| async move {
+                read_head(&mut stream).await?;
+                let head = if body { "HTTP/1.1 200 OK\r\n\r\n" } else { "HTTP/1.1 200 OK\r\nx: " };
+                stream.write_all(head.as_bytes()).await?;
+                let mut ticks = tokio::time::interval(Duration::from_millis(10));
+                loop {
+                    ticks.tick().await;
+                    stream.write_all(b"x").await?;
+                }
+            });
+            let check = HttpCheck { body_contains: Some("y".into()), ..get(format!("http://{}/", address.await)) };
+            let detail = format!("no answer within 150 ms: waiting for {waiting}");
+            assert_fails(&probe(check, SHORT).await, ProbeFailure::Timeout, &detail);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_never_ends_is_cut_off() {
+        let endless = |head: &'static str, line: &'static str| {
+            serve(move |mut stream| async move {
+                read_head(&mut stream).await?;
+                stream.write_all(head.as_bytes()).await?;
+                loop {
+                    stream.write_all(line.repeat(64).as_bytes()).await?;
+                }
+            })
+        };
+        let body = get(format!("http://{}/", endless("HTTP/1.1 200 OK\r\n\r\n", "0123456789abcdef").await));
+        assert_passes(&probe(body.clone(), LONG).await, "200 OK in ");
+        let early = HttpCheck { body_contains: Some("def0123".into()), ..body.clone() };
+        assert_passes(&probe(early, LONG).await, "200 OK in ");
+        let never = HttpCheck { body_contains: Some("never".into()), ..body };
+        assert_fails(&probe(never, LONG).await, ProbeFailure::Wrong, "the body is longer than 1048576 bytes");
+
+        let one_header = endless("HTTP/1.1 200 OK\r\nx: ", "0123456789abcdef").await;
+        let many_headers = endless("HTTP/1.1 200 OK\r\n", "x-0123456789: y\r\n").await;
+        for address in [one_header, many_headers] {
+            let outcome = probe(get(format!("http://{address}/")), LONG).await;
+            assert_fails(&outcome, ProbeFailure::Wrong, "status line and headers are longer than 65536 bytes");
+        }
+    }
+
+    #[tokio::test]
+    async fn half_an_answer_is_wrong() {
+        let check = answering("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf").await;
+        let check = HttpCheck { body_contains: Some("whole".into()), ..check };
+        let detail = "the connection was closed before the answer was complete";
+        assert_fails(&probe(check, LONG).await, ProbeFailure::Wrong, detail);
+        assert_fails(&probe(answering("HTTP/1.1 2").await, LONG).await, ProbeFailure::Wrong, detail);
+        let garbage = probe(answering("+PONG\r\n\r\n").await, LONG).await;
+        assert_fails(&garbage, ProbeFailure::Wrong, "the answer is not HTTP: ");
+    }
+
+    #[tokio::test]
+    async fn resets_and_refusals_are_told_apart() {
+        let address = serve(|mut stream| async move {
+            read_head(&mut stream).await?;
+            stream.set_zero_linger()
+        });
+        let outcome = probe(get(format!("http://{}/", address.await)), LONG).await;
+        assert_fails(&outcome, ProbeFailure::Wrong, "connection reset");
+        let address = format!("127.0.0.1:{}", free_port());
+        let outcome = probe(get(format!("http://{address}/")), LONG).await;
+        assert_fails(&outcome, ProbeFailure::Wrong, &format!("connection refused ({address})"));
+    }
+
+    #[tokio::test]
+    async fn a_unix_socket_without_listener_is_refused_and_one_with_a_full_queue_is_no_answer() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("app.sock");
+        let check = get(format!("unix:{}:/health", path.display()));
+        let to = format!("(unix:{})", path.display());
+        assert_fails(&probe(check.clone(), LONG).await, ProbeFailure::Wrong, &format!("no such file {to}"));
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        rustix::net::listen(&listener, 0).unwrap();
+        let _queued = UnixStream::connect(&path).unwrap();
+        let detail = format!("no answer within 150 ms: waiting for the connection to unix:{}", path.display());
+        assert_fails(&probe(check.clone(), SHORT).await, ProbeFailure::Timeout, &detail);
+        drop(listener);
+        assert_fails(&probe(check, LONG).await, ProbeFailure::Wrong, &format!("connection refused {to}"));
+    }
+
+    mod needs_nginx {
+        use super::*;
+        use crate::monitor::probe::testing::Foreign;
+        use rustix::process::Signal;
+        use std::process::Command;
+
+        #[tokio::test]
+        async fn nginx_answers_over_tcp_and_unix_until_it_is_stopped() {
+            let (dir, port) = (tempfile::tempdir().unwrap(), free_port());
+            let path = dir.path().display().to_string();
+            let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+                .map(|kind| format!("{kind}_temp_path {path}/{kind};"))
+                .concat();
+            let text = format!(
+                "daemon off; pid {path}/pid; error_log stderr notice; events {{}}
+                http {{ access_log off; {temporary} server {{ listen 127.0.0.1:{port}; listen unix:{path}/http;
+                location = /health {{ default_type application/json; return 200 '{{\"status\":\"ok\"}}'; }} }} }}"
+            );
+            std::fs::write(dir.path().join("conf"), text).unwrap();
+            let mut command = Command::new("nginx");
+            command.args(["-p", &path, "-c", "conf", "-e", "stderr"]);
+            let (nginx, _) = Foreign::start(&mut command, "start worker process ");
+
+            let json = BTreeMap::from([(String::from("/status"), String::from("\"ok\""))]);
+            let over_tcp = HttpCheck { json, ..get(format!("http://127.0.0.1:{port}/health")) };
+            let over_unix = HttpCheck { url: format!("unix:{path}/http:/health"), ..over_tcp.clone() };
+            assert_passes(&probe(over_tcp.clone(), LONG).await, "200 OK in ");
+            assert_passes(&probe(over_unix, LONG).await, "200 OK in ");
+            let missing = get(format!("http://127.0.0.1:{port}/missing"));
+            assert_fails(&probe(missing, LONG).await, ProbeFailure::Wrong, "404 Not Found, expected 200");
+            nginx.signal(Signal::STOP);
+            let detail = "no answer within 150 ms: waiting for status and headers";
+            assert_fails(&probe(over_tcp, SHORT).await, ProbeFailure::Timeout, detail);
+        }
+    }
+
+    mod needs_python {
+        use super::*;
+        use crate::monitor::probe::testing::Foreign;
+        use std::process::Command;
+
+        /// An asyncio server whose loop one request blocks for good: it still accepts, and never answers.
+        const SERVER: &str = r#"
+import asyncio, threading
+async def serve(reader, writer):
+    head = await reader.readuntil(b"\r\n\r\n")
+    if b" /wedge " in head:
+        threading.Event().wait()
+    writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nup")
+    await writer.drain()
+    writer.close()
+async def main():
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    print("port", server.sockets[0].getsockname()[1], flush=True)
+    await server.serve_forever()
+asyncio.run(main())
+"#;
+
+        #[tokio::test]
+        async fn an_asyncio_server_with_a_blocked_loop_hangs() {
+            let (_python, line) = Foreign::start(Command::new("python3").args(["-c", SERVER]), "port ");
+            let port = line.trim_start_matches("port ");
+            let check = HttpCheck { body_contains: Some("up".into()), ..get(format!("http://127.0.0.1:{port}/")) };
+            assert_passes(&probe(check.clone(), LONG).await, "200 OK in ");
+            let wedge = HttpCheck { url: format!("http://127.0.0.1:{port}/wedge"), ..check.clone() };
+            let detail = "no answer within 150 ms: waiting for status and headers";
+            assert_fails(&probe(wedge, SHORT).await, ProbeFailure::Timeout, detail);
+            assert_fails(&probe(check, SHORT).await, ProbeFailure::Timeout, detail);
+        }
     }
 }

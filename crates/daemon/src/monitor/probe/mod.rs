@@ -3,7 +3,11 @@
 mod connect;
 mod exec;
 mod http;
+mod prepare;
+mod process;
 mod tcp;
+#[cfg(test)]
+mod testing;
 
 use self::connect::Resolver;
 pub use self::exec::{Group, Groups};
