@@ -224,23 +224,3 @@ fn seed() -> u64 {
         Ok(_) | Err(_) => now().boot_us,
     }
 }
-
-impl crate::monitor::probe::Groups for Trees {
-    fn group(&self, key: u64) -> io::Result<Option<Box<dyn crate::monitor::probe::Group>>> {
-        let group = self.probe_group(key)?;
-        Ok(group.fd().is_some().then(|| Box::new(InCgroup(group)) as Box<dyn crate::monitor::probe::Group>))
-    }
-}
-
-/// A probe's group where there are cgroups.
-struct InCgroup(tree::ProbeGroup);
-
-impl crate::monitor::probe::Group for InCgroup {
-    fn fd(&self) -> std::os::fd::BorrowedFd<'_> {
-        self.0.fd().expect("only made where the group has a cgroup")
-    }
-
-    fn kill(&self) -> io::Result<()> {
-        self.0.kill()
-    }
-}

@@ -10,7 +10,7 @@ mod tcp;
 mod testing;
 
 use self::connect::Resolver;
-pub use self::exec::{Group, Groups};
+use crate::execute::tree::Trees;
 use crate::monitor::text::one_line;
 use hale_core::event::{Event, ProbeFailure, ProbeOutcome};
 use hale_core::ids::{Epoch, Name, ProbeId};
@@ -59,10 +59,10 @@ struct Shared {
 
 impl Prober {
     /// A prober whose probes run on the runtime of `handle`, and answer by `report`. The processes of exec probes
-    /// are put into groups made by `groups`.
+    /// are put into groups of `trees`, one for each probe.
     #[must_use]
-    pub fn new(handle: Handle, report: Report, groups: Arc<dyn Groups>) -> Self {
-        let shared = Shared { report, resolver: Resolver::default(), exec: exec::Launcher::new(groups) };
+    pub fn new(handle: Handle, report: Report, trees: Arc<Trees>) -> Self {
+        let shared = Shared { report, resolver: Resolver::default(), exec: exec::Launcher::new(trees) };
         Self { handle, shared: Arc::new(shared) }
     }
 

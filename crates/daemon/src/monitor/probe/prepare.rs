@@ -1,8 +1,11 @@
 //! From an exec check to what its process needs: everything that is read from files before it is made.
 
+use crate::execute::environment::{self, Given};
+use crate::execute::program;
 use crate::execute::user::{self, Identity};
 use hale_core::policy::ServicePolicy;
 use std::ffi::CString;
+use std::iter;
 
 /// What a probe's process is made from.
 pub(super) struct Prepared {
@@ -14,10 +17,8 @@ pub(super) struct Prepared {
     pub(super) open_files_limit: Option<u64>,
 }
 
-/// Where programs are looked for when neither the service nor Hale has a PATH (execvp(3)).
-const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-
-/// Prepares one run of `command`, as `user` or as the service's user, in the service's directory and environment.
+/// Prepares one run of `command`, as `user` or as the service's user, in the service's directory and with its
+/// variables; `tag` stands for the service's own (`HALE_SERVICE=…`).
 /// May block on files. Errors are lines for people.
 pub(super) fn prepare(
     policy: &ServicePolicy,
@@ -26,29 +27,20 @@ pub(super) fn prepare(
     tag: &str,
 ) -> Result<Prepared, String> {
     let identity = user.or(policy.user.as_deref()).map(user::lookup).transpose().map_err(|error| error.to_string())?;
-    let c_string =
-        |text: String| CString::new(text).map_err(|error| format!("{error}: {:?}", error.clone().into_vec()));
-    let path = policy.environment.get("PATH").cloned().or_else(|| std::env::var("PATH").ok());
-    let path = path.unwrap_or_else(|| DEFAULT_PATH.to_owned());
     let word = command.first().ok_or("the check has no command")?;
-    let program = if word.contains('/') {
-        word.clone()
-    } else {
-        let mut places = path.split(':').map(|folder| format!("{folder}/{word}"));
-        places
-            .find(|place| rustix::fs::access(place, rustix::fs::Access::EXEC_OK).is_ok())
-            .ok_or_else(|| format!("{word} is in no folder of PATH={path}"))?
+    let program = program::resolve(word, &policy.directory).map_err(|error| error.to_string())?;
+    let given = Given {
+        variables: &policy.environment,
+        files: &policy.environment_files,
+        tag,
+        notify_socket: None,
+        watchdog: None,
+        identity: identity.as_ref(),
     };
-    let mut variables = policy.environment.clone();
-    variables.insert(String::from("PATH"), path);
-    variables.insert(String::from("HALE_SERVICE"), tag.to_owned());
-    let environment = variables.into_iter().map(|(name, value)| c_string(format!("{name}={value}")));
-    Ok(Prepared {
-        program: c_string(program)?,
-        argv: command.iter().cloned().map(c_string).collect::<Result<_, _>>()?,
-        environment: environment.collect::<Result<_, _>>()?,
-        directory: c_string(policy.directory.clone())?,
-        identity,
-        open_files_limit: policy.open_files_limit,
-    })
+    let environment = environment::build(&given).map_err(|error| error.to_string())?;
+    let c_string = |text: &String| CString::new(text.as_str()).map_err(|_| format!("{text:?} contains a NUL byte"));
+    let arguments = command.iter().skip(1).map(c_string);
+    let argv = iter::once(Ok(program.clone())).chain(arguments).collect::<Result<_, _>>()?;
+    let directory = c_string(&policy.directory)?;
+    Ok(Prepared { program, argv, environment, directory, identity, open_files_limit: policy.open_files_limit })
 }

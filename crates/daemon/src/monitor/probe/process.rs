@@ -1,7 +1,7 @@
 //! The process of one exec probe: started, watched, its output kept as far as it is wanted, killed, reaped.
 
-use super::exec::Group;
 use super::prepare::Prepared;
+use crate::execute::tree::ProbeGroup;
 use crate::sys::child::{self, Plan, PointerSpace, Program, ProgramFds, STATUS_APART, STATUS_FAILURE_BYTES, Step};
 use crate::sys::watch;
 use hale_core::event::ExitStatus;
@@ -30,6 +30,10 @@ const OUTPUT_BYTES: usize = 4 << 10;
 const FLOOD_BYTES: usize = 64 << 10;
 const FLOOD_PAUSE: Duration = Duration::from_millis(5);
 
+/// How long a killed process may take to be gone before its probe is answered without that: dying takes
+/// milliseconds, and the core waits for the answer no longer than `PROBE_LOST_AFTER`.
+pub(super) const GONE_WITHIN: Duration = Duration::from_secs(1);
+
 /// A running program with all its children. Killed when dropped.
 pub(super) struct Process {
     pid: Pid,
@@ -41,7 +45,7 @@ pub(super) struct Process {
     output: Receiver,
     kept: Vec<u8>,
     is_reaped: bool,
-    group: Option<Box<dyn Group>>,
+    group: ProbeGroup,
 }
 
 /// How the wait for a process ended.
@@ -55,7 +59,7 @@ pub(super) enum Ended {
 impl Process {
     /// Makes the process; what happens in it before its program runs is found in [`failure`](Self::failure). Errors
     /// are lines for people. Standard input is that of this process: `/dev/null` in a supervisor.
-    pub(super) fn start(prepared: &Prepared, group: Option<Box<dyn Group>>) -> Result<Self, String> {
+    pub(super) fn start(prepared: &Prepared, group: ProbeGroup) -> Result<Self, String> {
         let refused = |what| move |errno: Errno| format!("{what}: {}", io::Error::from(errno));
         let (output, output_end) = pipe_with(PipeFlags::CLOEXEC).map_err(refused("no pipe"))?;
         let (status, status_end) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).map_err(refused("no pipe"))?;
@@ -73,7 +77,7 @@ impl Process {
             leave_high_fds: false,
             status: status_end.as_fd(),
             fds: ProgramFds::Output(output_end.as_fd()),
-            cgroup: group.as_ref().map(|group| group.fd()),
+            cgroup: group.fd(),
             oom_score_adj: None,
             open_files,
             identity: identity.map(|user| (Uid::from_raw(user.uid), Gid::from_raw(user.gid), &groups[..])),
@@ -93,6 +97,10 @@ impl Process {
             let _ = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED);
             format!("the probe cannot be watched: {error}")
         };
+        if group.fd().is_none() {
+            // What cannot be read of it now makes the search for what it leaves behind less sure, no more.
+            let _ = group.tree().spawned(pid.as_raw_pid(), pidfd.as_fd());
+        }
         let pidfd = watch::readable(pidfd).map_err(unwatched)?;
         let output = Receiver::from_owned_fd(output).map_err(unwatched)?;
         let (program, directory) = (prepared.program.clone(), prepared.directory.clone());
@@ -144,16 +152,25 @@ impl Process {
         self.kept.drain(..surplus);
     }
 
-    /// SIGKILL to all: the group, or without cgroups the session that the process began, as long as it is not reaped
-    /// and the number still its own. Without cgroups, children that began sessions of their own get away.
+    /// SIGKILL to all in its cgroup, and in the session that it began, as long as it is not reaped and the number still
+    /// its own. Without cgroups, children in other sessions are left to [`clear`](Self::clear).
     pub(super) fn kill(&self) {
         // What is gone already cannot be killed, and nothing else can go wrong with a child of one's own.
-        if let Some(group) = &self.group {
-            let _ = group.kill();
+        if self.group.fd().is_some() {
+            let _ = self.group.kill();
         }
         if !self.is_reaped {
             let _ = kill_process_group(self.pid, Number::KILL);
             let _ = pidfd_send_signal(self.pidfd.get_ref(), Number::KILL);
+        }
+    }
+
+    /// Ends what a reaped process has left behind. Without cgroups that is a search through all processes, which is
+    /// for another thread, and takes no longer than the end of a process may take.
+    pub(super) async fn clear(self) {
+        if self.group.fd().is_none() {
+            let search = tokio::task::spawn_blocking(move || drop(self));
+            let _ends_by_itself = tokio::time::timeout(GONE_WITHIN, search).await;
         }
     }
 

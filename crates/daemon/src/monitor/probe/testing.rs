@@ -1,6 +1,7 @@
 //! For the tests of probes: a way to run one, and servers, well and badly behaved.
 
-use super::{Group, Groups, ProbeOrder, Prober};
+use super::{ProbeOrder, Prober};
+use crate::execute::tree::Trees;
 use hale_core::event::{Event, ProbeFailure, ProbeOutcome};
 use hale_core::ids::{Epoch, Name, ProbeId};
 use hale_core::policy::{
@@ -15,6 +16,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener as StdListener};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
@@ -22,17 +24,9 @@ use tokio::sync::mpsc;
 /// Long enough for everything that is to succeed, on a starved machine too.
 pub(super) const LONG: Span = Span::from_secs(30);
 
-/// A host without cgroups.
-pub(super) struct NoGroups;
-
-impl Groups for NoGroups {
-    fn group(&self, _key: u64) -> io::Result<Option<Box<dyn Group>>> {
-        Ok(None)
-    }
-
-    fn tag(&self, service: &Name) -> String {
-        format!("0badcafe:{service}")
-    }
+/// Trees of a Hale of this test's own.
+pub(super) fn trees() -> Arc<Trees> {
+    Arc::new(Trees::open(&format!("{:08x}", std::process::id())))
 }
 
 /// A service with one check.
@@ -70,24 +64,28 @@ pub(super) fn policy(kind: CheckKind, timeout: Span) -> ServicePolicy {
 }
 
 /// Runs the service's check once and returns its only answer.
-pub(super) async fn run_policy(policy: ServicePolicy, groups: Arc<dyn Groups>) -> ProbeOutcome {
+pub(super) async fn run_policy(policy: ServicePolicy, trees: Arc<Trees>) -> ProbeOutcome {
     let (sender, mut events) = mpsc::unbounded_channel();
     let report = Arc::new(move |event| sender.send(event).unwrap());
-    let prober = Prober::new(Handle::current(), report, groups);
+    let prober = Prober::new(Handle::current(), report, trees.clone());
     let service = Name::try_from("bot").unwrap();
-    prober.probe(ProbeOrder { service, epoch: Epoch(7), probe: ProbeId(9), check: 0, policy: Arc::new(policy) });
-    let Some(Event::Probed { service, epoch: Epoch(7), probe: ProbeId(9), outcome }) = events.recv().await else {
+    static PROBES: AtomicU64 = AtomicU64::new(1);
+    let id = ProbeId(PROBES.fetch_add(1, Ordering::Relaxed));
+    prober.probe(ProbeOrder { service, epoch: Epoch(7), probe: id, check: 0, policy: Arc::new(policy) });
+    let Some(Event::Probed { service, epoch: Epoch(7), probe, outcome }) = events.recv().await else {
         panic!("not the answer to the order")
     };
-    assert_eq!(service.as_str(), "bot");
+    assert_eq!((service.as_str(), probe), ("bot", id));
     drop(prober);
+    // Refused when something is still dying in it: then an empty folder stays behind.
+    let _ = trees.close();
     assert_eq!(events.recv().await, None, "a second answer");
     outcome
 }
 
 /// Runs a check of this kind once.
 pub(super) async fn run(kind: CheckKind, timeout: Span) -> ProbeOutcome {
-    run_policy(policy(kind, timeout), Arc::new(NoGroups)).await
+    run_policy(policy(kind, timeout), trees()).await
 }
 
 /// `GET url`, which passes with status 200.
