@@ -264,3 +264,220 @@ fn parse(datagram: &[u8], notices: &mut Vec<Notice>) {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    use std::os::unix::ffi::OsStrExt;
+    use std::os::unix::fs::MetadataExt;
+    use std::process::{Child, Command};
+    use tempfile::TempDir;
+
+    fn anybody(_: &Sender) -> bool {
+        true
+    }
+
+    fn bound() -> (NotifySocket, TempDir) {
+        let dir = tempfile::tempdir().unwrap();
+        (NotifySocket::bind(&dir.path().join("bot"), None).unwrap(), dir)
+    }
+
+    /// Receives until `child` has ended, which it may do only when it was listened to, and then what is left.
+    fn hear(socket: &mut NotifySocket, child: &mut Child, sender_ok: &dyn Fn(&Sender) -> bool) -> Received {
+        let pid = rustix::process::Pid::from_child(child);
+        let ended = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).unwrap();
+        let mut all = Received::default();
+        loop {
+            let mut fds = [PollFd::new(&*socket, PollFlags::IN), PollFd::new(&ended, PollFlags::IN)];
+            let count = poll(&mut fds, Some(&Timespec { tv_sec: 30, tv_nsec: 0 })).unwrap();
+            assert!(count > 0, "it waits for something: {all:?}");
+            let has_ended = !fds[1].revents().is_empty();
+            let received = socket.receive(sender_ok);
+            all.notices.extend(received.notices);
+            all.rejected += received.rejected;
+            if has_ended {
+                assert!(child.wait().unwrap().success());
+                return all;
+            }
+        }
+    }
+
+    #[test]
+    fn assignments_are_read_line_by_line() {
+        let mut notices = Vec::new();
+        let text = "READY=1\nSTATUS=up \u{1b}[2J=x\nWATCHDOG=1\nWATCHDOG=trigger\nWATCHDOG_USEC=20000\n\
+                    EXTEND_TIMEOUT_USEC=5000000\nMAINPID=1\nX_OWN=1\nBARRIER=1\nREADY=0\nWATCHDOG_USEC=-1\nnothing\n\n=\nREADY=1";
+        parse(text.as_bytes(), &mut notices);
+        let expected = [
+            Notice::Ready,
+            Notice::Status(String::from("up \\u{1b}[2J=x")),
+            Notice::Heartbeat,
+            Notice::HeartbeatTrigger,
+            Notice::HeartbeatWithin(Span::from_ms(20)),
+            Notice::ExtendTimeout(Span::from_secs(5)),
+            Notice::Ready,
+        ];
+        assert_eq!(notices, expected);
+    }
+
+    #[test]
+    fn a_datagram_is_bounded_in_all_ways() {
+        let mut notices = Vec::new();
+        parse("READY=1\n".repeat(1000).as_bytes(), &mut notices);
+        assert_eq!(notices.len(), ASSIGNMENTS_MAX);
+        notices.clear();
+        parse(format!("STATUS={}", "ü".repeat(1000)).as_bytes(), &mut notices);
+        assert_eq!(notices, [Notice::Status("ü".repeat(STATUS_CHARS))]);
+        notices.clear();
+        parse(b"STATUS=\xff\xfe", &mut notices);
+        assert_eq!(notices, [Notice::Status(String::from("\u{fffd}\u{fffd}"))]);
+
+        let (mut socket, _dir) = bound();
+        let client = UnixDatagram::unbound().unwrap();
+        client.connect(socket.path()).unwrap();
+        client.send(format!("READY=1\n{}", "x".repeat(DATAGRAM_BYTES)).as_bytes()).unwrap();
+        client.send(b"WATCHDOG=1").unwrap();
+        assert_eq!(socket.receive(&anybody), Received { notices: vec![Notice::Heartbeat], rejected: 1 });
+        assert_eq!(socket.receive(&anybody), Received::default());
+    }
+
+    #[test]
+    fn a_datagram_from_outside_is_dropped_and_counted() {
+        let (mut socket, _dir) = bound();
+        let client = UnixDatagram::unbound().unwrap();
+        client.send_to(b"READY=1", socket.path()).unwrap();
+        client.send_to(b"WATCHDOG=1", socket.path()).unwrap();
+        let elsewhere = Membership::Cgroup { id: u64::MAX, path: String::from("/hale-0badcafe/bot") };
+        assert_eq!(socket.receive(&|sender| elsewhere.has(sender)), Received { notices: vec![], rejected: 2 });
+        assert_eq!(socket.rejected(), 2);
+    }
+
+    #[test]
+    fn without_cgroups_the_user_decides() {
+        let own = rustix::process::geteuid().as_raw();
+        let sender = |uid| Sender { pid: 1, uid, gid: 1, pidfd: None };
+        let member = Membership::User { uid: 4711 };
+        assert!(member.has(&sender(4711)) && member.has(&sender(own)) && member.has(&sender(0)));
+        assert!(!member.has(&sender(own + 4712)));
+    }
+
+    #[test]
+    fn a_cgroup_with_a_similar_name_is_another_one() {
+        assert!(is_at_or_below("/hale-1/bot", "/hale-1/bot") && is_at_or_below("/hale-1/bot/worker", "/hale-1/bot"));
+        assert!(!is_at_or_below("/hale-1/bot2", "/hale-1/bot") && !is_at_or_below("/hale-1", "/hale-1/bot"));
+    }
+
+    #[test]
+    fn an_old_socket_is_replaced_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("bot");
+        drop(UnixDatagram::bind(&path).unwrap());
+        let socket = NotifySocket::bind(&path, Some(rustix::process::geteuid().as_raw())).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        drop(socket);
+        assert!(!path.exists());
+        fs::write(&path, "").unwrap();
+        assert!(matches!(NotifySocket::bind(&path, None), Err(BindError::Io { step: "something else is there", .. })));
+        let long = dir.path().join("x".repeat(108));
+        let error = NotifySocket::bind(&long, None).unwrap_err().to_string();
+        let bytes = long.as_os_str().as_bytes().len();
+        assert!(error.contains(&format!("a path of {bytes} bytes, but unix(7) allows 107")), "{error}");
+    }
+
+    mod needs_root {
+        use super::*;
+
+        #[test]
+        fn the_socket_of_another_user_belongs_to_that_user() {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("bot");
+            let _socket = NotifySocket::bind(&path, Some(4711)).unwrap();
+            let file = fs::metadata(&path).unwrap();
+            assert_eq!((file.uid(), file.mode() & 0o777), (4711, 0o600));
+        }
+    }
+
+    mod needs_systemd_notify {
+        use super::*;
+
+        /// It waits for its barrier: only a receiver that closes what comes along lets it end.
+        #[test]
+        fn systemd_notify_is_heard_and_let_go() {
+            let (mut socket, _dir) = bound();
+            let mut command = Command::new("systemd-notify");
+            command.env("NOTIFY_SOCKET", socket.path()).args(["--ready", "--status=as good as new", "WATCHDOG=1"]);
+            let heard = hear(&mut socket, &mut command.spawn().unwrap(), &anybody);
+            let status = Notice::Status(String::from("as good as new"));
+            assert_eq!(heard, Received { notices: vec![Notice::Ready, status, Notice::Heartbeat], rejected: 0 });
+        }
+    }
+
+    mod needs_sdnotify {
+        use super::*;
+
+        #[test]
+        fn pythons_sdnotify_is_heard() {
+            let (mut socket, _dir) = bound();
+            let script = "import sdnotify; n = sdnotify.SystemdNotifier(debug=True)\n\
+                          for text in ['READY=1', 'STATUS=up', 'WATCHDOG=1']: n.notify(text)";
+            let mut command = Command::new(std::env::var_os("HALE_TEST_SDNOTIFY_PYTHON").unwrap());
+            command.env("NOTIFY_SOCKET", socket.path()).args(["-c", script]);
+            let heard = hear(&mut socket, &mut command.spawn().unwrap(), &anybody);
+            let notices = vec![Notice::Ready, Notice::Status(String::from("up")), Notice::Heartbeat];
+            assert_eq!(heard, Received { notices, rejected: 0 });
+        }
+    }
+
+    mod needs_cgroup2 {
+        mod needs_python {
+            use super::super::*;
+            use crate::execute::tree::{Kind, Trees};
+            use hale_core::ids::Name;
+
+            #[test]
+            fn a_sender_in_the_services_cgroup_is_heard_and_one_beside_it_is_not() {
+                let trees = Trees::open(&format!("{:08x}", std::process::id()));
+                let Kind::Cgroup2 { path: top } = trees.kind() else { panic!("no cgroup v2") };
+                let tree = trees.prepare(&Name::try_from("bot").unwrap()).unwrap();
+                let (id, path) = (tree.cgroup_id().unwrap(), tree.cgroup_path().unwrap().to_owned());
+                let member = Membership::Cgroup { id, path };
+                fs::create_dir_all(top.join("bot/worker")).unwrap();
+                fs::create_dir_all(top.join("bot2")).unwrap();
+
+                let script = r#"echo $$ >"$1/cgroup.procs" && exec python3 -c "$2""#;
+                let send = "import os, socket, sys\n\
+                            s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)\n\
+                            s.sendto(b'READY=1', os.environ['NOTIFY_SOCKET'])\n\
+                            sys.stdin.read()";
+                let (mut socket, _dir) = bound();
+                for (group, expected) in [("bot", true), ("bot/worker", true), ("bot2", false), ("", false)] {
+                    let mut command = Command::new("sh");
+                    command.args(["-c", script, "sh"]).arg(top.join(group)).arg(send);
+                    command.env("NOTIFY_SOCKET", socket.path()).stdin(std::process::Stdio::piped());
+                    let mut child = command.spawn().unwrap();
+                    poll(&mut [PollFd::new(&socket, PollFlags::IN)], Some(&Timespec { tv_sec: 30, tv_nsec: 0 }))
+                        .unwrap();
+                    let alive = socket.receive(&|sender| member.has(sender));
+                    assert_eq!(!alive.notices.is_empty(), expected, "alive, in {group:?}");
+                    drop(child.stdin.take());
+                    assert!(child.wait().unwrap().success());
+
+                    // Ended and reaped before it is heard, it is heard where the kernel remembers its cgroup, and
+                    // where that is the service's own.
+                    let mut child = command.spawn().unwrap();
+                    drop(child.stdin.take());
+                    assert!(child.wait().unwrap().success());
+                    let remembered = std::cell::Cell::new(None);
+                    let received = socket.receive(&|sender| {
+                        remembered.set(sender.pidfd.as_ref().and_then(datagram::cgroup_id));
+                        member.has(sender)
+                    });
+                    assert_eq!(!received.notices.is_empty(), remembered.get() == Some(id), "ended, in {group:?}");
+                }
+                drop(tree);
+                trees.close().unwrap();
+            }
+        }
+    }
+}
