@@ -92,7 +92,7 @@ impl Trees {
         }
     }
 
-    fn new(instance: &str, kind: Kind, group: Option<Group>) -> Self {
+    pub(crate) fn new(instance: &str, kind: Kind, group: Option<Group>) -> Self {
         Self { instance: instance.to_owned(), kind, group, adopters: Adopters::now(), unremoved: Arc::default() }
     }
 

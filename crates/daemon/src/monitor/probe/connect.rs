@@ -152,6 +152,18 @@ mod tests {
         assert_eq!(split("name", None), None);
     }
 
+    /// Nobody listens, and yet it connects.
+    #[tokio::test]
+    async fn a_connection_with_itself_is_found_out() {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        let own = socket.local_addr().unwrap();
+        assert!(is_to_itself(&socket.connect(own).await.unwrap()));
+        let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        assert!(!is_to_itself(&stream));
+    }
+
     #[tokio::test]
     async fn hung_lookups_leave_literal_addresses_and_localhost_alone() {
         let resolver = Resolver::default();

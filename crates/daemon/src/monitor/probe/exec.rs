@@ -127,7 +127,9 @@ impl Drop for Busy {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::monitor::probe::testing::{LONG, assert_fails, assert_passes, policy, run, run_policy, trees};
+    use crate::monitor::probe::testing::{
+        LONG, assert_fails, assert_passes, policy, run, run_policy, trees, trees_by_tags,
+    };
     use hale_core::event::{ProbeFailure, ProbeOutcome};
     use hale_core::policy::CheckKind;
     use hale_core::time::Span;
@@ -174,7 +176,11 @@ mod tests {
     async fn what_cannot_be_started_says_why() {
         let outcome = run(command(&["/no/such/check"]), LONG).await;
         assert_fails(&outcome, ProbeFailure::Wrong, "exec /no/such/check: No such file or directory (os error 2)");
-        assert_fails(&run(command(&["no-such-check"]), LONG).await, ProbeFailure::Wrong, "no executable ");
+        assert_fails(
+            &run(command(&["no-such-check"]), LONG).await,
+            ProbeFailure::Wrong,
+            "there is no program \"no-such-check\"",
+        );
         let mut elsewhere = policy(command(&["/bin/true"]), LONG);
         elsewhere.directory = String::from("/no/such/folder");
         let outcome = run_policy(elsewhere, trees()).await;
@@ -225,6 +231,15 @@ mod tests {
         let outcome = shell("setsid sleep 1000 & echo $!; wait", SHORT).await;
         assert_fails(&outcome, ProbeFailure::Killed, "killed: it did not end within 200 ms: ");
         assert_ends(&outcome);
+    }
+
+    #[tokio::test]
+    async fn without_cgroups_they_are_found_by_their_variable() {
+        for (script, timeout) in [("setsid sleep 1000 & echo $!", LONG), ("setsid sleep 1000 & echo $!; wait", SHORT)] {
+            let outcome = run_policy(policy(command(&["sh", "-c", script]), timeout), trees_by_tags()).await;
+            assert_eq!(outcome.failure.is_none(), timeout == LONG, "{outcome:?}");
+            assert_ends(&outcome);
+        }
     }
 
     #[tokio::test]

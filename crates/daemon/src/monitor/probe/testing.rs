@@ -1,7 +1,7 @@
 //! For the tests of probes: a way to run one, and servers, well and badly behaved.
 
 use super::{ProbeOrder, Prober};
-use crate::execute::tree::Trees;
+use crate::execute::tree::{Kind, Trees, Unusable};
 use hale_core::event::{Event, ProbeFailure, ProbeOutcome};
 use hale_core::ids::{Epoch, Name, ProbeId};
 use hale_core::policy::{
@@ -27,6 +27,12 @@ pub(super) const LONG: Span = Span::from_secs(30);
 /// Trees of a Hale of this test's own.
 pub(super) fn trees() -> Arc<Trees> {
     Arc::new(Trees::open(&format!("{:08x}", std::process::id())))
+}
+
+/// The same where there are no cgroups.
+pub(super) fn trees_by_tags() -> Arc<Trees> {
+    let kind = Kind::Tags { why: Unusable::NotMounted };
+    Arc::new(Trees::new(&format!("{:08x}", std::process::id()), kind, None))
 }
 
 /// A service with one check.
@@ -77,8 +83,10 @@ pub(super) async fn run_policy(policy: ServicePolicy, trees: Arc<Trees>) -> Prob
     };
     assert_eq!((service.as_str(), probe), ("bot", id));
     drop(prober);
-    // Refused when something is still dying in it: then an empty folder stays behind.
-    let _ = trees.close();
+    // Refused for as long as something is still dying in it.
+    while trees.close().is_err() {
+        tokio::task::yield_now().await;
+    }
     assert_eq!(events.recv().await, None, "a second answer");
     outcome
 }
