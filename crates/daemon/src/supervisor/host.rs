@@ -285,7 +285,7 @@ impl DaemonHost {
     /// Without a guardian nobody reaps and nobody can start anything: what runs is killed, so that the next Hale starts
     /// from nothing.
     fn guardian_gone(&mut self) {
-        for hosted in self.services.values() {
+        for hosted in self.services.values_mut() {
             hosted.kill_now();
         }
         self.ended = Some(Ended::GuardianGone);

@@ -35,6 +35,10 @@ pub(super) struct Hosted {
     ending: Option<Epoch>,
     /// The watcher found it empty.
     found_empty: bool,
+    /// The tree was killed since it was made.
+    killed: bool,
+    /// Whom the service runs as, once it has a notify socket.
+    owner: u32,
     /// What the last order was about, for failures that name only a step.
     last: (String, String),
 }
@@ -74,6 +78,8 @@ impl Hosted {
             process: None,
             ending: None,
             found_empty: false,
+            killed: false,
+            owner: 0,
             last: (String::new(), String::new()),
         }
     }
@@ -93,20 +99,30 @@ impl Hosted {
         self.found_empty = false;
     }
 
-    /// Makes, at the first start, what outlives each single process.
+    /// Makes, at the first start, what outlives each single process; and after a kill the tree anew: Linux goes on
+    /// killing whatever is forked into a cgroup that `cgroup.kill` was ever written to
+    /// (docs/decisions/0008-a-fresh-cgroup-after-a-kill.md).
     pub(super) fn ensure(&mut self, trees: &Trees, keeper: &mut KeeperClient) -> Result<(), SpawnFailure> {
-        if self.ready.is_none() {
-            let tree = trees.prepare(&self.name).map_err(|error| failure("cgroup", "", &error))?;
-            keeper.configure(self.log.clone()).map_err(|error| failure("keeper", "", &io::Error::other(error)))?;
-            self.ready = Some(Ready { tree, notify: None });
-        }
-        match self.tree().map(Tree::is_empty) {
-            Some(Ok(false)) => {
-                let error = io::Error::other("processes of an earlier start are still there, and survive SIGKILL");
-                Err(failure("leftovers", "", &error))
+        match &mut self.ready {
+            Some(ready) if !self.killed => {
+                if !ready.tree.is_empty().unwrap_or(true) {
+                    return Err(left_over());
+                }
             }
-            Some(Ok(true) | Err(_)) | None => Ok(()),
+            Some(ready) => {
+                ready.tree = fresh_tree(trees, &self.name)?;
+                if let Some((_, member)) = &mut ready.notify {
+                    *member = membership(&ready.tree, self.owner);
+                }
+            }
+            None => {
+                let tree = fresh_tree(trees, &self.name)?;
+                keeper.configure(self.log.clone()).map_err(|error| failure("keeper", "", &io::Error::other(error)))?;
+                self.ready = Some(Ready { tree, notify: None });
+            }
         }
+        self.killed = false;
+        Ok(())
     }
 
     fn tree(&self) -> Option<&Tree> {
@@ -124,10 +140,8 @@ impl Hosted {
         let owner = user.map(|user| user.uid).or((!own.is_root()).then_some(own.as_raw()));
         let socket = NotifySocket::bind(path, owner)
             .map_err(|error| failure("notify socket", &path.to_string_lossy(), &io::Error::other(error)))?;
-        let member = match (ready.tree.cgroup_id(), ready.tree.cgroup_path()) {
-            (Some(id), Some(path)) => Membership::Cgroup { id, path: String::from(path) },
-            (_, None) | (None, _) => Membership::User { uid: owner.unwrap_or(own.as_raw()) },
-        };
+        self.owner = owner.unwrap_or(own.as_raw());
+        let member = membership(&ready.tree, self.owner);
         Ok(Some(ready.notify.insert((socket, member)).0.as_fd()))
     }
 
@@ -210,7 +224,8 @@ impl Hosted {
     }
 
     /// SIGKILL to all of the tree.
-    pub(super) fn kill_now(&self) {
+    pub(super) fn kill_now(&mut self) {
+        self.killed = true;
         if let Some(tree) = self.tree() {
             let _ = tree.kill();
         }
@@ -264,6 +279,27 @@ impl Hosted {
     pub(super) fn collect(&self, incident: IncidentId, lines: usize, collector: &Collector) {
         let directory = PathBuf::from(lossy(&self.log.directory));
         collector.collect(self.name.clone(), directory, incident, lines);
+    }
+}
+
+/// A tree that nothing was ever killed in.
+fn fresh_tree(trees: &Trees, name: &Name) -> Result<Tree, SpawnFailure> {
+    match trees.remove(name) {
+        Ok(()) => trees.prepare(name).map_err(|error| failure("cgroup", "", &error)),
+        Err(error) if error.kind() == io::ErrorKind::ResourceBusy => Err(left_over()),
+        Err(error) => Err(failure("cgroup", "", &error)),
+    }
+}
+
+fn left_over() -> SpawnFailure {
+    failure("leftovers", "", &io::Error::other("processes of an earlier start are still there, and survive SIGKILL"))
+}
+
+/// What tells the service's processes from others when they speak on the notify socket.
+fn membership(tree: &Tree, uid: u32) -> Membership {
+    match (tree.cgroup_id(), tree.cgroup_path()) {
+        (Some(id), Some(path)) => Membership::Cgroup { id, path: String::from(path) },
+        (_, None) | (None, _) => Membership::User { uid },
     }
 }
 
