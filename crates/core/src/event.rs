@@ -188,8 +188,8 @@ impl fmt::Display for ExitStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Code(code) => write!(f, "exited with status {code}"),
-            Self::Signal { signal, core_dumped: false } => write!(f, "killed by {signal}"),
-            Self::Signal { signal, core_dumped: true } => write!(f, "killed by {signal}, core dumped"),
+            Self::Signal { signal, core_dumped: false } => write!(f, "was ended by {signal}"),
+            Self::Signal { signal, core_dumped: true } => write!(f, "was ended by {signal} and dumped core"),
         }
     }
 }

@@ -5,7 +5,6 @@ use crate::ids::{IncidentId, Name};
 use crate::plan::ladder::Verdict;
 use crate::record::{Body, Record};
 use crate::time::{Now, Span};
-use crate::world::phase::Then;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -268,8 +267,8 @@ pub fn line(body: &Body) -> Option<(String, Option<String>)> {
         Body::BecameHealthy { .. } => None,
         Body::Exited { status, tree_empty: true, .. } => plain(format!("the process {status}")),
         Body::Exited { status, tree_empty: false, .. } => plain(format!("the process {status} and left others behind")),
-        Body::StopIntended { signal, grace, why, then, .. } => {
-            because(format!("sent {signal} to all of it, {grace} to end{}", then_words(then)), why)
+        Body::StopIntended { signal, grace, why, .. } => {
+            because(format!("sent {signal} to all of it, {grace} to end"), why)
         }
         Body::KillIntended { why, .. } => because(String::from("killed all of it (SIGKILL)"), why),
         Body::Unkillable { .. } => None,
@@ -309,14 +308,6 @@ fn rung_words(rung: crate::plan::ladder::Rung) -> &'static str {
         Rung::TakeBack => "taking back a change",
         Rung::Reboot => "rebooting",
         Rung::Hold => "holding it",
-    }
-}
-
-fn then_words(then: &Then) -> &'static str {
-    match then {
-        Then::Stay { .. } => "",
-        Then::Restart { .. } => " before it is started again",
-        Then::Hold { .. } => " before it is held",
     }
 }
 

@@ -79,7 +79,7 @@ pub enum Reason {
         /// What it waited for.
         on: Name,
     },
-    /// It failed, and whatever is left of it must go before it is started again.
+    /// It failed, and whatever there is of it must be gone before it is started again.
     MustGo,
     /// It had this long to end, and did not.
     GraceOver {

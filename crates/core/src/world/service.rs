@@ -145,7 +145,6 @@ impl Service {
                 self.known.start_overdue = false;
                 // Each start while held is a try: the next delay is longer.
                 self.known.counters.held_tries = self.known.counters.held_tries.map(|tries| tries.saturating_add(1));
-                self.known.checks.iter_mut().for_each(|check| *check = CheckState::default());
                 self.senses.start_afresh();
             }
             Body::Detected { cause, last_good, .. } => {
@@ -163,6 +162,7 @@ impl Service {
             Body::Spawned { process, .. } => self.known.process = Some(process.clone()),
             Body::Exited { .. } | Body::SpawnFailed { .. } => {
                 self.known.process = None;
+                self.known.checks.iter_mut().for_each(|check| *check = CheckState::default());
                 self.known.healthy = false;
             }
             Body::BackingOff { .. } | Body::Stopped { .. } => self.known.healthy = false,

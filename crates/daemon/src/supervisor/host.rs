@@ -174,7 +174,7 @@ impl DaemonHost {
 
     /// How it ended; writes out what is left.
     pub(super) fn finish(self) -> Ended {
-        let Self { parts, services, watcher, ended, .. } = self;
+        let Self { mut parts, services, watcher, ended, .. } = self;
         drop((services, watcher));
         if parts.ledger.is_some_and(|ledger| !ledger.close(LEDGER_CLOSE_WITHIN)) {
             parts.console.say("the disk did not take the last records of the ledger; the runtime journal has them");
@@ -182,6 +182,10 @@ impl DaemonHost {
         // What is not empty stays, and the next Hale ends what is in it.
         let _ = parts.trees.close();
         parts.console.close();
+        // Last, because the guardian ends, and `hale run` with it, when it hears this.
+        if ended == Some(Ended::InOrder) {
+            let _ = parts.guardian.shutdown_done(0).map_err(io::Error::other).and_then(|()| parts.guardian.flush());
+        }
         ended.unwrap_or(Ended::GuardianGone)
     }
 
@@ -485,8 +489,6 @@ impl Host for DaemonHost {
             (Fence::Service { service, epoch }, order) => self.perform_on(&service, epoch, order),
             (Fence::Host, Order::Reply { request, answer }) => self.parts.asker.answer(request, answer),
             (Fence::Host, Order::EndDone) => {
-                let _ = self.parts.guardian.shutdown_done(0);
-                let _ = self.parts.guardian.flush();
                 self.ended = Some(Ended::InOrder);
             }
             (
