@@ -379,7 +379,7 @@ impl ProbeGroup {
         format!("{VARIABLE}={}", self.tag)
     }
 
-    /// Its processes. Without cgroups, tell it of the first one by [`Tree::spawned`].
+    /// Its processes. Without cgroups, tell it of the first one by [`Tree::spawned`], or nothing is killed at the end.
     #[must_use]
     pub fn tree(&self) -> &Tree {
         &self.tree
@@ -399,7 +399,10 @@ impl Drop for ProbeGroup {
     fn drop(&mut self) {
         // The kernel refuses to remove a group with living processes: the usual, empty one needs one call only.
         let Some((home, name)) = &self.home else {
-            let _ = self.kill();
+            // Looking for processes takes milliseconds: only where there was one.
+            if lock(&self.tree.0.main).is_some() {
+                let _ = self.kill();
+            }
             return;
         };
         if home.remove_child(name).is_ok() {
