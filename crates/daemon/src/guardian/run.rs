@@ -13,7 +13,7 @@ use crate::sys::child::{
 };
 use crate::sys::packet::{self, Received, Sent, receive, send};
 use crate::sys::signals::SignalFd;
-use crate::sys::wait::{Exit, reap_any};
+use crate::sys::wait::{Exit, reap};
 use hale_core::ids::Epoch;
 use rustix::event::epoll::{self, Event, EventData, EventFlags};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -175,16 +175,23 @@ impl Guardian {
     }
 
     fn on_signals(&mut self) {
-        while let Some(signal) = self.signals.next() {
+        while let Some((signal, pid)) = self.signals.next() {
             match signal {
                 libc::SIGTERM => self.on_host_signal(HostSignal::Terminate),
                 libc::SIGINT => self.on_host_signal(HostSignal::Interrupt),
                 libc::SIGHUP => self.on_host_signal(HostSignal::Hangup),
+                libc::SIGCHLD => self.reap(Some(pid)),
                 _ => {}
             }
         }
-        // A signal that is pending twice comes once, so whatever can be reaped is.
-        while let Ok(Some((pid, exit))) = reap_any() {
+        // A signal that is pending twice comes once, so whatever else can be reaped is. That takes longer the more
+        // children there are, so it comes after the one that is known was told.
+        self.reap(None);
+    }
+
+    /// Reaps this child, or all that have ended.
+    fn reap(&mut self, wanted: Option<i32>) {
+        while let Ok(Some((pid, exit))) = reap(wanted) {
             self.on_reaped(pid, exit);
         }
     }
@@ -542,21 +549,16 @@ impl Guardian {
     fn write_end_marker(&mut self, slot: Slot) {
         let Some(entry) = self.slots.get(slot) else { return };
         let Some(pipe) = &entry.pipe else { return };
-        // Services share the pipe's own description, which must stay blocking: so, another one.
-        let mut path = FdPath::default();
-        let _ = write!(path, "/proc/self/fd/{}", pipe.write.as_raw_fd());
-        let writer = open(path.text(), OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty());
-        let full = match (entry.unmarked, writer) {
-            (Some((epoch, pid, end)), Ok(writer)) => {
-                rustix::io::write(&writer, Marker::new().ended(epoch, pid, end).bytes()) == Err(Errno::AGAIN)
-            }
-            (Some(_), Err(_)) | (None, _) => false,
-        };
-        // Watching it twice, or not watching it at all, fails without any effect.
-        let _ = epoll::delete(&self.epoll, &pipe.write);
+        let full = entry.unmarked.is_some_and(|(epoch, pid, end)| {
+            rustix::io::write(&pipe.marks, Marker::new().ended(epoch, pid, end).bytes()) == Err(Errno::AGAIN)
+        });
         if full {
             let flags = EventFlags::OUT | EventFlags::ONESHOT;
-            let _ = epoll::add(&self.epoll, &pipe.write, Token::Room(slot).data(), flags);
+            let data = Token::Room(slot).data();
+            // It may be watched already, for an end before this one.
+            if epoll::add(&self.epoll, &pipe.marks, data, flags) == Err(Errno::EXIST) {
+                let _ = epoll::modify(&self.epoll, &pipe.marks, data, flags);
+            }
         } else {
             entry.unmarked = None;
         }
@@ -633,10 +635,11 @@ impl OutputPipe {
         // The capacity stays at the kernel's default, 64 KiB: more would let less trusted services pin kernel
         // memory, and users without rights have 64 MiB for all of their pipes (pipe(7)).
         let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
-        Ok(Self {
-            read: rustix::io::fcntl_dupfd_cloexec(&read, LOW_FDS)?,
-            write: rustix::io::fcntl_dupfd_cloexec(&write, LOW_FDS)?,
-        })
+        let mut path = FdPath::default();
+        write!(path, "/proc/self/fd/{}", write.as_raw_fd()).map_err(|_| Errno::NAMETOOLONG)?;
+        let marks = open(path.text(), OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())?;
+        let high = |fd: OwnedFd| rustix::io::fcntl_dupfd_cloexec(fd, LOW_FDS);
+        Ok(Self { read: high(read)?, write: high(write)?, marks: high(marks)? })
     }
 }
 

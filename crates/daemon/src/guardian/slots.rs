@@ -39,7 +39,10 @@ pub(super) enum Life {
 #[derive(Debug)]
 pub(super) struct OutputPipe {
     pub read: OwnedFd,
+    /// Services get copies of it.
     pub write: OwnedFd,
+    /// The same end once more, for the guardian's own lines: services need it to wait, and the guardian must not.
+    pub marks: OwnedFd,
 }
 
 /// A child on its way to its program.

@@ -12,6 +12,9 @@ pub struct SignalFd(OwnedFd);
 /// The size of signalfd_siginfo (signalfd(2)), whose first four bytes are the signal's number.
 const SIGINFO_BYTES: usize = 128;
 
+/// Where the process id is in it: behind signal, error and code.
+const SSI_PID_AT: usize = 12;
+
 /// The last signal's number (signal(7)).
 const LAST_SIGNAL: i32 = 64;
 
@@ -50,14 +53,13 @@ impl SignalFd {
         Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
     }
 
-    /// The next signal that came; `None` when there is none now.
+    /// The next signal that came, and the process that it is about or from; `None` when there is none now.
     #[must_use]
-    pub fn next(&self) -> Option<i32> {
+    pub fn next(&self) -> Option<(i32, i32)> {
         let mut info = [0; SIGINFO_BYTES];
-        match rustix::io::read(&self.0, &mut info) {
-            Ok(SIGINFO_BYTES) => Some(i32::from_le_bytes([info[0], info[1], info[2], info[3]])),
-            Ok(_) | Err(_) => None,
-        }
+        let read = rustix::io::read(&self.0, &mut info);
+        let number = |at: usize| info[at..].first_chunk().map(|bytes| i32::from_ne_bytes(*bytes));
+        if read == Ok(SIGINFO_BYTES) { number(0).zip(number(SSI_PID_AT)) } else { None }
     }
 }
 

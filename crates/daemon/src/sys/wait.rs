@@ -17,18 +17,20 @@ pub enum Exit {
     },
 }
 
-/// Reaps one child that has ended, whichever, and gives its pid; `None` when there is none now. Never waits.
+/// Reaps one child that has ended, this one or whichever, and gives its pid; `None` when there is none now. Never
+/// waits. Looking for whichever takes the kernel time for each child that has not ended.
 ///
 /// Only for a process that starts children by itself: it would steal the statuses that `std::process` waits for.
 ///
 /// # Errors
 ///
 /// None that the kernel documents for these arguments.
-pub fn reap_any() -> io::Result<Option<(i32, Exit)>> {
+pub fn reap(pid: Option<i32>) -> io::Result<Option<(i32, Exit)>> {
+    let (kind, id) = pid.map_or((libc::P_ALL, 0), |pid| (libc::P_PID, pid.unsigned_abs()));
     // SAFETY: siginfo_t is plain data, for which all zeroes are a valid value.
     let mut info: libc::siginfo_t = unsafe { mem::zeroed() };
     // SAFETY: `info` is writable for the length of the call, and the kernel writes nothing else.
-    let result = unsafe { libc::waitid(libc::P_ALL, 0, &raw mut info, libc::WEXITED | libc::WNOHANG) };
+    let result = unsafe { libc::waitid(kind, id, &raw mut info, libc::WEXITED | libc::WNOHANG) };
     if result != 0 {
         let error = io::Error::last_os_error();
         return if error.raw_os_error() == Some(libc::ECHILD) { Ok(None) } else { Err(error) };
