@@ -10,8 +10,10 @@ mod lock;
 mod marker;
 pub mod protocol;
 mod run;
+mod service;
 mod slots;
 mod start;
+mod tell;
 pub mod wire;
 
 pub use run::Guardian;

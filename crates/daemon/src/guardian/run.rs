@@ -2,30 +2,23 @@
 
 use crate::guardian::end::Phase;
 use crate::guardian::helpers::Helpers;
-use crate::guardian::marker::{End, Marker};
-use crate::guardian::protocol::{
-    Answer, HostSignal, MAX_SERVICES, Order, Slot, Spawn, SpawnFailure, read_address, read_order,
-};
-use crate::guardian::slots::{Entry, Life, OutputPipe, Slots, Start};
+use crate::guardian::protocol::{Answer, HostSignal, Order, Slot, read_address, read_order};
+use crate::guardian::slots::Slots;
 use crate::keeper::protocol::pipe_message;
-use crate::sys::child::{
-    LOW_FDS, Plan, PointerSpace, Program, ProgramFds, STATUS_APART, STATUS_FAILURE_BYTES, Step, spawn,
-};
+use crate::sys::child::{LOW_FDS, PointerSpace};
 use crate::sys::packet::{self, Received, Sent, receive, send};
 use crate::sys::signals::SignalFd;
 use crate::sys::wait::{Exit, reap};
 use hale_core::ids::Epoch;
 use rustix::event::epoll::{self, Event, EventData, EventFlags};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
-use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::Rlimit;
-use rustix::thread::{Gid, Uid};
+use rustix::thread::Gid;
 use rustix::time::{ClockId, clock_gettime};
-use std::fmt::{self, Write};
+use std::fmt;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
 
 /// How many events are taken from the kernel at once: a few hundred bytes of stack; more come with the next call.
@@ -96,7 +89,7 @@ pub(super) enum Token {
 }
 
 impl Token {
-    fn data(self) -> EventData {
+    pub(super) fn data(self) -> EventData {
         let (kind, slot) = match self {
             Self::Signals => (0, 0),
             Self::Supervisor => (1, 0),
@@ -219,64 +212,6 @@ impl Guardian {
         // Anybody else is a stranger whose parents are all gone: reaped, and that is all.
     }
 
-    fn on_service_end(&mut self, slot: Slot, pid: i32, exit: Exit) {
-        // All that the child reported is in the pipe by now; only what was made for it here can still be open.
-        if let Some(start) = self.slots.get(slot).and_then(|entry| entry.start.as_mut()) {
-            start.ends = None;
-            self.on_status(slot);
-        }
-        let Some(entry) = self.slots.get(slot) else { return };
-        let mut end = End::Exited(exit);
-        if let Some(start) = entry.start.take() {
-            let _ = epoll::delete(&self.epoll, &start.status);
-            match start.failure {
-                Some(failure) => end = End::Failed(failure),
-                None => entry.untold.executed = true,
-            }
-        }
-        entry.life = Life::Ended { end };
-        entry.untold.ended = true;
-        entry.unmarked = Some((entry.epoch, pid, end));
-        // First of all, so that whoever asks for the output because of the end gets it with its border.
-        self.write_end_marker(slot);
-        self.tell(slot);
-    }
-
-    /// Reads what the slot's child reports about its way to its program.
-    fn on_status(&mut self, slot: Slot) {
-        let Some(entry) = self.slots.get(slot) else { return };
-        let Some(start) = entry.start.as_mut() else { return };
-        let mut buffer = [0; 1 + STATUS_FAILURE_BYTES];
-        loop {
-            let read = match rustix::io::read(&start.status, &mut buffer) {
-                Ok(read) => read,
-                Err(Errno::INTR) => continue,
-                Err(_) => return,
-            };
-            let mut report = &buffer[..read];
-            if let [STATUS_APART, rest @ ..] = report {
-                start.ends = None;
-                report = rest;
-            }
-            if let [step, errno @ ..] = report
-                && let Ok(errno) = errno.try_into()
-            {
-                let step = Step::from_number(*step).unwrap_or(Step::Exec);
-                start.failure = Some(SpawnFailure { step, errno: i32::from_le_bytes(errno) });
-            }
-            if read == 0 {
-                // Removed by hand: other children may still hold a copy of it, and would keep it watched.
-                let _ = epoll::delete(&self.epoll, &start.status);
-                // After a failure the end follows, and tells it.
-                if start.failure.is_none() {
-                    entry.untold.executed = true;
-                    entry.start = None;
-                }
-                return;
-            }
-        }
-    }
-
     fn on_supervisor(&mut self, flags: EventFlags) {
         if flags.contains(EventFlags::OUT) {
             self.supervisor_full = false;
@@ -328,14 +263,7 @@ impl Guardian {
                     Err(errno) => self.refuse(slot, epoch, errno),
                 }
             }
-            Some(Order::Ack { slot, epoch }) => {
-                if let Some(entry) = self.slots.get(slot)
-                    && entry.epoch == epoch
-                    && is_told_end(entry)
-                {
-                    entry.life = Life::Empty;
-                }
-            }
+            Some(Order::Ack { slot, epoch }) => self.acknowledge(slot, epoch),
             Some(Order::Release { slot }) => self.release(slot),
             Some(Order::ShutdownDone { exit_code }) => self.drain(exit_code),
             None => {
@@ -345,227 +273,8 @@ impl Guardian {
         }
     }
 
-    /// Whether an order may be followed at all.
-    fn admit(&mut self, order: &Spawn<'_>, has_fd: bool) -> Result<(), Errno> {
-        if order.slot.0 >= MAX_SERVICES {
-            return Err(Errno::RANGE);
-        }
-        if has_fd != order.has_cgroup {
-            return Err(Errno::BADMSG);
-        }
-        if !matches!(self.phase, Phase::Running) {
-            return Err(Errno::SHUTDOWN);
-        }
-        let entry = self.slots.entry(order.slot).ok_or(Errno::RANGE)?;
-        match entry.life {
-            Life::Running { .. } => return Err(Errno::BUSY),
-            Life::Ended { .. } if !is_told_end(entry) => return Err(Errno::BUSY),
-            Life::Ended { .. } | Life::Empty => {}
-        }
-        if order.epoch <= entry.epoch { Err(Errno::STALE) } else { Ok(()) }
-    }
-
-    fn spawn(&mut self, order: &Spawn<'_>, cgroup: Option<OwnedFd>) {
-        let slot = order.slot;
-        let made = self.start_service(order, cgroup.as_ref().map(AsFd::as_fd));
-        let Some(entry) = self.slots.get(slot) else { return };
-        entry.epoch = order.epoch;
-        // Where the last process's strays may still be: kept until there is a next one.
-        if let Some(cgroup) = cgroup {
-            entry.cgroup = rustix::io::fcntl_dupfd_cloexec(&cgroup, LOW_FDS).ok();
-        }
-        match made {
-            Ok((pid, pidfd, start)) => {
-                // Without the watch its program's start is told when it ends: late, but nothing is lost.
-                let token = Token::Status(slot).data();
-                let _ = epoll::add(&self.epoll, &start.status, token, EventFlags::IN);
-                entry.start = Some(start);
-                entry.pidfd = Some(pidfd);
-                entry.untold.spawned = true;
-                entry.unmarked = None;
-                self.slots.set_running(slot, pid);
-            }
-            Err((step, errno)) => {
-                let failure = SpawnFailure { step, errno: errno.raw_os_error() };
-                entry.life = Life::Ended { end: End::Failed(failure) };
-                entry.untold.ended = true;
-            }
-        }
-        self.tell(slot);
-        self.offer_pipe(slot);
-    }
-
-    /// Makes the child, with the fewest calls before the clone.
-    fn start_service(
-        &mut self,
-        order: &Spawn<'_>,
-        cgroup: Option<BorrowedFd<'_>>,
-    ) -> Result<(i32, OwnedFd, Start), (Step, Errno)> {
-        let pipe_failed = |errno| (Step::Pipe, errno);
-        let entry = self.slots.entry(order.slot).ok_or((Step::Order, Errno::RANGE))?;
-        if entry.pipe.is_none() {
-            entry.pipe = Some(OutputPipe::new().map_err(pipe_failed)?);
-            entry.untold.pipe = true;
-        }
-        let pipe = entry.pipe.as_ref().ok_or((Step::Pipe, Errno::BADF))?;
-        let output = rustix::io::fcntl_dupfd_cloexec(&pipe.write, 3).map_err(pipe_failed)?;
-        let (status, status_end) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).map_err(pipe_failed)?;
-
-        let mut marker = Marker::new();
-        if let Some((epoch, pid, end)) = entry.unmarked {
-            marker = marker.ended(epoch, pid, end);
-        }
-        let marker = marker.starting(order.epoch);
-        let [argv, environment] = &mut self.pointers;
-        let too_big = (Step::Order, Errno::TOOBIG);
-        self.groups.clear();
-        // Within the capacity: both bounds are MAX_GROUPS.
-        self.groups.extend(order.groups.clone().map(Gid::from_raw));
-        let limit = order.open_files_limit.map_or(self.open_files, |limit| {
-            let limit = (limit != u64::MAX).then_some(limit);
-            Rlimit { current: limit, maximum: limit }
-        });
-        let child = spawn(&Plan {
-            leave_high_fds: self.can_leave_high_fds && output.as_raw_fd() < LOW_FDS && status_end.as_raw_fd() < LOW_FDS,
-            status: status_end.as_fd(),
-            fds: ProgramFds::Output(output.as_fd()),
-            cgroup,
-            oom_score_adj: self.oom_score_adj.as_deref(),
-            open_files: Some(limit),
-            identity: order.uid_gid.map(|(uid, gid)| (Uid::from_raw(uid), Gid::from_raw(gid), &self.groups[..])),
-            no_new_privs: true,
-            umask: Some(Mode::from_raw_mode(order.umask)),
-            directory: Some(order.directory),
-            marker: Some(marker.bytes()),
-            program: Program::Path(order.program),
-            argv: argv.fill(order.argv.clone()).ok_or(too_big)?,
-            environment: environment.fill(order.environment.clone()).ok_or(too_big)?,
-        });
-        let (pid, pidfd) = child?;
-        Ok((pid, pidfd, Start { status, ends: Some((status_end, output)), failure: None }))
-    }
-
-    fn release(&mut self, slot: Slot) {
-        self.write_end_marker(slot);
-        let Some(entry) = self.slots.get(slot) else { return };
-        if !matches!(entry.life, Life::Running { .. }) {
-            *entry = Entry { epoch: entry.epoch, ..Entry::default() };
-        }
-    }
-
-    /// Answers an order that cannot be followed, now or as soon as there is room.
-    fn refuse(&mut self, slot: Slot, epoch: Epoch, errno: Errno) {
-        let failure = SpawnFailure { step: Step::Order, errno: errno.raw_os_error() };
-        self.refusal = Some(Answer::spawn_failed(slot, epoch, failure));
-        self.tell_rest();
-    }
-
-    /// Tells the supervisor what it does not know of a slot yet, in order, as far as its socket takes it.
-    fn tell(&mut self, slot: Slot) {
-        while let Some(entry) = self.slots.get(slot) {
-            let (untold, epoch) = (entry.untold, entry.epoch);
-            let (answer, fd) = if untold.spawned {
-                // The pid of a process that was reaped before it could be told is not needed any more.
-                let pid = if let Life::Running { pid } = entry.life { pid } else { 0 };
-                (Answer::spawned(slot, epoch, pid), entry.pidfd.as_ref())
-            } else if untold.executed {
-                (Answer::executed(slot, epoch), None)
-            } else if let (true, Life::Ended { end }) = (untold.ended, entry.life) {
-                let answer = match end {
-                    End::Exited(exit) => Answer::exited(slot, epoch, exit),
-                    End::Failed(failure) => Answer::spawn_failed(slot, epoch, failure),
-                };
-                (answer, None)
-            } else {
-                return;
-            };
-            let socket = self.supervisor.as_ref().filter(|_| !self.supervisor_full);
-            let Some(socket) = socket else { return };
-            match send(socket, answer.bytes(), fd.map(AsFd::as_fd)) {
-                Ok(Sent::Yes) if untold.spawned => {
-                    entry.untold.spawned = false;
-                    entry.pidfd = None;
-                }
-                Ok(Sent::Yes) if untold.executed => entry.untold.executed = false,
-                Ok(Sent::Yes) => entry.untold.ended = false,
-                Ok(Sent::Full) => return self.watch_supervisor(true),
-                // Its end is an event of its own.
-                Ok(Sent::Gone) | Err(_) => return,
-            }
-        }
-    }
-
-    /// Tells the supervisor what is not about a slot.
-    pub(super) fn tell_rest(&mut self) {
-        let Some(socket) = self.supervisor.as_ref().filter(|_| !self.supervisor_full) else { return };
-        let mut full = false;
-        // With nobody at the other end everything counts as told: that end is an event of its own.
-        let mut told = |answer: Answer| {
-            full = full || matches!(send(socket, answer.bytes(), None), Ok(Sent::Full));
-            !full
-        };
-        if let Some(refusal) = self.refusal
-            && told(refusal)
-        {
-            self.refusal = None;
-        }
-        for signal in [HostSignal::Terminate, HostSignal::Interrupt, HostSignal::Hangup] {
-            let untold = &mut self.untold_signals[signal as usize];
-            *untold = *untold && !told(Answer::signalled(signal));
-        }
-        self.untold_keeper = self.untold_keeper && !told(Answer::keeper_replaced());
-        if full {
-            self.watch_supervisor(true);
-        }
-    }
-
-    /// There is room again: everything that waits, as far as it goes.
-    fn tell_all(&mut self) {
-        self.tell_rest();
-        for slot in self.slots.all() {
-            if self.slots.get(slot).is_some_and(|entry| entry.untold.to_supervisor()) {
-                self.tell(slot);
-            }
-            if self.supervisor_full {
-                return;
-            }
-        }
-        self.watch_supervisor(false);
-    }
-
-    /// Watches for room in the socket to the supervisor, and for orders unless one could not be answered.
-    fn watch_supervisor(&mut self, full: bool) {
-        self.supervisor_full = full;
-        let Some(socket) = &self.supervisor else { return };
-        let mut flags = if self.refusal.is_none() { EventFlags::IN } else { EventFlags::empty() };
-        if full {
-            flags |= EventFlags::OUT;
-        }
-        // It is registered, so that nothing can fail.
-        let _ = epoll::modify(&self.epoll, socket, Token::Supervisor.data(), flags);
-    }
-
-    /// Writes the line that says how the slot's process ended, now or as soon as there is room in the pipe.
-    fn write_end_marker(&mut self, slot: Slot) {
-        let Some(entry) = self.slots.get(slot) else { return };
-        let Some(pipe) = &entry.pipe else { return };
-        let full = entry.unmarked.is_some_and(|(epoch, pid, end)| {
-            rustix::io::write(&pipe.marks, Marker::new().ended(epoch, pid, end).bytes()) == Err(Errno::AGAIN)
-        });
-        if full {
-            let flags = EventFlags::OUT | EventFlags::ONESHOT;
-            let data = Token::Room(slot).data();
-            // It may be watched already, for an end before this one.
-            if epoll::add(&self.epoll, &pipe.marks, data, flags) == Err(Errno::EXIST) {
-                let _ = epoll::modify(&self.epoll, &pipe.marks, data, flags);
-            }
-        } else {
-            entry.unmarked = None;
-        }
-    }
-
     /// Gives the keeper the slot's pipe, if it does not have it and can take it now.
-    fn offer_pipe(&mut self, slot: Slot) {
+    pub(super) fn offer_pipe(&mut self, slot: Slot) {
         let Some(keeper) = self.keeper.as_mut().filter(|keeper| !keeper.full) else { return };
         let Some(entry) = self.slots.get(slot).filter(|entry| entry.untold.pipe) else { return };
         let Some(pipe) = &entry.pipe else { return };
@@ -622,45 +331,5 @@ impl Guardian {
         if poll(&mut ready, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) == Ok(1) {
             eprintln!("hale: {text}");
         }
-    }
-}
-
-/// Whether the entry's process ended, and the supervisor was told.
-fn is_told_end(entry: &Entry) -> bool {
-    matches!(entry.life, Life::Ended { .. }) && !entry.untold.to_supervisor()
-}
-
-impl OutputPipe {
-    fn new() -> Result<Self, Errno> {
-        // The capacity stays at the kernel's default, 64 KiB: more would let less trusted services pin kernel
-        // memory, and users without rights have 64 MiB for all of their pipes (pipe(7)).
-        let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
-        let mut path = FdPath::default();
-        write!(path, "/proc/self/fd/{}", write.as_raw_fd()).map_err(|_| Errno::NAMETOOLONG)?;
-        let marks = open(path.text(), OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())?;
-        let high = |fd: OwnedFd| rustix::io::fcntl_dupfd_cloexec(fd, LOW_FDS);
-        Ok(Self { read: high(read)?, write: high(write)?, marks: high(marks)? })
-    }
-}
-
-/// A path below `/proc/self/fd`, on the stack.
-#[derive(Default)]
-struct FdPath {
-    bytes: [u8; 32],
-    length: usize,
-}
-
-impl FdPath {
-    fn text(&self) -> &[u8] {
-        &self.bytes[..self.length]
-    }
-}
-
-impl Write for FdPath {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        let room = self.bytes.get_mut(self.length..self.length + text.len()).ok_or(fmt::Error)?;
-        room.copy_from_slice(text.as_bytes());
-        self.length += text.len();
-        Ok(())
     }
 }

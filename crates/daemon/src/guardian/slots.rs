@@ -32,7 +32,7 @@ pub(super) enum Life {
     /// It was cloned and not reaped.
     Running { pid: i32 },
     /// It was reaped, and that was not acknowledged.
-    Ended { end: End },
+    Ended { pid: i32, end: End },
 }
 
 /// A service's output: kept as long as the slot, over all its processes and keepers.

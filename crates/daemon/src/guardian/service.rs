@@ -1,0 +1,256 @@
+//! One service's process: from the order over its program's start to its end.
+
+use crate::guardian::end::Phase;
+use crate::guardian::marker::{End, Marker};
+use crate::guardian::protocol::{MAX_SERVICES, Slot, Spawn, SpawnFailure};
+use crate::guardian::run::{Guardian, Token};
+use crate::guardian::slots::{Entry, Life, OutputPipe, Start};
+use crate::sys::child::{LOW_FDS, Plan, Program, ProgramFds, STATUS_APART, STATUS_FAILURE_BYTES, Step, spawn};
+use crate::sys::wait::Exit;
+use hale_core::ids::Epoch;
+use rustix::event::epoll::{self, EventFlags};
+use rustix::fs::{Mode, OFlags, open};
+use rustix::io::Errno;
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::Rlimit;
+use rustix::thread::{Gid, Uid};
+use std::fmt::{self, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+impl Guardian {
+    /// Whether an order may be followed at all.
+    pub(super) fn admit(&mut self, order: &Spawn<'_>, has_fd: bool) -> Result<(), Errno> {
+        if order.slot.0 >= MAX_SERVICES {
+            return Err(Errno::RANGE);
+        }
+        if has_fd != order.has_cgroup {
+            return Err(Errno::BADMSG);
+        }
+        if !matches!(self.phase, Phase::Running) {
+            return Err(Errno::SHUTDOWN);
+        }
+        let entry = self.slots.entry(order.slot).ok_or(Errno::RANGE)?;
+        match entry.life {
+            Life::Running { .. } => return Err(Errno::BUSY),
+            Life::Ended { .. } if !is_told_end(entry) => return Err(Errno::BUSY),
+            Life::Ended { .. } | Life::Empty => {}
+        }
+        if order.epoch <= entry.epoch { Err(Errno::STALE) } else { Ok(()) }
+    }
+
+    pub(super) fn spawn(&mut self, order: &Spawn<'_>, cgroup: Option<OwnedFd>) {
+        let slot = order.slot;
+        let made = self.start_service(order, cgroup.as_ref().map(AsFd::as_fd));
+        let Some(entry) = self.slots.get(slot) else { return };
+        entry.epoch = order.epoch;
+        // Where the last process's strays may still be: kept until there is a next one.
+        if let Some(cgroup) = cgroup {
+            entry.cgroup = rustix::io::fcntl_dupfd_cloexec(&cgroup, LOW_FDS).ok();
+        }
+        match made {
+            Ok((pid, pidfd, start)) => {
+                // Without the watch its program's start is told when it ends: late, but nothing is lost.
+                let token = Token::Status(slot).data();
+                let _ = epoll::add(&self.epoll, &start.status, token, EventFlags::IN);
+                entry.start = Some(start);
+                entry.pidfd = Some(pidfd);
+                entry.untold.spawned = true;
+                entry.unmarked = None;
+                self.slots.set_running(slot, pid);
+            }
+            Err((step, errno)) => {
+                let failure = SpawnFailure { step, errno: errno.raw_os_error() };
+                entry.life = Life::Ended { pid: 0, end: End::Failed(failure) };
+                entry.untold.ended = true;
+            }
+        }
+        self.tell(slot);
+        self.offer_pipe(slot);
+    }
+
+    /// Makes the child, with the fewest calls before the clone.
+    pub(super) fn start_service(
+        &mut self,
+        order: &Spawn<'_>,
+        cgroup: Option<BorrowedFd<'_>>,
+    ) -> Result<(i32, OwnedFd, Start), (Step, Errno)> {
+        let pipe_failed = |errno| (Step::Pipe, errno);
+        let entry = self.slots.entry(order.slot).ok_or((Step::Order, Errno::RANGE))?;
+        if entry.pipe.is_none() {
+            entry.pipe = Some(OutputPipe::new().map_err(pipe_failed)?);
+            entry.untold.pipe = true;
+        }
+        let pipe = entry.pipe.as_ref().ok_or((Step::Pipe, Errno::BADF))?;
+        let output = rustix::io::fcntl_dupfd_cloexec(&pipe.write, 3).map_err(pipe_failed)?;
+        let (status, status_end) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).map_err(pipe_failed)?;
+
+        let mut marker = Marker::new();
+        if let Some((epoch, pid, end)) = entry.unmarked {
+            marker = marker.ended(epoch, pid, end);
+        }
+        let marker = marker.starting(order.epoch);
+        let [argv, environment] = &mut self.pointers;
+        let too_big = (Step::Order, Errno::TOOBIG);
+        self.groups.clear();
+        // Within the capacity: both bounds are MAX_GROUPS.
+        self.groups.extend(order.groups.clone().map(Gid::from_raw));
+        let limit = order.open_files_limit.map_or(self.open_files, |limit| {
+            let limit = (limit != u64::MAX).then_some(limit);
+            Rlimit { current: limit, maximum: limit }
+        });
+        let child = spawn(&Plan {
+            leave_high_fds: self.can_leave_high_fds && output.as_raw_fd() < LOW_FDS && status_end.as_raw_fd() < LOW_FDS,
+            status: status_end.as_fd(),
+            fds: ProgramFds::Output(output.as_fd()),
+            cgroup,
+            oom_score_adj: self.oom_score_adj.as_deref(),
+            open_files: Some(limit),
+            identity: order.uid_gid.map(|(uid, gid)| (Uid::from_raw(uid), Gid::from_raw(gid), &self.groups[..])),
+            no_new_privs: true,
+            umask: Some(Mode::from_raw_mode(order.umask)),
+            directory: Some(order.directory),
+            marker: Some(marker.bytes()),
+            program: Program::Path(order.program),
+            argv: argv.fill(order.argv.clone()).ok_or(too_big)?,
+            environment: environment.fill(order.environment.clone()).ok_or(too_big)?,
+        });
+        let (pid, pidfd) = child?;
+        Ok((pid, pidfd, Start { status, ends: Some((status_end, output)), failure: None }))
+    }
+
+    /// The supervisor knows how this process ended.
+    pub(super) fn acknowledge(&mut self, slot: Slot, epoch: Epoch) {
+        if let Some(entry) = self.slots.get(slot)
+            && entry.epoch == epoch
+            && is_told_end(entry)
+        {
+            entry.life = Life::Empty;
+        }
+    }
+
+    /// The service was removed.
+    pub(super) fn release(&mut self, slot: Slot) {
+        self.write_end_marker(slot);
+        let Some(entry) = self.slots.get(slot) else { return };
+        if !matches!(entry.life, Life::Running { .. }) {
+            *entry = Entry { epoch: entry.epoch, ..Entry::default() };
+        }
+    }
+
+    pub(super) fn on_service_end(&mut self, slot: Slot, pid: i32, exit: Exit) {
+        // All that the child reported is in the pipe by now; only what was made for it here can still be open.
+        if let Some(start) = self.slots.get(slot).and_then(|entry| entry.start.as_mut()) {
+            start.ends = None;
+            self.on_status(slot);
+        }
+        let Some(entry) = self.slots.get(slot) else { return };
+        let mut end = End::Exited(exit);
+        if let Some(start) = entry.start.take() {
+            let _ = epoll::delete(&self.epoll, &start.status);
+            match start.failure {
+                Some(failure) => end = End::Failed(failure),
+                None => entry.untold.executed = true,
+            }
+        }
+        entry.life = Life::Ended { pid, end };
+        entry.untold.ended = true;
+        entry.unmarked = Some((entry.epoch, pid, end));
+        // First of all, so that whoever asks for the output because of the end gets it with its border.
+        self.write_end_marker(slot);
+        self.tell(slot);
+    }
+
+    /// Reads what the slot's child reports about its way to its program.
+    pub(super) fn on_status(&mut self, slot: Slot) {
+        let Some(entry) = self.slots.get(slot) else { return };
+        let Some(start) = entry.start.as_mut() else { return };
+        let mut buffer = [0; 1 + STATUS_FAILURE_BYTES];
+        loop {
+            let read = match rustix::io::read(&start.status, &mut buffer) {
+                Ok(read) => read,
+                Err(Errno::INTR) => continue,
+                Err(_) => return,
+            };
+            let mut report = &buffer[..read];
+            if let [STATUS_APART, rest @ ..] = report {
+                start.ends = None;
+                report = rest;
+            }
+            if let [step, errno @ ..] = report
+                && let Ok(errno) = errno.try_into()
+            {
+                let step = Step::from_number(*step).unwrap_or(Step::Exec);
+                start.failure = Some(SpawnFailure { step, errno: i32::from_le_bytes(errno) });
+            }
+            if read == 0 {
+                // Removed by hand: other children may still hold a copy of it, and would keep it watched.
+                let _ = epoll::delete(&self.epoll, &start.status);
+                // After a failure the end follows, and tells it.
+                if start.failure.is_none() {
+                    entry.untold.executed = true;
+                    entry.start = None;
+                }
+                return;
+            }
+        }
+    }
+
+    /// Writes the line that says how the slot's process ended, now or as soon as there is room in the pipe.
+    pub(super) fn write_end_marker(&mut self, slot: Slot) {
+        let Some(entry) = self.slots.get(slot) else { return };
+        let Some(pipe) = &entry.pipe else { return };
+        let full = entry.unmarked.is_some_and(|(epoch, pid, end)| {
+            rustix::io::write(&pipe.marks, Marker::new().ended(epoch, pid, end).bytes()) == Err(Errno::AGAIN)
+        });
+        if full {
+            let flags = EventFlags::OUT | EventFlags::ONESHOT;
+            let data = Token::Room(slot).data();
+            // It may be watched already, for an end before this one.
+            if epoll::add(&self.epoll, &pipe.marks, data, flags) == Err(Errno::EXIST) {
+                let _ = epoll::modify(&self.epoll, &pipe.marks, data, flags);
+            }
+        } else {
+            entry.unmarked = None;
+        }
+    }
+}
+
+/// Whether the entry's process ended, and the supervisor was told.
+fn is_told_end(entry: &Entry) -> bool {
+    matches!(entry.life, Life::Ended { .. }) && !entry.untold.to_supervisor()
+}
+
+impl OutputPipe {
+    fn new() -> Result<Self, Errno> {
+        // The capacity stays at the kernel's default, 64 KiB: more would let less trusted services pin kernel
+        // memory, and users without rights have 64 MiB for all of their pipes (pipe(7)).
+        let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
+        let mut path = FdPath::default();
+        write!(path, "/proc/self/fd/{}", write.as_raw_fd()).map_err(|_| Errno::NAMETOOLONG)?;
+        let marks = open(path.text(), OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())?;
+        let high = |fd: OwnedFd| rustix::io::fcntl_dupfd_cloexec(fd, LOW_FDS);
+        Ok(Self { read: high(read)?, write: high(write)?, marks: high(marks)? })
+    }
+}
+
+/// A path below `/proc/self/fd`, on the stack.
+#[derive(Default)]
+struct FdPath {
+    bytes: [u8; 32],
+    length: usize,
+}
+
+impl FdPath {
+    fn text(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
+}
+
+impl Write for FdPath {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let room = self.bytes.get_mut(self.length..self.length + text.len()).ok_or(fmt::Error)?;
+        room.copy_from_slice(text.as_bytes());
+        self.length += text.len();
+        Ok(())
+    }
+}
