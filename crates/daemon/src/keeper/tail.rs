@@ -13,6 +13,10 @@ use std::path::Path;
 /// How much is read from a file at once, in bytes: what a pipe brings the keeper at once.
 const READ_BYTES: usize = 64 * 1024;
 
+/// How often a directory is listed until a file counts as removed: a rename in the midst of a listing can hide it, and
+/// it gets a second name only once.
+const LISTINGS: usize = 3;
+
 /// The last `lines` lines of a service's log, oldest first and without their newlines, of at most `most_bytes` bytes
 /// together; a first line that is longer than what is left of that is cut at its front. Nothing is there before the
 /// first output.
@@ -169,25 +173,29 @@ impl Follow {
 
     /// The file that followed the one with this number.
     fn after(&self, number: u64) -> io::Result<Option<File>> {
+        // Opened before the others are listed: if it is not the next one, the next one has its number by then.
+        let current = self.open_current()?;
         match numbers(&self.directory)?.filter(|&other| other > number).min() {
             Some(next) => Ok(Some(open_older(&self.directory, next)?)),
-            None => self.open_current(),
+            None => Ok(current),
         }
     }
 
-    /// Where an open file is now.
+    /// Where an open file is now; `None` when it was removed.
     fn place(directory: &OwnedFd, file: &File) -> io::Result<Option<Place>> {
-        let inode = fstat(file)?.st_ino;
-        for entry in rustix::fs::Dir::read_from(directory)? {
-            let entry = entry?;
-            if entry.ino() != inode {
-                continue;
-            }
-            if entry.file_name() == CURRENT {
-                return Ok(Some(Place::Current));
-            }
-            if let Some(number) = number_of(entry.file_name().to_bytes()) {
-                return Ok(Some(Place::Older(number)));
+        let status = fstat(file)?;
+        for _ in 0..LISTINGS {
+            for entry in rustix::fs::Dir::read_from(directory)? {
+                let entry = entry?;
+                if entry.ino() != status.st_ino {
+                    continue;
+                }
+                if entry.file_name() == CURRENT {
+                    return Ok(Some(Place::Current));
+                }
+                if let Some(number) = number_of(entry.file_name().to_bytes()) {
+                    return Ok(Some(Place::Older(number)));
+                }
             }
         }
         Ok(None)

@@ -19,6 +19,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
+use std::time::Instant;
 
 pub use protocol::Slot;
 
@@ -246,12 +247,18 @@ impl Hale {
         }
     }
 
-    /// The keeper's pid now.
+    /// The keeper's pid, as soon as it has its name.
     pub fn keeper_pid(&self) -> i32 {
-        children(self.pid())
-            .into_iter()
-            .find(|pid| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "hale-keeper\n"))
-            .expect("a keeper")
+        let is_keeper =
+            |pid: &i32| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "hale-keeper\n");
+        let begin = Instant::now();
+        loop {
+            if let Some(pid) = children(self.pid()).into_iter().find(is_keeper) {
+                return pid;
+            }
+            assert!(begin.elapsed().as_secs() < PATIENCE.tv_sec.unsigned_abs(), "there is no keeper");
+            std::thread::yield_now();
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The keeper's promises: no byte is lost that is not counted, and nobody waits for it.
 
 use crate::Test;
-use crate::hale::{Hale, signal};
+use crate::hale::{Hale, Slot, signal};
 use hale_daemon::guardian::protocol::GuardianEvent;
 use hale_daemon::keeper::tail::{Follow, last_lines};
 use hale_daemon::sys::wait::Exit;
@@ -12,6 +12,7 @@ pub const TESTS: &[Test] = &[
     ("keeper::rotation_loses_no_byte", rotation_loses_no_byte),
     ("keeper::what_is_above_the_rate_is_counted_exactly", what_is_above_the_rate_is_counted_exactly),
     ("keeper::killing_it_under_load_loses_no_line", killing_it_under_load_loses_no_line),
+    ("keeper::the_next_one_finishes_what_was_staged", the_next_one_finishes_what_was_staged),
     ("keeper::a_stopped_keeper_stops_neither_guardian_nor_order", a_stopped_keeper_stops_neither_guardian_nor_order),
     ("keeper::followers_see_every_line", followers_see_every_line),
     ("keeper::needs_root::a_full_disk_is_drained_around", a_full_disk_is_drained_around),
@@ -102,6 +103,35 @@ fn killing_it_under_load_loses_no_line() {
     assert_counts(&own_lines(&hale.read_log(0).0), 1_000_000);
 }
 
+fn the_next_one_finishes_what_was_staged() {
+    let mut hale = Hale::start();
+    for slot in [0, 1] {
+        hale.configure(slot, 1 << 20, 1, 1 << 30);
+        hale.spawn_script(slot, 1, "echo before");
+        hale.expect_running(slot);
+        expect_exit(&mut hale);
+        hale.flush(slot);
+    }
+    // As if it died between taking it out of the pipe and writing it.
+    let old = hale.keeper_pid();
+    signal(old, Signal::STOP);
+    let write = |fd: u32, bytes: &[u8]| {
+        let file = std::fs::File::options().write(true).open(format!("/proc/{old}/fd/{fd}")).unwrap();
+        std::io::Write::write_all(&mut &file, bytes).unwrap();
+    };
+    write(6, b"staged\n");
+    write(7, &1_u32.to_le_bytes());
+    hale.spawn_script(1, 2, "echo after");
+    hale.expect_running(1);
+    expect_exit(&mut hale);
+    signal(old, Signal::KILL);
+    assert!(matches!(hale.event(), GuardianEvent::KeeperReplaced));
+    hale.keeper.resend().unwrap();
+    hale.flush(1);
+    assert_eq!(own_lines(&hale.read_log(1).0), ["before", "staged", "after"]);
+    assert_eq!(own_lines(&hale.read_log(0).0), ["before"]);
+}
+
 fn a_stopped_keeper_stops_neither_guardian_nor_order() {
     let mut hale = Hale::start();
     hale.configure(0, 1 << 20, 1, 1 << 30);
@@ -118,9 +148,19 @@ fn a_stopped_keeper_stops_neither_guardian_nor_order() {
     }
     signal(pid, Signal::KILL);
     let GuardianEvent::Exited { .. } = hale.event() else { panic!("not ended") };
-    // The next one waits for room with its first line; the guardian does not.
+    // The next one waits for room with its first line; neither the guardian does, nor a service beside it.
+    hale.spawn_script(1, 1, "exec sleep 1000");
     hale.spawn_script(0, 2, "echo second");
-    let (second, _) = hale.expect_spawned(0);
+    let (mut second, mut other_runs) = (None, false);
+    while second.is_none() || !other_runs {
+        match hale.event() {
+            GuardianEvent::Spawned { slot: Slot(0), pid, .. } => second = Some(pid),
+            GuardianEvent::Spawned { slot: Slot(1), .. } => {}
+            GuardianEvent::Executed { slot: Slot(1), .. } => other_runs = true,
+            other => panic!("{other:?}"),
+        }
+    }
+    let second = second.unwrap();
     hale.round_trip();
     signal(hale.keeper_pid(), Signal::CONT);
     assert!(matches!(hale.event(), GuardianEvent::Executed { .. }));
