@@ -30,6 +30,7 @@ pub const TESTS: &[Test] = &[
     ("guardian::a_second_word_of_the_operator_is_hurry", a_second_word_of_the_operator_is_hurry),
     ("guardian::signals_reach_the_supervisor", signals_reach_the_supervisor),
     ("guardian::an_ordered_end_has_the_supervisors_code", an_ordered_end_has_the_supervisors_code),
+    ("guardian::the_supervisors_last_word_counts", the_supervisors_last_word_counts),
     ("guardian::a_second_hale_is_refused", a_second_hale_is_refused),
     ("guardian::needs_root::a_service_gets_its_identity", a_service_gets_its_identity),
     ("guardian::needs_root::the_directory_is_entered_as_the_user", the_directory_is_entered_as_the_user),
@@ -310,6 +311,23 @@ fn an_ordered_end_has_the_supervisors_code() {
     let (status, said) = hale.wait();
     assert_eq!((status.code(), &*said), (Some(5), ""));
     assert!(hale.read_log(0).0.contains("\n2000\nhale: epoch 1, "), "all output is kept");
+}
+
+fn the_supervisors_last_word_counts() {
+    let mut hale = Hale::start();
+    let keeper = hale.keeper_pid();
+    let supervisor = children(hale.pid()).into_iter().find(|&pid| pid != keeper).unwrap();
+    let supervisor = rustix::process::Pid::from_raw(supervisor).unwrap();
+    let pidfd = rustix::process::pidfd_open(supervisor, rustix::process::PidfdFlags::empty()).unwrap();
+    // The guardian sees its end first, and only then what it had said.
+    signal(hale.pid().cast_signed(), Signal::STOP);
+    hale.supervisor = None;
+    wait_readable(&pidfd);
+    hale.guardian.shutdown_done(5).unwrap();
+    hale.lose_supervisor();
+    signal(hale.pid().cast_signed(), Signal::CONT);
+    let (status, said) = hale.wait();
+    assert_eq!((status.code(), &*said), (Some(5), ""));
 }
 
 fn a_second_hale_is_refused() {
