@@ -168,7 +168,7 @@ mod tests {
         assert!(outcome.detail.ends_with(": last"), "{outcome:?}");
         let outcome = shell("printf 'lag \\033[2J 9 s'; exit 3", LONG).await;
         assert_fails(&outcome, ProbeFailure::Wrong, "exited with status 3: lag \\u{1b}[2J 9 s");
-        assert_fails(&shell("kill -SEGV $$", LONG).await, ProbeFailure::Wrong, "killed by SIGSEGV");
+        assert_fails(&shell("kill -SEGV $$", LONG).await, ProbeFailure::Wrong, "was ended by SIGSEGV");
         assert_no_children();
     }
 
@@ -201,7 +201,7 @@ mod tests {
         let expected =
             format!(": SigBlk:0000000000000000NoNewPrivs:1 up {}", tag.strip_prefix("HALE_SERVICE=").unwrap());
         assert!(outcome.detail.ends_with(&expected), "{outcome:?} does not end with {expected}");
-        assert_fails(&shell("kill -PIPE $$", LONG).await, ProbeFailure::Wrong, "killed by SIGPIPE");
+        assert_fails(&shell("kill -PIPE $$", LONG).await, ProbeFailure::Wrong, "was ended by SIGPIPE");
         let files = shell("cd /proc/self/fd; echo *", LONG).await;
         // 3 is the folder itself.
         assert!(files.detail.ends_with(": 0 1 2 3"), "{files:?}");
