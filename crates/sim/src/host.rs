@@ -24,8 +24,8 @@ use std::collections::{BTreeMap, VecDeque};
 /// How often the same instant may be ticked: each step starts or wakes 64 services, and no scenario has 64,000.
 const TICKS_AT_ONCE_MAX: u32 = 1_000;
 
-/// More events than any run needs: the longest of the first 100,000 seeds needs a twentieth of it.
-const EVENTS_MAX: u64 = 5_000_000;
+/// More events than any run needs.
+pub const EVENTS_MAX: u64 = 5_000_000;
 
 /// A question about the state of a service is put after so many events, for the table of states.
 const STATUS_EVERY: u64 = 17;
@@ -62,6 +62,8 @@ pub struct FakeHost<'a> {
     end_done: bool,
     /// When the run is given up.
     deadline: u64,
+    /// When the run is given up, in events.
+    pub events_max: u64,
     ticks_here: (u64, u32),
     /// How it ended.
     pub ending: Ending,
@@ -96,6 +98,7 @@ impl<'a> FakeHost<'a> {
             end_sent: None,
             end_done: false,
             deadline: faults_end + healing_bound_us(scenario),
+            events_max: EVENTS_MAX,
             ticks_here: (0, 0),
             ending: Ending::default(),
         };
@@ -238,6 +241,7 @@ impl<'a> FakeHost<'a> {
             self.inbox.push_back(end_event());
             return false;
         }
+        self.ending.at_rest = !observes;
         true
     }
 
@@ -294,7 +298,7 @@ impl<'a> FakeHost<'a> {
     fn ask_status(&mut self) -> Event {
         let index = self.status_dice.below(self.scenario.policy.services.len() as u64);
         let service = Some(crate::scenario::name(usize::try_from(index).unwrap_or(0)));
-        Event::Asked { request: RequestId(self.coverage.events), question: Question::Status { service } }
+        Event::Asked { request: RequestId(self.coverage.events + 1), question: Question::Status { service } }
     }
 
     fn probe(&mut self, service: &Name, epoch: Epoch, probe: ProbeId, check: usize, policy: &ServicePolicy) {
@@ -330,7 +334,6 @@ impl<'a> FakeHost<'a> {
         if self.end_sent.is_none() && self.scenario.policy.host.mode == Mode::Heal {
             self.ending.unsettled = self.unsettled(now);
         }
-        self.ending.faults_over = self.faults_over;
         self.judges.end(&self.ending);
         self.coverage.virtual_us += now - BEGIN_US;
     }
@@ -342,15 +345,20 @@ impl Host for FakeHost<'_> {
     }
 
     fn next(&mut self, until: Option<Monotonic>) -> Option<Event> {
-        if self.over() {
-            return None;
+        while !self.over() {
+            let asks = (self.coverage.events + 1).is_multiple_of(STATUS_EVERY);
+            let event = if asks { Some(self.ask_status()) } else { self.fetch(until) };
+            let Some(event) = event else {
+                // Nothing is planned and nobody wants to be woken: only time passes.
+                self.timeline.advance_to(self.timeline.now() + QUIET_US);
+                continue;
+            };
+            self.coverage.events += 1;
+            self.ending.endless = self.coverage.events > self.events_max;
+            self.judges.see(self.timeline.now(), Seen::Event(&event));
+            return Some(event);
         }
-        self.coverage.events += 1;
-        self.ending.endless = self.coverage.events > EVENTS_MAX;
-        let asks = self.coverage.events.is_multiple_of(STATUS_EVERY);
-        let event = if asks { self.ask_status() } else { self.fetch(until)? };
-        self.judges.see(self.timeline.now(), Seen::Event(&event));
-        Some(event)
+        None
     }
 
     fn write(&mut self, records: &[Record]) {

@@ -1,7 +1,8 @@
-//! One run: the real core and the real driver over the fake host.
+//! One run: the real core and the real driver over the fake host; and one seed: the same run more than once.
 
 use crate::coverage::Coverage;
 use crate::host::FakeHost;
+use crate::mutation::{Mutated, Mutation};
 use crate::oracle::Violation;
 use crate::scenario::Scenario;
 use hale_core::driver;
@@ -9,7 +10,11 @@ use hale_core::ids::RecordId;
 use hale_core::policy::{Policy, PolicyHash};
 use hale_core::record::Record;
 use hale_core::world::{Birth, World};
+use hale_ledger::{Chain, Hash};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// Events of a run with a mistake put in: ten times those of a usual one.
+const MUTATED_EVENTS_MAX: u64 = 10_000;
 
 /// What came of one run.
 #[derive(Debug)]
@@ -23,8 +28,7 @@ pub struct Run {
 }
 
 /// A world that was told `policy`.
-#[must_use]
-pub fn world(seed: u64, policy: Policy) -> World {
+fn world(seed: u64, policy: Policy) -> World {
     World::new(Birth {
         policy,
         hash: PolicyHash("0000".into()),
@@ -38,15 +42,79 @@ pub fn world(seed: u64, policy: Policy) -> World {
 /// Runs `scenario` to its end.
 #[must_use]
 pub fn run(scenario: &Scenario) -> Run {
+    run_mutated(scenario, None, 0)
+}
+
+/// Runs `scenario` with a mistake put in. `nonce` numbers the runs of the same scenario.
+#[must_use]
+pub fn run_mutated(scenario: &Scenario, mutation: Option<Mutation>, nonce: u64) -> Run {
     let mut host = FakeHost::new(scenario);
-    let mut world = world(scenario.seed, scenario.policy.clone());
-    let panicked = catch_unwind(AssertUnwindSafe(|| driver::run(&mut world, &mut host))).err();
+    if mutation.is_some() {
+        // A run with a mistake may well never come to rest.
+        host.events_max = MUTATED_EVENTS_MAX;
+    }
+    let policy = scenario.policy.clone();
+    let mut world = world(scenario.seed, mutation.map_or(policy.clone(), |mutation| mutation.policy(policy)));
+    let panicked = catch_unwind(AssertUnwindSafe(|| match mutation {
+        None => driver::run(&mut world, &mut host),
+        Some(mutation) => driver::run(&mut world, &mut Mutated::new(&mut host, mutation, nonce)),
+    }));
     host.close();
     let mut violations = std::mem::take(&mut host.judges.violations);
-    if let Some(panic) = panicked {
+    if let Err(panic) = panicked {
         let words = panic.downcast_ref::<String>().map(String::as_str);
-        let words = words.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no words").to_owned();
-        violations.insert(0, Violation { oracle: "no-panic", at_us: host.ending.at_us, what: words });
+        let what = words.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no words").to_owned();
+        violations.insert(0, Violation { oracle: "no-panic", at_us: host.ending.at_us, what });
     }
     Run { violations, coverage: host.coverage, records: host.records }
+}
+
+/// Runs one seed's scenario twice, the second time with another wall clock, and each sixteenth seed a third time
+/// with the first one: the guarantees that one run cannot show.
+///
+/// - same-root: the same seed leads to the same ledger, byte for byte.
+/// - wall-clock: the wall clock decides nothing.
+#[must_use]
+pub fn run_seed(scenario: &Scenario, mutation: Option<Mutation>) -> Run {
+    let mut first = run_mutated(scenario, mutation, 0);
+    let other_wall = Scenario { wall: scenario.wall + 1, ..scenario.clone() };
+    let second = run_mutated(&other_wall, mutation, 0);
+    let at_us = first.records.last().map_or(0, |record| record.at.mono.as_us());
+    if let Some(what) = differ("wall-clock", root(&first.records, false), root(&second.records, false)) {
+        first.violations.push(Violation { oracle: "wall-clock", at_us, what });
+    }
+    if scenario.seed.is_multiple_of(16) {
+        let third = run_mutated(scenario, mutation, 1);
+        if let Some(what) = differ("same-root", root(&first.records, true), root(&third.records, true)) {
+            first.violations.push(Violation { oracle: "same-root", at_us, what });
+        }
+    }
+    first
+}
+
+fn differ(oracle: &str, one: Result<Hash, String>, other: Result<Hash, String>) -> Option<String> {
+    match (one, other) {
+        (Ok(one), Ok(other)) if one == other => None,
+        (Ok(one), Ok(other)) => Some(format!("{oracle}: the roots are {one} and {other}")),
+        (Err(error), _) | (_, Err(error)) => Some(error),
+    }
+}
+
+/// The root of the ledger that `records` are; `wall`: with the wall clock's readings.
+///
+/// # Errors
+/// A record cannot be written to a ledger.
+pub fn root(records: &[Record], wall: bool) -> Result<Hash, String> {
+    let mut chain = Chain::default();
+    let mut line = Vec::new();
+    for record in records {
+        let mut record = record.clone();
+        if !wall {
+            record.at.wall_us = 0;
+        }
+        let payload = serde_json::to_vec(&record).map_err(|error| format!("record {}: {error}", record.id))?;
+        line.clear();
+        chain.append(&payload, &mut line).map_err(|error| format!("record {}: {error}", record.id))?;
+    }
+    Ok(chain.tree().root())
 }

@@ -97,6 +97,12 @@ impl Brain<'_> {
             return;
         }
         let why = Reason::Ordered { actor };
+        if !matches!(order, OperatorOrder::Stop { .. }) {
+            // Whoever waits for an earlier stop will not see it.
+            self.tell_waiters(&name, Wanted::Stopped, |name| Answer::Failed {
+                text: format!("{name} was ordered to start again meanwhile"),
+            });
+        }
         match order {
             OperatorOrder::Start { .. } => self.order_start(&name, request, why),
             OperatorOrder::Stop { .. } => self.order_stop(&name, request, why),
@@ -147,7 +153,13 @@ impl Brain<'_> {
         self.close_incident(name, Outcome::Stopped);
         self.record(name, Body::CountersForgotten);
         self.wait_for(name, request, Wanted::Healthy);
-        self.bring_down(name, Then::Restart { until }, why);
+        if self.phase(name).epoch().is_none() {
+            // Nothing is to be ended first: the order itself is why it starts.
+            self.world.admission.leave(name);
+            self.try_start(name, why);
+        } else {
+            self.bring_down(name, Then::Restart { until }, why);
+        }
     }
 
     /// Remembers a client that waits for the end of its order; with too many it is answered at once.

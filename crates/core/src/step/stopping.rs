@@ -16,6 +16,8 @@ use alloc::vec::Vec;
 impl Brain<'_> {
     /// Ends whatever there is of the service, and goes on with `then` once it is gone.
     pub(super) fn bring_down(&mut self, name: &Name, then: Then, why: Reason) {
+        // Before all else: what is started again at once takes a new place.
+        self.world.admission.leave(name);
         let policy = self.policy(name);
         let (signal, grace) = (policy.stop.signal, policy.stop.grace);
         match self.phase(name) {
@@ -39,7 +41,6 @@ impl Brain<'_> {
                 self.record(name, Body::StopIntended { epoch, signal, grace, why, then });
             }
         }
-        self.world.admission.leave(name);
     }
 
     pub(super) fn kill(&mut self, name: &Name, epoch: Epoch, why: Reason, then: Then) {

@@ -1,7 +1,10 @@
 //! Guarantees: each is one sentence that must be true of every run, judged from what happened in the fake world.
 
+mod delays;
+mod intentions;
 mod liveness;
 mod processes;
+mod records;
 
 use crate::kernel::Fact;
 use crate::scenario::Scenario;
@@ -35,8 +38,8 @@ pub struct Ending {
     pub end_awaited: bool,
     /// The loop was woken again and again with nothing to do.
     pub spins: bool,
-    /// The run went on beyond the end of all faults.
-    pub faults_over: bool,
+    /// The run came to its end because nothing was left to happen: all is healthy, stopped, or held back for good.
+    pub at_rest: bool,
     /// More events than any run needs.
     pub endless: bool,
     /// Microseconds on the monotonic clock.
@@ -115,11 +118,24 @@ impl Judges {
 
 /// All oracles, new.
 #[must_use]
-pub fn oracles(_scenario: &Scenario) -> Vec<Box<dyn Oracle>> {
+pub fn oracles(scenario: &Scenario) -> Vec<Box<dyn Oracle>> {
+    let policy = &scenario.policy;
     vec![
         Box::new(processes::OneProcess),
         Box::new(processes::Possible),
         Box::new(processes::NoViolation),
+        Box::new(delays::Delays::new(policy)),
+        Box::new(delays::Held::new(policy)),
+        Box::new(intentions::Reasons::new(policy)),
+        Box::new(intentions::Incidents::default()),
+        Box::new(intentions::InOrder::new(policy)),
+        Box::new(intentions::InFlight::new(policy)),
+        Box::new(intentions::Observes::new(policy)),
+        Box::new(records::RecordsFirst::default()),
+        Box::new(records::Acknowledged::default()),
+        Box::new(records::OneProbe::default()),
+        Box::new(records::Recomputes),
+        Box::new(records::Answers::default()),
         Box::new(liveness::Liveness),
         Box::new(liveness::NoSpinning),
         Box::new(liveness::Ends::default()),

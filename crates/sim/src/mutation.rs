@@ -1,0 +1,200 @@
+//! Faults in Hale itself, put in on purpose: each oracle must find the one that breaks its guarantee.
+//!
+//! The core is not touched. What it says and what it is told is altered on the way between it and the fake host, as
+//! a mistake in the core or in an executor would alter it.
+
+use crate::host::FakeHost;
+use hale_core::driver::Host;
+use hale_core::effect::{Effect, Fence, Order};
+use hale_core::event::Event;
+use hale_core::ids::{Epoch, IncidentId};
+use hale_core::plan::ladder::Verdict;
+use hale_core::policy::{Mode, Policy};
+use hale_core::reason::Reason;
+use hale_core::record::{Body, Record};
+use hale_core::time::{Monotonic, Now, Span};
+use std::sync::Arc;
+
+/// One mistake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mutation {
+    /// Each process is made twice.
+    SpawnTwice,
+    /// The guardian is given an epoch that is over.
+    OldEpoch,
+    /// An exit is reported twice, and the core has to refuse it.
+    ExitTwice,
+    /// Timers fire before their time, under a clock that says otherwise.
+    EarlyTimers,
+    /// The core computes with another `restart.delay` than the operator wants.
+    WrongDelay,
+    /// Tries of held services are not counted.
+    UncountedTries,
+    /// Stops are explained by an order that nobody gave.
+    WrongReason,
+    /// The end of incidents is not recorded as such.
+    UnclosedIncidents,
+    /// Nobody waits for what it starts after.
+    NoOrder,
+    /// `restarts_in_flight` is not heeded.
+    NoLimit,
+    /// Mode observe is not heeded.
+    NoObserving,
+    /// Effects come before their records.
+    EffectsFirst,
+    /// Exit statuses are acknowledged twice.
+    AckTwice,
+    /// Exit statuses are never acknowledged.
+    NoAck,
+    /// Each probe is made twice.
+    ProbeTwice,
+    /// Another delay is recorded than decided.
+    AlteredDecision,
+    /// Clients are answered twice.
+    AnswerTwice,
+    /// Once something has failed, nothing is made any more.
+    NoSpawnAfterFailure,
+    /// The core is woken all the time.
+    Restless,
+    /// That everything has ended is never said.
+    NeverDone,
+    /// The same run is recorded differently each time.
+    Unstable,
+    /// The wall clock decides.
+    WallDecides,
+    /// The core panics.
+    Panics,
+}
+
+impl Mutation {
+    /// What the core is told instead of `policy`.
+    #[must_use]
+    pub fn policy(self, mut policy: Policy) -> Policy {
+        let services = |policy: &mut Policy, change: fn(&mut hale_core::policy::ServicePolicy)| {
+            policy.services.values_mut().for_each(|service| change(Arc::make_mut(service)));
+        };
+        match self {
+            Self::WrongDelay => services(&mut policy, |service| {
+                service.restart.first_delay = service.restart.first_delay.plus(Span::from_ms(1));
+            }),
+            Self::NoOrder => services(&mut policy, |service| service.after.clear()),
+            Self::NoLimit => policy.host.restarts_in_flight = u32::MAX,
+            Self::NoObserving => policy.host.mode = Mode::Heal,
+            _ => {}
+        }
+        policy
+    }
+}
+
+/// The fake host with one mistake between it and the core.
+pub struct Mutated<'h, 's> {
+    host: &'h mut FakeHost<'s>,
+    mutation: Mutation,
+    /// The clock that the core is shown until its next event.
+    forged: Option<Now>,
+    again: Option<Event>,
+    held_back: Vec<Record>,
+    failed: bool,
+    calls: u64,
+    nonce: u64,
+}
+
+impl<'h, 's> Mutated<'h, 's> {
+    /// `host` with `mutation` before it. `nonce` differs from run to run, as an address or a process id does.
+    pub fn new(host: &'h mut FakeHost<'s>, mutation: Mutation, nonce: u64) -> Self {
+        Self { host, mutation, forged: None, again: None, held_back: Vec::new(), failed: false, calls: 0, nonce }
+    }
+
+    fn alter(&mut self, record: &mut Record) {
+        match (&mut record.body, self.mutation) {
+            (Body::Held { tries, .. }, Mutation::UncountedTries) => *tries = 0,
+            (Body::StopIntended { why, .. } | Body::KillIntended { why, .. }, Mutation::WrongReason) => {
+                *why = Reason::Finished;
+            }
+            (body @ Body::IncidentClosed { .. }, Mutation::UnclosedIncidents) => {
+                *body = Body::OutputDropped { bytes: 0 };
+            }
+            (Body::Decided(decision), Mutation::AlteredDecision) => {
+                if let Verdict::Restart { delay } = &mut decision.choice.verdict {
+                    *delay = delay.plus(Span::from_us(1));
+                }
+            }
+            (_, Mutation::Unstable) => record.incident = Some(IncidentId(self.nonce)),
+            _ => {}
+        }
+        self.failed |= matches!(record.body, Body::Detected { .. });
+    }
+}
+
+impl Host for Mutated<'_, '_> {
+    fn now(&mut self) -> Now {
+        let now = self.host.now();
+        if self.mutation == Mutation::WallDecides {
+            let mono = Monotonic::from_us(now.mono.as_us() + now.wall_us.unsigned_abs() % 7);
+            return Now { mono, ..now };
+        }
+        self.forged.take().unwrap_or(now)
+    }
+
+    fn next(&mut self, until: Option<Monotonic>) -> Option<Event> {
+        if !self.held_back.is_empty() {
+            self.host.write(&std::mem::take(&mut self.held_back));
+        }
+        if let Some(event) = self.again.take() {
+            return Some(event);
+        }
+        self.calls += 1;
+        let until = match (self.mutation, until) {
+            (Mutation::Restless, _) => Some(Monotonic::default()),
+            // Only now and then: a clock that is always wrong leads nowhere.
+            (Mutation::EarlyTimers, Some(until)) if self.calls.is_multiple_of(20) => {
+                let now = self.host.now();
+                if until > now.mono {
+                    self.forged = Some(Now { mono: until, ..now });
+                }
+                Some(Monotonic::default())
+            }
+            (_, until) => until,
+        };
+        let event = self.host.next(until)?;
+        if event != Event::Tick {
+            self.forged = None;
+        }
+        if self.mutation == Mutation::ExitTwice && matches!(event, Event::Exited { .. }) {
+            self.again = Some(event.clone());
+        }
+        Some(event)
+    }
+
+    fn write(&mut self, records: &[Record]) {
+        let mut records = records.to_vec();
+        records.iter_mut().for_each(|record| self.alter(record));
+        match self.mutation {
+            Mutation::EffectsFirst => self.held_back.extend(records),
+            Mutation::Panics if self.failed => panic!("a mistake put in on purpose"),
+            _ => self.host.write(&records),
+        }
+    }
+
+    fn perform(&mut self, mut effect: Effect) {
+        let twice = match (&effect.order, self.mutation) {
+            (Order::Spawn { .. }, Mutation::NoSpawnAfterFailure) if self.failed => return,
+            (Order::AckExit, Mutation::NoAck) | (Order::EndDone, Mutation::NeverDone) => return,
+            (Order::Spawn { .. }, Mutation::SpawnTwice)
+            | (Order::AckExit, Mutation::AckTwice)
+            | (Order::Probe { .. }, Mutation::ProbeTwice)
+            | (Order::Reply { .. }, Mutation::AnswerTwice) => true,
+            (Order::Kill | Order::Signal { .. }, Mutation::OldEpoch) => {
+                if let Fence::Service { epoch, .. } = &mut effect.fence {
+                    *epoch = Epoch(epoch.0.saturating_sub(1));
+                }
+                false
+            }
+            _ => false,
+        };
+        if twice {
+            self.host.perform(effect.clone());
+        }
+        self.host.perform(effect);
+    }
+}

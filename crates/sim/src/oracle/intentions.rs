@@ -1,0 +1,386 @@
+//! Guarantees about why: every action has a reason that is true, every incident an outcome, and the order of starts
+//! and stops is the one that `after` asks for.
+
+use super::{Ending, Oracle, Seen};
+use hale_core::ids::{IncidentId, Name};
+use hale_core::incident::Outcome;
+use hale_core::policy::{Mode, Policy};
+use hale_core::reason::Reason;
+use hale_core::record::{Body, Record};
+use hale_core::world::phase::Then;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What the records have said about one service, as far as reasons are concerned.
+#[derive(Debug, Clone, Default)]
+struct Facts {
+    ordered: bool,
+    started: bool,
+    failed: bool,
+    waits_for: Option<Name>,
+    delayed: bool,
+    held: Option<u32>,
+    stop_asked: Option<(u64, u64)>,
+    strays: bool,
+    finished: bool,
+    ready: bool,
+}
+
+/// Every action has a reason that the records before it bear out.
+pub struct Reasons {
+    policy: Policy,
+    facts: BTreeMap<Name, Facts>,
+    ready: BTreeSet<Name>,
+    ending: bool,
+}
+
+impl Reasons {
+    /// For these services.
+    #[must_use]
+    pub fn new(policy: &Policy) -> Self {
+        let facts = policy.services.keys().map(|name| (name.clone(), Facts::default())).collect();
+        Self { policy: policy.clone(), facts, ready: BTreeSet::new(), ending: false }
+    }
+
+    fn true_of(&self, facts: &Facts, why: &Reason, now_us: u64) -> bool {
+        match why {
+            Reason::HaleStarts => !facts.started && !self.ending,
+            Reason::HaleEnds { .. } => self.ending,
+            Reason::Ordered { .. } => facts.ordered,
+            Reason::DelayOver => facts.delayed,
+            Reason::HeldRetry { tries } => facts.held == Some(tries - 1),
+            Reason::NowReady { on } => facts.waits_for.as_ref() == Some(on) && self.ready.contains(on),
+            Reason::MustGo => facts.failed,
+            Reason::GraceOver { grace } => {
+                facts.stop_asked.is_some_and(|(at, asked)| asked == grace.as_us() && now_us >= at + asked)
+            }
+            Reason::LeftBehind => facts.strays,
+            Reason::Finished => facts.finished,
+            Reason::FirstFailure { .. }
+            | Reason::Repeated { .. }
+            | Reason::CrashLoop { .. }
+            | Reason::StillFailing { .. }
+            | Reason::NoGenerationsConfigured
+            | Reason::ObserveMode
+            | Reason::Violated { .. }
+            | Reason::RestartsInFlight { .. }
+            | Reason::NotReady { .. } => false,
+        }
+    }
+
+    fn record(&mut self, now_us: u64, record: &Record) -> Result<(), String> {
+        if let Body::Ending { .. } = record.body {
+            self.ending = true;
+        }
+        let Some(name) = &record.service else { return Ok(()) };
+        let Some(mut facts) = self.facts.remove(name) else { return Ok(()) };
+        let why = match &record.body {
+            Body::SpawnIntended { why, .. } | Body::StopIntended { why, .. } | Body::KillIntended { why, .. } => {
+                Some(why)
+            }
+            _ => None,
+        };
+        let bad = why.filter(|why| !self.true_of(&facts, why, now_us)).cloned();
+        match &record.body {
+            Body::SpawnIntended { .. } => {
+                facts = Facts { started: true, ordered: facts.ordered, held: facts.held, ..Facts::default() };
+            }
+            Body::StopIntended { grace, then, .. } => {
+                facts.stop_asked.get_or_insert((now_us, grace.as_us()));
+                facts.delayed |= matches!(then, Then::Restart { .. });
+            }
+            Body::KillIntended { then, .. } => facts.delayed |= matches!(then, Then::Restart { .. }),
+            Body::Blocked { on } => facts.waits_for = Some(on.clone()),
+            Body::BackingOff { .. } => facts.delayed = true,
+            Body::Held { tries, .. } => facts.held = Some(*tries),
+            Body::CountersForgotten => facts.held = None,
+            Body::Detected { .. } => facts.failed = true,
+            Body::Decided(_) => facts.delayed = true,
+            Body::Exited { status, tree_empty, .. } => {
+                facts.strays = !tree_empty;
+                facts.finished = status.is_success() && !self.policy.services[name].restart.on_success;
+            }
+            Body::Ordered { .. } => facts.ordered = true,
+            Body::BecameReady { .. } => facts.ready = true,
+            _ => {}
+        }
+        match &record.body {
+            Body::BecameReady { .. } => self.ready.insert(name.clone()),
+            Body::Exited { .. } | Body::StopIntended { .. } | Body::KillIntended { .. } => self.ready.remove(name),
+            _ => false,
+        };
+        self.facts.insert(name.clone(), facts);
+        match bad {
+            Some(why) => Err(format!("{name}: record {} says \"{why}\", and that is not so", record.id)),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Oracle for Reasons {
+    fn name(&self) -> &'static str {
+        "reasons"
+    }
+
+    fn guarantee(&self) -> &'static str {
+        "every start, stop and kill has a reason, and the records before it bear it out"
+    }
+
+    fn see(&mut self, now_us: u64, seen: Seen<'_>) -> Result<(), String> {
+        match seen {
+            Seen::Record(record) => self.record(now_us, record),
+            Seen::Event(_) | Seen::Effect(_) | Seen::Fact(_) => Ok(()),
+        }
+    }
+}
+
+/// Every incident has one beginning and one end.
+#[derive(Debug, Default)]
+pub struct Incidents {
+    open: BTreeMap<Name, IncidentId>,
+    /// What the last record said, for services whose incident is still open.
+    stands: BTreeMap<Name, Stand>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stand {
+    Held,
+    Healthy,
+    Stopped,
+    Other,
+}
+
+impl Oracle for Incidents {
+    fn name(&self) -> &'static str {
+        "incidents"
+    }
+
+    fn guarantee(&self) -> &'static str {
+        "every incident opens with a detection, closes once with an outcome, and none is open where all is at rest"
+    }
+
+    fn see(&mut self, _now_us: u64, seen: Seen<'_>) -> Result<(), String> {
+        let Seen::Record(record) = seen else { return Ok(()) };
+        let Some(name) = &record.service else { return Ok(()) };
+        let stand = match &record.body {
+            Body::Held { .. } => Some(Stand::Held),
+            Body::BecameHealthy { .. } => Some(Stand::Healthy),
+            Body::Stopped { .. } => Some(Stand::Stopped),
+            Body::SpawnIntended { .. } | Body::Blocked { .. } | Body::BackingOff { .. } | Body::Detected { .. } => {
+                Some(Stand::Other)
+            }
+            _ => None,
+        };
+        if let Some(stand) = stand {
+            self.stands.insert(name.clone(), stand);
+        }
+        let open = self.open.get(name).copied();
+        match &record.body {
+            Body::Detected { .. } if open.is_none() && record.incident == Some(IncidentId(record.id.0)) => {
+                self.open.insert(name.clone(), IncidentId(record.id.0));
+                Ok(())
+            }
+            Body::Detected { .. } if open.is_none() => Err(format!("{name}: a detection that opens no incident")),
+            Body::IncidentClosed { outcome: Outcome::Open, .. } => Err(format!("{name}: closed as open")),
+            Body::IncidentClosed { .. } => {
+                self.open.remove(name);
+                if open.is_some() { Ok(()) } else { Err(format!("{name}: an end without a beginning")) }
+            }
+            // Evidence of an incident that is over by now still belongs to it.
+            Body::Output { .. } => Ok(()),
+            Body::BecameHealthy { .. } if open.is_some() => Err(format!("{name}: healthy with an open incident")),
+            _ if record.incident != open => {
+                Err(format!("{name}: record {} is of incident {:?}, open is {open:?}", record.id, record.incident))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn end(&mut self, ending: &Ending) -> Result<(), String> {
+        let wrong = self.open.iter().find(|(name, _)| match self.stands.get(*name) {
+            Some(Stand::Healthy | Stand::Stopped) => true,
+            Some(Stand::Held | Stand::Other) | None => false,
+        });
+        match wrong {
+            Some((name, id)) if ending.at_rest => Err(format!("{name}: incident {id} is open, and all is at rest")),
+            Some(_) | None => Ok(()),
+        }
+    }
+}
+
+/// Starts follow `after`, and the end goes the other way.
+pub struct InOrder {
+    policy: Policy,
+    ready: BTreeSet<Name>,
+    /// Who may have a process that is not known to be unkillable.
+    alive: BTreeSet<Name>,
+    stopping: BTreeSet<Name>,
+    ending: u32,
+}
+
+impl InOrder {
+    /// For these services.
+    #[must_use]
+    pub fn new(policy: &Policy) -> Self {
+        let none = BTreeSet::new;
+        Self { policy: policy.clone(), ready: none(), alive: none(), stopping: none(), ending: 0 }
+    }
+}
+
+impl Oracle for InOrder {
+    fn name(&self) -> &'static str {
+        "in-order"
+    }
+
+    fn guarantee(&self) -> &'static str {
+        "a service starts only while all it starts after are ready, and is ended only when all that start after it are gone"
+    }
+
+    fn see(&mut self, _now_us: u64, seen: Seen<'_>) -> Result<(), String> {
+        let record = match seen {
+            Seen::Record(record) => record,
+            Seen::Event(hale_core::event::Event::End { .. }) => {
+                self.ending += 1;
+                return Ok(());
+            }
+            Seen::Event(_) | Seen::Effect(_) | Seen::Fact(_) => return Ok(()),
+        };
+        let Some(name) = &record.service else { return Ok(()) };
+        match &record.body {
+            Body::SpawnIntended { .. } => {
+                self.alive.insert(name.clone());
+                self.ready.remove(name);
+                self.stopping.remove(name);
+                let missing = self.policy.services[name].after.iter().find(|on| !self.ready.contains(*on));
+                missing.map_or(Ok(()), |on| Err(format!("{name} starts, and {on} is not ready")))
+            }
+            Body::BecameReady { .. } => {
+                self.ready.insert(name.clone());
+                Ok(())
+            }
+            Body::StopIntended { why, .. } | Body::KillIntended { why, .. } => {
+                self.ready.remove(name);
+                let first = self.stopping.insert(name.clone());
+                if !(first && matches!(why, Reason::HaleEnds { .. }) && self.ending == 1) {
+                    return Ok(());
+                }
+                let behind = |other: &&Name| self.policy.services[*other].after.contains(name);
+                match self.alive.iter().find(behind) {
+                    Some(other) => Err(format!("{name} is ended while {other}, which starts after it, still runs")),
+                    None => Ok(()),
+                }
+            }
+            Body::Exited { tree_empty, .. } => {
+                self.ready.remove(name);
+                if *tree_empty {
+                    self.alive.remove(name);
+                }
+                Ok(())
+            }
+            Body::TreeGone { .. } | Body::SpawnFailed { .. } | Body::Unkillable { .. } => {
+                self.alive.remove(name);
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// No more than `restarts_in_flight` services are on their way up after a failure.
+pub struct InFlight {
+    limit: u32,
+    failures: BTreeMap<Name, u32>,
+    flying: BTreeSet<Name>,
+}
+
+impl InFlight {
+    /// For this limit.
+    #[must_use]
+    pub fn new(policy: &Policy) -> Self {
+        Self { limit: policy.host.restarts_in_flight, failures: BTreeMap::new(), flying: BTreeSet::new() }
+    }
+}
+
+impl Oracle for InFlight {
+    fn name(&self) -> &'static str {
+        "in-flight"
+    }
+
+    fn guarantee(&self) -> &'static str {
+        "no more than restarts_in_flight services are on their way up after a failure at any time"
+    }
+
+    fn see(&mut self, _now_us: u64, seen: Seen<'_>) -> Result<(), String> {
+        let Seen::Record(record) = seen else { return Ok(()) };
+        let Some(name) = &record.service else { return Ok(()) };
+        match &record.body {
+            Body::SpawnIntended { .. } if self.failures.get(name).copied().unwrap_or(0) > 0 => {
+                self.flying.insert(name.clone());
+                if self.flying.len() > self.limit as usize {
+                    return Err(format!("{} services are on their way up, {} may be", self.flying.len(), self.limit));
+                }
+            }
+            Body::Detected { .. } => {
+                *self.failures.entry(name.clone()).or_default() += 1;
+                self.flying.remove(name);
+            }
+            Body::CountersForgotten => {
+                self.failures.remove(name);
+            }
+            Body::BecameReady { .. }
+            | Body::Exited { .. }
+            | Body::SpawnFailed { .. }
+            | Body::StopIntended { .. }
+            | Body::KillIntended { .. } => {
+                self.flying.remove(name);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// Observing, Hale starts each service once, and acts on orders only.
+pub struct Observes {
+    observes: bool,
+    started: BTreeSet<Name>,
+    ordered: BTreeSet<Name>,
+    ending: bool,
+}
+
+impl Observes {
+    /// For this policy.
+    #[must_use]
+    pub fn new(policy: &Policy) -> Self {
+        let observes = policy.host.mode == Mode::Observe;
+        Self { observes, started: BTreeSet::new(), ordered: BTreeSet::new(), ending: false }
+    }
+}
+
+impl Oracle for Observes {
+    fn name(&self) -> &'static str {
+        "observes"
+    }
+
+    fn guarantee(&self) -> &'static str {
+        "in mode observe a service is started once, and then nothing is done about it but what an operator orders"
+    }
+
+    fn see(&mut self, _now_us: u64, seen: Seen<'_>) -> Result<(), String> {
+        let Seen::Record(record) = seen else { return Ok(()) };
+        self.ending |= matches!(record.body, Body::Ending { .. });
+        let Some(name) = record.service.as_ref().filter(|_| self.observes && !self.ending) else { return Ok(()) };
+        let acts = match &record.body {
+            Body::Ordered { .. } => {
+                self.ordered.insert(name.clone());
+                false
+            }
+            Body::SpawnIntended { .. } => !self.started.insert(name.clone()),
+            Body::StopIntended { .. } | Body::KillIntended { .. } => true,
+            _ => false,
+        };
+        if acts && !self.ordered.contains(name) {
+            return Err(format!("{name}: record {} acts while only observing", record.id));
+        }
+        Ok(())
+    }
+}

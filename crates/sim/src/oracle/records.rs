@@ -1,0 +1,231 @@
+//! Guarantees about records and effects: what must be written before what, and what must follow from what.
+
+use super::{Ending, Oracle, Seen};
+use crate::kernel::Fact;
+use hale_core::effect::{Effect, Fence, Order};
+use hale_core::event::Event;
+use hale_core::ids::{Epoch, Name, RecordId, RequestId};
+use hale_core::plan::ladder;
+use hale_core::record::Body;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What was written about one process.
+#[derive(Debug, Clone, Default)]
+struct Written {
+    spawn: bool,
+    spawn_ordered: bool,
+    stop: bool,
+    kill: bool,
+    over: bool,
+    detected: bool,
+}
+
+/// Records come before effects, and every effect is about the newest process.
+#[derive(Debug, Default)]
+pub struct RecordsFirst {
+    last: Option<RecordId>,
+    newest_written: BTreeMap<Name, Epoch>,
+    newest_ordered: BTreeMap<Name, Epoch>,
+    written: BTreeMap<(Name, Epoch), Written>,
+}
+
+impl RecordsFirst {
+    fn effect(&mut self, effect: &Effect) -> Result<(), String> {
+        let Fence::Service { service, epoch } = &effect.fence else { return Ok(()) };
+        let newest = self.newest_ordered.entry(service.clone()).or_default();
+        if matches!(effect.order, Order::Spawn { .. }) {
+            *newest = (*newest).max(*epoch);
+        }
+        if *epoch != *newest {
+            return Err(format!("{service}: an effect for epoch {epoch}, the newest is {newest}"));
+        }
+        let written = self.written.entry((service.clone(), *epoch)).or_default();
+        let (what, allowed) = match &effect.order {
+            Order::Spawn { .. } => ("spawn", written.spawn && !std::mem::replace(&mut written.spawn_ordered, true)),
+            Order::Signal { .. } => ("signal", written.stop),
+            Order::Kill => ("kill", written.kill),
+            Order::AckExit => ("acknowledge", written.over),
+            Order::Collect { .. } => ("collect", written.detected),
+            Order::Probe { .. } => ("probe", written.spawn_ordered),
+            Order::Reply { .. } | Order::EndDone => ("answer", false),
+        };
+        if allowed {
+            Ok(())
+        } else {
+            Err(format!("{service} epoch {epoch}: {what} without the record that leads to it"))
+        }
+    }
+}
+
+impl Oracle for RecordsFirst {
+    fn name(&self) -> &'static str {
+        "records-first"
+    }
+
+    fn guarantee(&self) -> &'static str {
+        "what is done is on record before, records are numbered without gaps, and nothing is done to an older process"
+    }
+
+    fn see(&mut self, _now_us: u64, seen: Seen<'_>) -> Result<(), String> {
+        match seen {
+            Seen::Effect(effect) => self.effect(effect),
+            Seen::Record(record) => {
+                let expected = self.last.map_or(record.id, RecordId::next);
+                self.last = Some(record.id);
+                if let Some(service) = &record.service {
+                    let newest = self.newest_written.entry(service.clone()).or_default();
+                    if let Body::SpawnIntended { epoch, .. } = &record.body {
+                        *newest = *epoch;
+                    }
+                    let written = self.written.entry((service.clone(), *newest)).or_default();
+                    match &record.body {
+                        Body::SpawnIntended { .. } => written.spawn = true,
+                        Body::StopIntended { .. } => written.stop = true,
+                        Body::KillIntended { .. } => written.kill = true,
+                        Body::Exited { .. } | Body::SpawnFailed { .. } => written.over = true,
+                        Body::Detected { .. } => written.detected = true,
+                        _ => {}
+                    }
+                }
+                if record.id == expected {
+                    Ok(())
+                } else {
+                    Err(format!("record {} where {expected} was due", record.id))
+                }
+            }
+            Seen::Event(_) | Seen::Fact(_) => Ok(()),
+        }
+    }
+}
+
+/// Each end of a process is acknowledged exactly once.
+#[derive(Debug, Default)]
+pub struct Acknowledged {
+    owed: BTreeSet<(Name, Epoch)>,
+}
+
+impl Oracle for Acknowledged {
+    fn name(&self) -> &'static str {
+        "acknowledged"
+    }
+
+    fn guarantee(&self) -> &'static str {
+        "each exit status, and each failed start, is acknowledged to the guardian exactly once, and no other is"
+    }
+
+    fn see(&mut self, _now_us: u64, seen: Seen<'_>) -> Result<(), String> {
+        match seen {
+            Seen::Event(Event::Exited { service, epoch, .. } | Event::SpawnFailed { service, epoch, .. }) => {
+                self.owed.insert((service.clone(), *epoch));
+                Ok(())
+            }
+            Seen::Effect(Effect { fence: Fence::Service { service, epoch }, order: Order::AckExit, .. }) => {
+                if self.owed.remove(&(service.clone(), *epoch)) {
+                    return Ok(());
+                }
+                Err(format!("{service} epoch {epoch}: an acknowledgement that nobody waits for"))
+            }
+            Seen::Event(_) | Seen::Effect(_) | Seen::Record(_) | Seen::Fact(_) => Ok(()),
+        }
+    }
+
+    fn end(&mut self, _ending: &Ending) -> Result<(), String> {
+        match self.owed.first() {
+            Some((service, epoch)) => Err(format!("{service} epoch {epoch}: its end was never acknowledged")),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A check is not probed while its last probe still runs.
+#[derive(Debug, Default)]
+pub struct OneProbe {
+    running: BTreeMap<(Name, usize), (Epoch, u64)>,
+}
+
+impl Oracle for OneProbe {
+    fn name(&self) -> &'static str {
+        "one-probe"
+    }
+
+    fn guarantee(&self) -> &'static str {
+        "at most one probe of a check of one process is in flight"
+    }
+
+    fn see(&mut self, now_us: u64, seen: Seen<'_>) -> Result<(), String> {
+        let Seen::Fact(Fact::Probing { service, epoch, check, until_us }) = seen else { return Ok(()) };
+        let before = self.running.insert((service.clone(), *check), (*epoch, *until_us));
+        match before {
+            Some((same, until)) if same == *epoch && until > now_us => Err(format!(
+                "{service}: check {check} is probed while its last probe runs for {} us more",
+                until - now_us
+            )),
+            Some(_) | None => Ok(()),
+        }
+    }
+}
+
+/// Each decision can be recomputed from what it read.
+pub struct Recomputes;
+
+impl Oracle for Recomputes {
+    fn name(&self) -> &'static str {
+        "recomputes"
+    }
+
+    fn guarantee(&self) -> &'static str {
+        "each decision on record follows from the values on record with it"
+    }
+
+    fn see(&mut self, _now_us: u64, seen: Seen<'_>) -> Result<(), String> {
+        let Seen::Record(record) = seen else { return Ok(()) };
+        let Body::Decided(decision) = &record.body else { return Ok(()) };
+        let again = ladder::decide(&decision.read);
+        if again == decision.choice {
+            return Ok(());
+        }
+        Err(format!("record {}: {:?} is on record, {:?} follows", record.id, decision.choice.verdict, again.verdict))
+    }
+}
+
+/// Each client is answered exactly once.
+#[derive(Debug, Default)]
+pub struct Answers {
+    owed: BTreeMap<RequestId, u64>,
+}
+
+impl Oracle for Answers {
+    fn name(&self) -> &'static str {
+        "answers"
+    }
+
+    fn guarantee(&self) -> &'static str {
+        "each question and each order is answered at most once, and each once everything is at rest"
+    }
+
+    fn see(&mut self, now_us: u64, seen: Seen<'_>) -> Result<(), String> {
+        match seen {
+            Seen::Event(Event::Asked { request, .. }) => {
+                self.owed.insert(*request, now_us);
+                Ok(())
+            }
+            Seen::Effect(Effect { order: Order::Reply { request, .. }, .. }) => match self.owed.remove(request) {
+                Some(_) => Ok(()),
+                None => Err(format!("request {request} is answered twice, or nobody asked")),
+            },
+            Seen::Event(_) | Seen::Effect(_) | Seen::Record(_) | Seen::Fact(_) => Ok(()),
+        }
+    }
+
+    fn end(&mut self, ending: &Ending) -> Result<(), String> {
+        if !ending.at_rest {
+            return Ok(());
+        }
+        // An order may still wait for its record to become durable.
+        let long_ago = ending.at_us.saturating_sub(hale_core::step::DURABLE_WITHIN.as_us() + 1_000);
+        match self.owed.iter().find(|(_, at)| **at < long_ago) {
+            Some((request, at)) => Err(format!("request {request} of {at} us was never answered")),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! Each oracle finds the mistake that breaks its guarantee: an oracle that nothing fails proves nothing.
+
+use hale_sim::mutation::Mutation;
+use hale_sim::oracle;
+use hale_sim::run::{run, run_seed};
+use hale_sim::scenario::{Limits, Scenario};
+
+/// Oracles, and a mistake that each of them must find.
+const CASES: &[(&str, Mutation)] = &[
+    ("one-process", Mutation::SpawnTwice),
+    ("possible", Mutation::OldEpoch),
+    ("no-violation", Mutation::ExitTwice),
+    ("delays", Mutation::EarlyTimers),
+    ("delays", Mutation::WrongDelay),
+    ("held", Mutation::UncountedTries),
+    ("reasons", Mutation::WrongReason),
+    ("incidents", Mutation::UnclosedIncidents),
+    ("in-order", Mutation::NoOrder),
+    ("in-flight", Mutation::NoLimit),
+    ("observes", Mutation::NoObserving),
+    ("records-first", Mutation::EffectsFirst),
+    ("acknowledged", Mutation::AckTwice),
+    ("acknowledged", Mutation::NoAck),
+    ("one-probe", Mutation::ProbeTwice),
+    ("recomputes", Mutation::AlteredDecision),
+    ("answers", Mutation::AnswerTwice),
+    ("liveness", Mutation::NoSpawnAfterFailure),
+    ("no-spinning", Mutation::Restless),
+    ("ends", Mutation::NeverDone),
+    ("same-root", Mutation::Unstable),
+    ("wall-clock", Mutation::WallDecides),
+    ("no-panic", Mutation::Panics),
+];
+
+/// Seeds within which a mistake must be found.
+const SEEDS: u64 = 150;
+
+#[test]
+fn each_mistake_is_found_by_the_oracle_whose_guarantee_it_breaks() {
+    let mut missed = Vec::new();
+    for (oracle, mutation) in CASES {
+        let found = (1..=SEEDS).find(|&seed| {
+            let scenario = Scenario::draw(seed, &Limits::default());
+            run_seed(&scenario, Some(*mutation)).violations.iter().any(|violation| violation.oracle == *oracle)
+        });
+        match found {
+            Some(seed) => println!("{oracle} finds {mutation:?} in seed {seed}"),
+            None => missed.push(format!("{oracle} does not find {mutation:?}")),
+        }
+    }
+    assert!(missed.is_empty(), "{missed:?}");
+}
+
+#[test]
+fn every_oracle_has_a_mistake_that_it_finds() {
+    let scenario = Scenario::draw(1, &Limits::default());
+    for oracle in oracle::oracles(&scenario) {
+        assert!(CASES.iter().any(|(name, _)| *name == oracle.name()), "{}: {}", oracle.name(), oracle.guarantee());
+    }
+}
+
+#[test]
+fn without_a_mistake_the_same_seeds_pass() {
+    for seed in 1..=SEEDS {
+        let run = run(&Scenario::draw(seed, &Limits::default()));
+        assert_eq!(run.violations, [], "seed {seed}");
+    }
+}
