@@ -36,8 +36,11 @@ const GUARDIAN_FD: RawFd = 3;
 const KEEPER_FD: RawFd = 4;
 
 /// How long the start waits for processes of an earlier Hale to be gone. They get SIGKILL, so this is the time of the
-/// kernel; what is still there then keeps its own service from starting, and no other.
+/// kernel; what is still there then keeps Hale from starting.
 const LEFTOVERS_WITHIN: Duration = Duration::from_secs(5);
+
+/// How many threads may do what can block for probes: name lookups and exec preparations, four at once each.
+const BLOCKING_THREADS: usize = 16;
 
 /// How long the start waits for the thread of probes and API.
 const RUNTIME_WITHIN: Duration = Duration::from_secs(5);
@@ -49,6 +52,11 @@ enum StartError {
     NotByGuardian,
     #[error(transparent)]
     Config(#[from] LoadError),
+    #[error(
+        "processes of an earlier Hale survive SIGKILL: {0:?}; nothing is started beside them. \
+         Look at their state (D: a device or network file system hangs) and start Hale again once they are gone"
+    )]
+    Survivors(Vec<i32>),
     #[error("cannot {what}: {source}")]
     Io { what: &'static str, source: io::Error },
 }
@@ -84,7 +92,7 @@ fn run(args: impl IntoIterator<Item = OsString>) -> Result<Ended, StartError> {
     let (inbox, outlet) = inbox().map_err(failed("make an eventfd"))?;
     let (journal, ledger, recovered) = remember(host_policy, &inbox, &console);
     let trees = Arc::new(Trees::open(&tree::instance(Path::new(&host_policy.runtime_dir))));
-    end_leftovers(&trees, &recovered, &console);
+    end_leftovers(&trees, &recovered, &console)?;
 
     make_notify_dir(Path::new(&host_policy.runtime_dir)).map_err(failed("make the directory of notify sockets"))?;
     let asker = Asker::new(inbox.clone());
@@ -153,34 +161,33 @@ fn remember(host: &HostPolicy, inbox: &Inbox, console: &Console) -> (Option<Jour
     (journal, ledger, recovered)
 }
 
-/// Ends what an earlier Hale left running, so that nothing ever runs twice.
-fn end_leftovers(trees: &Trees, recovered: &Recovered, console: &Console) {
+/// Ends what an earlier Hale left running, so that nothing ever runs twice. Which service a survivor belonged to is not
+/// always known, so nothing at all is started beside one: whoever started Hale is told, and tries again.
+fn end_leftovers(trees: &Trees, recovered: &Recovered, console: &Console) -> Result<(), StartError> {
     if let Kind::Tags { why } = trees.kind() {
         console.say(&format!(
             "services are kept together by a variable of their environment only, as there is no cgroup v2 to use: {why}"
         ));
     }
-    match trees.end_leftovers(&recovered.processes, LEFTOVERS_WITHIN) {
-        Ok(leftovers) => {
-            if !leftovers.found.is_empty() {
-                console
-                    .say(&format!("ended {} processes that an earlier Hale had left running", leftovers.found.len()));
-            }
-            for left in &leftovers.remaining {
-                console.say(&format!(
-                    "pid {} of an earlier Hale survives SIGKILL; nothing is started beside it",
-                    left.pid
-                ));
-            }
-        }
-        Err(error) => console.say(&format!("cannot look for processes of an earlier Hale: {error}")),
+    let leftovers = trees
+        .end_leftovers(&recovered.processes, LEFTOVERS_WITHIN)
+        .map_err(failed("look for processes that an earlier Hale left running"))?;
+    if !leftovers.found.is_empty() {
+        console.say(&format!("ended {} processes that an earlier Hale had left running", leftovers.found.len()));
     }
+    if leftovers.remaining.is_empty() {
+        return Ok(());
+    }
+    Err(StartError::Survivors(leftovers.remaining.iter().map(|left| left.pid).collect()))
 }
 
 /// Starts the thread of probes and API. It runs until the process ends.
 fn start_runtime(runtime_dir: &str, inbox: &Inbox, asker: &Asker, trees: &Arc<Trees>) -> Result<Prober, StartError> {
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed("start a runtime"))?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS)
+        .build()
+        .map_err(failed("start a runtime"))?;
     let to_loop = inbox.clone();
     let report = Arc::new(move |event| to_loop.send(event));
     let prober = Prober::new(runtime.handle().clone(), report, trees.clone());

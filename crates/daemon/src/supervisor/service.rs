@@ -104,11 +104,11 @@ impl Hosted {
     /// (docs/decisions/0008-a-fresh-cgroup-after-a-kill.md).
     pub(super) fn ensure(&mut self, trees: &Trees, keeper: &mut KeeperClient) -> Result<(), SpawnFailure> {
         match &mut self.ready {
-            Some(ready) if !self.killed => {
-                if !ready.tree.is_empty().unwrap_or(true) {
-                    return Err(left_over());
-                }
-            }
+            Some(ready) if !self.killed => match ready.tree.is_empty() {
+                Ok(true) => {}
+                Ok(false) => return Err(left_over()),
+                Err(error) => return Err(failure("cgroup", "", &error)),
+            },
             Some(ready) => {
                 ready.tree = fresh_tree(trees, &self.name)?;
                 if let Some((_, member)) = &mut ready.notify {
@@ -256,9 +256,10 @@ impl Hosted {
 
     /// The process whose tree was awaited to end, once it has, main process and all. Once.
     pub(super) fn ended_tree(&mut self) -> Option<Epoch> {
-        let epoch = self.ending.filter(|_| self.process.is_none())?;
+        let epoch = self.ending?;
+        // Looked at even while the main process lives: only reading silences the kernel's signal.
         let empty = if self.tree_events().is_some() { self.tree_is_empty() } else { self.found_empty };
-        if !empty {
+        if !empty || self.process.is_some() {
             return None;
         }
         self.ending = None;
