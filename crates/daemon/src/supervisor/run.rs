@@ -36,7 +36,7 @@ const GUARDIAN_FD: RawFd = 3;
 const KEEPER_FD: RawFd = 4;
 
 /// How long the start waits for processes of an earlier Hale to be gone. They get SIGKILL, so this is the time of the
-/// kernel; what is still there then keeps Hale from starting.
+/// kernel; what is still there then keeps its service, or Hale, from starting.
 const LEFTOVERS_WITHIN: Duration = Duration::from_secs(5);
 
 /// How many threads may do what can block for probes: name lookups and exec preparations, four at once each.
@@ -161,8 +161,9 @@ fn remember(host: &HostPolicy, inbox: &Inbox, console: &Console) -> (Option<Jour
     (journal, ledger, recovered)
 }
 
-/// Ends what an earlier Hale left running, so that nothing ever runs twice. Which service a survivor belonged to is not
-/// always known, so nothing at all is started beside one: whoever started Hale is told, and tries again.
+/// Ends what an earlier Hale left running, so that nothing ever runs twice. A survivor in a service's cgroup keeps that
+/// service from starting, and no other. Of one without a cgroup nobody knows to which service it belongs, so nothing at
+/// all is started beside it: whoever started Hale is told, and tries again.
 fn end_leftovers(trees: &Trees, recovered: &Recovered, console: &Console) -> Result<(), StartError> {
     if let Kind::Tags { why } = trees.kind() {
         console.say(&format!(
@@ -175,10 +176,18 @@ fn end_leftovers(trees: &Trees, recovered: &Recovered, console: &Console) -> Res
     if !leftovers.found.is_empty() {
         console.say(&format!("ended {} processes that an earlier Hale had left running", leftovers.found.len()));
     }
-    if leftovers.remaining.is_empty() {
+    let (known, unknown): (Vec<_>, Vec<_>) =
+        leftovers.remaining.iter().partition(|left| left.evidence == tree::Evidence::Cgroup);
+    for left in known {
+        console.say(&format!(
+            "pid {} of an earlier Hale survives SIGKILL; its service is not started beside it",
+            left.pid
+        ));
+    }
+    if unknown.is_empty() {
         return Ok(());
     }
-    Err(StartError::Survivors(leftovers.remaining.iter().map(|left| left.pid).collect()))
+    Err(StartError::Survivors(unknown.iter().map(|left| left.pid).collect()))
 }
 
 /// Starts the thread of probes and API. It runs until the process ends.
