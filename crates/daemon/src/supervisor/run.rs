@@ -176,7 +176,7 @@ fn end_leftovers(trees: &Trees, recovered: &Recovered, console: &Console) -> Res
     if !leftovers.found.is_empty() {
         console.say(&format!("ended {} processes that an earlier Hale had left running", leftovers.found.len()));
     }
-    let (known, unknown): (Vec<_>, Vec<_>) =
+    let (known, unknown): (Vec<&tree::Leftover>, Vec<&tree::Leftover>) =
         leftovers.remaining.iter().partition(|left| left.evidence == tree::Evidence::Cgroup);
     for left in known {
         console.say(&format!(
