@@ -19,6 +19,7 @@ const PACKAGES: &[Package] = &[
     Package { name: "redis-server", program: "redis-server", why: "a TCP server, to be healed" },
     Package { name: "python3", program: "python3", why: "an asyncio server to be healed; programs with sdnotify" },
     Package { name: "python3-venv", program: "python3", why: "a private place for PyPI's sdnotify" },
+    Package { name: "curl", program: "curl", why: "the transcripts in README.md break the demo services with it" },
     Package { name: "jq", program: "jq", why: "the ledger's chain can be checked without Hale" },
     Package { name: "systemd", program: "systemd-notify", why: "systemd-notify talks to Hale's notify socket" },
 ];

@@ -192,6 +192,8 @@ impl Session {
         shell.args(["-c", command]).current_dir(&self.folder).env("PATH", &self.path);
         // A terminal's width and colours must not change what is printed.
         shell.env("COLUMNS", "110").env("NO_COLOR", "1").stdin(Stdio::null());
+        // As the page tells its reader to do.
+        shell.env("HALE_CONFIG", "examples/hale.toml");
         shell
     }
 
@@ -209,6 +211,8 @@ impl Session {
             for step in steps {
                 // A command that fails is part of the story: `hale` says so by its exit code, and so does the text.
                 step.output = output_of(&mut self.shell(&format!("{{ {}; }} 2>&1 || true", step.command)))?;
+                // Where the session is means nothing to a reader.
+                step.output = step.output.replace(&*self.folder.to_string_lossy(), "~");
             }
         }
         let mut outputs = self.stop()?.into_iter();
