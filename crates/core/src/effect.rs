@@ -14,7 +14,8 @@ use serde::{Deserialize, Serialize};
 pub struct Effect {
     /// For the log.
     pub id: EffectId,
-    /// On what it acts. An executor refuses one whose epoch is not the service's newest.
+    /// On what it acts. An executor refuses one whose epoch is not the service's newest, unless it only reads or
+    /// acknowledges ([`Order::acts`]).
     pub fence: Fence,
     /// What to do.
     pub order: Order,
@@ -60,8 +61,8 @@ pub enum Order {
         /// Where the check stands.
         policy: Arc<ServicePolicy>,
     },
-    /// Read the last lines of output of the ended or failing process. Idempotent. Answered by `Collected`, or
-    /// not at all.
+    /// Read the last lines of output of the ended or failing process, which may have a successor by now. Idempotent.
+    /// Answered by `Collected`, or not at all.
     Collect {
         /// For the answer.
         incident: IncidentId,
@@ -79,6 +80,17 @@ pub enum Order {
     },
     /// Nothing runs any more: end.
     EndDone,
+}
+
+impl Order {
+    /// Whether it changes anything for a process, so that it must never reach a later one.
+    #[must_use]
+    pub fn acts(&self) -> bool {
+        match self {
+            Self::Spawn { .. } | Self::Signal { .. } | Self::Kill | Self::Probe { .. } => true,
+            Self::Collect { .. } | Self::AckExit | Self::Reply { .. } | Self::EndDone => false,
+        }
+    }
 }
 
 /// What a client is told.

@@ -194,7 +194,7 @@ impl Brain<'_> {
         self.tell_waiters(name, service::Wanted::Healthy, |_| crate::effect::Answer::Failed {
             text: finding.to_string(),
         });
-        self.collect(name);
+        let (failed, incident) = (self.known(name).last_epoch, self.known(name).incident.map(|open| open.id));
         let decision = self.decide(name, cause);
         let (verdict, reason) = (decision.choice.verdict, decision.choice.reason.clone());
         self.record(name, Body::Decided(Box::new(decision)));
@@ -206,6 +206,10 @@ impl Brain<'_> {
             Verdict::Hold { delay, tries } => {
                 self.bring_down(name, Then::Hold { until: now.after(delay), tries }, Reason::MustGo);
             }
+        }
+        // Evidence comes last: what it is about is in a file already, and the next process does not wait for it.
+        if let Some(incident) = incident {
+            self.effect(name, failed, Order::Collect { incident, lines: OUTPUT_LINES });
         }
     }
 
@@ -248,15 +252,6 @@ impl Brain<'_> {
             | Phase::Starting { .. }
             | Phase::Running { .. }
             | Phase::Stopping { .. } => {}
-        }
-    }
-
-    /// Asks for the output of the process that failed.
-    fn collect(&mut self, name: &Name) {
-        let known = self.known(name);
-        let (epoch, incident) = (known.last_epoch, known.incident.map(|open| open.id));
-        if let Some(incident) = incident {
-            self.effect(name, epoch, Order::Collect { incident, lines: OUTPUT_LINES });
         }
     }
 
@@ -488,7 +483,7 @@ mod tests {
             "{bodies:?}"
         );
         let orders: Vec<&Order> = output.effects.iter().map(|effect| &effect.order).collect();
-        assert!(matches!(orders[..], [Order::AckExit, Order::Collect { .. }, Order::Spawn { .. }]), "{orders:?}");
+        assert!(matches!(orders[..], [Order::AckExit, Order::Spawn { .. }, Order::Collect { .. }]), "{orders:?}");
     }
 
     #[test]

@@ -19,6 +19,8 @@ pub struct Recovered {
     pub first_record: RecordId,
     /// Main processes that were made and not reaped, as far as this boot's journal knows.
     pub processes: Vec<Process>,
+    /// Records that are in the journal and did not reach the ledger, in their order.
+    pub missing: Vec<(RecordId, Vec<u8>)>,
 }
 
 /// The one field of a payload that matters here.
@@ -38,8 +40,14 @@ pub fn recover(replay: &Replay, ledger_dir: &Path) -> Recovered {
         next = next.max(snapshot.next_record);
         living.extend(snapshot.processes().map(|(name, process)| (name.clone(), process.clone())));
     }
-    for record in replay.records.iter().filter_map(|bytes| serde_json::from_slice::<Record>(bytes).ok()) {
+    let in_ledger = after_newest_in_ledger(ledger_dir);
+    let mut missing = Vec::new();
+    for bytes in &replay.records {
+        let Ok(record) = serde_json::from_slice::<Record>(bytes) else { continue };
         next = next.max(record.id.next());
+        if record.id >= in_ledger {
+            missing.push((record.id, bytes.clone()));
+        }
         let Some(service) = record.service else { continue };
         match record.body {
             Body::Spawned { process, .. } => {
@@ -51,8 +59,7 @@ pub fn recover(replay: &Replay, ledger_dir: &Path) -> Recovered {
             _ => {}
         }
     }
-    let next = next.max(after_newest_in_ledger(ledger_dir));
-    Recovered { first_record: next, processes: living.into_values().collect() }
+    Recovered { first_record: next.max(in_ledger), processes: living.into_values().collect(), missing }
 }
 
 /// One more than the newest record's id in the ledger. Only the newest segment with records of the loop is read: ids
@@ -105,5 +112,9 @@ mod tests {
         ledger.append(record(41, "a", spawned(1)), Class::State, 41).unwrap();
         assert!(ledger.close(Duration::from_secs(60)), "the disk did not take one record in a minute");
         assert_eq!(recover(&Replay::default(), dir.path()).first_record, RecordId(42));
+        let records = vec![record(41, "a", spawned(1)), record(42, "a", spawned(1)), record(43, "a", spawned(1))];
+        let recovered = recover(&Replay { records, ..Replay::default() }, dir.path());
+        assert_eq!(recovered.missing.iter().map(|(id, _)| id.0).collect::<Vec<_>>(), [42, 43]);
+        assert_eq!(recovered.first_record, RecordId(44));
     }
 }

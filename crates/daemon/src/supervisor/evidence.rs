@@ -3,7 +3,7 @@
 use super::inbox::Inbox;
 use crate::keeper::tail::last_lines;
 use hale_core::event::Event;
-use hale_core::ids::{IncidentId, Name};
+use hale_core::ids::{Epoch, IncidentId, Name};
 use std::io;
 use std::path::PathBuf;
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -15,21 +15,27 @@ const JOBS_MAX: usize = 256;
 /// The most that is read back for one incident: 200 long lines, and bounded when a service writes without newlines.
 const TAIL_BYTES_MAX: usize = 64 * 1024;
 
+/// What the next process may have written meanwhile is read beside that and left out: it has had a few milliseconds.
+const SUCCESSOR_LINES: usize = 200;
+
 /// The longest line that is kept, in bytes; the rest of it stands in the log. 200 of them fit into one record.
 const LINE_BYTES_MAX: usize = 256;
 
-#[derive(Debug)]
-struct Job {
-    service: Name,
-    directory: PathBuf,
-    incident: IncidentId,
-    lines: usize,
+/// What is to be read.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Job {
+    /// The process that failed: lines of those after it are left out.
+    pub(super) epoch: Epoch,
+    /// For the answer.
+    pub(super) incident: IncidentId,
+    /// At most so many.
+    pub(super) lines: usize,
 }
 
 /// Reads output tails.
 #[derive(Debug)]
 pub(super) struct Collector {
-    jobs: SyncSender<Job>,
+    jobs: SyncSender<(Name, PathBuf, Job)>,
 }
 
 impl Collector {
@@ -38,12 +44,12 @@ impl Collector {
     /// # Errors
     /// There can be no more threads.
     pub(super) fn start(inbox: Inbox) -> io::Result<Self> {
-        let (jobs, queue) = sync_channel::<Job>(JOBS_MAX);
+        let (jobs, queue) = sync_channel::<(Name, PathBuf, Job)>(JOBS_MAX);
         std::thread::Builder::new().name(String::from("evidence")).spawn(move || {
-            for job in queue {
-                if let Ok(raw) = last_lines(&job.directory, job.lines, TAIL_BYTES_MAX) {
-                    let lines = raw.iter().map(|line| clean(line)).collect();
-                    inbox.send(Event::Collected { service: job.service, incident: job.incident, lines });
+            for (service, directory, job) in queue {
+                if let Ok(raw) = last_lines(&directory, job.lines + SUCCESSOR_LINES, TAIL_BYTES_MAX) {
+                    let lines = of_process(&raw, job).iter().map(|line| clean(line)).collect();
+                    inbox.send(Event::Collected { service, incident: job.incident, lines });
                 }
             }
         })?;
@@ -51,9 +57,16 @@ impl Collector {
     }
 
     /// Has the last lines below `directory` read; dropped when too many wait.
-    pub(super) fn collect(&self, service: Name, directory: PathBuf, incident: IncidentId, lines: usize) {
-        let _ = self.jobs.try_send(Job { service, directory, incident, lines });
+    pub(super) fn collect(&self, service: Name, directory: PathBuf, job: Job) {
+        let _ = self.jobs.try_send((service, directory, job));
     }
+}
+
+/// The lines up to where the next process began, by the line that the guardian has it write.
+fn of_process(lines: &[Vec<u8>], job: Job) -> &[Vec<u8>] {
+    let next = format!("hale: epoch {}, ", job.epoch.next());
+    let end = lines.iter().position(|line| line.starts_with(next.as_bytes())).unwrap_or(lines.len());
+    &lines[end.saturating_sub(job.lines)..end]
 }
 
 /// A line as it may be recorded: bounded, and with every control character escaped.
@@ -76,6 +89,15 @@ fn clean(line: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lines_of_the_next_process_are_left_out() {
+        let text = "hale: epoch 3, pid 7 started\na\nb\nhale: epoch 3, pid 7 ended: exit code 1\nhale: epoch 4, pid 8 started\nc";
+        let lines: Vec<Vec<u8>> = text.lines().map(|line| line.as_bytes().to_vec()).collect();
+        let job = |epoch, lines| Job { epoch: Epoch(epoch), incident: IncidentId(1), lines };
+        assert_eq!(of_process(&lines, job(3, 2)), [b"b".to_vec(), b"hale: epoch 3, pid 7 ended: exit code 1".to_vec()]);
+        assert_eq!(of_process(&lines, job(4, 9)).len(), 6);
+    }
 
     #[test]
     fn what_a_service_wrote_cannot_move_a_terminal_and_is_bounded() {

@@ -1,7 +1,7 @@
 //! The real host: what `hale_core::driver` needs, on epoll, sockets, cgroups and files.
 
 use super::console::Console;
-use super::evidence::Collector;
+use super::evidence::{Collector, Job};
 use super::inbox::{Asker, Inbox, Outlet};
 use super::prepare::{Prepared, prepare, touches_files};
 use super::service::{Hosted, failure};
@@ -17,7 +17,7 @@ use crate::sys::wait::Exit;
 use hale_core::driver::Host;
 use hale_core::effect::{Effect, Fence, Order};
 use hale_core::event::{EndWhy, Event, ExitStatus, SpawnFailure};
-use hale_core::ids::{Epoch, IncidentId, Name};
+use hale_core::ids::{Epoch, Name};
 use hale_core::policy::{Policy, ServicePolicy, Signal};
 use hale_core::record::Record;
 use hale_core::time::{Monotonic, Now};
@@ -100,7 +100,7 @@ pub(super) struct DaemonHost {
     services: BTreeMap<Name, Hosted>,
     names: Vec<Name>,
     /// Flushes of the keeper that were asked for, by token.
-    flushes: BTreeMap<u64, (Name, IncidentId, usize)>,
+    flushes: BTreeMap<u64, (Name, Job)>,
     next_flush: u64,
     /// Orders that other threads prepare, because preparing them touches files.
     prepared: Receiver<ReadyOrder>,
@@ -108,7 +108,10 @@ pub(super) struct DaemonHost {
     /// Looks after trees without a cgroup, and says which became empty.
     watcher: Watcher,
     empty: Receiver<(Name, Epoch)>,
-    lines: Vec<Vec<u8>>,
+    /// Records that are in the journal, and that ledger and console do not have yet.
+    told: Vec<(Record, Vec<u8>)>,
+    /// Ends that are on record, and that the guardian still keeps.
+    unacknowledged: Vec<(Name, Epoch)>,
     ended: Option<Ended>,
 }
 
@@ -166,14 +169,16 @@ impl DaemonHost {
             prepared_sender,
             watcher,
             empty,
-            lines: Vec::new(),
+            told: Vec::new(),
+            unacknowledged: Vec::new(),
             ended: None,
             parts,
         })
     }
 
     /// How it ended; writes out what is left.
-    pub(super) fn finish(self) -> Ended {
+    pub(super) fn finish(mut self) -> Ended {
+        self.tell();
         let Self { mut parts, services, watcher, ended, .. } = self;
         drop((services, watcher));
         if parts.ledger.is_some_and(|ledger| !ledger.close(LEDGER_CLOSE_WITHIN)) {
@@ -197,6 +202,7 @@ impl DaemonHost {
 
     /// Waits for the kernel, at most until `until`, and turns what it tells into events.
     fn listen(&mut self, until: Option<Monotonic>) -> io::Result<()> {
+        self.tell();
         self.flush_sockets()?;
         let timeout = until.map(|until| timespec(until.since(now().mono).as_us()));
         self.buffer.clear();
@@ -215,6 +221,25 @@ impl DaemonHost {
             }
         }
         Ok(())
+    }
+
+    /// Hands what was written since the last wait to the threads of ledger and console. Not in [`Host::write`]: the
+    /// journal has it already, and a service that must be started does not wait for two threads to be woken.
+    fn tell(&mut self) {
+        for (record, line) in self.told.drain(..) {
+            self.parts.console.record(&record);
+            if let Some(ledger) = &self.parts.ledger {
+                // What is dropped is counted by the ledger itself, in a record of its own.
+                let _ = ledger.append(line, record.body.class(), record.id.0);
+            }
+        }
+        for (service, epoch) in self.unacknowledged.drain(..) {
+            // An order for the next process acknowledges the end of the one before it.
+            let Some(hosted) = self.services.get(&service).filter(|hosted| hosted.newest() == epoch) else { continue };
+            if let Err(error) = self.parts.guardian.ack(hosted.slot(), epoch) {
+                self.parts.console.say(&format!("{service}: its exit cannot be acknowledged: {error}"));
+            }
+        }
     }
 
     /// Sends what the sockets did not take before, and asks to be woken when they take more.
@@ -299,10 +324,10 @@ impl DaemonHost {
         while let Some(event) = self.parts.keeper.receive()? {
             match event {
                 KeeperEvent::Flushed(flushed) => {
-                    if let Some((service, incident, lines)) = self.flushes.remove(&flushed.token)
+                    if let Some((service, job)) = self.flushes.remove(&flushed.token)
                         && let Some(hosted) = self.services.get(&service)
                     {
-                        hosted.collect(incident, lines, &self.parts.collector);
+                        hosted.collect(job, &self.parts.collector);
                     }
                 }
                 KeeperEvent::Dropped { slot, bytes } => {
@@ -449,26 +474,19 @@ impl Host for DaemonHost {
     }
 
     fn write(&mut self, records: &[Record]) {
-        self.lines.clear();
+        let first = self.told.len();
         for record in records {
             match serde_json::to_vec(record) {
-                Ok(line) => self.lines.push(line),
+                Ok(line) => self.told.push((record.clone(), line)),
                 Err(error) => self.parts.console.say(&format!("record {} cannot be written: {error}", record.id)),
             }
         }
         if let Some(journal) = &mut self.parts.journal {
-            let lines: Vec<&[u8]> = self.lines.iter().map(Vec::as_slice).collect();
+            let lines: Vec<&[u8]> = self.told[first..].iter().map(|(_, line)| line.as_slice()).collect();
             if let Err(error) = journal.append(&lines) {
                 self.parts.console.say(&format!("the runtime journal cannot be written: {error}"));
             }
         }
-        if let Some(ledger) = &self.parts.ledger {
-            for (record, line) in records.iter().zip(self.lines.drain(..)) {
-                // What is dropped is counted by the ledger itself, in a record of its own.
-                let _ = ledger.append(line, record.body.class(), record.id.0);
-            }
-        }
-        records.iter().for_each(|record| self.parts.console.record(record));
     }
 
     fn wants_snapshot(&self) -> bool {
@@ -507,7 +525,7 @@ impl Host for DaemonHost {
 impl DaemonHost {
     fn perform_on(&mut self, service: &Name, epoch: Epoch, order: Order) {
         let Some(hosted) = self.services.get_mut(service) else { return };
-        if epoch < hosted.newest() {
+        if epoch < hosted.newest() && order.acts() {
             self.parts.console.say(&format!("{service}: an order for process {epoch} came too late and was refused"));
             return;
         }
@@ -531,15 +549,10 @@ impl DaemonHost {
                 let token = self.next_flush;
                 self.next_flush += 1;
                 if self.parts.keeper.flush_slot(hosted.slot(), token).is_ok() {
-                    self.flushes.insert(token, (service.clone(), incident, lines));
+                    self.flushes.insert(token, (service.clone(), Job { epoch, incident, lines }));
                 }
             }
-            Order::AckExit => {
-                let slot = hosted.slot();
-                if let Err(error) = self.parts.guardian.ack(slot, epoch) {
-                    self.parts.console.say(&format!("{service}: its exit cannot be acknowledged: {error}"));
-                }
-            }
+            Order::AckExit => self.unacknowledged.push((service.clone(), epoch)),
             Order::Reply { .. } | Order::EndDone => {}
         }
     }

@@ -18,6 +18,7 @@ use hale_core::driver;
 use hale_core::event::Event;
 use hale_core::ids::RecordId;
 use hale_core::policy::HostPolicy;
+use hale_core::record::Class;
 use hale_core::world::{Birth, World};
 use rustix::rand::{GetRandomFlags, getrandom};
 use std::ffi::OsString;
@@ -152,7 +153,13 @@ fn remember(host: &HostPolicy, inbox: &Inbox, console: &Console) -> (Option<Jour
     let dir = Path::new(&host.state_dir).join("ledger");
     let recovered = recovery::recover(&replay, &dir);
     let ledger = match LedgerStore::open(&dir, Limits::default(), Box::new(notify)) {
-        Ok((ledger, _)) => Some(ledger),
+        Ok((ledger, _)) => {
+            for (id, line) in &recovered.missing {
+                // What there is no room for is counted by the ledger itself.
+                let _ = ledger.append(line.clone(), Class::State, id.0);
+            }
+            Some(ledger)
+        }
         Err(error) => {
             inbox.send(Event::LedgerDegraded { error: error.to_string() });
             None

@@ -1,6 +1,6 @@
 //! One service on the real host: its slot, tree, pidfd, notify socket, and the order that starts it.
 
-use super::evidence::Collector;
+use super::evidence::{Collector, Job};
 use super::prepare::{Paths, Prepared};
 use crate::execute::tree::{Tree, Trees, Until, Watcher};
 use crate::execute::user::Identity;
@@ -11,7 +11,7 @@ use crate::keeper::protocol::LogTarget;
 use crate::monitor::notify::{Membership, NotifySocket};
 use crate::sys::child::Step;
 use hale_core::event::{Notice, Process, SpawnFailure};
-use hale_core::ids::{Epoch, IncidentId, Name};
+use hale_core::ids::{Epoch, Name};
 use hale_core::policy::{HostPolicy, ServicePolicy, Signal};
 use std::ffi::CString;
 use std::io;
@@ -277,9 +277,8 @@ impl Hosted {
     }
 
     /// Has the last lines of output read, on another thread.
-    pub(super) fn collect(&self, incident: IncidentId, lines: usize, collector: &Collector) {
-        let directory = PathBuf::from(lossy(&self.log.directory));
-        collector.collect(self.name.clone(), directory, incident, lines);
+    pub(super) fn collect(&self, job: Job, collector: &Collector) {
+        collector.collect(self.name.clone(), PathBuf::from(lossy(&self.log.directory)), job);
     }
 }
 
