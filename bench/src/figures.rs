@@ -1,7 +1,7 @@
 //! Each figure: what is done to the agents, and what is measured.
 
 use crate::numbers::Numbers;
-use crate::proc::{machine_ticks, pss_mib, run_ns, supervisor_pids};
+use crate::proc::{busy_since, machine_ticks, pss_mib, run_ns, supervisor_pids};
 use crate::report::{Figure, Goal};
 use crate::starts::now_ns;
 use crate::status::Client;
@@ -56,11 +56,6 @@ fn watched(mut figure: Figure, work: impl FnOnce(&mut Figure) -> Result<(), Stri
     work(&mut figure)?;
     figure.busy = busy_since(before);
     Ok(vec![figure])
-}
-
-fn busy_since((busy_before, all_before): (u64, u64)) -> f64 {
-    let (busy, all) = machine_ticks();
-    100.0 * (busy - busy_before) as f64 / (all - all_before).max(1) as f64
 }
 
 fn milliseconds(from_ns: u64, to_ns: u64) -> f64 {

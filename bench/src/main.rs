@@ -14,7 +14,14 @@ mod supervisors;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 use supervisors::{Kind, Tools};
+
+/// So long the driver looks at what else the machine does.
+const LOOK: Duration = Duration::from_secs(3);
+/// More than this share of the processors, in percent, taken by others: with a tick of 4 ms, a restart that has to wait
+/// for one of them takes several times as long.
+const BUSY_MAX: f64 = 10.0;
 
 const USAGE: &str = "usage: hale-bench HALE AGENT FOLDER [FIGURE...]";
 
@@ -51,6 +58,13 @@ fn measure(hale: &str, agent: &str, folder: &Path, wanted: &[&str]) -> Result<()
 
     for fact in proc::machine() {
         println!("- {fact}");
+    }
+    let before = proc::machine_ticks();
+    std::thread::sleep(LOOK);
+    let busy = proc::busy_since(before);
+    println!("- processors busy before the first figure: {} %", numbers::shown(Some(busy)));
+    if busy > BUSY_MAX {
+        println!("- **Other work disturbed this run: times of a few milliseconds mean little.**");
     }
     for kind in Kind::ALL.into_iter().filter(|kind| !kind.is_installed(&tools)) {
         println!("- {} is not installed", kind.name());

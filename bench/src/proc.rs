@@ -64,6 +64,12 @@ pub fn machine_ticks() -> (u64, u64) {
     (all - idle, all)
 }
 
+/// Share of all processors' time since then that was not idle, in percent.
+pub fn busy_since((busy_before, all_before): (u64, u64)) -> f64 {
+    let (busy, all) = machine_ticks();
+    100.0 * (busy - busy_before) as f64 / (all - all_before).max(1) as f64
+}
+
 /// Facts without which the figures mean little, one a line.
 pub fn machine() -> Vec<String> {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();

@@ -39,6 +39,9 @@ fn steps(root: &Path, report: &mut Report) {
     report.step(Phase::Build, "the core without an operating system", |report| purity::check(root, report));
     let built =
         report.step(Phase::Build, "build", |_| cargo_step(&["build", "--locked", "--workspace", "--all-targets"]));
+    let simulator = report.step(Phase::Build, "build of the simulator", |_| {
+        cargo_step(&["build", "--locked", "--release", "-p", "hale-sim"])
+    });
     report.step(Phase::Build, "documentation", |_| {
         let mut doc = cargo(root, &["doc", "--locked", "--workspace", "--no-deps", "--document-private-items"]);
         // The pages are for people who work on Hale: private items are on them, so links there lead somewhere.
@@ -50,6 +53,11 @@ fn steps(root: &Path, report: &mut Report) {
             cargo_step(&["test", "--locked", "--workspace", "--doc", "--quiet"])
         });
         report.step(Phase::Tests, "generated files and transcripts", |_| generate::generate(root, true));
+    }
+    if simulator {
+        report.step(Phase::Simulation, "simulation of fixed seeds", |_| {
+            cargo_step(&["run", "--locked", "--release", "-p", "hale-sim", "--", "ci"])
+        });
     }
 }
 
