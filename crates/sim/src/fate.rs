@@ -112,8 +112,13 @@ impl Fate {
             fate.executed_after = fate.spawned_after + rng.scaled(1_000, 5_000_000);
         }
         if let Some(mut rng) = hit(Fault::SlowStart) {
-            fate.up_after =
-                Some(rng.scaled(USUAL_UP_US, policy.start.within.as_us().saturating_mul(2).max(USUAL_UP_US)));
+            let longest = policy.start.within.as_us().saturating_mul(2).max(USUAL_UP_US);
+            if rng.chance(500) {
+                fate.up_after = Some(rng.scaled(USUAL_UP_US, longest));
+            } else {
+                // It answers long before it says that it is ready.
+                fate.says_ready_after = rng.scaled(USUAL_UP_US, longest);
+            }
         }
         if hit(Fault::NeverReady).is_some() {
             fate.up_after = None;

@@ -361,7 +361,9 @@ impl Kernel {
         }
         match fate.up_after {
             None => around.coverage.fault(Fault::NeverReady),
-            Some(after) if after > crate::fate::USUAL_UP_US => around.coverage.fault(Fault::SlowStart),
+            Some(after) if after.max(fate.says_ready_after) > crate::fate::USUAL_UP_US => {
+                around.coverage.fault(Fault::SlowStart);
+            }
             Some(_) => {}
         }
         self.say(around, 50, service, Event::Executed { service: service.clone(), epoch });

@@ -27,8 +27,9 @@ pub struct Run {
     pub records: Vec<Record>,
 }
 
-/// A world that was told `policy`.
-fn world(seed: u64, policy: Policy) -> World {
+/// A world that was told `policy`, in which nothing was started yet.
+#[must_use]
+pub fn world(seed: u64, policy: Policy) -> World {
     World::new(Birth {
         policy,
         hash: PolicyHash("0000".into()),

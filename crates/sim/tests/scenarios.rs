@@ -1,13 +1,15 @@
 //! Named failures of the field, each as a world that says itself what happens.
 
-use hale_core::event::ExitStatus;
-use hale_core::ids::{Epoch, Name};
+use hale_core::event::{Event, ExitStatus, Question};
+use hale_core::ids::{Epoch, Name, RequestId};
+use hale_core::incident::Outcome;
 use hale_core::policy::{CheckKind, Mode, Ready, ServicePolicy, Signal, StartPolicy};
-use hale_core::record::{Body, Record};
-use hale_core::time::Span;
+use hale_core::record::{Actor, Body, OperatorOrder, Record};
+use hale_core::step::step;
+use hale_core::time::{Monotonic, Now, Span};
 use hale_sim::fate::Fate;
 use hale_sim::rng::{Purpose, Rng};
-use hale_sim::run::{Run, run};
+use hale_sim::run::{Run, run, world};
 use hale_sim::scenario::{Scenario, default_check, default_service, name};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -204,4 +206,57 @@ fn a_thousand_services_ten_levels_deep_start_and_end_in_order() {
     let run = play(scenario, |_, _| good());
     assert_eq!(starts_ms(&run).len(), 1_000);
     assert_eq!(count(&run, |body| matches!(body, Body::Stopped { .. })), 1_000);
+}
+
+#[test]
+fn observing_what_a_crash_left_behind_closes_the_incident_and_leaves_it_alone() {
+    let mut scenario = one(default_service(), Span::from_secs(5));
+    scenario.policy.host.mode = Mode::Observe;
+    let run = play(scenario, |_, _| Fate { ends: Some((1_000_000, KILLED)), strays: 2, ..good() });
+    let observed = |body: &Body| matches!(body, Body::IncidentClosed { outcome: Outcome::Observed, .. });
+    assert_eq!((count(&run, observed), count(&run, |body| matches!(body, Body::KillIntended { .. }))), (1, 0));
+}
+
+/// More services than one step starts, and an order for one of those that wait: it was once started twice.
+#[test]
+fn an_order_for_a_service_that_is_queued_to_start_starts_it_once() {
+    let services: BTreeMap<Name, Arc<ServicePolicy>> =
+        (0..70).map(|index| (name(index), Arc::new(default_service()))).collect();
+    let mut world = world(1, Scenario::plain(services, Span::ZERO).policy);
+    let now = Now { mono: Monotonic::from_us(1), ..Now::default() };
+    let order = OperatorOrder::Start { service: name(69) };
+    let question = Question::Order { actor: Actor { uid: 0, pid: 1, user: None }, order };
+    let events = [
+        // Without a disk an order is carried out at once.
+        Event::LedgerDegraded { error: String::from("No space left on device") },
+        Event::Begin,
+        // Right behind Begin, before the queue is empty.
+        Event::Asked { request: RequestId(1), question },
+        Event::Tick,
+    ];
+    let mut bodies: Vec<Body> = Vec::new();
+    for event in events {
+        bodies.extend(step(&mut world, now, event).records.into_iter().map(|record| record.body));
+    }
+    assert!(!bodies.iter().any(|body| matches!(body, Body::Violated { .. })), "{bodies:?}");
+    assert_eq!(bodies.iter().filter(|body| matches!(body, Body::SpawnIntended { .. })).count(), 70);
+}
+
+/// Told to end a second time, what was on its way up once kept its place among restarts_in_flight.
+#[test]
+fn the_second_end_kills_what_is_being_restarted() {
+    let mut policy = default_service();
+    policy.start.ready = Ready::Notify;
+    let mut behind = policy.clone();
+    behind.after = vec![name(0)];
+    let services = BTreeMap::from([(name(0), Arc::new(policy)), (name(1), Arc::new(behind))]);
+    let mut scenario = Scenario::plain(services, Span::from_secs(5));
+    (scenario.end_us, scenario.end_again_us) = (Some(2_000_000), Some(1_000));
+    let run = play(scenario, |service, epoch| Fate {
+        ends: (*service == name(0) && epoch.0 == 1).then_some((1_000_000, KILLED)),
+        up_after: (*service == name(1) || epoch.0 == 1).then_some(1_000),
+        ignores_term: true,
+        ..good()
+    });
+    assert_eq!(count(&run, |body| matches!(body, Body::KillIntended { .. })), 2);
 }

@@ -44,6 +44,7 @@ impl Brain<'_> {
     }
 
     pub(super) fn kill(&mut self, name: &Name, epoch: Epoch, why: Reason, then: Then) {
+        self.world.admission.leave(name);
         if self.record(name, Body::KillIntended { epoch, why, then }) {
             self.effect(name, epoch, Order::Kill);
         }
