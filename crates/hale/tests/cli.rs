@@ -221,7 +221,7 @@ fn incidents_are_told_while_hale_is_down() {
     let list: Value = serde_json::from_slice(&list.stdout).unwrap();
     assert_eq!(list[0]["recovery_ms"], 18.0);
     assert_eq!(list[0]["down_ms"], 18.1);
-    assert_eq!(list[0]["timeline"][0]["what"], "detected: the process killed by SIGKILL");
+    assert_eq!(list[0]["timeline"][0]["what"], "detected: the process was ended by SIGKILL");
     assert_eq!(list[0]["evidence"]["output"][0], "last words\u{1b}[2J");
 
     let story = host.hale(&["incident", "5"]);
@@ -242,7 +242,7 @@ fn the_ledger_is_shown_and_an_alteration_is_5() {
     let shown = host.hale(&["ledger", "show"]);
     code(&shown, 0);
     assert_eq!(out(&shown).lines().count(), 4);
-    assert!(out(&shown).contains("web  detected: the process killed by SIGKILL (incident 5)"), "{}", out(&shown));
+    assert!(out(&shown).contains("web  detected: the process was ended by SIGKILL (incident 5)"), "{}", out(&shown));
     let json = host.hale(&["ledger", "show", "--json"]);
     let lines: Vec<Value> = out(&json).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!((&lines[3]["seq"], &lines[3]["rec"]["kind"]), (&3.into(), &"of a later version".into()));
