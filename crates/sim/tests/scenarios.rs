@@ -147,13 +147,13 @@ fn observing_a_start_that_takes_too_long_tells_it_once() {
     assert_eq!(count(&run, |body| matches!(body, Body::Detected { .. })), 1);
 }
 
-/// This was once never acted upon: its row of failures was over before failures led to anything.
+/// With `failures = 1` this was once never acted upon: the one failure came before failures led to anything.
 #[test]
 fn a_service_that_breaks_between_its_first_pass_and_ready_is_restarted() {
     let mut policy = default_service();
     policy.start.ready = Ready::Notify;
     let mut check = default_check(tcp());
-    (check.every, check.timeout) = (Span::from_ms(100), Span::from_ms(50));
+    (check.every, check.timeout, check.failures) = (Span::from_ms(100), Span::from_ms(50), 1);
     policy.checks = vec![check];
     let run = play(one(policy, Span::from_secs(20)), |_, epoch| Fate {
         wrong_after: (epoch.0 == 1).then_some(500_000),
