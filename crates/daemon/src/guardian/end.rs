@@ -18,8 +18,9 @@ const TERMINATE_MS: u64 = 10_000;
 /// kernel, and waiting longer would keep the init system from starting Hale again.
 const KILL_MS: u64 = 5_000;
 
-/// How long the keeper may take to write what the pipes still hold (64 KiB each), in milliseconds.
-const DRAIN_MS: u64 = 5_000;
+/// How long keeper and supervisor may take to write what they still hold, in milliseconds: pipes of 64 KiB each, and
+/// the ledger, for which the supervisor gives the disk five seconds and its console one.
+const DRAIN_MS: u64 = 8_000;
 
 /// The exit code when the supervisor was lost.
 const LOST: u8 = 1;
@@ -33,7 +34,7 @@ pub(super) enum Phase {
     Terminating { until_ms: u64 },
     /// Everything gets SIGKILL until nothing is left.
     Killing { until_ms: u64 },
-    /// The keeper writes what is left.
+    /// Keeper and supervisor write what is left.
     Draining { until_ms: u64, exit_code: u8 },
 }
 
@@ -76,11 +77,13 @@ impl Guardian {
                 None
             }
             Phase::Draining { until_ms, exit_code } => {
-                if self.keeper.is_some() && now_ms() < until_ms {
+                // The next Hale must not meet this one's supervisor: the locks are gone with this process.
+                let keeper = self.keeper.as_ref().map(|keeper| keeper.pid);
+                if (keeper.is_some() || self.supervisor_pid.is_some()) && now_ms() < until_ms {
                     return None;
                 }
-                if let Some(keeper) = &self.keeper {
-                    kill(keeper.pid, Signal::KILL);
+                for pid in keeper.into_iter().chain(self.supervisor_pid) {
+                    kill(pid, Signal::KILL);
                 }
                 Some(exit_code)
             }
@@ -122,7 +125,7 @@ impl Guardian {
         !matches!(self.phase, Phase::Running)
     }
 
-    /// Everything else has ended: the keeper writes what is left, then this process ends with this code.
+    /// No service is left: keeper and supervisor write what they still hold, then this process ends with this code.
     pub(super) fn drain(&mut self, exit_code: u8) {
         if let Some(keeper) = &self.keeper {
             // A keeper whose socket is full is asked by the end of the time only.

@@ -3,14 +3,14 @@
 use super::cgroup::Group;
 use super::process::{Handle, Identity};
 use super::tags::{Evidence, Search, Tag};
-use super::{Trees, group_name};
+use super::{Trees, group_name, pidfd_inode};
 use hale_core::event::Process;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::Signal;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::ops::ControlFlow;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 /// How many processes' ends are waited for at once; after them the host is looked at again.
@@ -50,8 +50,7 @@ impl Trees {
     pub fn end_leftovers(&self, known: &[Process], deadline: Duration) -> io::Result<Leftovers> {
         let until = Instant::now() + deadline;
         let groups = self.earlier_groups(known)?;
-        let mains: Vec<Identity> =
-            known.iter().map(|process| Identity { pid: process.pid, start_ticks: process.start_ticks }).collect();
+        let mains = mains(known)?;
         let mut found = BTreeMap::new();
         loop {
             let mut round = Round::default();
@@ -104,6 +103,20 @@ impl Trees {
             Ok(ControlFlow::Continue(()))
         })
     }
+}
+
+/// The recorded processes, without those whose pid is another one's by now. Start times tell that apart to a clock tick
+/// only; the numbers of pidfds, where the kernel gives them, do so always.
+fn mains(known: &[Process]) -> io::Result<Vec<Identity>> {
+    let mut mains = Vec::new();
+    for process in known {
+        let pidfd = Handle::open(process.pid)?.map(|handle| handle.pidfd()).transpose()?.flatten();
+        let inode = pidfd.map(|pidfd| pidfd_inode(pidfd.as_fd())).transpose()?;
+        if process.pidfd_inode == 0 || inode.is_none_or(|inode| inode == process.pidfd_inode) {
+            mains.push(Identity { pid: process.pid, start_ticks: process.start_ticks });
+        }
+    }
+    Ok(mains)
 }
 
 /// What one look at the host found.
