@@ -507,6 +507,17 @@ mod tests {
     }
 
     #[test]
+    fn an_immediate_restart_keeps_its_place_until_it_is_ready() {
+        let (mut world, name) = world(service());
+        run(&mut world, &name);
+        let _ = step(&mut world, at(5), exited(&name, 1));
+        assert_eq!(world.restarts_in_flight(), 1);
+        let _ = step(&mut world, at(6), spawned(&name, 2));
+        let _ = step(&mut world, at(7), Event::Executed { service: name, epoch: Epoch(2) });
+        assert_eq!(world.restarts_in_flight(), 0);
+    }
+
+    #[test]
     fn an_event_of_a_service_that_is_not_ours_changes_nothing() {
         let (mut world, name) = world(service());
         run(&mut world, &name);

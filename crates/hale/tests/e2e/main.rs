@@ -1,0 +1,13 @@
+//! The whole of Hale as an operator has it: the real binary, real services, real cgroups.
+#![expect(clippy::unwrap_used, reason = "the helpers of a test fail it like the test itself")]
+
+mod field;
+mod full_disk;
+mod harness;
+mod lifecycle;
+mod needs_nginx;
+mod needs_python;
+mod needs_redis;
+mod nobody;
+mod notify;
+mod survivors;
