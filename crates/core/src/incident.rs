@@ -216,7 +216,7 @@ impl Story {
         } else if let Body::IncidentClosed { outcome, recovery_us, down_us, .. } = &record.body {
             self.closed = Some(record.at);
             self.outcome = *outcome;
-            (self.recovery_us, self.down_us) = (Some(*recovery_us), Some(*down_us));
+            (self.recovery_us, self.down_us) = (*recovery_us, *down_us);
         }
         let after = record.at.mono.since(self.opened.mono);
         if let Some((what, why)) = line(&record.body) {
@@ -279,7 +279,8 @@ pub fn line(body: &Body) -> Option<(String, Option<String>)> {
         Body::Stopped { why } => because(String::from("stopped"), why),
         Body::IncidentClosed { outcome: Outcome::Recovered, recovery_us, checks, .. } => {
             let proof = if *checks > 0 { "all checks pass" } else { "its program runs, and it has no checks" };
-            plain(format!("{proof}: recovered in {}", Span::from_us(*recovery_us)))
+            let took = recovery_us.map(|us| format!(" in {}", Span::from_us(us))).unwrap_or_default();
+            plain(format!("{proof}: recovered{took}"))
         }
         Body::IncidentClosed { outcome, .. } => plain(format!("closed: {outcome}")),
         Body::Ordered { actor, order, .. } => because(order_words(order), &format!("{actor} ordered it")),
@@ -356,7 +357,12 @@ mod tests {
             record(
                 6,
                 19_000,
-                Body::IncidentClosed { outcome: Outcome::Recovered, recovery_us: 18_000, down_us: 18_100, checks: 2 },
+                Body::IncidentClosed {
+                    outcome: Outcome::Recovered,
+                    recovery_us: Some(18_000),
+                    down_us: Some(18_100),
+                    checks: 2,
+                },
             ),
         ];
         let story = tell(&records).unwrap();

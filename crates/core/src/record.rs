@@ -217,10 +217,12 @@ pub enum Body {
     IncidentClosed {
         /// How it ended.
         outcome: Outcome,
-        /// From the detection to all checks passing.
-        recovery_us: u64,
-        /// From the last good sign to the next.
-        down_us: u64,
+        /// From the detection to all checks passing on the new process; none where that never came.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        recovery_us: Option<u64>,
+        /// From the last good sign to the next; none where that never came.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        down_us: Option<u64>,
         /// How many checks the service has, all of which pass when it recovered.
         checks: u32,
     },

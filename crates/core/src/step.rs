@@ -119,6 +119,12 @@ impl Brain<'_> {
             boot_id: birth.boot_id.clone(),
         };
         self.record_in(None, None, began);
+        for (service, incident) in core::mem::take(&mut self.world.birth.open_incidents) {
+            // Its service ended with the Hale before this one, whatever it would have come to.
+            let closed =
+                Body::IncidentClosed { outcome: Outcome::Stopped, recovery_us: None, down_us: None, checks: 0 };
+            self.record_in(Some(&service), Some(incident), closed);
+        }
         self.world.to_start = self.world.services.keys().cloned().collect();
     }
 
@@ -255,14 +261,30 @@ impl Brain<'_> {
         }
     }
 
-    /// Closes the open incident, if there is one.
+    /// Closes the open incident, if there is one, without it having come to a good end.
     fn close_incident(&mut self, name: &Name, outcome: Outcome) {
+        if self.known(name).incident.is_some() {
+            let checks = self.checks(name);
+            self.record(name, Body::IncidentClosed { outcome, recovery_us: None, down_us: None, checks });
+        }
+    }
+
+    /// Closes the open incident, if there is one, because the service works again.
+    fn end_incident_well(&mut self, name: &Name) {
         let now = self.now();
         let Some(open) = self.known(name).incident else { return };
-        let recovery_us = now.since(open.detected).as_us();
-        let down_us = now.since(open.last_good).as_us();
-        let checks = u32::try_from(self.world.services[name].policy.checks.len()).unwrap_or(u32::MAX);
+        let down_us = Some(now.since(open.last_good).as_us());
+        let (outcome, recovery_us) = if self.observes(name) {
+            (Outcome::Observed, None)
+        } else {
+            (Outcome::Recovered, Some(now.since(open.detected).as_us()))
+        };
+        let checks = self.checks(name);
         self.record(name, Body::IncidentClosed { outcome, recovery_us, down_us, checks });
+    }
+
+    fn checks(&self, name: &Name) -> u32 {
+        u32::try_from(self.world.services[name].policy.checks.len()).unwrap_or(u32::MAX)
     }
 
     /// Looks at a service that may have become healthy by what was just recorded.
@@ -272,8 +294,7 @@ impl Brain<'_> {
         if service.known.healthy || !service.all_pass() {
             return;
         }
-        let outcome = if self.observes(name) { Outcome::Observed } else { Outcome::Recovered };
-        self.close_incident(name, outcome);
+        self.end_incident_well(name);
         self.record(name, Body::BecameHealthy { epoch: run.epoch });
         let pid = run.pid;
         self.tell_waiters(name, service::Wanted::Healthy, |name| crate::effect::Answer::Done {
@@ -439,6 +460,7 @@ mod tests {
             version: String::from("test"),
             boot_id: String::from("boot"),
             first_record: RecordId(1),
+            open_incidents: Vec::new(),
         };
         (World::new(birth), name)
     }

@@ -198,7 +198,12 @@ fn write_ledger(host: &Host) {
         record(
             7,
             19_000,
-            Body::IncidentClosed { outcome: Outcome::Recovered, recovery_us: 18_000, down_us: 18_100, checks: 2 },
+            Body::IncidentClosed {
+                outcome: Outcome::Recovered,
+                recovery_us: Some(18_000),
+                down_us: Some(18_100),
+                checks: 2,
+            },
         ),
     ];
     for record in &records {

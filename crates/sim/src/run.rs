@@ -37,6 +37,7 @@ pub fn world(seed: u64, policy: Policy) -> World {
         version: String::from("simulated"),
         boot_id: String::from("00000000-0000-0000-0000-000000000000"),
         first_record: RecordId(1),
+        open_incidents: Vec::new(),
     })
 }
 

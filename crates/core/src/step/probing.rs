@@ -13,7 +13,8 @@ use crate::world::phase::Phase;
 use alloc::format;
 use alloc::string::String;
 
-/// The longest time that one `EXTEND_TIMEOUT_USEC` may ask for; a service that needs longer says so again.
+/// The longest that a start or a stop can be extended to by `EXTEND_TIMEOUT_USEC`, however often it is said: a database
+/// may recover for an hour, and a service that does not want to die must not put it off for ever.
 pub const EXTENSION_MAX: Span = Span::from_secs(3_600);
 
 impl Brain<'_> {
@@ -171,7 +172,7 @@ impl Brain<'_> {
         match notice {
             Notice::Ready => self.ready_by(name, epoch, Ready::Notify),
             Notice::Heartbeat => self.heartbeat(name, epoch, now),
-            Notice::HeartbeatTrigger => self.heartbeat_triggered(name),
+            Notice::HeartbeatTrigger => self.heartbeat_triggered(name, epoch),
             Notice::HeartbeatWithin(_) => {
                 if let Some(service) = self.service_mut(name) {
                     service.senses.heartbeat_within = own.or(service.senses.heartbeat_within);
@@ -179,7 +180,8 @@ impl Brain<'_> {
             }
             Notice::ExtendTimeout(span) => {
                 if let Some(service) = self.service_mut(name) {
-                    service.senses.extended_until = Some(now.after(span.min(EXTENSION_MAX)));
+                    let latest = service.known.since.after(EXTENSION_MAX);
+                    service.senses.extended_until = Some(now.after(span).min(latest));
                 }
             }
             Notice::Status(text) => {
@@ -211,16 +213,32 @@ impl Brain<'_> {
         }
     }
 
-    fn heartbeat_triggered(&mut self, name: &Name) {
+    /// The service says itself that it does not work: as if its heartbeat were missing for long enough.
+    fn heartbeat_triggered(&mut self, name: &Name, epoch: Epoch) {
         if !matches!(self.phase(name), Phase::Running { .. }) {
             return;
         }
-        for check in &self.policy(name).checks {
-            if let CheckKind::Heartbeat { within } = check.kind {
-                let finding = Finding::NoHeartbeat { check: check.name.clone(), within, triggered: true };
-                self.failed(name, Cause::NoHeartbeat, &finding);
+        let policy = self.policy(name);
+        for (index, check) in policy.checks.iter().enumerate() {
+            let CheckKind::Heartbeat { within } = check.kind else { continue };
+            // Said again, where nothing is done about it, it is nothing new.
+            if self.known(name).checks[index] == (CheckState::Failing { failures: check.failures }) {
                 return;
             }
+            let body = Body::CheckFailed {
+                epoch,
+                check: check.name.clone(),
+                failures: check.failures,
+                of: check.failures,
+                failure: ProbeFailure::Wrong,
+                detail: String::from("WATCHDOG=trigger"),
+                took_us: 0,
+            };
+            if self.record(name, body) {
+                let finding = Finding::NoHeartbeat { check: check.name.clone(), within, triggered: true };
+                self.failed(name, Cause::NoHeartbeat, &finding);
+            }
+            return;
         }
     }
 }

@@ -122,9 +122,10 @@ impl Brain<'_> {
         match self.phase(name) {
             Phase::Stopping { stage: StopStage::Killed { .. } | StopStage::Unkillable { .. }, .. } => {}
             Phase::Starting { run } | Phase::Running { run } => self.kill(name, run.epoch, why, then),
-            Phase::Stopping { epoch, .. } | Phase::Remains { epoch } => self.kill(name, epoch, why, then),
-            Phase::Spawning { .. }
-            | Phase::Stopped { .. }
+            Phase::Spawning { epoch, .. } | Phase::Stopping { epoch, .. } | Phase::Remains { epoch } => {
+                self.kill(name, epoch, why, then);
+            }
+            Phase::Stopped { .. }
             | Phase::Down
             | Phase::Blocked { .. }
             | Phase::BackingOff { .. }

@@ -4,7 +4,7 @@ pub mod phase;
 pub mod service;
 
 use crate::event::EndWhy;
-use crate::ids::{EffectId, Name, ProbeId, RecordId, RequestId};
+use crate::ids::{EffectId, IncidentId, Name, ProbeId, RecordId, RequestId};
 use crate::plan::admission::Admission;
 use crate::plan::order::Order;
 use crate::policy::{Mode, Policy, PolicyHash};
@@ -12,6 +12,7 @@ use crate::record::{Actor, OperatorOrder};
 use crate::time::Monotonic;
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::string::String;
+use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 use service::{Known, Service};
 
@@ -30,6 +31,8 @@ pub struct Birth {
     pub boot_id: String,
     /// The first record gets this id: one more than any record of this host had before.
     pub first_record: RecordId,
+    /// Incidents that were open when the Hale before this one ended: they are closed first.
+    pub open_incidents: Vec<(Name, IncidentId)>,
 }
 
 /// Everything that the core knows.
@@ -152,7 +155,7 @@ impl World {
     }
 
     /// The services whose timers are due, earliest first, at most `most`.
-    pub(crate) fn due(&self, now: Monotonic, most: usize) -> alloc::vec::Vec<Name> {
+    pub(crate) fn due(&self, now: Monotonic, most: usize) -> Vec<Name> {
         self.timers.due(now).take(most).cloned().collect()
     }
 }

@@ -245,7 +245,11 @@ impl Phase {
                 _ => illegal("a stop"),
             },
             Body::KillIntended { epoch, then, .. } => match self {
-                Self::Starting { .. } | Self::Running { .. } | Self::Remains { .. } | Self::Stopping { .. }
+                Self::Spawning { .. }
+                | Self::Starting { .. }
+                | Self::Running { .. }
+                | Self::Remains { .. }
+                | Self::Stopping { .. }
                     if alive(epoch) =>
                 {
                     let main_gone = matches!(self, Self::Remains { .. } | Self::Stopping { main_gone: true, .. });

@@ -4,10 +4,9 @@ use super::journal::Replay;
 use super::layout::Layout;
 use super::ledger_read::Records;
 use hale_core::event::Process;
-use hale_core::ids::{Name, RecordId};
+use hale_core::ids::{IncidentId, Name, RecordId};
 use hale_core::record::{Body, Record};
 use hale_core::world::Snapshot;
-use hale_ledger::SegmentId;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -21,31 +20,61 @@ pub struct Recovered {
     pub processes: Vec<Process>,
     /// Records that are in the journal and did not reach the ledger, in their order.
     pub missing: Vec<(RecordId, Vec<u8>)>,
+    /// Incidents that were never closed.
+    pub open_incidents: Vec<(Name, IncidentId)>,
 }
 
-/// The one field of a payload that matters here.
+/// The fields of a payload that matter here.
 #[derive(Deserialize)]
-struct Numbered {
+struct Outline {
     id: Option<RecordId>,
+    #[serde(default)]
+    kind: String,
+    service: Option<Name>,
+    incident: Option<IncidentId>,
+}
+
+/// What a run of records leaves behind.
+#[derive(Default)]
+struct Trail {
+    next: RecordId,
+    open: BTreeMap<IncidentId, Name>,
+}
+
+impl Trail {
+    fn follow(&mut self, payload: &[u8]) {
+        let Ok(Outline { id, kind, service, incident }) = serde_json::from_slice(payload) else { return };
+        self.next = self.next.max(id.map_or(RecordId(1), RecordId::next));
+        match (kind.as_str(), service, incident) {
+            // Evidence may come after the end.
+            ("output", ..) | (_, None, _) | (_, _, None) => {}
+            ("incident_closed", _, Some(incident)) => {
+                self.open.remove(&incident);
+            }
+            (_, Some(service), Some(incident)) => {
+                self.open.insert(incident, service);
+            }
+        }
+    }
 }
 
 /// Reads both memories. What cannot be read is passed over: `hale ledger verify` says what is wrong with it, and a start
 /// must not fail by it.
 #[must_use]
 pub fn recover(replay: &Replay, ledger_dir: &Path) -> Recovered {
-    let mut next = RecordId(1);
+    let mut trail = newest_of_ledger(ledger_dir);
+    let in_ledger = trail.next;
     let mut living: BTreeMap<Name, Process> = BTreeMap::new();
     if let Some(snapshot) = replay.snapshot.as_deref().and_then(|bytes| serde_json::from_slice::<Snapshot>(bytes).ok())
     {
-        next = next.max(snapshot.next_record);
+        trail.next = trail.next.max(snapshot.next_record);
         living.extend(snapshot.processes().map(|(name, process)| (name.clone(), process.clone())));
     }
-    let in_ledger = after_newest_in_ledger(ledger_dir);
     let mut missing = Vec::new();
     for bytes in &replay.records {
         let Ok(record) = serde_json::from_slice::<Record>(bytes) else { continue };
-        next = next.max(record.id.next());
         if record.id >= in_ledger {
+            trail.follow(bytes);
             missing.push((record.id, bytes.clone()));
         }
         let Some(service) = record.service else { continue };
@@ -59,22 +88,28 @@ pub fn recover(replay: &Replay, ledger_dir: &Path) -> Recovered {
             _ => {}
         }
     }
-    Recovered { first_record: next.max(in_ledger), processes: living.into_values().collect(), missing }
+    Recovered {
+        first_record: trail.next,
+        processes: living.into_values().collect(),
+        missing,
+        open_incidents: trail.open.into_iter().map(|(incident, service)| (service, incident)).collect(),
+    }
 }
 
-/// One more than the newest record's id in the ledger. Only the newest segment with records of the loop is read: ids
-/// never go down.
-fn after_newest_in_ledger(dir: &Path) -> RecordId {
+/// What the newest segment with records leaves behind. Ids never go down, and an incident that goes on has records: those
+/// that had none since that segment began are not found.
+fn newest_of_ledger(dir: &Path) -> Trail {
     let layout = Layout::new(dir);
-    let segments = layout.segments().unwrap_or_default();
-    let newest = segments.iter().rev().find_map(|&segment| newest_in(&layout, segment));
-    newest.map_or(RecordId(1), RecordId::next)
-}
-
-fn newest_in(layout: &Layout, segment: SegmentId) -> Option<RecordId> {
-    let records = Records::starting_at(layout.clone(), segment, 0).filter_map(Result::ok);
-    let ids = records.filter_map(|entry| serde_json::from_slice::<Numbered>(&entry.payload).ok()?.id);
-    ids.max()
+    for segment in layout.segments().unwrap_or_default().into_iter().rev() {
+        let mut trail = Trail::default();
+        for entry in Records::starting_at(layout.clone(), segment, 0).filter_map(Result::ok) {
+            trail.follow(&entry.payload);
+        }
+        if trail.next > RecordId(1) {
+            return trail;
+        }
+    }
+    Trail { next: RecordId(1), ..Trail::default() }
 }
 
 #[cfg(test)]
@@ -83,6 +118,7 @@ mod tests {
     use crate::knowledge::ledger_store::{Class, LedgerStore, Limits};
     use hale_core::event::ExitStatus;
     use hale_core::ids::Epoch;
+    use hale_core::incident::Outcome;
     use hale_core::time::Now;
     use std::time::Duration;
 
@@ -103,6 +139,24 @@ mod tests {
         let recovered = recover(&replay, Path::new("/nonexistent"));
         assert_eq!(recovered.first_record, RecordId(6));
         assert_eq!(recovered.processes.iter().map(|process| process.pid).collect::<Vec<_>>(), [11]);
+    }
+
+    #[test]
+    fn incidents_that_were_not_closed_are_found_and_late_evidence_opens_none_again() {
+        let about = |id, incident, body| {
+            let service = Some(Name::try_from("a").unwrap());
+            let incident = Some(IncidentId(incident));
+            serde_json::to_vec(&Record { id: RecordId(id), at: Now::default(), service, incident, body }).unwrap()
+        };
+        let closed = Body::IncidentClosed { outcome: Outcome::Recovered, recovery_us: None, down_us: None, checks: 0 };
+        let records = vec![
+            about(3, 3, Body::CountersForgotten),
+            about(4, 4, Body::CountersForgotten),
+            about(5, 3, closed),
+            about(6, 3, Body::Output { lines: Vec::new() }),
+        ];
+        let recovered = recover(&Replay { records, ..Replay::default() }, Path::new("/nonexistent"));
+        assert_eq!(recovered.open_incidents, [(Name::try_from("a").unwrap(), IncidentId(4))]);
     }
 
     #[test]

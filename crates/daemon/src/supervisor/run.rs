@@ -105,6 +105,7 @@ fn run(args: impl IntoIterator<Item = OsString>) -> Result<Ended, StartError> {
         version: String::from(env!("CARGO_PKG_VERSION")),
         boot_id: boot_id(),
         first_record: recovered.first_record,
+        open_incidents: recovered.open_incidents,
     };
     let collector = Collector::start(inbox.clone()).map_err(failed("start a thread"))?;
     let parts = Parts {

@@ -16,10 +16,12 @@ use hale_core::event::{Event, ProbeFailure, ProbeOutcome};
 use hale_core::ids::{Epoch, Name, ProbeId};
 use hale_core::policy::{CheckKind, ServicePolicy};
 use hale_core::time::Span;
+use std::collections::BTreeMap;
 use std::fmt::Display;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::runtime::Handle;
+use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 /// Takes events to the loop; never blocks.
@@ -48,6 +50,8 @@ pub struct ProbeOrder {
 pub struct Prober {
     handle: Handle,
     shared: Arc<Shared>,
+    /// The newest probe of each check.
+    newest: Mutex<BTreeMap<(Name, usize), AbortHandle>>,
 }
 
 /// What all probes use.
@@ -63,21 +67,27 @@ impl Prober {
     #[must_use]
     pub fn new(handle: Handle, report: Report, trees: Arc<Trees>) -> Self {
         let shared = Shared { report, resolver: Resolver::default(), exec: exec::Launcher::new(trees) };
-        Self { handle, shared: Arc::new(shared) }
+        Self { handle, shared: Arc::new(shared), newest: Mutex::default() }
     }
 
     /// Starts a probe and returns at once. It is answered by exactly one [`Event::Probed`], within the check's
-    /// timeout and a little; by none when the runtime ends before.
+    /// timeout and a little; by none when the runtime ends before. One of the same check that still runs was meant
+    /// for a process that is gone: it is dropped, and with it all that it started.
     pub fn probe(&self, order: ProbeOrder) {
         let shared = self.shared.clone();
         let deadline = Deadline::start(order.policy.checks.get(order.check).map_or(Span::ZERO, |check| check.timeout));
-        self.handle.spawn(async move {
+        let check = (order.service.clone(), order.check);
+        let task = self.handle.spawn(async move {
             let verdict = shared.judge(&order, deadline).await;
             let took_us = deadline.elapsed().as_us();
             let outcome = ProbeOutcome { took_us, failure: verdict.failure, detail: verdict.detail };
             let ProbeOrder { service, epoch, probe, .. } = order;
             (shared.report)(Event::Probed { service, epoch, probe, outcome });
         });
+        let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(before) = newest.insert(check, task.abort_handle()) {
+            before.abort();
+        }
     }
 }
 
