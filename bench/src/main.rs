@@ -54,7 +54,12 @@ fn measure(hale: &str, agent: &str, folder: &Path, wanted: &[&str]) -> Result<()
     let memory = PathBuf::from(format!("/dev/shm/hale-bench-{}", std::process::id()));
     std::fs::create_dir_all(folder).map_err(|e| format!("{}: {e}", folder.display()))?;
     let disk = std::fs::canonicalize(folder).map_err(|e| format!("{}: {e}", folder.display()))?;
-    let tools = Tools { hale: PathBuf::from(hale), agent: absolute(agent)?, disk, memory };
+    let tools = Tools {
+        hale: std::path::absolute(hale).map_err(|e| format!("{hale}: {e}"))?,
+        agent: absolute(agent)?,
+        disk,
+        memory,
+    };
 
     for fact in proc::machine() {
         println!("- {fact}");

@@ -79,7 +79,9 @@ impl Figure {
             Some(_) => "MISSED",
             None => "not measured",
         };
-        Some(format!("Goal: {what} at most {}. {verdict}: {}.", shown(Some(goal)), shown(reached)))
+        // Three decimals: 2.004 is not 2.
+        let reached = reached.map_or_else(|| "-".to_owned(), |reached| format!("{reached:.3}"));
+        Some(format!("Goal: {what} at most {}. {verdict}: {reached}.", shown(Some(goal))))
     }
 
     /// The figure as Markdown.
@@ -122,9 +124,9 @@ mod tests {
     #[test]
     fn the_goal_is_compared_with_what_was_measured() {
         let line = |goal| figure(goal).goal_line().unwrap_or_default();
-        assert!(line(Goal::MedianTimesFloor(2.0)).contains("MISSED: 2.50"));
-        assert!(line(Goal::Median(2.5)).contains("reached: 2.50"));
-        assert!(line(Goal::P95(2.9)).contains("MISSED: 3.00"));
+        assert!(line(Goal::MedianTimesFloor(2.0)).contains("MISSED: 2.500"));
+        assert!(line(Goal::Median(2.5)).contains("reached: 2.500"));
+        assert!(line(Goal::P95(2.9)).contains("MISSED: 3.000"));
     }
 
     #[test]
