@@ -265,6 +265,8 @@ pub fn line(body: &Body) -> Option<(String, Option<String>)> {
             plain(format!("check {check} passed in {}", Span::from_us(*took_us)))
         }
         Body::BecameHealthy { .. } => None,
+        // What nobody asked for is told by the detection that follows.
+        Body::Exited { asked: false, .. } => None,
         Body::Exited { status, tree_empty: true, .. } => plain(format!("the process {status}")),
         Body::Exited { status, tree_empty: false, .. } => plain(format!("the process {status} and left others behind")),
         Body::StopIntended { signal, grace, why, .. } => {
@@ -344,7 +346,7 @@ mod tests {
     fn a_story_runs_from_detection_to_recovery() {
         let status = ExitStatus::Code(3);
         let records = [
-            record(4, 900, Body::Exited { epoch: Epoch(1), status, tree_empty: true }),
+            record(4, 900, Body::Exited { epoch: Epoch(1), status, tree_empty: true, asked: false }),
             record(
                 5,
                 1_000,

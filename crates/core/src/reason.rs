@@ -99,11 +99,9 @@ impl fmt::Display for Reason {
             Self::HaleEnds { why } => write!(f, "{why} and ends everything in order"),
             Self::Ordered { actor } => write!(f, "{actor} ordered it"),
             Self::FirstFailure { healthy_after } => {
-                write!(f, "this is its first failure after {healthy_after} without one")
+                write!(f, "it had not failed in the last {healthy_after}")
             }
-            Self::Repeated { failures, delay } => {
-                write!(f, "this is failure {failures} in a row, so it waits {delay}")
-            }
+            Self::Repeated { failures, delay: _ } => write!(f, "this is failure {failures} in a row"),
             Self::CrashLoop { failures, within } => {
                 write!(f, "{failures} failures within {within} are a crash loop, and quick restarts do not help")
             }

@@ -159,6 +159,8 @@ pub enum Body {
         status: ExitStatus,
         /// Whether nothing of its tree is left.
         tree_empty: bool,
+        /// Whether Hale was ending it; if not, what that means follows.
+        asked: bool,
     },
     /// The tree is about to be asked to end.
     StopIntended {

@@ -167,7 +167,8 @@ impl Brain<'_> {
     /// A main process was reaped.
     fn exited(&mut self, name: &Name, epoch: Epoch, status: ExitStatus, tree_empty: bool) {
         let before = self.phase(name);
-        if !self.record(name, Body::Exited { epoch, status, tree_empty }) {
+        let asked = matches!(before, Phase::Stopping { .. });
+        if !self.record(name, Body::Exited { epoch, status, tree_empty, asked }) {
             return;
         }
         self.effect(name, epoch, Order::AckExit);
