@@ -101,9 +101,9 @@ pub struct Incident {
     pub closed: Option<String>,
     /// How it ended.
     pub outcome: Outcome,
-    /// From the detection to all checks passing on the new process.
+    /// From the detection to all checks passing on the new process; only where the outcome is `recovered`.
     pub recovery_ms: Option<f64>,
-    /// From the last good sign to the next.
+    /// From the last good sign to the next; only where there was a next one: `recovered` or `observed`.
     pub down_ms: Option<f64>,
     /// What happened, in order.
     pub timeline: Vec<Moment>,
@@ -189,12 +189,28 @@ impl From<&Story> for Incident {
             opened: rfc3339(story.opened.wall_us),
             closed: story.closed.map(|at| rfc3339(at.wall_us)),
             outcome: story.outcome,
-            recovery_ms: story.recovery_us.map(|us| ms(Span::from_us(us))),
-            down_ms: story.down_us.map(|us| ms(Span::from_us(us))),
+            recovery_ms: recovery(story).map(ms),
+            down_ms: down(story).map(ms),
             timeline: story.timeline.iter().map(moment).collect(),
             evidence: Evidence { output: story.output.clone() },
         }
     }
+}
+
+/// How long the recovery took. `None` where nothing recovered, whatever was measured until then.
+#[must_use]
+pub fn recovery(story: &Story) -> Option<Span> {
+    story.recovery_us.filter(|_| story.outcome == Outcome::Recovered).map(Span::from_us)
+}
+
+/// How long the service did not work. `None` while that is not over, or when nobody saw it end.
+#[must_use]
+pub fn down(story: &Story) -> Option<Span> {
+    let seen = match story.outcome {
+        Outcome::Recovered | Outcome::Observed => true,
+        Outcome::Open | Outcome::Held | Outcome::Stopped => false,
+    };
+    story.down_us.filter(|_| seen).map(Span::from_us)
 }
 
 /// Milliseconds with three decimals at most: microseconds are exact in a double for 285 years.
@@ -223,6 +239,32 @@ mod tests {
         assert_eq!(rfc3339(1_795_471_428_123_999), "2026-11-23T22:03:48.123Z");
         assert_eq!(rfc3339(i64::MAX), "9999-12-30T22:00:00.999Z");
         assert_eq!(ms(Span::from_us(18_100)), 18.1);
+    }
+
+    #[test]
+    fn only_what_ended_well_has_a_duration() {
+        let story = |outcome| Story {
+            id: hale_core::ids::IncidentId(1),
+            service: Name::try_from("web").unwrap(),
+            cause: Cause::Exit,
+            blame: Blame::Unknown,
+            opened: Now::default(),
+            closed: Some(Now::default()),
+            outcome,
+            recovery_us: Some(1_500),
+            down_us: Some(2_500),
+            timeline: Vec::new(),
+            output: Vec::new(),
+        };
+        let durations = |outcome| {
+            let incident = Incident::from(&story(outcome));
+            (incident.recovery_ms, incident.down_ms)
+        };
+        assert_eq!(durations(Outcome::Recovered), (Some(1.5), Some(2.5)));
+        assert_eq!(durations(Outcome::Observed), (None, Some(2.5)));
+        for outcome in [Outcome::Open, Outcome::Held, Outcome::Stopped] {
+            assert_eq!(durations(outcome), (None, None), "{outcome:?}");
+        }
     }
 
     #[test]

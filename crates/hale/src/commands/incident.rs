@@ -7,9 +7,8 @@ use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::history;
 use crate::terminal::{colours, escape, paint};
-use hale_core::incident::{Entry, Outcome, Story};
-use hale_core::time::Span;
-use hale_daemon::api::view::{Incident, rfc3339};
+use hale_core::incident::{Entry, Story};
+use hale_daemon::api::view::{Incident, down, recovery, rfc3339};
 use hale_daemon::knowledge::Query;
 use std::io::Write;
 
@@ -36,11 +35,11 @@ pub fn run(id: u64, format: Format, global: &Global, out: &mut impl Write) -> Re
 fn write(story: &Story, coloured: bool, out: &mut impl Write) -> std::io::Result<()> {
     let outcome = paint(story.outcome.as_str(), tone(story.outcome), coloured);
     write!(out, "incident {}: {}, {}, {outcome}", story.id, story.service, story.cause)?;
-    if let (Outcome::Recovered, Some(us)) = (story.outcome, story.recovery_us) {
-        write!(out, " in {}", Span::from_us(us))?;
+    if let Some(span) = recovery(story) {
+        write!(out, " in {span}")?;
     }
-    if let Some(us) = story.down_us {
-        write!(out, ", down for {}", Span::from_us(us))?;
+    if let Some(span) = down(story) {
+        write!(out, ", down for {span}")?;
     }
     write!(out, "\nopened {}\n\n", rfc3339(story.opened.wall_us))?;
     let after = |entry: &Entry| format!("T+{}", entry.after);
@@ -62,8 +61,8 @@ fn write(story: &Story, coloured: bool, out: &mut impl Write) -> std::io::Result
 mod tests {
     use super::*;
     use hale_core::ids::{IncidentId, Name};
-    use hale_core::incident::{Blame, Cause};
-    use hale_core::time::Now;
+    use hale_core::incident::{Blame, Cause, Outcome};
+    use hale_core::time::{Now, Span};
 
     #[test]
     fn a_story_reads_from_top_to_bottom() {

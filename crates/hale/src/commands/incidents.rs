@@ -9,7 +9,7 @@ use crate::table::{Cell, render};
 use crate::terminal::{Tone, colours};
 use hale_core::incident::{Outcome, Story};
 use hale_core::time::Span;
-use hale_daemon::api::view::{Incident, rfc3339};
+use hale_daemon::api::view::{Incident, down, recovery, rfc3339};
 use hale_daemon::knowledge::Query;
 use std::io::Write;
 
@@ -35,17 +35,15 @@ pub fn run(since: Option<Span>, format: Format, global: &Global, out: &mut impl 
 }
 
 fn row(story: &Story) -> [Cell; 7] {
-    let time = |us: Option<u64>| us.map_or("-".to_owned(), |us| Span::from_us(us).to_string());
-    // Of an incident that ended otherwise nothing recovered, whatever was measured.
-    let recovered = story.outcome == Outcome::Recovered;
+    let time = |span: Option<Span>| span.map_or("-".to_owned(), |span| span.to_string());
     [
         story.id.to_string().into(),
         rfc3339(story.opened.wall_us).into(),
         story.service.as_str().into(),
         story.cause.as_str().into(),
         Cell::toned(story.outcome.as_str(), tone(story.outcome)),
-        time(story.recovery_us.filter(|_| recovered)).into(),
-        time(story.down_us).into(),
+        time(recovery(story)).into(),
+        time(down(story)).into(),
     ]
 }
 
