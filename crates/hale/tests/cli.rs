@@ -304,6 +304,21 @@ fn logs_show_the_past_and_follow_what_comes() {
     following.wait().unwrap();
 }
 
+#[test]
+fn an_orderly_end_is_told() {
+    let host = Host::new();
+    let text = fs::read_to_string(host.path("hale.toml")).unwrap();
+    fs::write(host.path("hale.toml"), text.replace("[\"web\"]", "[\"sleep\", \"1000\"]")).unwrap();
+    let mut running = command(&["run", &host.path("hale.toml").display().to_string()]);
+    let mut running = running.stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(running.stderr.take().unwrap()).lines().map(Result::unwrap);
+    assert!(lines.any(|line| line.contains("web: ready")), "it ended before its service was ready");
+    let guardian = rustix::process::Pid::from_child(&running);
+    rustix::process::kill_process(guardian, rustix::process::Signal::TERM).unwrap();
+    assert_eq!(lines.last().unwrap(), "hale: ended in order");
+    assert!(running.wait().unwrap().success());
+}
+
 /// A supervisor that knows one service.
 struct Stub;
 

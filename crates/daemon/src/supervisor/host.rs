@@ -186,6 +186,9 @@ impl DaemonHost {
         }
         // What is not empty stays, and the next Hale ends what is in it.
         let _ = parts.trees.close();
+        if ended == Some(Ended::InOrder) {
+            parts.console.say("ended in order");
+        }
         parts.console.close();
         // Last, because the guardian ends, and `hale run` with it, when it hears this.
         if ended == Some(Ended::InOrder) {
@@ -432,7 +435,7 @@ impl DaemonHost {
         let sent = prepared.and_then(|prepared| {
             if let Some(socket) = hosted.listen(prepared.identity.as_ref())? {
                 let watched = epoll::add(&self.epoll, socket, Source::Notify(slot).data(), epoll::EventFlags::IN);
-                watched.map_err(|errno| failure("notify socket", "", &errno.into()))?;
+                watched.map_err(|errno| failure("notify socket", "", &io::Error::from(errno)))?;
             }
             hosted.order(epoch, &prepared, &mut self.parts.guardian)
         });
