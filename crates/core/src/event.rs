@@ -144,7 +144,7 @@ pub struct SpawnFailure {
     pub step: String,
     /// The path that it was about, if any.
     pub path: String,
-    /// errno(3).
+    /// errno(3); 0: it was not the kernel that refused.
     pub errno: i32,
     /// The errno in words.
     pub error: String,
@@ -157,7 +157,11 @@ impl fmt::Display for SpawnFailure {
         if !self.path.is_empty() {
             write!(f, " {}", self.path)?;
         }
-        write!(f, ": {} (errno {})", self.error, self.errno)
+        write!(f, ": {}", self.error)?;
+        match self.errno {
+            0 => Ok(()),
+            errno => write!(f, " (errno {errno})"),
+        }
     }
 }
 

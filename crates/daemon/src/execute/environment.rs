@@ -41,11 +41,11 @@ pub struct Given<'a> {
     pub identity: Option<&'a Identity>,
 }
 
-/// Why there is no environment.
+/// Why there is no environment. `Display` follows the word "environment" and a colon.
 #[derive(Debug, thiserror::Error)]
 pub enum EnvironmentError {
     /// A file cannot be read.
-    #[error("environment file {}: {source}", path.display())]
+    #[error("file {}: {source}", path.display())]
     Read {
         /// Which.
         path: PathBuf,
@@ -53,14 +53,14 @@ pub enum EnvironmentError {
         source: io::Error,
     },
     /// A pipe, a device, a directory.
-    #[error("environment file {} is not a regular file", .0.display())]
+    #[error("file {} is not a regular file", .0.display())]
     NotAFile(PathBuf),
     /// See [`FILE_BYTES_MAX`].
-    #[error("environment file {} is larger than {FILE_BYTES_MAX} bytes", .0.display())]
+    #[error("file {} is larger than {FILE_BYTES_MAX} bytes", .0.display())]
     FileTooLarge(PathBuf),
     /// The service's user could have made the link, to be given what it may not read.
     #[error(
-        "environment file {} leads through a symbolic link to {}, which is not {user}'s own: write that path instead",
+        "file {} leads through a symbolic link to {}, which is not {user}'s own: write that path instead",
         path.display(), real.display()
     )]
     Linked {
@@ -72,7 +72,7 @@ pub enum EnvironmentError {
         user: String,
     },
     /// The line itself is not shown: it may be a secret.
-    #[error("environment file {}, line {line}: {mistake}", path.display())]
+    #[error("file {}, line {line}: {mistake}", path.display())]
     Line {
         /// Which file.
         path: PathBuf,
@@ -82,12 +82,10 @@ pub enum EnvironmentError {
         mistake: Mistake,
     },
     /// A variable of `environment` that execve(2) cannot pass on.
-    #[error("environment: the variable {0:?} has an empty name, `=` in its name, or a NUL character")]
+    #[error("the variable {0:?} has an empty name, `=` in its name, or a NUL character")]
     Variable(String),
     /// See [`ENVIRONMENT_BYTES_MAX`] and [`MAX_STRINGS`].
-    #[error(
-        "the environment has {count} variables and {bytes} bytes; {MAX_STRINGS} and {ENVIRONMENT_BYTES_MAX} are possible"
-    )]
+    #[error("it has {count} variables and {bytes} bytes; {MAX_STRINGS} and {ENVIRONMENT_BYTES_MAX} are possible")]
     TooLarge {
         /// How many variables.
         count: usize,

@@ -23,20 +23,15 @@ pub struct Identity {
     pub shell: PathBuf,
 }
 
-/// Why a user is not known.
+/// Why a user is not known. `Display` follows the user's name and a colon.
 #[derive(Debug, thiserror::Error)]
 pub enum LookupError {
     /// Nobody has this name.
-    #[error("there is no user {0:?} on this machine (getent passwd {0} finds none): make one, or correct `user`")]
+    #[error("there is no such user on this machine (getent passwd {0} finds none): make one, or correct `user`")]
     Unknown(String),
     /// It cannot be told.
-    #[error("user {name:?} cannot be looked up: {error}")]
-    Io {
-        /// Which name.
-        name: String,
-        /// Why.
-        error: io::Error,
-    },
+    #[error("cannot be looked up: {0}")]
+    Io(#[source] io::Error),
 }
 
 /// Looks the user up, with its groups. May block where the database is not a file: not for the loop's thread.
@@ -49,10 +44,9 @@ pub enum LookupError {
 /// There is no such user, or it cannot be told.
 pub fn lookup(name: &str) -> Result<Identity, LookupError> {
     let unknown = || LookupError::Unknown(name.to_owned());
-    let failed = |error| LookupError::Io { name: name.to_owned(), error };
     let c_name = CString::new(name).map_err(|_| unknown())?;
-    let user = users::user(&c_name).map_err(failed)?.ok_or_else(unknown)?;
-    let groups = users::groups(&c_name, user.gid).map_err(failed)?;
+    let user = users::user(&c_name).map_err(LookupError::Io)?.ok_or_else(unknown)?;
+    let groups = users::groups(&c_name, user.gid).map_err(LookupError::Io)?;
     let path = |text: CString| PathBuf::from(OsString::from_vec(text.into_bytes()));
     let (home, shell) = (path(user.home), path(user.shell));
     Ok(Identity { name: name.to_owned(), uid: user.uid, gid: user.gid, groups, home, shell })

@@ -41,13 +41,12 @@ pub(super) fn prepare(policy: &ServicePolicy, paths: &Paths) -> Result<Prepared,
     let identity = match &policy.user {
         Some(name) => {
             let found = user::lookup(name);
-            Some(found.map_err(|error| failure("user", name, &io::Error::other(error)))?)
+            Some(found.map_err(|error| failure("user", name, &error))?)
         }
         None => None,
     };
     let word = policy.command.first().map(String::as_str).unwrap_or_default();
-    let program = program::resolve(word, &policy.directory)
-        .map_err(|error| failure("program", word, &io::Error::other(error)))?;
+    let program = program::resolve(word, &policy.directory).map_err(|error| failure("program", word, &error))?;
     let given = Given {
         variables: &policy.environment,
         files: &policy.environment_files,
@@ -56,8 +55,7 @@ pub(super) fn prepare(policy: &ServicePolicy, paths: &Paths) -> Result<Prepared,
         watchdog: policy.heartbeat_within(),
         identity: identity.as_ref(),
     };
-    let environment =
-        environment::build(&given).map_err(|error| failure("environment", "", &io::Error::other(error)))?;
+    let environment = environment::build(&given).map_err(|error| failure("environment", "", &error))?;
     let text = |what: &str, text: &str| {
         CString::new(text).map_err(|_| failure(what, text, &io::Error::other("it contains a NUL byte")))
     };
@@ -73,4 +71,30 @@ pub(super) fn prepare(policy: &ServicePolicy, paths: &Paths) -> Result<Prepared,
         identity,
         open_files_limit: policy.open_files_limit,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is told of a service with this `[service.bot]`, which cannot be prepared.
+    fn refusal(keys: &str) -> SpawnFailure {
+        let source = hale_config::Source { name: "hale.toml".into(), text: format!("[service.bot]\n{keys}\n") };
+        let defaults =
+            hale_config::HostDefaults { state_dir: "/s".into(), runtime_dir: "/r".into(), log_dir: "/l".into() };
+        let policy = hale_config::parse(&[source], &defaults, "/").unwrap().policy;
+        let paths = Paths { tag: "HALE_SERVICE=0:bot".into(), notify: None };
+        prepare(policy.services.values().next().unwrap(), &paths).unwrap_err()
+    }
+
+    #[test]
+    fn what_is_missing_is_named_once() {
+        let file = refusal("command = [\"/bin/true\"]\nenvironment_files = [\"/no/such/file\"]");
+        assert_eq!(file.to_string(), "environment: file /no/such/file: No such file or directory (errno 2)");
+        let program = refusal("command = [\"no-such-bot\"]").to_string();
+        assert!(program.starts_with("program no-such-bot: not found in /"), "{program}");
+        assert!(!program.contains("errno"), "the kernel was not asked: {program}");
+        let user = refusal("command = [\"/bin/true\"]\nuser = \"nobody-of-this-name\"").to_string();
+        assert!(user.starts_with("user nobody-of-this-name: there is no such user"), "{user}");
+    }
 }

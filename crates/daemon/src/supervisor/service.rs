@@ -13,8 +13,10 @@ use crate::sys::child::Step;
 use hale_core::event::{Notice, Process, SpawnFailure};
 use hale_core::ids::{Epoch, Name};
 use hale_core::policy::{HostPolicy, ServicePolicy, Signal};
+use std::error::Error;
 use std::ffi::CString;
 use std::io;
+use std::iter;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
@@ -304,17 +306,14 @@ fn membership(tree: &Tree, uid: u32) -> Membership {
 }
 
 /// A failure before the guardian was asked.
-pub(super) fn failure(step: &str, path: &str, error: &io::Error) -> SpawnFailure {
-    SpawnFailure {
-        step: String::from(step),
-        path: String::from(path),
-        errno: error.raw_os_error().unwrap_or(0),
-        error: bare(error),
-    }
+pub(super) fn failure(step: &str, path: &str, error: &(dyn Error + 'static)) -> SpawnFailure {
+    let below = iter::successors(Some(error), |&error| error.source());
+    let errno = below.filter_map(|error| error.downcast_ref::<io::Error>()).find_map(io::Error::raw_os_error);
+    SpawnFailure { step: String::from(step), path: String::from(path), errno: errno.unwrap_or(0), error: bare(error) }
 }
 
 /// The error's words without the number that stands in `errno` already.
-fn bare(error: &io::Error) -> String {
+fn bare(error: &dyn Error) -> String {
     let text = error.to_string();
     text.split_once(" (os error").map_or(text.clone(), |(words, _)| String::from(words))
 }

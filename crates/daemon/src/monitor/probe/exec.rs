@@ -179,14 +179,14 @@ mod tests {
         assert_fails(
             &run(command(&["no-such-check"]), LONG).await,
             ProbeFailure::Wrong,
-            "there is no program \"no-such-check\"",
+            "program no-such-check: not found in ",
         );
         let mut elsewhere = policy(command(&["/bin/true"]), LONG);
         elsewhere.directory = String::from("/no/such/folder");
         let outcome = run_policy(elsewhere, trees()).await;
         assert_fails(&outcome, ProbeFailure::Wrong, "directory /no/such/folder: No such file or directory");
         let unknown = CheckKind::Exec { command: vec!["/bin/true".into()], user: Some("nobody-of-this-name".into()) };
-        assert_fails(&run(unknown, LONG).await, ProbeFailure::Wrong, "there is no user \"nobody-of-this-name\"");
+        assert_fails(&run(unknown, LONG).await, ProbeFailure::Wrong, "user nobody-of-this-name: there is no such user");
         assert_no_children();
     }
 

@@ -26,9 +26,10 @@ pub(super) fn prepare(
     user: Option<&str>,
     tag: &str,
 ) -> Result<Prepared, String> {
-    let identity = user.or(policy.user.as_deref()).map(user::lookup).transpose().map_err(|error| error.to_string())?;
+    let find = |name| user::lookup(name).map_err(|error| format!("user {name}: {error}"));
+    let identity = user.or(policy.user.as_deref()).map(find).transpose()?;
     let word = command.first().ok_or("the check has no command")?;
-    let program = program::resolve(word, &policy.directory).map_err(|error| error.to_string())?;
+    let program = program::resolve(word, &policy.directory).map_err(|error| format!("program {word}: {error}"))?;
     let given = Given {
         variables: &policy.environment,
         files: &policy.environment_files,
@@ -37,7 +38,7 @@ pub(super) fn prepare(
         watchdog: None,
         identity: identity.as_ref(),
     };
-    let environment = environment::build(&given).map_err(|error| error.to_string())?;
+    let environment = environment::build(&given).map_err(|error| format!("environment: {error}"))?;
     let c_string = |text: &String| CString::new(text.as_str()).map_err(|_| format!("{text:?} contains a NUL byte"));
     let arguments = command.iter().skip(1).map(c_string);
     let argv = iter::once(Ok(program.clone())).chain(arguments).collect::<Result<_, _>>()?;
