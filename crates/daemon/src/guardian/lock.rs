@@ -9,14 +9,24 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
 /// Makes the directory if it is missing (0755: the sockets in it have rights of their own) and locks it for as long
-/// as the descriptor is open. The file holds the pid, for people.
+/// as the descriptor is open. The file holds the pid, for people; others may not open it, because whoever can open it
+/// can lock it.
+///
+/// A disk that turned read-only must not keep services from being started: there the file is locked as it is, or the
+/// directory where there is no file.
 pub(super) fn lock(directory: &Path) -> Result<OwnedFd, StartError> {
     let failed = |source: std::io::Error| StartError::Directory { directory: directory.into(), source };
     DirBuilder::new().recursive(true).mode(0o755).create(directory).map_err(failed)?;
     let path = directory.join("lock");
-    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let file =
-        open(&path, flags, Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::ROTH).map_err(|errno| failed(errno.into()))?;
+    let flags = OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let file = match open(&path, flags | OFlags::RDWR | OFlags::CREATE, Mode::RUSR | Mode::WUSR) {
+        Err(Errno::ROFS) => match open(&path, flags, Mode::empty()) {
+            Err(Errno::NOENT) => open(directory, OFlags::CLOEXEC | OFlags::DIRECTORY, Mode::empty()),
+            opened => opened,
+        },
+        opened => opened,
+    };
+    let file = file.map_err(|errno| failed(errno.into()))?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {}
         Err(Errno::WOULDBLOCK) => {
