@@ -87,10 +87,19 @@ impl Queue {
 
     /// Takes a record of the store's own in, whatever the bounds: there are at most a handful between two syncs.
     pub(super) fn push_own(&self, payload: Vec<u8>) {
+        self.push_at(payload, VecDeque::push_back);
+    }
+
+    /// The same, before all that waits.
+    pub(super) fn push_first(&self, payload: Vec<u8>) {
+        self.push_at(payload, VecDeque::push_front);
+    }
+
+    fn push_at(&self, payload: Vec<u8>, put: fn(&mut VecDeque<Item>, Item)) {
         let item = Item { payload, id: None };
         let mut state = self.lock();
         state.bytes += item.bytes();
-        state.items.push_back(item);
+        put(&mut state.items, item);
         drop(state);
         self.work.notify_one();
     }

@@ -3,8 +3,8 @@
 use super::layout::Layout;
 use super::ledger_queue::{Item, Queue};
 use super::ledger_read::VerifyDirError;
-use super::ledger_recovery::{Recovery, scan};
-use super::ledger_writer::{Disk, RealDisk, Writer, say_damaged};
+use super::ledger_recovery::{Found, Recovery, scan};
+use super::ledger_writer::{Disk, RETRY_FIRST, RETRY_MAX, RealDisk, Writer, say_damaged};
 pub use hale_core::record::Class;
 use hale_ledger::EncodeError;
 use hale_ledger::record::check_payload;
@@ -139,47 +139,39 @@ impl LedgerStore {
         notify: Notify,
         disk: Box<dyn Disk>,
     ) -> Result<(Self, Recovery), OpenError> {
-        let layout = Layout::new(dir);
-        let failed = |what, path: &Path| {
-            let path = path.to_owned();
-            move |source| OpenError::Io { what, path, source }
-        };
-        if let Err(source) = layout.make()
-            && !layout.seg_dir().is_dir()
-        {
-            return Err(failed("make", dir)(source));
-        }
-        let lock = File::open(dir).map_err(failed("open", dir))?;
-        flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|error| {
-            if error == rustix::io::Errno::WOULDBLOCK {
-                OpenError::Locked { dir: dir.to_owned() }
-            } else {
-                failed("lock", dir)(error.into())
+        let held = Held::take(dir)?;
+        let recovery = held.recovery();
+        let store = Self::start(dir, limits.clone(), move |queue| held.write(limits, disk, queue, &notify))?;
+        Ok((store, recovery))
+    }
+
+    /// For a ledger that cannot be [opened](Self::open) now, because its directory cannot be made on a read-only disk, or an
+    /// earlier Hale still writes it: what is appended waits, within its bounds, until it can be. Tells when that is so.
+    ///
+    /// # Errors
+    /// There can be no more threads.
+    pub fn open_later(dir: &Path, limits: Limits, notify: Notify) -> Result<Self, OpenError> {
+        let (path, writers) = (dir.to_owned(), limits.clone());
+        Self::start(dir, limits, move |queue| {
+            let mut delay = RETRY_FIRST;
+            while queue.pause(delay) {
+                if let Ok(held) = Held::take(&path) {
+                    notify(LedgerEvent::Recovered);
+                    return held.write(writers, Box::new(RealDisk), queue, &notify);
+                }
+                delay = (delay * 2).min(RETRY_MAX);
             }
-        })?;
-        let found = scan(&layout).map_err(|error| match error {
-            VerifyDirError::Read { path, source } => OpenError::Io { what: "read", path, source },
-            VerifyDirError::Damage { dir, damage } => {
-                OpenError::Io { what: "read", path: dir, source: io::Error::other(damage) }
-            }
-        })?;
-        let recovery = Recovery {
-            next_seq: found.position.chain().next_seq(),
-            head: found.position.chain().head(),
-            torn_bytes: found.torn_bytes,
-            damage: found.damage,
-        };
+        })
+    }
+
+    fn start(dir: &Path, limits: Limits, run: impl FnOnce(&Queue) + Send + 'static) -> Result<Self, OpenError> {
         let queue = Arc::new(Queue::default());
-        if let Some(damage) = &recovery.damage {
-            queue.push_own(say_damaged(damage));
-        }
-        let writer = Writer::new(layout, limits.clone(), disk, found.position, found.torn_bytes, lock);
         let finish = Finish(Arc::clone(&queue));
         std::thread::Builder::new()
             .name("ledger".to_owned())
-            .spawn(move || writer.run(&finish.0, &notify))
+            .spawn(move || run(&finish.0))
             .map_err(failed("start the writer of", dir))?;
-        Ok((Self { queue, limits }, recovery))
+        Ok(Self { queue, limits })
     }
 
     /// Hands a payload to the writer. Never waits for the disk. What waits is bounded by class: evidence goes first, then
@@ -200,6 +192,62 @@ impl LedgerStore {
         self.queue.close();
         self.queue.wait_finished(within)
     }
+}
+
+/// A ledger that nobody else can write now, as it was found.
+struct Held {
+    layout: Layout,
+    found: Found,
+    lock: File,
+}
+
+impl Held {
+    fn take(dir: &Path) -> Result<Self, OpenError> {
+        let layout = Layout::new(dir);
+        if let Err(source) = layout.make()
+            && !layout.seg_dir().is_dir()
+        {
+            return Err(failed("make", dir)(source));
+        }
+        let lock = File::open(dir).map_err(failed("open", dir))?;
+        flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|error| {
+            if error == rustix::io::Errno::WOULDBLOCK {
+                OpenError::Locked { dir: dir.to_owned() }
+            } else {
+                failed("lock", dir)(error.into())
+            }
+        })?;
+        let found = scan(&layout).map_err(|error| match error {
+            VerifyDirError::Read { path, source } => OpenError::Io { what: "read", path, source },
+            VerifyDirError::Damage { dir, damage } => {
+                OpenError::Io { what: "read", path: dir, source: io::Error::other(damage) }
+            }
+        })?;
+        Ok(Self { layout, found, lock })
+    }
+
+    fn recovery(&self) -> Recovery {
+        Recovery {
+            next_seq: self.found.position.chain().next_seq(),
+            head: self.found.position.chain().head(),
+            torn_bytes: self.found.torn_bytes,
+            damage: self.found.damage.clone(),
+        }
+    }
+
+    /// Writes until the store closes.
+    fn write(self, limits: Limits, disk: Box<dyn Disk>, queue: &Queue, notify: &Notify) {
+        let Found { position, torn_bytes, damage } = self.found;
+        if let Some(damage) = &damage {
+            queue.push_first(say_damaged(damage));
+        }
+        Writer::new(self.layout, limits, disk, position, torn_bytes, self.lock).run(queue, notify);
+    }
+}
+
+fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> OpenError {
+    let path = path.to_owned();
+    move |source| OpenError::Io { what, path, source }
 }
 
 /// Says that the thread has ended, however it ends. The thread's closure owns it, so it goes after the writer, which holds

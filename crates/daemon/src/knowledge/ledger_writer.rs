@@ -25,8 +25,8 @@ const BATCH_MAX_BYTES: usize = TORN_MAX_BYTES as usize / 2;
 const KEEP_BUFFER_BYTES: usize = 64 * 1024;
 
 /// First and longest wait after a failed attempt: soon, for a passing shortage; then seldom enough to cost nothing.
-const RETRY_FIRST: Duration = Duration::from_millis(100);
-const RETRY_MAX: Duration = Duration::from_secs(5);
+pub(super) const RETRY_FIRST: Duration = Duration::from_millis(100);
+pub(super) const RETRY_MAX: Duration = Duration::from_secs(5);
 
 /// Most files in `quarantine/`. 64: a torn tail is rare, each is at most [`TORN_MAX_BYTES`] long; of later ones only length
 /// and hash are recorded.

@@ -180,12 +180,19 @@ impl DaemonHost {
     pub(super) fn finish(mut self) -> Ended {
         self.tell();
         let Self { mut parts, services, watcher, ended, .. } = self;
-        drop((services, watcher));
+        drop(watcher);
         if parts.ledger.is_some_and(|ledger| !ledger.close(LEDGER_CLOSE_WITHIN)) {
             parts.console.say("the disk did not take the last records of the ledger; the runtime journal has them");
         }
-        // What is not empty stays, and the next Hale ends what is in it.
-        let _ = parts.trees.close();
+        if ended == Some(Ended::InOrder) {
+            drop(services);
+            // What is not empty stays, and the next Hale ends what is in it.
+            let _ = parts.trees.close();
+        } else {
+            // With its guardian the locks are gone, and the next Hale may be at work: groups and notify sockets of these
+            // names may be that one's already.
+            std::mem::forget(services);
+        }
         if ended == Some(Ended::InOrder) {
             parts.console.say("ended in order");
         }

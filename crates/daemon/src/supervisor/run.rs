@@ -143,17 +143,20 @@ fn remember(host: &HostPolicy, inbox: &Inbox, console: &Console) -> (Option<Jour
             (None, Default::default())
         }
     };
-    let to_loop = inbox.clone();
-    let notify = move |event| {
-        to_loop.send(match event {
-            LedgerEvent::Durable { up_to_id } => Event::Durable { up_to: RecordId(up_to_id) },
-            LedgerEvent::Degraded { error } => Event::LedgerDegraded { error },
-            LedgerEvent::Recovered => Event::LedgerRecovered,
-        });
+    let notify = || {
+        let to_loop = inbox.clone();
+        let tell = move |event| {
+            to_loop.send(match event {
+                LedgerEvent::Durable { up_to_id } => Event::Durable { up_to: RecordId(up_to_id) },
+                LedgerEvent::Degraded { error } => Event::LedgerDegraded { error },
+                LedgerEvent::Recovered => Event::LedgerRecovered,
+            });
+        };
+        Box::new(tell)
     };
     let dir = Path::new(&host.state_dir).join("ledger");
     let recovered = recovery::recover(&replay, &dir);
-    let ledger = match LedgerStore::open(&dir, Limits::default(), Box::new(notify)) {
+    let ledger = match LedgerStore::open(&dir, Limits::default(), notify()) {
         Ok((ledger, _)) => {
             for (id, line) in &recovered.missing {
                 // What there is no room for is counted by the ledger itself.
@@ -163,7 +166,8 @@ fn remember(host: &HostPolicy, inbox: &Inbox, console: &Console) -> (Option<Jour
         }
         Err(error) => {
             inbox.send(Event::LedgerDegraded { error: error.to_string() });
-            None
+            // What is missing in it is left to the next start: an earlier Hale may be writing just that.
+            LedgerStore::open_later(&dir, Limits::default(), notify()).ok()
         }
     };
     (journal, ledger, recovered)
