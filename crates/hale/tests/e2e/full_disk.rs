@@ -5,6 +5,7 @@ mod needs_root {
     use rustix::process::Signal;
     use std::fs::{self, File};
     use std::io::Write;
+    use std::path::Path;
     use std::process::Command;
 
     const SERVICE: &str = "[service.web]\ncommand = [\"sleep\", \"1000\"]\nrestart.max_delay = \"1ms\"\n\
@@ -20,6 +21,17 @@ mod needs_root {
         let _ = fs::create_dir(&state);
         let mount = Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(&state).status();
         assert!(mount.unwrap().success());
+    }
+
+    fn remount(place: &Place, how: &str) {
+        let options = format!("remount,{how}");
+        assert!(Command::new("mount").args(["-o", &options]).arg(place.path("state")).status().unwrap().success());
+    }
+
+    /// Fills the file system with a file.
+    fn fill(path: &Path) {
+        let mut file = File::create(path).unwrap();
+        while file.write(&[0; 4096]).is_ok_and(|written| written > 0) {}
     }
 
     /// A restart, a stop and a start, of which the disk sees nothing.
@@ -44,8 +56,7 @@ mod needs_root {
         let hale = place.hale(SERVICE);
         let pid = hale.ready("web");
         let filler = place.path("state/filler");
-        let mut file = File::create(&filler).unwrap();
-        while file.write(&[0; 4096]).is_ok_and(|written| written > 0) {}
+        fill(&filler);
         // What is reserved is used up first; then the disk says no.
         let mut pid = pid;
         while !hale.said().iter().any(|line| line.contains("the ledger cannot be written, healing goes on")) {
@@ -53,7 +64,6 @@ mod needs_root {
             pid = hale.ready("web");
         }
         heal_and_order(&place, &hale, pid);
-        drop(file);
         fs::remove_file(&filler).unwrap();
         hale.says("the ledger can be written again");
         hale.stop();
@@ -63,28 +73,78 @@ mod needs_root {
         assert_eq!(place.records("web", "order_not_durable").len(), 2);
     }
 
+    /// A disk with errors is mounted read-only, and then the machine starts Hale anew: services come up all the same.
     #[test]
-    fn healing_goes_on_while_the_disk_is_read_only() {
-        if !inside("healing_goes_on_while_the_disk_is_read_only") {
+    fn services_start_and_heal_on_a_read_only_disk() {
+        if !inside("services_start_and_heal_on_a_read_only_disk") {
             return;
         }
         let place = Place::new();
         mount(&place, "size=64m");
-        let hale = place.hale_with("", SERVICE);
-        hale.ready("web");
+        for orders in [2, 4] {
+            remount(&place, "ro");
+            let hale = place.hale(SERVICE);
+            hale.says("the ledger cannot be written, healing goes on: ");
+            let pid = hale.ready("web");
+            heal_and_order(&place, &hale, pid);
+            let second = place.run(&["run"]);
+            assert_eq!(second.status.code(), Some(7), "{}", String::from_utf8_lossy(&second.stderr));
+            // Once it can be written, it is.
+            remount(&place, "rw");
+            hale.says("the ledger can be written again");
+            hale.stop();
+            assert_eq!(place.records("web", "order_not_durable").len(), orders);
+        }
+    }
+
+    /// The same with a full one: not even the ledger's first segment can be made.
+    #[test]
+    fn services_start_and_heal_on_a_disk_that_is_full_already() {
+        if !inside("services_start_and_heal_on_a_disk_that_is_full_already") {
+            return;
+        }
+        let place = Place::new();
+        mount(&place, "size=1m");
+        let filler = place.path("state/filler");
+        fill(&filler);
+        let hale = place.hale(SERVICE);
+        let pid = hale.ready("web");
+        hale.says("the ledger cannot be written, healing goes on: No space left on device");
+        heal_and_order(&place, &hale, pid);
+        fs::remove_file(&filler).unwrap();
+        hale.says("the ledger can be written again");
         hale.stop();
-        let remount = |how: &str| {
-            let options = format!("remount,{how}");
-            assert!(Command::new("mount").args(["-o", &options]).arg(place.path("state")).status().unwrap().success());
-        };
-        // A state directory that cannot be locked cannot be used; one whose ledger cannot be written can.
-        remount("ro");
-        let mut refused = place.hale_again();
-        let code = refused.wait();
-        println!("{code:?} {:?}", refused.said());
-        remount("rw");
-        let hale = place.hale_again();
+        assert_eq!(place.records("web", "order_not_durable").len(), 2);
+    }
+
+    /// supervision.md 2.10 (pm2: disks filled by logs): output that the disk does not take is dropped and counted, and
+    /// never blocks the service.
+    #[test]
+    fn output_that_the_disk_does_not_take_is_dropped_and_counted() {
+        if !inside("output_that_the_disk_does_not_take_is_dropped_and_counted") {
+            return;
+        }
+        let place = Place::new();
+        mount(&place, "size=64m");
+        fs::create_dir(place.path("log")).unwrap();
+        let mounted =
+            Command::new("mount").args(["-t", "tmpfs", "-o", "size=256k", "tmpfs"]).arg(place.path("log")).status();
+        assert!(mounted.unwrap().success());
+        let hale = place.hale(
+            "[service.web]\ncommand = [\"sh\", \"-c\", \"yes | head -c 1000000; echo written >@D/reports; exec sleep 1000\"]\n",
+        );
         hale.ready("web");
+        place.report("written");
+        // All that the service and the guardian's line about it brought is in the log or counted.
+        let mut dropped = 0;
+        while dropped + (place.log("web").len() as u64) < 1_000_000 {
+            let line = hale.event("web", "dropped");
+            let bytes = line.split_once("dropped ").unwrap().1.split(' ').next().unwrap();
+            dropped += bytes.parse::<u64>().unwrap();
+        }
+        assert!((1_000_000 - 256 * 1024..1_000_100).contains(&dropped), "{dropped}");
         hale.stop();
+        let counted = place.records("web", "output_dropped");
+        assert_eq!(counted.iter().map(|record| record["bytes"].as_u64().unwrap()).sum::<u64>(), dropped);
     }
 }

@@ -72,9 +72,14 @@ impl Place {
 
     /// Starts `hale run` with these services. `host` stands in the table `[host]`.
     pub fn hale_with(&self, host: &str, services: &str) -> Hale<'_> {
+        self.configure(host, services);
+        self.hale_again()
+    }
+
+    /// Writes the configuration.
+    pub fn configure(&self, host: &str, services: &str) {
         let own = "[host]\nstate_dir = \"@D/state\"\nruntime_dir = \"@D/run\"\nlog_dir = \"@D/log\"\n";
         self.write("hale.toml", &format!("{own}{host}\n{services}"));
-        self.hale_again()
     }
 
     pub fn hale(&self, services: &str) -> Hale<'_> {
@@ -82,7 +87,7 @@ impl Place {
     }
 
     /// `hale`, as the user of this place.
-    fn command(&self) -> Command {
+    pub fn command(&self) -> Command {
         let binary = match self.path("hale") {
             copied if copied.exists() => copied,
             _ => PathBuf::from(env!("CARGO_BIN_EXE_hale")),
@@ -163,19 +168,6 @@ impl Place {
         };
         self.read.set(at + 1);
         line
-    }
-
-    /// Waits for one report of each, in whatever order they come.
-    #[track_caller]
-    pub fn reports(&self, all: &[&str]) {
-        let from = self.read.get();
-        let mut read = from;
-        for what in all {
-            self.read.set(from);
-            self.report(what);
-            read = read.max(self.read.get());
-        }
-        self.read.set(read);
     }
 
     /// All reports so far.
@@ -439,6 +431,11 @@ pub fn await_end(pid: i32) {
 
 pub fn is_alive(pid: i32) -> bool {
     Path::new(&format!("/proc/{pid}")).exists() && !is_zombie(pid)
+}
+
+/// Whether it is one of Hale's own processes.
+pub fn is_own(pid: i32) -> bool {
+    words(pid).first().is_some_and(|word| word == "hale")
 }
 
 fn is_zombie(pid: i32) -> bool {

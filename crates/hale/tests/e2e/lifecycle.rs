@@ -4,6 +4,7 @@ use crate::harness::{Place, await_end, is_alive, send};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
+use std::process::Stdio;
 
 /// Says when it starts and when it is asked to end, and takes its time for both.
 fn talker(name: &str, after: &str) -> String {
@@ -207,4 +208,26 @@ stop.grace = "100ms"
     assert!(!is_alive(main) && !is_alive(stray));
     assert!(hale.event("stubborn", "killed all of it").contains("did not end within its grace of 100 ms"));
     hale.stop();
+}
+
+/// `hale run | head`: nobody reads what Hale prints any more, and it goes on all the same.
+#[test]
+fn it_goes_on_when_nobody_reads_what_it_prints() {
+    let place = Place::new();
+    place.configure("", "[service.web]\ncommand = [\"sh\", \"-c\", \"echo run $$ >@D/reports; exec sleep 1000\"]\n");
+    let mut command = place.command();
+    let mut child = command.arg("run").stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stderr.take());
+    for _ in 0..3 {
+        let pid: i32 = place.report("run").rsplit(' ').next().unwrap().parse().unwrap();
+        send(pid, Signal::KILL);
+    }
+    place.report("run");
+    let guardian = child.id().cast_signed();
+    send(guardian, Signal::HUP);
+    assert_eq!(place.status("web")["restarts"], 3);
+    send(guardian, Signal::TERM);
+    await_end(guardian);
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    place.assert_nobody_left();
 }
