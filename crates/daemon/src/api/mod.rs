@@ -4,6 +4,7 @@
 //! stands [`Loop::ask`].
 
 pub mod client;
+pub mod groups;
 mod names;
 pub mod problem;
 mod server;

@@ -91,6 +91,9 @@ fn run(args: impl IntoIterator<Item = OsString>) -> Result<Ended, StartError> {
 
     let console = Console::start().map_err(failed("start a thread"))?;
     let (inbox, outlet) = inbox().map_err(failed("make an eventfd"))?;
+    if let Err(error) = api::groups::share_history(&validated.policy) {
+        console.say(&format!("members of group {} cannot read all of the history: {error}", api::sockets::READ_GROUP));
+    }
     let (journal, ledger, recovered) = remember(host_policy, &inbox, &console);
     let trees = Arc::new(Trees::open(&tree::instance(Path::new(&host_policy.runtime_dir))));
     end_leftovers(&trees, &recovered, &console)?;
