@@ -36,8 +36,8 @@ pub fn warn(loaded: &Loaded) {
     }
 }
 
-/// The directories that the configuration names, or the defaults of this user where there is no configuration: so
-/// `hale status` works beside any `hale run FILE` of the same user.
+/// The directories that the configuration names, or has by default for its owner; the defaults of this user where there is
+/// no configuration: so `hale status` works beside any `hale run FILE` of the same user, and beside root's.
 pub fn directories(global: &Global) -> Result<Directories, Failure> {
     let found = match &global.config {
         Some(path) => Ok(path.clone()),
@@ -45,7 +45,8 @@ pub fn directories(global: &Global) -> Result<Directories, Failure> {
     };
     match found {
         Ok(path) => {
-            let host = load(&path)?.validated.policy.host;
+            let loaded = config_file::load_for_client(&path).map_err(|error| failure(&error))?;
+            let host = loaded.validated.policy.host;
             Ok(Directories { runtime: host.runtime_dir.into(), state: host.state_dir.into(), log: host.log_dir.into() })
         }
         Err(_) => {

@@ -102,11 +102,36 @@ pub fn find() -> Result<PathBuf, LoadError> {
 ///
 /// See [`LoadError`]; a wrong configuration comes back with all of its mistakes.
 pub fn load(path: &Path) -> Result<Loaded, LoadError> {
+    load_with(path, &default_directories()?)
+}
+
+/// As [`load`], for a command that looks for a running Hale: what `[host]` leaves out is where the Hale of the file's
+/// owner has it. That can be told of root only, whose directories are fixed; it is taken where they exist, so that an
+/// ordinary user may run a Hale of their own with a file of root's.
+///
+/// # Errors
+///
+/// As [`load`].
+pub fn load_for_client(path: &Path) -> Result<Loaded, LoadError> {
+    let owner = std::fs::metadata(path).map_err(|source| LoadError::Read { path: path.into(), source })?.uid();
+    load_with(path, &client_defaults(owner, |path| path.exists(), default_directories)?)
+}
+
+fn client_defaults(
+    owner: u32,
+    exists: impl Fn(&Path) -> bool,
+    own: impl FnOnce() -> Result<HostDefaults, LoadError>,
+) -> Result<HostDefaults, LoadError> {
+    let roots = host_defaults(true, |_| None, None)?;
+    let used = exists(Path::new(&roots.runtime_dir)) || exists(Path::new(&roots.state_dir));
+    if owner == 0 && used { Ok(roots) } else { own() }
+}
+
+fn load_with(path: &Path, defaults: &HostDefaults) -> Result<Loaded, LoadError> {
     let root = rustix::process::geteuid().is_root();
     let absolute = std::path::absolute(path).map_err(|source| LoadError::Read { path: path.into(), source })?;
     let base = absolute.parent().unwrap_or(Path::new("/"));
     let base_dir = base.to_str().ok_or_else(|| LoadError::PathNotText(base.into()))?;
-    let defaults = default_directories()?;
 
     let mut files = vec![path.to_owned()];
     let further = path.with_extension("d");
@@ -117,7 +142,7 @@ pub fn load(path: &Path) -> Result<Loaded, LoadError> {
         trusted_directory(base)?;
     }
     let sources = files.iter().map(|path| source(path, root)).collect::<Result<Vec<_>, _>>()?;
-    let validated = hale_config::parse(&sources, &defaults, base_dir).map_err(LoadError::Invalid)?;
+    let validated = hale_config::parse(&sources, defaults, base_dir).map_err(LoadError::Invalid)?;
     Ok(Loaded { validated, files })
 }
 
@@ -333,6 +358,22 @@ mod tests {
             let error = trusted(path, uid, gid, mode).unwrap_err().to_string();
             assert!(error.contains("/etc/hale/hale.toml") && error.contains("ch"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_file_of_root_means_the_hale_of_root() {
+        let own = || host_defaults(false, |name| (name == "HOME").then(|| "/home/u".to_owned()), None);
+        let state = |owner, exists: &[&str]| {
+            let exists = |path: &Path| exists.iter().any(|one| path == Path::new(one));
+            client_defaults(owner, exists, own).unwrap().state_dir
+        };
+        for there in ["/run/hale", "/var/lib/hale"] {
+            assert_eq!(state(0, &[there]), "/var/lib/hale", "{there}");
+            assert_eq!(state(1000, &[there]), "/home/u/.local/state/hale", "{there}");
+        }
+        assert_eq!(state(0, &[]), "/home/u/.local/state/hale", "root has never run it here");
+        // Where nobody says where the user's own are, they are not needed.
+        assert!(client_defaults(0, |_| true, || Err(LoadError::NoHome)).is_ok());
     }
 
     #[test]
