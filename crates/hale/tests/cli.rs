@@ -128,6 +128,13 @@ fn usage_errors_are_2() {
     code(&hale(&["frobnicate"]), 2);
     code(&hale(&["incidents", "--since", "yesterday"]), 2);
     code(&hale(&["demo-service", "database"]), 2);
+    // As in a terminal, where any descriptor may be open, but none that the guardian gives.
+    for by_hand in ["guardian", "supervisor x", "keeper"] {
+        let script = format!("exec 3</dev/null 4<&3 5<&3 6<&3 7<&3; exec \"$0\" {by_hand}");
+        let output = Command::new("sh").args(["-c", &script, env!("CARGO_BIN_EXE_hale")]).output().unwrap();
+        code(&output, 2);
+        assert!(err(&output).contains("`hale run`") && err(&output).lines().count() == 1, "{}", err(&output));
+    }
     let output = Host::new().hale(&["stop", "../../etc"]);
     code(&output, 2);
     assert!(err(&output).contains("is not the name of a service"), "{}", err(&output));

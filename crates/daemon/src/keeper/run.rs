@@ -6,7 +6,7 @@ use crate::keeper::protocol::{
 };
 use crate::keeper::service::{Service, Staging, TURN_BYTES};
 use crate::sys::fds::take_inherited;
-use crate::sys::packet::{Outbox, Received, receive};
+use crate::sys::packet::{self, Outbox, Received, receive};
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, Event, EventData, EventFlags};
 use rustix::fs::{Mode, OFlags, open};
@@ -39,15 +39,41 @@ const SUPERVISOR: u64 = u64::MAX - 1;
 
 /// The keeper, as `hale keeper`: started by the guardian only. Returns when the guardian says so, or when guardian
 /// and supervisor are both gone, after all output is in its files.
+///
+/// Exit codes: 0 then, 1 when the kernel refused something, 2 when it was started by hand.
 #[must_use]
 pub fn main(_args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let run = || -> io::Result<()> { Keeper::new()?.run() };
-    match run() {
+    let Ok(inherited) = Inherited::take() else {
+        eprintln!("hale: `hale keeper` is started by the guardian only; run `hale run`");
+        return ExitCode::from(2);
+    };
+    match Keeper::new(inherited).and_then(|mut keeper| keeper.run()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("hale: the keeper could not go on: {error}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// What the guardian starts every keeper with.
+struct Inherited {
+    guardian: OwnedFd,
+    supervisor: OwnedFd,
+    staging_read: OwnedFd,
+    staging_write: OwnedFd,
+    staged_slot: OwnedFd,
+}
+
+impl Inherited {
+    fn take() -> io::Result<Self> {
+        Ok(Self {
+            guardian: packet::take_inherited(GUARDIAN_FD)?,
+            supervisor: packet::take_inherited(SUPERVISOR_FD)?,
+            staging_read: take_inherited(STAGING_READ_FD)?,
+            staging_write: take_inherited(STAGING_WRITE_FD)?,
+            staged_slot: take_inherited(STAGED_SLOT_FD)?,
+        })
     }
 }
 
@@ -87,17 +113,15 @@ fn now_us() -> u64 {
 }
 
 impl Keeper {
-    fn new() -> io::Result<Self> {
+    fn new(inherited: Inherited) -> io::Result<Self> {
         // Best effort: only for people who look at the list of processes.
         let _ = rustix::thread::set_name(c"hale-keeper");
-        let guardian = take_inherited(GUARDIAN_FD)?;
-        let supervisor = take_inherited(SUPERVISOR_FD)?;
+        let Inherited { guardian, supervisor, staging_read, staging_write, staged_slot } = inherited;
         let staging = Staging {
-            read: take_inherited(STAGING_READ_FD)?,
-            write: take_inherited(STAGING_WRITE_FD)?,
+            read: staging_read,
+            write: staging_write,
             null: open("/dev/null", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?,
         };
-        let staged_slot = take_inherited(STAGED_SLOT_FD)?;
         let mut number = [0; 4];
         rustix::io::pread(&staged_slot, &mut number, 0)?;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;

@@ -13,7 +13,7 @@ use crate::knowledge::ledger_store::{LedgerEvent, LedgerStore, Limits};
 use crate::knowledge::recovery::{self, Recovered};
 use crate::monitor::config_file::{self, LoadError};
 use crate::monitor::probe::Prober;
-use crate::sys::fds::take_inherited;
+use crate::sys::packet::take_inherited;
 use hale_core::driver;
 use hale_core::event::Event;
 use hale_core::ids::RecordId;
@@ -62,14 +62,24 @@ enum StartError {
     Io { what: &'static str, source: io::Error },
 }
 
+impl StartError {
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::NotByGuardian => 2,
+            Self::Config(_) => 78,
+            Self::Survivors(_) | Self::Io { .. } => 1,
+        }
+    }
+}
+
 fn failed(what: &'static str) -> impl FnOnce(io::Error) -> StartError {
     move |source| StartError::Io { what, source }
 }
 
 /// The supervisor, as `hale supervisor FILE` with the guardian's and the keeper's socket as descriptors 3 and 4.
 ///
-/// Exit codes: 0 after an orderly end, 1 when it could not start or lost its guardian, 78 for a configuration that
-/// cannot be used.
+/// Exit codes: 0 after an orderly end, 1 when it could not start or lost its guardian, 2 when it was started by hand, 78
+/// for a configuration that cannot be used.
 #[must_use]
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     match run(args) {
@@ -77,7 +87,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(Ended::GuardianGone) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("hale: {error}");
-            ExitCode::from(if matches!(error, StartError::Config(_)) { 78 } else { 1 })
+            ExitCode::from(error.exit_code())
         }
     }
 }

@@ -1,7 +1,8 @@
 //! Whole messages, each with at most one file descriptor, over an `AF_UNIX` `SOCK_SEQPACKET` pair (unix(7)).
 
+use crate::sys::fds;
 use rustix::io::Errno;
-use rustix::net::sockopt::set_socket_send_buffer_size;
+use rustix::net::sockopt::{set_socket_send_buffer_size, socket_type};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
@@ -9,7 +10,7 @@ use rustix::net::{
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 
 /// What each end asks the kernel to hold for it, in bytes: several of the largest messages. The kernel grants at
 /// most `net.core.wmem_max` (212,992 by default), which still holds one of the largest.
@@ -27,6 +28,19 @@ pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
         set_socket_send_buffer_size(end, SEND_BUFFER_BYTES)?;
     }
     Ok((left, right))
+}
+
+/// Takes over an end of such a pair that this process was started with, as [`fds::take_inherited`].
+///
+/// # Errors
+///
+/// As there; or it is something else, as when a program is started by hand.
+pub fn take_inherited(number: RawFd) -> io::Result<OwnedFd> {
+    let socket = fds::take_inherited(number)?;
+    if socket_type(&socket)? != SocketType::SEQPACKET {
+        return Err(Errno::PROTOTYPE.into());
+    }
+    Ok(socket)
 }
 
 /// What became of a message to send.
