@@ -131,7 +131,9 @@ fn starts_fail_as_often_as_asked() {
 
 #[test]
 fn without_a_directory_to_write_to_only_failing_starts_cannot_be_asked_for() {
-    let web = Demo::start("web", |command| drop(command.env("TMPDIR", "/proc/none")));
+    let web = Demo::start("web", |command| {
+        command.env("TMPDIR", "/proc/none");
+    });
     let answer = web.ask("/break/start");
     assert!(answer.starts_with("HTTP/1.1 500") && answer.contains("cannot make /proc/none/hale-demo-"), "{answer}");
     assert!(web.ask("/health").starts_with("HTTP/1.1 200"));
