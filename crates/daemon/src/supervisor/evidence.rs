@@ -24,7 +24,7 @@ const LINE_BYTES_MAX: usize = 256;
 /// What is to be read.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Job {
-    /// The process that failed: lines of those after it are left out.
+    /// The process that failed: lines of those before and after it are left out.
     pub(super) epoch: Epoch,
     /// For the answer.
     pub(super) incident: IncidentId,
@@ -48,7 +48,7 @@ impl Collector {
         std::thread::Builder::new().name(String::from("evidence")).spawn(move || {
             for (service, directory, job) in queue {
                 if let Ok(raw) = last_lines(&directory, job.lines + SUCCESSOR_LINES, TAIL_BYTES_MAX) {
-                    let lines = of_process(&raw, job).iter().map(|line| clean(line)).collect();
+                    let lines = of_process(&raw, job).into_iter().map(clean).collect();
                     inbox.send(Event::Collected { service, incident: job.incident, lines });
                 }
             }
@@ -62,11 +62,54 @@ impl Collector {
     }
 }
 
-/// The lines up to where the next process began, by the line that the guardian has it write.
-fn of_process(lines: &[Vec<u8>], job: Job) -> &[Vec<u8>] {
-    let next = format!("hale: epoch {}, ", job.epoch.next());
-    let end = lines.iter().position(|line| line.starts_with(next.as_bytes())).unwrap_or(lines.len());
-    &lines[end.saturating_sub(job.lines)..end]
+/// The last lines of the failed process, by the lines with which the guardian marks each one's begin and end. Epochs
+/// begin anew with each Hale, so that the last process of this epoch is meant, and one is told from another by its
+/// pid, too. Without a mark of it (too long ago) all that is not of the next one is taken for its own.
+fn of_process(lines: &[Vec<u8>], job: Job) -> Vec<&[u8]> {
+    let marks: Vec<(usize, Mark)> =
+        lines.iter().enumerate().filter_map(|(index, line)| Some((index, Mark::in_line(line)?))).collect();
+    let (mut begin, mut cut, mut end) = (0, 0, lines.len());
+    if let Some(last) = marks.iter().rposition(|(_, mark)| mark.epoch == job.epoch.0) {
+        let is_own = |mark: &Mark| (mark.epoch, mark.pid) == (marks[last].1.epoch, marks[last].1.pid);
+        for (index, mark) in marks[..=last].iter().rev() {
+            if !is_own(mark) {
+                begin = index + 1;
+                break;
+            }
+            if mark.is_start {
+                // Before it may stand the begin of a line that an earlier process never ended.
+                (begin, cut) = (*index, mark.at);
+                break;
+            }
+        }
+        end = marks.get(last + 1).map_or(end, |(index, _)| *index);
+    } else if let Some((index, _)) = marks.iter().rfind(|(_, mark)| mark.epoch == job.epoch.next().0 && mark.is_start) {
+        end = *index;
+    }
+    let whole = begin.max(end.saturating_sub(job.lines));
+    let line = |index: usize| if index == begin { &lines[index][cut..] } else { &lines[index][..] };
+    (whole..end).map(line).collect()
+}
+
+/// A line of the guardian's own (`hale: epoch 3, pid 7 started`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Mark {
+    epoch: u64,
+    pid: u64,
+    /// Or an end.
+    is_start: bool,
+    /// Where it begins in its line: a service need not end its last one.
+    at: usize,
+}
+
+impl Mark {
+    fn in_line(line: &[u8]) -> Option<Self> {
+        const BEGIN: &[u8] = b"hale: epoch ";
+        let at = line.windows(BEGIN.len()).rposition(|window| window == BEGIN)?;
+        let (epoch, rest) = std::str::from_utf8(&line[at + BEGIN.len()..]).ok()?.split_once(", pid ")?;
+        let (pid, what) = rest.split_once(' ')?;
+        Some(Self { epoch: epoch.parse().ok()?, pid: pid.parse().ok()?, is_start: what == "started", at })
+    }
 }
 
 /// A line as it may be recorded: bounded, and with every control character escaped.
@@ -90,13 +133,34 @@ fn clean(line: &[u8]) -> String {
 mod tests {
     use super::*;
 
+    /// What is taken of this output, with at most so many lines.
+    fn taken(output: &[&str], epoch: u64, most: usize) -> Vec<String> {
+        let lines: Vec<Vec<u8>> = output.iter().map(|line| line.as_bytes().to_vec()).collect();
+        let job = Job { epoch: Epoch(epoch), incident: IncidentId(1), lines: most };
+        of_process(&lines, job).into_iter().map(clean).collect()
+    }
+
     #[test]
-    fn lines_of_the_next_process_are_left_out() {
-        let text = "hale: epoch 3, pid 7 started\na\nb\nhale: epoch 3, pid 7 ended: exit code 1\nhale: epoch 4, pid 8 started\nc";
-        let lines: Vec<Vec<u8>> = text.lines().map(|line| line.as_bytes().to_vec()).collect();
-        let job = |epoch, lines| Job { epoch: Epoch(epoch), incident: IncidentId(1), lines };
-        assert_eq!(of_process(&lines, job(3, 2)), [b"b".to_vec(), b"hale: epoch 3, pid 7 ended: exit code 1".to_vec()]);
-        assert_eq!(of_process(&lines, job(4, 9)).len(), 6);
+    fn lines_of_other_processes_are_left_out() {
+        // Two runs of Hale; the first was killed amidst a line of its third process.
+        let mut output = vec!["hale: epoch 1, pid 5 started", "old 1", "hale: epoch 1, pid 5 ended: exit code 1"];
+        output.extend(["hale: epoch 2, pid 6 started", "old 2", "hale: epoch 2, pid 6 ended: exit code 1"]);
+        output.extend(["hale: epoch 3, pid 7 started", "old 3", "cuthale: epoch 1, pid 8 started"]);
+        output.extend(["new 1", "endhale: epoch 1, pid 8 ended: exit code 1", "stray"]);
+        output.extend(["hale: epoch 2, pid 9 started", "new 2"]);
+        let ended = "endhale: epoch 1, pid 8 ended: exit code 1";
+        assert_eq!(taken(&output, 1, 9), ["hale: epoch 1, pid 8 started", "new 1", ended, "stray"]);
+        assert_eq!(taken(&output, 1, 2), [ended, "stray"]);
+        assert_eq!(taken(&output, 2, 9), ["hale: epoch 2, pid 9 started", "new 2"]);
+        assert_eq!(taken(&output[9..], 1, 9), ["new 1", ended, "stray"], "its start is too long ago");
+        assert_eq!(taken(&["a", "hale: epoch 4, pid 9 started", "b"], 3, 9), ["a"], "both its marks are");
+    }
+
+    #[test]
+    fn a_process_that_could_not_be_started_has_its_one_line_only() {
+        let failed = "hale: epoch 1, pid 8 could not be started: directory: errno 2";
+        let output = ["hale: epoch 1, pid 5 started", "old", "hale: epoch 1, pid 5 ended: exit code 1", failed];
+        assert_eq!(taken(&output, 1, 9), [failed]);
     }
 
     #[test]
