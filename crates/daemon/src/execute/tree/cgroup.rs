@@ -3,6 +3,7 @@
 //! Formats: <https://docs.kernel.org/admin-guide/cgroup-v2.html>, cgroups(7).
 
 use super::process::Handle;
+use super::trial::try_out;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, fstat, mkdirat, openat, unlinkat};
 use rustix::io::Errno;
 use std::fs::{self, File};
@@ -45,6 +46,12 @@ pub enum Unusable {
         /// The child's `cgroup.type`.
         kind: String,
     },
+    /// `cgroup.kill` was once written to the group that Hale is in.
+    #[error(
+        "the kernel kills every process at once that is made in a group below {path}, because a kill was once ordered \
+         for {path} itself (start Hale in a fresh group)", path = .0.display()
+    )]
+    Deadly(PathBuf),
 }
 
 /// One group, held by its directory.
@@ -98,10 +105,11 @@ impl Group {
                     refused("cannot use a group below (Linux 5.14 or later is needed)", errno.into())
                 })?;
             }
-            group.events().map_err(|source| refused("cannot watch a group below", source))
+            group.events().map_err(|source| refused("cannot watch a group below", source))?;
+            try_out(&group, &place)
         };
         match usable() {
-            Ok(_) => Ok((group, place.join(name))),
+            Ok(()) => Ok((group, place.join(name))),
             Err(error) => {
                 // Refused when it is in use, and then not ours to remove.
                 let _ = own.remove_child(name);

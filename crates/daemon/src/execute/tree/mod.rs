@@ -9,6 +9,7 @@ mod process;
 mod tags;
 #[cfg(test)]
 mod tests;
+mod trial;
 mod watcher;
 
 pub use cgroup::Unusable;

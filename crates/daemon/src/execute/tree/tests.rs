@@ -374,6 +374,30 @@ mod needs_root {
 mod needs_cgroup2 {
     use super::*;
 
+    /// A Hale in a group to which `cgroup.kill` was once written: this very program is it, with a test that says how it
+    /// found trees to be kept.
+    #[test]
+    fn where_the_kernel_kills_all_that_is_made_tags_are_used() {
+        let group = host_group(&format!("killed-{}", std::process::id()));
+        std::fs::write(group.join("cgroup.kill"), "1").unwrap();
+        let script = format!("echo $$ > {}/cgroup.procs && exec \"$0\" \"$@\"", group.display());
+        let name = "execute::tree::tests::needs_cgroup2::strays_are_killed";
+        let exe = std::env::current_exe().unwrap();
+        let output = Command::new("sh").args(["-c", &script]).arg(exe).args(["--exact", name]).output().unwrap();
+        std::fs::remove_dir(&group).unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(text.contains("Tags { why: Deadly("), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// A new group beside those of the tests.
+    fn host_group(name: &str) -> PathBuf {
+        let host = host();
+        let Kind::Cgroup2 { path } = host.trees().kind() else { unreachable!() };
+        let group = path.parent().unwrap().join(name);
+        std::fs::create_dir(&group).unwrap();
+        group
+    }
+
     fn host() -> Host {
         let host = Host::new(Trees::open);
         assert!(matches!(host.trees().kind(), Kind::Cgroup2 { .. }), "{:?}", host.trees().kind());
