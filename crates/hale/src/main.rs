@@ -8,6 +8,7 @@ mod demo;
 mod exit;
 mod failure;
 mod history;
+mod missing;
 mod supervisor;
 mod table;
 mod terminal;

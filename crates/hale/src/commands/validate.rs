@@ -4,6 +4,7 @@ use crate::cli::{Format, Global};
 use crate::configuration;
 use crate::exit::Exit;
 use crate::failure::Failure;
+use crate::missing::missing;
 use crate::terminal::escape;
 use hale_core::ids::Name;
 use hale_core::policy::{CheckKind, CheckPolicy, Mode, Ready, ServicePolicy};
@@ -14,13 +15,16 @@ use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 
-/// Checks the configuration and prints what would be supervised.
+/// Checks the configuration, tells what it names and this machine does not have, and prints what would be supervised.
 pub fn run(format: Format, global: &Global, out: &mut impl Write) -> Result<Exit, Failure> {
     let path = configuration::path(None, global)?;
     match config_file::load(&path) {
         Ok(loaded) if format.json => writeln!(out, "{:#}", as_json(&loaded))?,
         Ok(loaded) => {
             configuration::warn(&loaded);
+            for text in missing(&loaded.validated.policy) {
+                eprintln!("warning: {}", escape(&text));
+            }
             as_text(&path, &loaded, out)?;
         }
         Err(LoadError::Invalid(mistakes)) if format.json => {
@@ -54,6 +58,7 @@ fn as_json(loaded: &Loaded) -> Value {
         "log_dir": policy.host.log_dir,
         "services": policy.services.iter().map(service).collect::<Vec<_>>(),
         "mistakes": loaded.validated.warnings,
+        "missing": missing(policy),
     })
 }
 

@@ -1,0 +1,61 @@
+//! What a valid configuration names and this machine does not have now: starts would fail, if it does not come before them.
+
+use hale_core::ids::Name;
+use hale_core::policy::{CheckKind, Policy, ServicePolicy};
+use hale_daemon::execute::{program, user};
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+/// Everything that is missing, a sentence each, in the order of the services. What this user may not look at is not told.
+pub fn missing(policy: &Policy) -> Vec<String> {
+    policy.services.iter().flat_map(|(name, service)| of_service(name, service)).collect()
+}
+
+fn of_service(name: &Name, service: &ServicePolicy) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut tell = |missing: Option<String>| found.extend(missing.map(|text| format!("service {name}: {text}")));
+    tell(service.user.as_deref().and_then(missing_user));
+    if is_missing(Path::new(&service.directory)) {
+        tell(Some(format!("there is no directory {}", service.directory)));
+    }
+    tell(missing_program(&service.command, &service.directory));
+    for file in service.environment_files.iter().filter(|file| is_missing(Path::new(file))) {
+        tell(Some(format!("there is no environment file {file}")));
+    }
+    for check in &service.checks {
+        let mut of_check = |missing: Option<String>| tell(missing.map(|text| format!("check {}: {text}", check.name)));
+        match &check.kind {
+            CheckKind::Exec { command, user } => {
+                of_check(user.as_deref().and_then(missing_user));
+                of_check(missing_program(command, &service.directory));
+            }
+            CheckKind::Http(_) | CheckKind::Tcp { .. } | CheckKind::Heartbeat { .. } => {}
+        }
+    }
+    found
+}
+
+fn missing_user(name: &str) -> Option<String> {
+    match user::lookup(name) {
+        Err(error @ user::LookupError::Unknown(_)) => Some(format!("user {name}: {error}")),
+        Ok(_) | Err(user::LookupError::Io(_)) => None,
+    }
+}
+
+/// Found in the same way as at a start.
+fn missing_program(command: &[String], directory: &str) -> Option<String> {
+    let word = command.first()?;
+    match program::resolve(word, directory) {
+        Err(error) => Some(format!("program {word}: {error}")),
+        Ok(path) => {
+            let path = Path::new(OsStr::from_bytes(path.to_bytes()));
+            is_missing(path).then(|| format!("there is no program {}", path.display()))
+        }
+    }
+}
+
+fn is_missing(path: &Path) -> bool {
+    std::fs::metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+}
