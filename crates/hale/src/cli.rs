@@ -22,9 +22,18 @@ Exit status: 0 done, 1 failed, 2 usage, 3 no supervisor running, 5 ledger altere
 /// What every command takes, anywhere on the line.
 #[derive(Debug, Args)]
 pub struct Global {
-    /// The configuration [default: ./hale.toml, then /etc/hale/hale.toml]
-    #[arg(short, long, global = true, value_name = "FILE", env = "HALE_CONFIG")]
+    /// The configuration [env: HALE_CONFIG] [default: ./hale.toml, then /etc/hale/hale.toml]
+    #[arg(short, long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
+}
+
+impl Global {
+    /// Takes the configuration from the environment where the line does not name one. Not by clap: it would show what
+    /// the variable sets as if each line had to have it.
+    pub fn or_environment(&mut self) {
+        let named = || std::env::var_os("HALE_CONFIG").filter(|path| !path.is_empty()).map(PathBuf::from);
+        self.config = self.config.take().or_else(named);
+    }
 }
 
 /// How a reading command prints.
@@ -77,8 +86,9 @@ pub enum Command {
     },
     /// Tell the story of one incident
     Incident {
-        /// Its number in the list
-        id: u64,
+        /// Its number in the list [default: the newest]
+        #[arg(value_parser = incident_number)]
+        id: Option<u64>,
         #[command(flatten)]
         format: Format,
     },
@@ -109,6 +119,10 @@ pub enum Command {
         /// Which shell
         shell: Shell,
     },
+}
+
+fn incident_number(text: &str) -> Result<u64, &'static str> {
+    text.parse().map_err(|_| "it must be a number, as `hale incidents` lists them")
 }
 
 #[derive(Debug, Subcommand)]

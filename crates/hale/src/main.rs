@@ -33,7 +33,8 @@ fn main() -> ExitCode {
 
 fn command_line() -> ExitCode {
     // Clap ends the process itself for --help (0) and for a line it does not understand (2).
-    let cli = Cli::parse();
+    let mut cli = Cli::parse();
+    cli.global.or_environment();
     let mut out = BufWriter::new(io::stdout().lock());
     let done = run(cli, &mut out);
     // Before an error is told: what was found until then is shown above it.

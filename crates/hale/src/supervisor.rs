@@ -10,16 +10,26 @@ use hale_daemon::api::sockets;
 use hyper::Method;
 use std::path::Path;
 
-/// Asks the supervisor for `target`; the body of its answer.
+/// Asks the supervisor for `target`; the body of its answer. Who may only give orders may ask, too: where the socket for
+/// questions is not for this user, the other one is tried.
 pub fn ask(global: &Global, target: &str) -> Result<Vec<u8>, Failure> {
-    let socket = sockets::read_path(&configuration::directories(global)?.runtime);
-    exchange(&socket, Method::GET, target)
+    let runtime = configuration::directories(global)?.runtime;
+    match exchange(&sockets::read_path(&runtime), Method::GET, target) {
+        Err(Unanswered::Client(denied @ ClientError::Denied(_))) => {
+            exchange(&sockets::control_path(&runtime), Method::GET, target).map_err(|error| match error {
+                // The group that is enough for asking is the one to tell of.
+                Unanswered::Client(ClientError::Denied(_)) => no_answer(&denied),
+                other => other.into(),
+            })
+        }
+        other => other.map_err(Failure::from),
+    }
 }
 
 /// Gives the supervisor the order `target`; the body of its answer.
 pub fn order(global: &Global, target: &str) -> Result<Vec<u8>, Failure> {
     let socket = sockets::control_path(&configuration::directories(global)?.runtime);
-    exchange(&socket, Method::POST, target)
+    exchange(&socket, Method::POST, target).map_err(Failure::from)
 }
 
 /// Reads `body` as what the supervisor is expected to answer.
@@ -31,11 +41,29 @@ pub fn parse<'a, T: serde::Deserialize<'a>>(body: &'a [u8]) -> Result<T, Failure
     })
 }
 
-fn exchange(socket: &Path, method: Method, target: &str) -> Result<Vec<u8>, Failure> {
+/// Why an exchange brought nothing.
+enum Unanswered {
+    /// There was none, or it broke off.
+    Client(ClientError),
+    /// It could not begin, or the answer tells of a problem.
+    Failed(Failure),
+}
+
+impl From<Unanswered> for Failure {
+    fn from(why: Unanswered) -> Self {
+        match why {
+            Unanswered::Client(error) => no_answer(&error),
+            Unanswered::Failed(failure) => failure,
+        }
+    }
+}
+
+fn exchange(socket: &Path, method: Method, target: &str) -> Result<Vec<u8>, Unanswered> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build();
-    let runtime = runtime.map_err(|error| Failure::new(Exit::Failed, "cannot wait for an answer").because(error))?;
-    let answer = runtime.block_on(client::ask(socket, method, target)).map_err(|error| no_answer(&error))?;
-    if answer.status == 200 { Ok(answer.body) } else { Err(problem(&answer)) }
+    let runtime = runtime
+        .map_err(|error| Unanswered::Failed(Failure::new(Exit::Failed, "cannot wait for an answer").because(error)))?;
+    let answer = runtime.block_on(client::ask(socket, method, target)).map_err(Unanswered::Client)?;
+    if answer.status == 200 { Ok(answer.body) } else { Err(Unanswered::Failed(problem(&answer))) }
 }
 
 fn no_answer(error: &ClientError) -> Failure {

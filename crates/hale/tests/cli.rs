@@ -138,6 +138,12 @@ fn usage_errors_are_2() {
     let output = Host::new().hale(&["stop", "../../etc"]);
     code(&output, 2);
     assert!(err(&output).contains("is not the name of a service"), "{}", err(&output));
+    let output = Host::new().hale(&["incident", "x"]);
+    code(&output, 2);
+    assert!(err(&output).contains("it must be a number, as `hale incidents` lists them"), "{}", err(&output));
+    let output = Host::new().hale(&["logs"]);
+    code(&output, 2);
+    assert!(err(&output).contains("Usage: hale logs <SERVICE>\n"), "{}", err(&output));
     code(&hale(&["--help"]), 0);
     code(&hale(&["--version"]), 0);
 }
@@ -240,6 +246,7 @@ fn incidents_are_told_while_hale_is_down() {
     code(&story, 0);
     assert!(out(&story).contains("\n  T+18 ms  all checks pass: recovered in 18 ms\n"), "{}", out(&story));
     assert!(out(&story).contains("| last words\\u{1b}[2J\n"), "{}", out(&story));
+    assert_eq!(out(&host.hale(&["incident"])), out(&story), "without a number it is the newest");
     let none = host.hale(&["incident", "6"]);
     code(&none, 1);
     assert!(err(&none).contains("no incident 6"), "{}", err(&none));
@@ -253,8 +260,12 @@ fn the_ledger_is_shown_and_an_alteration_is_5() {
     write_ledger(&host);
     let shown = host.hale(&["ledger", "show"]);
     code(&shown, 0);
-    assert_eq!(out(&shown).lines().count(), 4);
-    assert!(out(&shown).contains("web  detected: the process was ended by SIGKILL (incident 5)"), "{}", out(&shown));
+    let lines: Vec<_> = out(&shown).lines().map(String::from).collect();
+    assert_eq!(lines.len(), 5);
+    assert_eq!(lines[0], "   SEQ      ID  TIME                      SERVICE  WHAT");
+    let detected =
+        "     0       5  2001-09-09T01:46:40.000Z  web  detected: the process was ended by SIGKILL (incident 5)";
+    assert_eq!(lines[1], detected);
     let json = host.hale(&["ledger", "show", "--json"]);
     let lines: Vec<Value> = out(&json).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!((&lines[3]["seq"], &lines[3]["rec"]["kind"]), (&3.into(), &"of a later version".into()));
@@ -262,6 +273,8 @@ fn the_ledger_is_shown_and_an_alteration_is_5() {
     let good = host.hale(&["ledger", "verify", "--json"]);
     code(&good, 0);
     assert_eq!(serde_json::from_slice::<Value>(&good.stdout).unwrap()["records"], 4);
+    let good = host.hale(&["ledger", "verify"]);
+    assert!(out(&good).contains("\n4 records in 1 segment, 0 sealed, "), "{}", out(&good));
     let segment = fs::read_dir(host.path("state/ledger/seg")).unwrap().next().unwrap().unwrap().path();
     let text = fs::read_to_string(&segment).unwrap();
     fs::write(&segment, text.replacen("last words", "lost words", 1)).unwrap();
@@ -361,14 +374,18 @@ impl api::Loop for Stub {
     }
 }
 
-#[test]
-fn a_running_supervisor_is_asked() {
-    let host = Host::new();
-    let sockets = api::sockets::bind(&host.path("run")).unwrap();
+/// Answers for it until the test ends.
+fn serve(sockets: api::sockets::Sockets) {
     std::thread::spawn(|| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build().unwrap();
         runtime.block_on(api::serve(sockets, Arc::new(Stub)))
     });
+}
+
+#[test]
+fn a_running_supervisor_is_asked() {
+    let host = Host::new();
+    serve(api::sockets::bind(&host.path("run")).unwrap());
 
     let status = host.hale(&["status"]);
     code(&status, 0);
@@ -383,4 +400,44 @@ fn a_running_supervisor_is_asked() {
     let order = host.hale(&["start", "web"]);
     code(&order, 1);
     assert!(err(&order).ends_with(": web did not become healthy\n"), "{}", err(&order));
+}
+
+mod needs_root {
+    use super::*;
+    use std::os::unix::fs::{PermissionsExt, chown};
+    use std::os::unix::process::CommandExt;
+
+    /// A user without any right on this machine, and a group of that user's.
+    const USER: u32 = 65_534;
+    const GROUP: u32 = 4_711;
+
+    fn mode(path: &Path, mode: u32) {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    #[test]
+    fn who_may_give_orders_may_ask() {
+        let host = Host::new();
+        mode(host.directory.path(), 0o755);
+        let sockets = api::sockets::bind(&host.path("run")).unwrap();
+        // As they are with both groups, for a member of the second alone.
+        mode(&host.path("run/read.sock"), 0o600);
+        chown(host.path("run/control.sock"), None, Some(GROUP)).unwrap();
+        mode(&host.path("run/control.sock"), 0o660);
+        serve(sockets);
+        // A copy, because the user may not be able to reach where the program was built.
+        let program = host.path("hale");
+        fs::copy(env!("CARGO_BIN_EXE_hale"), &program).unwrap();
+        let status = |group| {
+            let mut command = Command::new(&program);
+            command.arg("status").env("HALE_CONFIG", host.path("hale.toml")).env("HOME", "/").uid(USER).gid(group);
+            command.output().unwrap()
+        };
+        let member = status(GROUP);
+        code(&member, 0);
+        assert!(out(&member).contains("web      held"), "{}", out(&member));
+        let stranger = status(USER);
+        code(&stranger, 6);
+        assert!(err(&stranger).contains("no permission to connect to") && err(&stranger).contains("read.sock"));
+    }
 }

@@ -1,4 +1,4 @@
-//! `hale incident ID`
+//! `hale incident [ID]`
 
 use super::incidents::tone;
 use crate::cli::{Format, Global};
@@ -12,16 +12,14 @@ use hale_daemon::api::view::{Incident, down, recovery, rfc3339};
 use hale_daemon::knowledge::Query;
 use std::io::Write;
 
-/// Tells the story of one incident.
-pub fn run(id: u64, format: Format, global: &Global, out: &mut impl Write) -> Result<Exit, Failure> {
+/// Tells the story of one incident: the newest, if none is named.
+pub fn run(id: Option<u64>, format: Format, global: &Global, out: &mut impl Write) -> Result<Exit, Failure> {
     let state = configuration::directories(global)?.state;
-    let stories = history::stories(&state, Query::Incident(id))?;
-    let Some(story) = stories.first() else {
-        return Err(Failure::new(
-            Exit::Failed,
-            format!("there is no incident {id} in the ledger of {}", state.display()),
-        )
-        .help("`hale incidents` lists them"));
+    let stories = history::stories(&state, id.map_or(Query::All, Query::Incident))?;
+    let Some(story) = stories.last() else {
+        let which = id.map_or("no incident".to_owned(), |id| format!("no incident {id}"));
+        let message = format!("there is {which} in the ledger of {}", state.display());
+        return Err(Failure::new(Exit::Failed, message).help("`hale incidents` lists them"));
     };
     if format.json {
         serde_json::to_writer_pretty(&mut *out, &Incident::from(story)).map_err(std::io::Error::from)?;

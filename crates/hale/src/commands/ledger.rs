@@ -25,9 +25,13 @@ pub fn run(command: &Ledger, global: &Global, out: &mut impl Write) -> Result<Ex
     }
 }
 
-/// One line for each record; with `--json` one object on each line (<https://jsonlines.org>), because a ledger can be
+/// One line for each record: the number of its line, the record's own number by which others name it (an incident has
+/// that of the record that opened it), and what it says. With `--json` one object on each line (<https://jsonlines.org>), because a ledger can be
 /// longer than any memory.
 fn show(dir: &Path, format: Format, out: &mut impl Write) -> Result<Exit, Failure> {
+    if !format.json {
+        writeln!(out, "{:>6}  {:>6}  {:24}  SERVICE  WHAT", "SEQ", "ID", "TIME")?;
+    }
     for entry in read_all(dir) {
         let entry = entry.map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
         if format.json {
@@ -47,7 +51,7 @@ fn sentence(entry: &Entry) -> String {
     let seq = entry.seq;
     let raw = || String::from_utf8_lossy(&entry.payload).into_owned();
     let Ok(record) = serde_json::from_slice::<Record>(&entry.payload) else {
-        return format!("{seq:>6}  {}", escape(&raw()));
+        return format!("{seq:>6}  {:>6}  {}", "-", escape(&raw()));
     };
     let at = rfc3339(record.at.wall_us);
     let service = record.service.as_ref().map_or("-", |name| name.as_str());
@@ -57,7 +61,7 @@ fn sentence(entry: &Entry) -> String {
         Some((what, None)) => what,
         None => body(&entry.payload).unwrap_or_else(raw),
     };
-    format!("{seq:>6}  {at}  {service}  {}{incident}", escape(&words))
+    format!("{seq:>6}  {:>6}  {at}  {service}  {}{incident}", record.id.0, escape(&words))
 }
 
 /// What is left of a record's JSON without what stands beside it already.
@@ -76,7 +80,8 @@ fn reindex(dir: &Path, path: &Path, out: &mut impl Write) -> Result<Exit, Failur
     let index = Index::rebuild(dir, Some(path.to_path_buf())).map_err(failed)?;
     match index.path() {
         Some(path) => {
-            writeln!(out, "{} records in {}", index.count().map_err(failed)?, escape(&path.display().to_string()))?;
+            let records = counted(index.count().map_err(failed)?, "record");
+            writeln!(out, "{records} in {}", escape(&path.display().to_string()))?;
             Ok(Exit::Done)
         }
         None => Err(Failure::new(Exit::Failed, format!("cannot write the index {}", path.display()))
@@ -89,7 +94,8 @@ fn verify(dir: &Path, format: Format, out: &mut impl Write) -> Result<Exit, Fail
         Ok(summary) if format.json => writeln!(out, "{:#}", summary_json(&summary))?,
         Ok(Summary { records, segments, sealed, bytes, head, tree_root, torn_bytes }) => {
             writeln!(out, "{}: nothing was altered or cut off", escape(&dir.display().to_string()))?;
-            writeln!(out, "{records} records in {segments} segments, {sealed} of them sealed, {bytes} bytes")?;
+            let (records, segments) = (counted(records, "record"), counted(segments, "segment"));
+            writeln!(out, "{records} in {segments}, {sealed} sealed, {bytes} bytes")?;
             if torn_bytes > 0 {
                 writeln!(out, "{torn_bytes} bytes of a record that is being written, or that a crash left unfinished")?;
             }
@@ -114,6 +120,11 @@ fn verify(dir: &Path, format: Format, out: &mut impl Write) -> Result<Exit, Fail
         Err(error @ VerifyDirError::Read { .. }) => return Err(Failure::new(Exit::Failed, error.to_string())),
     }
     Ok(Exit::Done)
+}
+
+/// `1 record`, `2 records`.
+fn counted(count: u64, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 fn summary_json(summary: &Summary) -> Value {
