@@ -113,6 +113,34 @@ fn a_wrong_configuration_is_told_with_its_place() {
 }
 
 #[test]
+fn what_a_configuration_names_and_nobody_has_is_a_warning() {
+    let host = Host::new();
+    let text = r#"
+        [service.web]
+        command = ["no-such-program"]
+        directory = "/no/such/directory"
+        environment_files = ["/no/such/file", "/dev/null"]
+        [[service.web.check]]
+        kind = "exec"
+        command = ["/no/such/check"]
+        [service.whole]
+        command = ["sh"]
+    "#;
+    fs::write(host.path("hale.toml"), text).unwrap();
+    let output = host.hale(&["validate"]);
+    code(&output, 0);
+    let told = err(&output);
+    let lines: Vec<_> = told.lines().collect();
+    assert_eq!(lines[0], "warning: service web: there is no directory /no/such/directory");
+    assert!(lines[1].starts_with("warning: service web: program no-such-program: not found in /"), "{told}");
+    assert_eq!(lines[2], "warning: service web: there is no environment file /no/such/file");
+    assert_eq!(lines[3], "warning: service web: check exec: there is no program /no/such/check");
+    assert_eq!(lines.len(), 4, "{told}");
+    let json: Value = serde_json::from_slice(&host.hale(&["validate", "--json"]).stdout).unwrap();
+    assert_eq!((json["valid"].as_bool(), json["missing"].as_array().unwrap().len()), (Some(true), 4));
+}
+
+#[test]
 fn a_missing_configuration_is_a_configuration_error() {
     let host = Host::new();
     fs::remove_file(host.path("hale.toml")).unwrap();
@@ -413,6 +441,17 @@ mod needs_root {
 
     fn mode(path: &Path, mode: u32) {
         fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    #[test]
+    fn a_user_whom_nobody_knows_is_a_warning() {
+        let host = Host::new();
+        let text = "[service.web]\ncommand = [\"/bin/sh\"]\nuser = \"nobody-of-this-name\"\n";
+        fs::write(host.path("hale.toml"), text).unwrap();
+        let output = host.hale(&["validate"]);
+        code(&output, 0);
+        let expected = "warning: service web: user nobody-of-this-name: there is no such user";
+        assert!(err(&output).starts_with(expected), "{}", err(&output));
     }
 
     #[test]
