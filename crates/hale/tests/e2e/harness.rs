@@ -170,6 +170,19 @@ impl Place {
         line
     }
 
+    /// Waits for one report of each, in whatever order they come.
+    #[track_caller]
+    pub fn reports(&self, all: &[&str]) {
+        let from = self.read.get();
+        let mut read = from;
+        for what in all {
+            self.read.set(from);
+            self.report(what);
+            read = read.max(self.read.get());
+        }
+        self.read.set(read);
+    }
+
     /// All reports so far.
     pub fn reported(&self) -> Vec<String> {
         self.reports.all()

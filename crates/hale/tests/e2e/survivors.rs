@@ -31,7 +31,7 @@ fn never_two_copies_whatever_of_hale_is_killed() {
         let place = Place::new();
         let mut hale = place.hale(ALONE);
         let first = hale.ready("alone");
-        place.report("stray");
+        place.reports(&["main", "stray"]);
         let parts = [hale.guardian(), hale.supervisor(), hale.keeper()];
         let chosen: Vec<i32> = (0..3).filter(|part| killed & (1 << part) != 0).map(|part| parts[part]).collect();
         // Stopped first, so that none of them sees another one die.
@@ -50,8 +50,7 @@ fn never_two_copies_whatever_of_hale_is_killed() {
         assert_ne!(hale.wait(), Some(0));
         let hale = place.hale_again();
         let second = hale.ready("alone");
-        place.report("main");
-        place.report("stray");
+        place.reports(&["main", "stray"]);
         assert!(!is_alive(first));
         assert!(is_alive(second));
         hale.stop();
