@@ -75,19 +75,19 @@ impl LogFile {
         Ok(moved as u64)
     }
 
-    /// Writes one line of Hale's own, on a line of its own.
+    /// Writes lines of Hale's own, each with its newline; the first begins a line.
     ///
     /// # Errors
     ///
     /// It is not there, or not whole: the next write replaces it.
-    pub fn note(&mut self, line: &str) -> Result<(), Errno> {
+    pub fn note(&mut self, lines: &[u8]) -> Result<(), Errno> {
         self.rotate_if_full()?;
         let mut last = [b'\n'];
         if self.size_bytes > 0 {
             rustix::io::pread(&self.file, &mut last, self.size_bytes - 1)?;
         }
-        let text = if last == [b'\n'] { format!("{line}\n") } else { format!("\n{line}\n") };
-        let written = rustix::io::pwrite(&self.file, text.as_bytes(), self.size_bytes)?;
+        let text = if last == [b'\n'] { lines.to_vec() } else { [b"\n", lines].concat() };
+        let written = rustix::io::pwrite(&self.file, &text, self.size_bytes)?;
         if written < text.len() {
             return Err(Errno::NOSPC);
         }
@@ -151,7 +151,7 @@ mod tests {
         drop(log);
         let mut log = LogFile::open(&path(&target), 10, 2).unwrap();
         assert_eq!(log.size_bytes(), 2);
-        log.note("hale: note").unwrap();
+        log.note(b"hale: note\n").unwrap();
         assert_eq!(std::fs::read(target.join("current")).unwrap(), b"+-\nhale: note\n");
         let (read, write) = rustix::pipe::pipe().unwrap();
         rustix::io::write(&write, b"x").unwrap();

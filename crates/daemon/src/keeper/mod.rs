@@ -2,8 +2,10 @@
 
 pub mod client;
 pub mod log_file;
+mod markers;
 pub mod protocol;
 mod rate;
+mod report;
 mod run;
 mod service;
 pub mod tail;

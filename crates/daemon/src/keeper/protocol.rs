@@ -19,7 +19,8 @@ pub struct LogTarget {
     pub max_size_bytes: u64,
     /// How many of these are kept beside `current`.
     pub keep: u32,
-    /// What is written, in bytes per second, with one second of burst. More is drained and counted.
+    /// What is written, in bytes per second, with one second of burst and what is in the pipe at once. More is drained
+    /// and counted.
     pub rate_bytes: u64,
 }
 
@@ -41,7 +42,8 @@ pub struct Flushed {
 pub enum KeeperEvent {
     /// A flush is done.
     Flushed(Flushed),
-    /// Output was drained and not written: above the rate, or the file could not be written.
+    /// Output was drained and not written: above the rate, or the file could not be written. Told at once, then at most
+    /// once a minute, and when nothing was dropped for ten seconds.
     Dropped {
         /// Whose output.
         slot: Slot,

@@ -1,32 +1,45 @@
 //! How much output of a service is written: so many bytes each second, with one second of burst.
 
 /// A token bucket. It is full at the start.
+///
+/// What is there at once is taken as a whole or not at all, so that output is never cut amidst one write of a service:
+/// the last take may go beyond what is there, which the next ones wait for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bucket {
     rate_bytes: u64,
-    /// In bytes × microseconds per second, so that no fraction is ever lost.
-    credit: u128,
+    /// In bytes × microseconds per second, so that no fraction is ever lost. Below zero after the last take.
+    credit: i128,
     at_us: u64,
+    is_dry: bool,
 }
 
-const US_PER_SECOND: u128 = 1_000_000;
+const US_PER_SECOND: i128 = 1_000_000;
+
+/// Once nothing was left, nothing is taken before a quarter of a second's worth is there again: at most four gaps a
+/// second are to be noted in a log, and what stands between them can be read.
+const DRY_PART: i128 = 4;
 
 impl Bucket {
     /// For `rate_bytes` each second, from now on.
     #[must_use]
     pub fn new(rate_bytes: u64, now_us: u64) -> Self {
-        Self { rate_bytes, credit: u128::from(rate_bytes) * US_PER_SECOND, at_us: now_us }
+        Self { rate_bytes, credit: i128::from(rate_bytes) * US_PER_SECOND, at_us: now_us, is_dry: false }
     }
 
-    /// Takes up to `want_bytes` out, and says how many.
-    pub fn take(&mut self, want_bytes: u64, now_us: u64) -> u64 {
-        let rate = u128::from(self.rate_bytes);
-        let earned = rate * u128::from(now_us.saturating_sub(self.at_us));
+    /// Whether something may be [taken](Self::take) now.
+    pub fn may_take(&mut self, now_us: u64) -> bool {
+        let full = i128::from(self.rate_bytes) * US_PER_SECOND;
+        let earned = i128::from(self.rate_bytes) * i128::from(now_us.saturating_sub(self.at_us));
         self.at_us = self.at_us.max(now_us);
-        self.credit = (self.credit + earned).min(rate * US_PER_SECOND);
-        let allowed = want_bytes.min(u64::try_from(self.credit / US_PER_SECOND).unwrap_or(u64::MAX));
-        self.credit -= u128::from(allowed) * US_PER_SECOND;
-        allowed
+        self.credit = (self.credit + earned).min(full);
+        let enough = if self.is_dry { full / DRY_PART } else { 0 };
+        self.is_dry = self.credit < enough.max(1);
+        !self.is_dry
+    }
+
+    /// Takes this much out.
+    pub fn take(&mut self, bytes: u64) {
+        self.credit -= i128::from(bytes) * US_PER_SECOND;
     }
 }
 
@@ -37,11 +50,19 @@ mod tests {
     #[test]
     fn one_second_of_burst_then_the_rate() {
         let mut bucket = Bucket::new(1000, 0);
-        assert_eq!(bucket.take(700, 0), 700);
-        assert_eq!(bucket.take(700, 0), 300);
-        assert_eq!(bucket.take(700, 500), 0);
-        assert_eq!(bucket.take(700, 1_000), 1, "two halves of a byte's time add up");
-        assert_eq!(bucket.take(700, 251_000), 250);
-        assert_eq!(bucket.take(9_000, 100_000_000), 1000, "no more than a second is saved up");
+        for _ in 0..2 {
+            assert!(bucket.may_take(0));
+            bucket.take(700);
+        }
+        assert!(!bucket.may_take(400_000), "what was taken too much is paid back");
+        assert!(!bucket.may_take(649_999), "and a quarter of a second is saved up");
+        assert!(bucket.may_take(650_000));
+        bucket.take(249);
+        assert!(bucket.may_take(650_000), "until nothing is left");
+        bucket.take(1);
+        assert!(!bucket.may_take(650_000));
+        assert!(bucket.may_take(100_000_000));
+        bucket.take(1000);
+        assert!(!bucket.may_take(100_000_000), "no more than a second is saved up");
     }
 }

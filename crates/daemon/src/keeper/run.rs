@@ -29,10 +29,6 @@ const STAGED_SLOT_FD: i32 = 7;
 /// How many events are taken from the kernel at once: a few hundred bytes of stack; more come with the next call.
 const EVENTS_AT_ONCE: usize = 64;
 
-/// Drops of one service are reported at most this often, in microseconds: a flood is thousands of drops a second,
-/// and one number tells as much.
-const REPORT_EVERY_US: u64 = 1_000_000;
-
 /// Markers in the events of what is not a slot's pipe; slots are below them.
 const GUARDIAN: u64 = u64::MAX;
 const SUPERVISOR: u64 = u64::MAX - 1;
@@ -91,8 +87,6 @@ struct Keeper {
     services: Vec<Place>,
     /// The slots of which something was dropped that is not noted or not reported yet.
     dropping: BTreeSet<Slot>,
-    /// The earliest time at which drops are reported again.
-    report_us: u64,
     message: Vec<u8>,
     drain: bool,
 }
@@ -121,6 +115,7 @@ impl Keeper {
             read: staging_read,
             write: staging_write,
             null: open("/dev/null", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?,
+            sieve: vec![0; TURN_BYTES as usize].into(),
         };
         let mut number = [0; 4];
         rustix::io::pread(&staged_slot, &mut number, 0)?;
@@ -138,7 +133,6 @@ impl Keeper {
             staged: Slot(u32::from_le_bytes(number)),
             services: Vec::new(),
             dropping: BTreeSet::new(),
-            report_us: 0,
             message: vec![0; MAX_MESSAGE_BYTES],
             drain: false,
         })
@@ -178,10 +172,10 @@ impl Keeper {
     fn timeout(&mut self) -> Option<Timespec> {
         let dropping = std::mem::take(&mut self.dropping);
         // With answers waiting, room for them is the next event.
-        let report_us = self.outbox.is_empty().then_some(self.report_us);
+        let may_report = self.outbox.is_empty();
         let deadline = dropping.iter().filter_map(|&slot| {
             let service = self.known(slot)?;
-            let report = report_us.filter(|_| service.unreported() > 0);
+            let report = service.unreported.due_us().filter(|_| may_report);
             report.into_iter().chain(service.deadline_us()).min()
         });
         let deadline = deadline.min();
@@ -196,26 +190,26 @@ impl Keeper {
             return Ok(());
         }
         let now = now_us();
-        let reports_due = now >= self.report_us && self.outbox.is_empty();
-        let mut reported = false;
         for slot in std::mem::take(&mut self.dropping) {
+            let may_report = self.outbox.is_empty();
             let Some(service) = self.known(slot) else { continue };
             service.on_time(now);
-            let bytes = if reports_due { service.take_unreported() } else { 0 };
-            if service.unreported() > 0 || service.deadline_us().is_some() {
+            let bytes = if may_report { service.unreported.take_due(now) } else { 0 };
+            if service.unreported.due_us().is_some() || service.deadline_us().is_some() {
                 self.dropping.insert(slot);
             }
-            if bytes > 0 {
-                reported = true;
-                let mut message = Vec::new();
-                write_dropped(&mut message, slot, bytes);
-                self.answer(&message)?;
-            }
-        }
-        if reported {
-            self.report_us = now + REPORT_EVERY_US;
+            self.report(slot, bytes)?;
         }
         Ok(())
+    }
+
+    fn report(&mut self, slot: Slot, bytes: u64) -> io::Result<()> {
+        if bytes == 0 {
+            return Ok(());
+        }
+        let mut message = Vec::new();
+        write_dropped(&mut message, slot, bytes);
+        self.answer(&message)
     }
 
     /// Sends an answer to the supervisor; one that reads nothing any more gets none.
@@ -377,7 +371,9 @@ impl Keeper {
             // Everybody has closed it: the service was released.
             epoll::delete(&self.epoll, &pipe)?;
             service.note_drops(now_us());
+            let unreported = service.unreported.take();
             self.services[slot.0 as usize] = Place::Empty;
+            self.report(slot, unreported)?;
         }
         Ok(())
     }
@@ -393,12 +389,12 @@ impl Keeper {
         }
         let now = now_us();
         let Some(Place::Known(service)) = self.services.get_mut(slot.0 as usize) else { return Ok(0) };
-        let progress = service.stage(&self.staging, most_bytes, now);
+        let taken = service.stage(&mut self.staging, most_bytes, now);
         service.write_staged(&self.staging, now);
-        if service.unreported() > 0 {
+        if service.unreported.due_us().is_some() || service.deadline_us().is_some() {
             self.dropping.insert(slot);
         }
-        Ok(progress.staged_bytes + progress.dropped_bytes)
+        Ok(taken)
     }
 
     fn write_staged(&mut self, slot: Slot) {

@@ -1,8 +1,10 @@
 //! One service's output on its way from its pipe into its log.
 
 use crate::keeper::log_file::LogFile;
+use crate::keeper::markers::Markers;
 use crate::keeper::protocol::LogTarget;
 use crate::keeper::rate::Bucket;
+use crate::keeper::report::Unreported;
 use rustix::io::Errno;
 use rustix::pipe::{SpliceFlags, splice};
 use std::os::fd::OwnedFd;
@@ -29,6 +31,8 @@ pub struct Staging {
     pub write: OwnedFd,
     /// `/dev/null`.
     pub null: OwnedFd,
+    /// Where output is looked through that is dropped: a turn's.
+    pub sieve: Box<[u8]>,
 }
 
 /// One service.
@@ -41,10 +45,12 @@ pub struct Service {
     bucket: Bucket,
     /// All since the start.
     dropped_bytes: u64,
-    /// Not in an event yet.
-    unreported_bytes: u64,
+    /// For the supervisor.
+    pub unreported: Unreported,
     above_rate: Drops,
     unwritable: Drops,
+    /// What stays of what was above the rate, and is not in the log yet.
+    markers: Markers,
 }
 
 /// What was dropped for one reason and is not noted in the log yet.
@@ -70,9 +76,10 @@ impl Service {
             bucket: Bucket::new(target.rate_bytes, now_us),
             target,
             dropped_bytes: 0,
-            unreported_bytes: 0,
+            unreported: Unreported::default(),
             above_rate: Drops::default(),
             unwritable: Drops::default(),
+            markers: Markers::default(),
         }
     }
 
@@ -100,21 +107,10 @@ impl Service {
         self.dropped_bytes
     }
 
-    /// What was dropped and not reported yet, in bytes.
-    #[must_use]
-    pub fn unreported(&self) -> u64 {
-        self.unreported_bytes
-    }
-
-    /// The same, and from now on it counts as reported.
-    pub fn take_unreported(&mut self) -> u64 {
-        std::mem::take(&mut self.unreported_bytes)
-    }
-
     /// When [`on_time`](Self::on_time) has something to do.
     #[must_use]
     pub fn deadline_us(&self) -> Option<u64> {
-        let flood = (self.above_rate.bytes > 0).then(|| self.above_rate.last_us + FLOOD_END_US);
+        let flood = self.is_above_rate().then(|| self.above_rate.last_us + FLOOD_END_US);
         let retry = match self.log {
             Log::Failed { retry_us, .. } if self.unwritable.bytes > 0 => Some(retry_us),
             Log::Failed { .. } | Log::Open(_) => None,
@@ -133,31 +129,40 @@ impl Service {
         }
     }
 
-    /// Moves up to `most_bytes` of the pipe into staging, and drops what is above the rate. `false`: nothing is
-    /// there now.
+    /// Moves up to `most_bytes` of the pipe into staging, or drops them above the rate, and says how many were there.
+    ///
+    /// All that is there is kept or dropped together. So a border never is amidst one write(2) of the service or the
+    /// guardian, if that is small enough to be whole (`PIPE_BUF`) and the pipe no larger than a turn.
     ///
     /// Staging must be empty, and [written](Self::write_staged) next.
-    pub fn stage(&mut self, staging: &Staging, most_bytes: u64, now_us: u64) -> Progress {
-        let Some(pipe) = &self.pipe else { return Progress::default() };
+    pub fn stage(&mut self, staging: &mut Staging, most_bytes: u64, now_us: u64) -> u64 {
+        let Some(pipe) = &self.pipe else { return 0 };
         // An error cannot come from a pipe; nothing there is the harmless answer.
         let there = rustix::io::ioctl_fionread(pipe).unwrap_or(0).min(most_bytes);
         if there == 0 {
-            return Progress::default();
+            return 0;
         }
-        let allowed = self.bucket.take(there, now_us);
-        let staged = move_bytes(pipe, &staging.write, allowed).unwrap_or(0);
-        let mut dropped = 0;
-        if staged == allowed && allowed < there {
-            dropped = move_bytes(pipe, &staging.null, there - allowed).unwrap_or(0);
-            self.above_rate.bytes += dropped;
-            self.above_rate.last_us = now_us;
-            self.count_dropped(dropped);
+        if self.bucket.may_take(now_us) {
+            let staged = move_bytes(pipe, &staging.write, there).unwrap_or(0);
+            self.bucket.take(staged);
+            return staged;
         }
-        Progress { staged_bytes: staged, dropped_bytes: dropped }
+        let most = usize::try_from(there).unwrap_or(usize::MAX).min(staging.sieve.len());
+        // Nobody else reads from it, so that this does not wait.
+        let read = rustix::io::retry_on_intr(|| rustix::io::read(pipe, &mut staging.sieve[..most])).unwrap_or(0);
+        let dropped = self.markers.sift(&staging.sieve[..read]);
+        self.above_rate.bytes += dropped;
+        self.above_rate.last_us = now_us;
+        self.count_dropped(dropped, now_us);
+        read as u64
     }
 
-    /// Writes all of staging into the log. What cannot be written is dropped and counted.
+    /// Writes all of staging into the log, after a note of what is missing before it. What cannot be written is dropped
+    /// and counted.
     pub fn write_staged(&mut self, staging: &Staging, now_us: u64) {
+        if rustix::io::ioctl_fionread(&staging.read).is_ok_and(|there| there > 0) {
+            self.note_drops(now_us);
+        }
         while let Ok(left @ 1..) = rustix::io::ioctl_fionread(&staging.read) {
             let failed = match self.open_log(now_us) {
                 Some(log) => log.take(&staging.read, left).is_err(),
@@ -168,7 +173,7 @@ impl Service {
                 let dropped = move_bytes(&staging.read, &staging.null, left).unwrap_or(left);
                 self.unwritable.bytes += dropped;
                 self.unwritable.last_us = now_us;
-                self.count_dropped(dropped);
+                self.count_dropped(dropped, now_us);
                 if dropped == 0 {
                     return;
                 }
@@ -178,30 +183,36 @@ impl Service {
 
     /// Writes into the log what was dropped and is not noted there yet.
     pub fn note_drops(&mut self, now_us: u64) {
-        let rate = self.target.rate_bytes;
-        let (above_rate, unwritable) = (self.above_rate.bytes, self.unwritable.bytes);
-        if above_rate + unwritable == 0 {
+        if !self.is_above_rate() && self.unwritable.bytes == 0 {
             return;
         }
+        let mut lines = Vec::new();
+        let mut note = |bytes: u64, why: &str| {
+            if bytes > 0 {
+                lines.extend_from_slice(format!("hale: dropped {bytes} bytes {why}\n").as_bytes());
+            }
+        };
+        note(self.unwritable.bytes, "while the log could not be written");
+        note(self.above_rate.bytes, &format!("above the rate of {} bytes/s", self.target.rate_bytes));
+        lines.extend(self.markers.text());
         let Some(log) = self.open_log(now_us) else { return };
-        let mut note =
-            |bytes: u64, why: &str| bytes == 0 || log.note(&format!("hale: dropped {bytes} bytes {why}")).is_ok();
-        let rate_noted = note(above_rate, &format!("above the rate of {rate} bytes/s"));
-        let failure_noted = note(unwritable, "while the log could not be written");
-        if rate_noted {
-            self.above_rate.bytes = 0;
-        }
-        if failure_noted {
+        if log.note(&lines).is_ok() {
             self.unwritable.bytes = 0;
-        }
-        if !(rate_noted && failure_noted) {
+            self.above_rate.bytes = 0;
+            self.markers.clear();
+        } else {
             self.fail_log(now_us);
         }
     }
 
-    fn count_dropped(&mut self, bytes: u64) {
+    /// Whether the log does not tell yet of all that was above the rate.
+    fn is_above_rate(&self) -> bool {
+        self.above_rate.bytes > 0 || !self.markers.is_empty()
+    }
+
+    fn count_dropped(&mut self, bytes: u64, now_us: u64) {
         self.dropped_bytes += bytes;
-        self.unreported_bytes += bytes;
+        self.unreported.add(bytes, now_us);
     }
 
     fn open_log(&mut self, now_us: u64) -> Option<&mut LogFile> {
@@ -226,15 +237,6 @@ impl Service {
             self.log = Log::Failed { retry_us: now_us + RETRY_FIRST_US, delay_us: RETRY_FIRST_US };
         }
     }
-}
-
-/// What became of a turn's output.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub struct Progress {
-    /// On its way into the log.
-    pub staged_bytes: u64,
-    /// Above the rate.
-    pub dropped_bytes: u64,
 }
 
 /// Moves up to `most_bytes` out of a pipe, as many as are there.

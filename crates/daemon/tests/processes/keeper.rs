@@ -56,15 +56,21 @@ fn rotation_loses_no_byte() {
 }
 
 fn what_is_above_the_rate_is_counted_exactly() {
+    // Of each of two processes, in one flood.
     const BYTES: u64 = 5_000_000;
     let mut hale = Hale::start();
     hale.configure(0, 1 << 30, 1, 2_000);
-    hale.spawn_script(0, 1, "head -c 5000000 /dev/zero | tr '\\0' x");
-    hale.expect_running(0);
-    expect_exit(&mut hale);
+    let mut pids = Vec::new();
+    for epoch in [1, 2] {
+        hale.spawn_script(0, epoch, "head -c 5000000 /dev/zero | tr '\\0' x");
+        pids.push(hale.expect_running(0).0);
+        expect_exit(&mut hale);
+    }
     let flushed = hale.flush(0);
     let (log, _) = hale.read_log(0);
-    let kept = log.bytes().filter(|&byte| byte == b'x').count() as u64;
+    let own = own_lines(&log);
+    assert!(own.iter().all(|line| line.bytes().all(|byte| byte == b'x')), "torn");
+    let kept: u64 = own.iter().map(|line| line.len() as u64).sum();
     let told: u64 = log
         .lines()
         .filter_map(|line| line.strip_prefix("hale: dropped ")?.split(' ').next()?.parse::<u64>().ok())
@@ -72,11 +78,12 @@ fn what_is_above_the_rate_is_counted_exactly() {
     assert!(flushed.dropped_bytes > BYTES / 2 && kept > 0, "{flushed:?}");
     assert_eq!(told, flushed.dropped_bytes);
     assert!(log.contains("bytes above the rate of 2000 bytes/s\n"));
-    // Of what was dropped only the markers, which are Hale's own, are not the service's.
-    let markers: u64 =
-        log.lines().filter(|line| line.starts_with("hale: epoch")).map(|line| line.len() as u64 + 1).sum();
-    let missing = BYTES - kept - flushed.dropped_bytes.min(BYTES - kept);
-    assert!(missing == 0 && flushed.dropped_bytes - (BYTES - kept) < 200, "{kept} kept, {flushed:?}, {markers}");
+    assert_eq!(kept + flushed.dropped_bytes, 2 * BYTES);
+    // The borders between the processes are whole, on lines of their own, and none is missing.
+    let markers: Vec<&str> = log.lines().filter(|line| line.contains("hale: epoch")).collect();
+    let marker = |epoch: usize, what: &str| format!("hale: epoch {epoch}, pid {} {what}", pids[epoch - 1]);
+    let ended = "ended: exit code 0";
+    assert_eq!(markers, [marker(1, "started"), marker(1, ended), marker(2, "started"), marker(2, ended)]);
 }
 
 fn killing_it_under_load_loses_no_line() {
