@@ -5,7 +5,7 @@ mod needs_root {
     use rustix::process::Signal;
     use std::fs::{self, File};
     use std::io::Write;
-    use std::path::Path;
+    use std::path::{Path, PathBuf};
     use std::process::Command;
 
     const SERVICE: &str = "[service.web]\ncommand = [\"sleep\", \"1000\"]\nrestart.max_delay = \"1ms\"\n\
@@ -16,11 +16,21 @@ mod needs_root {
         rerun(&format!("full_disk::needs_root::{test}"), &["unshare", "--mount", "--propagation", "private"])
     }
 
-    fn mount(place: &Place, options: &str) {
-        let state = place.path("state");
-        let _ = fs::create_dir(&state);
-        let mount = Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(&state).status();
-        assert!(mount.unwrap().success());
+    /// A tmpfs, until it is dropped: as long as it is mounted, the place's directory cannot be removed.
+    struct Mount(PathBuf);
+
+    impl Drop for Mount {
+        fn drop(&mut self) {
+            let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+        }
+    }
+
+    fn mount(place: &Place, name: &str, options: &str) -> Mount {
+        let path = place.path(name);
+        fs::create_dir(&path).unwrap();
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(&path).status();
+        assert!(mounted.unwrap().success());
+        Mount(path)
     }
 
     fn remount(place: &Place, how: &str) {
@@ -52,7 +62,7 @@ mod needs_root {
             return;
         }
         let place = Place::new();
-        mount(&place, "size=4m");
+        let _state = mount(&place, "state", "size=4m");
         let hale = place.hale(SERVICE);
         let pid = hale.ready("web");
         let filler = place.path("state/filler");
@@ -80,7 +90,7 @@ mod needs_root {
             return;
         }
         let place = Place::new();
-        mount(&place, "size=64m");
+        let _state = mount(&place, "state", "size=64m");
         for orders in [2, 4] {
             remount(&place, "ro");
             let hale = place.hale(SERVICE);
@@ -104,7 +114,7 @@ mod needs_root {
             return;
         }
         let place = Place::new();
-        mount(&place, "size=1m");
+        let _state = mount(&place, "state", "size=1m");
         let filler = place.path("state/filler");
         fill(&filler);
         let hale = place.hale(SERVICE);
@@ -125,11 +135,7 @@ mod needs_root {
             return;
         }
         let place = Place::new();
-        mount(&place, "size=64m");
-        fs::create_dir(place.path("log")).unwrap();
-        let mounted =
-            Command::new("mount").args(["-t", "tmpfs", "-o", "size=256k", "tmpfs"]).arg(place.path("log")).status();
-        assert!(mounted.unwrap().success());
+        let _log = mount(&place, "log", "size=256k");
         let hale = place.hale(
             "[service.web]\ncommand = [\"sh\", \"-c\", \"yes | head -c 1000000; echo written >@D/reports; exec sleep 1000\"]\n",
         );
@@ -145,6 +151,8 @@ mod needs_root {
         assert!((1_000_000 - 256 * 1024..1_000_100).contains(&dropped), "{dropped}");
         hale.stop();
         let counted = place.records("web", "output_dropped");
-        assert_eq!(counted.iter().map(|record| record["bytes"].as_u64().unwrap()).sum::<u64>(), dropped);
+        let counted = counted.iter().map(|record| record["bytes"].as_u64().unwrap()).sum::<u64>();
+        // The guardian's line about its end may be counted too.
+        assert!((dropped..dropped + 100).contains(&counted), "{counted} of {dropped}");
     }
 }
