@@ -3,6 +3,7 @@
 use super::console::Console;
 use super::evidence::{Collector, Job};
 use super::inbox::{Asker, Inbox, Outlet};
+use super::kept::Kept;
 use super::prepare::{Prepared, prepare, touches_files};
 use super::service::{Hosted, failure};
 use crate::execute::tree::{Trees, Until, Watcher};
@@ -10,7 +11,6 @@ use crate::guardian::client::GuardianClient;
 use crate::guardian::protocol::{GuardianEvent, HostSignal, MAX_SERVICES, Slot};
 use crate::keeper::client::KeeperClient;
 use crate::keeper::protocol::KeeperEvent;
-use crate::knowledge::journal::Journal;
 use crate::knowledge::ledger_store::LedgerStore;
 use crate::monitor::probe::{ProbeOrder, Prober};
 use crate::sys::wait::Exit;
@@ -83,7 +83,7 @@ pub(super) struct Parts {
     pub(super) inbox: Inbox,
     pub(super) outlet: Outlet,
     pub(super) asker: Asker,
-    pub(super) journal: Option<Journal>,
+    pub(super) journal: Kept,
     pub(super) ledger: Option<LedgerStore>,
     pub(super) prober: Prober,
     pub(super) trees: Arc<Trees>,
@@ -224,7 +224,13 @@ impl DaemonHost {
         for source in sources {
             match source {
                 Source::Guardian => self.hear_guardian()?,
-                Source::Keeper => self.hear_keeper()?,
+                // Services do not end because their output cannot be heard of.
+                Source::Keeper => {
+                    if let Err(error) = self.hear_keeper() {
+                        self.parts.console.say(&format!("the keeper cannot be heard any more: {error}"));
+                        let _ = epoll::delete(&self.epoll, &self.parts.keeper);
+                    }
+                }
                 Source::Inbox => self.hear_threads(),
                 Source::Notify(slot) => self.hear_service(slot),
                 Source::Tree(slot) => self.look_at_tree(slot),
@@ -287,7 +293,7 @@ impl DaemonHost {
                 GuardianEvent::SpawnFailed { slot, epoch, failure } => {
                     if let Some((service, hosted)) = self.by_slot(slot) {
                         let failure = hosted.explain(failure);
-                        hosted.gone();
+                        hosted.not_made();
                         self.events.push_back(Event::SpawnFailed { service, epoch, failure });
                     }
                 }
@@ -437,12 +443,15 @@ impl DaemonHost {
     }
 
     fn send_spawn(&mut self, service: &Name, epoch: Epoch, prepared: Result<Prepared, SpawnFailure>) {
-        let Some(hosted) = self.services.get_mut(service).filter(|hosted| hosted.newest() == epoch) else { return };
+        let Some(hosted) = self.services.get_mut(service).filter(|hosted| hosted.is_due(epoch)) else { return };
         let slot = hosted.slot();
         let sent = prepared.and_then(|prepared| {
             if let Some(socket) = hosted.listen(prepared.identity.as_ref())? {
                 let watched = epoll::add(&self.epoll, socket, Source::Notify(slot).data(), epoll::EventFlags::IN);
-                watched.map_err(|errno| failure("notify socket", "", &io::Error::from(errno)))?;
+                if let Err(errno) = watched {
+                    hosted.unlisten();
+                    return Err(failure("notify socket", "", &io::Error::from(errno)));
+                }
             }
             hosted.order(epoch, &prepared, &mut self.parts.guardian)
         });
@@ -491,25 +500,16 @@ impl Host for DaemonHost {
                 Err(error) => self.parts.console.say(&format!("record {} cannot be written: {error}", record.id)),
             }
         }
-        if let Some(journal) = &mut self.parts.journal {
-            let lines: Vec<&[u8]> = self.told[first..].iter().map(|(_, line)| line.as_slice()).collect();
-            if let Err(error) = journal.append(&lines) {
-                self.parts.console.say(&format!("the runtime journal cannot be written: {error}"));
-            }
-        }
+        let lines: Vec<&[u8]> = self.told[first..].iter().map(|(_, line)| line.as_slice()).collect();
+        self.parts.journal.append(&lines, &self.parts.console);
     }
 
     fn wants_snapshot(&self) -> bool {
-        self.parts.journal.as_ref().is_some_and(Journal::needs_snapshot)
+        self.parts.journal.wants_snapshot(now().mono)
     }
 
     fn keep(&mut self, snapshot: &Snapshot) {
-        let Some(journal) = &mut self.parts.journal else { return };
-        let kept = serde_json::to_vec(snapshot).map_err(io::Error::other);
-        let kept = kept.and_then(|bytes| journal.compact(&bytes).map_err(io::Error::other));
-        if let Err(error) = kept {
-            self.parts.console.say(&format!("the runtime journal cannot be compacted: {error}"));
-        }
+        self.parts.journal.keep(snapshot, now().mono, &self.parts.console);
     }
 
     fn perform(&mut self, effect: Effect) {
@@ -537,6 +537,12 @@ impl DaemonHost {
         let Some(hosted) = self.services.get_mut(service) else { return };
         if epoch < hosted.newest() && order.acts() {
             self.parts.console.say(&format!("{service}: an order for process {epoch} came too late and was refused"));
+            return;
+        }
+        if matches!(order, Order::Signal { .. } | Order::Kill) && hosted.is_due(epoch) {
+            // There is nothing yet, and now there will be nothing.
+            let failure = hosted.cancel();
+            self.events.push_back(Event::SpawnFailed { service: service.clone(), epoch, failure });
             return;
         }
         match order {

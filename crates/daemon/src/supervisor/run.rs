@@ -4,6 +4,7 @@ use super::console::Console;
 use super::evidence::Collector;
 use super::host::{DaemonHost, Ended, Parts, now};
 use super::inbox::{Asker, Inbox, inbox};
+use super::kept::Kept;
 use crate::api;
 use crate::execute::tree::{self, Kind, Trees};
 use crate::guardian::client::GuardianClient;
@@ -127,7 +128,7 @@ fn run(args: impl IntoIterator<Item = OsString>) -> Result<Ended, StartError> {
         inbox,
         outlet,
         asker,
-        journal,
+        journal: Kept::new(journal),
         ledger,
         prober,
         trees,

@@ -15,9 +15,11 @@ use hale_core::ids::{Epoch, Name};
 use hale_core::policy::{HostPolicy, ServicePolicy, Signal};
 use std::error::Error;
 use std::ffi::CString;
+use std::fs::symlink_metadata;
 use std::io;
 use std::iter;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 /// A service as the host holds it.
@@ -37,8 +39,12 @@ pub(super) struct Hosted {
     ending: Option<Epoch>,
     /// The watcher found it empty.
     found_empty: bool,
-    /// The tree was killed since it was made.
-    killed: bool,
+    /// The tree must be made anew: it was killed, or a start in it failed, as when somebody removed its cgroup.
+    stale: bool,
+    /// The newest order was sent to the guardian, which answers it.
+    sent: bool,
+    /// The newest order was taken back before it was sent.
+    cancelled: bool,
     /// Whom the service runs as, once it has a notify socket.
     owner: u32,
     /// What the last order was about, for failures that name only a step.
@@ -48,7 +54,16 @@ pub(super) struct Hosted {
 #[derive(Debug)]
 struct Ready {
     tree: Tree,
-    notify: Option<(NotifySocket, Membership)>,
+    notify: Option<Notify>,
+}
+
+/// A notify socket, and who may speak on it.
+#[derive(Debug)]
+struct Notify {
+    socket: NotifySocket,
+    member: Membership,
+    /// Of its file: somebody may remove it.
+    inode: u64,
 }
 
 #[derive(Debug)]
@@ -80,7 +95,9 @@ impl Hosted {
             process: None,
             ending: None,
             found_empty: false,
-            killed: false,
+            stale: false,
+            sent: false,
+            cancelled: false,
             owner: 0,
             last: (String::new(), String::new()),
         }
@@ -99,6 +116,24 @@ impl Hosted {
         self.newest = epoch;
         self.ending = None;
         self.found_empty = false;
+        (self.sent, self.cancelled) = (false, false);
+    }
+
+    /// Whether the order for this process is still wanted and not sent.
+    pub(super) fn is_due(&self, epoch: Epoch) -> bool {
+        self.newest == epoch && !self.sent && !self.cancelled
+    }
+
+    /// Takes back the newest order, which is still being prepared: a file system hangs, and the service must be ended.
+    pub(super) fn cancel(&mut self) -> SpawnFailure {
+        self.cancelled = true;
+        failure("preparation", "", &io::Error::other("program, user or environment files could not be read in time"))
+    }
+
+    /// The process could not be made: the next one starts in a fresh tree.
+    pub(super) fn not_made(&mut self) {
+        self.process = None;
+        self.stale = true;
     }
 
     /// Makes, at the first start, what outlives each single process; and after a kill the tree anew: Linux goes on
@@ -106,15 +141,15 @@ impl Hosted {
     /// (docs/decisions/0008-a-fresh-cgroup-after-a-kill.md).
     pub(super) fn ensure(&mut self, trees: &Trees, keeper: &mut KeeperClient) -> Result<(), SpawnFailure> {
         match &mut self.ready {
-            Some(ready) if !self.killed => match ready.tree.is_empty() {
+            Some(ready) if !self.stale => match ready.tree.is_empty() {
                 Ok(true) => {}
                 Ok(false) => return Err(left_over()),
                 Err(error) => return Err(failure("cgroup", "", &error)),
             },
             Some(ready) => {
                 ready.tree = fresh_tree(trees, &self.name)?;
-                if let Some((_, member)) = &mut ready.notify {
-                    *member = membership(&ready.tree, self.owner);
+                if let Some(notify) = &mut ready.notify {
+                    notify.member = membership(&ready.tree, self.owner);
                 }
             }
             None => {
@@ -123,7 +158,7 @@ impl Hosted {
                 self.ready = Some(Ready { tree, notify: None });
             }
         }
-        self.killed = false;
+        self.stale = false;
         Ok(())
     }
 
@@ -135,16 +170,27 @@ impl Hosted {
     /// may send to it; a service that starts as root may change its user, so everybody may, and its cgroup decides.
     pub(super) fn listen(&mut self, user: Option<&Identity>) -> Result<Option<BorrowedFd<'_>>, SpawnFailure> {
         let (Some(path), Some(ready)) = (&self.notify_path, &mut self.ready) else { return Ok(None) };
-        if ready.notify.is_some() {
+        let in_place = |bound: &Notify| symlink_metadata(path).is_ok_and(|found| found.ino() == bound.inode);
+        if ready.notify.as_ref().is_some_and(in_place) {
             return Ok(None);
         }
+        // First, because it removes its file.
+        ready.notify = None;
         let own = rustix::process::geteuid();
         let owner = user.map(|user| user.uid).or((!own.is_root()).then_some(own.as_raw()));
         let socket = NotifySocket::bind(path, owner)
             .map_err(|error| failure("notify socket", &path.to_string_lossy(), &io::Error::other(error)))?;
         self.owner = owner.unwrap_or(own.as_raw());
         let member = membership(&ready.tree, self.owner);
-        Ok(Some(ready.notify.insert((socket, member)).0.as_fd()))
+        let inode = symlink_metadata(path).map_or(0, |made| made.ino());
+        Ok(Some(ready.notify.insert(Notify { socket, member, inode }).socket.as_fd()))
+    }
+
+    /// Gives up the notify socket, which could not be watched; the next start makes another one.
+    pub(super) fn unlisten(&mut self) {
+        if let Some(ready) = &mut self.ready {
+            ready.notify = None;
+        }
     }
 
     /// Where the service's process is to find what Hale gives it.
@@ -173,7 +219,9 @@ impl Hosted {
             open_files_limit: prepared.open_files_limit,
             cgroup: self.tree().and_then(Tree::cgroup),
         };
-        guardian.spawn(&order).map_err(|error| failure("order", "", &io::Error::other(error)))
+        guardian.spawn(&order).map_err(|error| failure("order", "", &io::Error::other(error)))?;
+        self.sent = true;
+        Ok(())
     }
 
     /// Names the path that a failed step was about.
@@ -227,7 +275,7 @@ impl Hosted {
 
     /// SIGKILL to all of the tree.
     pub(super) fn kill_now(&mut self) {
-        self.killed = true;
+        self.stale = true;
         if let Some(tree) = self.tree() {
             let _ = tree.kill();
         }
@@ -272,7 +320,7 @@ impl Hosted {
     pub(super) fn hear(&mut self) -> Vec<(Epoch, Notice)> {
         let epoch = self.process.as_ref().map(|living| living.epoch);
         let Some(ready) = &mut self.ready else { return Vec::new() };
-        let Some((socket, member)) = &mut ready.notify else { return Vec::new() };
+        let Some(Notify { socket, member, .. }) = &mut ready.notify else { return Vec::new() };
         let received = socket.receive(&|sender| member.has(sender));
         let Some(epoch) = epoch else { return Vec::new() };
         received.notices.into_iter().map(|notice| (epoch, notice)).collect()

@@ -1,0 +1,110 @@
+//! The runtime journal as the loop uses it: written without waiting, and mended when it can be.
+
+use super::console::Console;
+use crate::knowledge::journal::Journal;
+use hale_core::time::{Monotonic, Span};
+use hale_core::world::Snapshot;
+use std::io;
+
+/// The pause between two tries to mend a journal that cannot be written: a snapshot of a thousand services takes
+/// milliseconds to make, and a full tmpfs does not empty faster.
+const MEND_PAUSE: Span = Span::from_secs(1);
+
+/// The runtime journal, if there is one.
+pub(super) struct Kept {
+    journal: Option<Journal>,
+    /// It cannot be written; said once.
+    broken: bool,
+    /// No snapshot before this.
+    not_before: Monotonic,
+}
+
+impl Kept {
+    pub(super) fn new(journal: Option<Journal>) -> Self {
+        Self { journal, broken: false, not_before: Monotonic::default() }
+    }
+
+    pub(super) fn append(&mut self, lines: &[&[u8]], console: &Console) {
+        if let Some(journal) = &mut self.journal
+            && let Err(error) = journal.append(lines)
+            && !std::mem::replace(&mut self.broken, true)
+        {
+            console.say(&format!("{error}; Hale goes on, and mends it by a snapshot as soon as there is room"));
+        }
+    }
+
+    /// Whether a snapshot is due: at the journal's bound, and when it cannot be written, since a snapshot needs less room
+    /// than what it replaces.
+    pub(super) fn wants_snapshot(&self, now: Monotonic) -> bool {
+        now >= self.not_before && self.journal.as_ref().is_some_and(|journal| self.broken || journal.needs_snapshot())
+    }
+
+    pub(super) fn keep(&mut self, snapshot: &Snapshot, now: Monotonic, console: &Console) {
+        let Some(journal) = &mut self.journal else { return };
+        let kept = serde_json::to_vec(snapshot).map_err(io::Error::other);
+        match kept.and_then(|bytes| journal.compact(&bytes).map_err(io::Error::other)) {
+            Ok(()) => {
+                if std::mem::take(&mut self.broken) {
+                    console.say("the runtime journal can be written again");
+                }
+            }
+            Err(error) => {
+                self.not_before = now.after(MEND_PAUSE);
+                if !std::mem::replace(&mut self.broken, true) {
+                    console.say(&format!("{error}; Hale goes on, and tries again"));
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hale_core::ids::RecordId;
+    use hale_core::policy::{HostPolicy, Mode, Policy, PolicyHash};
+    use hale_core::world::{Birth, World};
+    use std::collections::BTreeMap;
+
+    fn snapshot() -> Snapshot {
+        let text = String::new;
+        let host = HostPolicy {
+            state_dir: text(),
+            runtime_dir: text(),
+            log_dir: text(),
+            mode: Mode::Heal,
+            restarts_in_flight: 1,
+        };
+        let birth = Birth {
+            policy: Policy { host, services: BTreeMap::new() },
+            hash: PolicyHash::default(),
+            seed: 1,
+            version: text(),
+            boot_id: text(),
+            first_record: RecordId(1),
+            open_incidents: Vec::new(),
+        };
+        World::new(birth).snapshot()
+    }
+
+    #[test]
+    fn a_journal_that_cannot_be_compacted_is_tried_again_after_a_pause_and_not_at_each_step() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("sub/journal");
+        std::fs::create_dir(dir.path().join("sub")).unwrap();
+        let (journal, _) = Journal::open(&path).unwrap();
+        let console = Console::start().unwrap();
+        let mut kept = Kept { broken: true, ..Kept::new(Some(journal)) };
+        let at = |ms: u64| Monotonic::from_us(ms * 1_000);
+        assert!(kept.wants_snapshot(at(10)));
+        std::fs::remove_dir_all(dir.path().join("sub")).unwrap();
+        kept.keep(&snapshot(), at(10), &console);
+        assert!(!kept.wants_snapshot(at(1_009)));
+        assert!(kept.wants_snapshot(at(1_010)));
+        std::fs::create_dir(dir.path().join("sub")).unwrap();
+        kept.keep(&snapshot(), at(1_010), &console);
+        assert!(!kept.wants_snapshot(at(9_000)), "it is mended");
+        assert!(path.exists());
+        console.close();
+    }
+}
