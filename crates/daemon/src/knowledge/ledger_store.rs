@@ -154,10 +154,15 @@ impl LedgerStore {
         let (path, writers) = (dir.to_owned(), limits.clone());
         Self::start(dir, limits, move |queue| {
             let mut delay = RETRY_FIRST;
-            while queue.pause(delay) {
+            loop {
+                // Told to end, it tries once more: what waits is written if that is possible by now.
+                let goes_on = queue.pause(delay);
                 if let Ok(held) = Held::take(&path) {
                     notify(LedgerEvent::Recovered);
                     return held.write(writers, Box::new(RealDisk), queue, &notify);
+                }
+                if !goes_on {
+                    return;
                 }
                 delay = (delay * 2).min(RETRY_MAX);
             }
