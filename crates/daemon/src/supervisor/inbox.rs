@@ -18,8 +18,10 @@ pub const QUESTIONS_MAX: usize = 1_024;
 
 /// Sends events to the loop from any thread. Never blocks.
 ///
-/// The queue has no bound of its own, because what is in it is bounded where it comes from: one result for each
-/// check, [`QUESTIONS_MAX`] questions, one report of the ledger for each of its batches.
+/// The queue has no bound of its own, because what is in it is bounded where it comes from: one result for each check, the
+/// evidence collector's own bound, one report of the ledger for each of its batches, [`QUESTIONS_MAX`] open questions, and
+/// while the loop does not look, 64 questions a second of clients that left again (32 connections on each socket, a second
+/// each).
 #[derive(Debug, Clone)]
 pub struct Inbox {
     queue: Sender<Event>,
