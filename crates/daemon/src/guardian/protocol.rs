@@ -118,8 +118,8 @@ pub enum GuardianEvent {
         epoch: Epoch,
         /// Its process id.
         pid: i32,
-        /// It, for as long as it is held (pidfd_open(2)).
-        pidfd: OwnedFd,
+        /// It, for as long as it is held (pidfd_open(2)); `None` when the supervisor could have no more descriptors.
+        pidfd: Option<OwnedFd>,
     },
     /// Its program is running. (A process that is killed before it could execute is reported so, too: the kernel
     /// shows no difference; [`GuardianEvent::Exited`] follows.)
@@ -421,7 +421,7 @@ pub(crate) fn read_answer(message: &[u8], fd: Option<OwnedFd>) -> Option<Guardia
         _ => {
             let (slot, epoch) = (Slot(reader.u32()?), Epoch(reader.u64()?));
             match kind {
-                SPAWNED => GuardianEvent::Spawned { slot, epoch, pid: reader.u32()?.cast_signed(), pidfd: fd? },
+                SPAWNED => GuardianEvent::Spawned { slot, epoch, pid: reader.u32()?.cast_signed(), pidfd: fd },
                 EXECUTED => GuardianEvent::Executed { slot, epoch },
                 SPAWN_FAILED => {
                     let step = Step::from_number(reader.u8()?)?;
@@ -511,6 +511,7 @@ mod tests {
             read_answer(answer.bytes(), None),
             Some(GuardianEvent::SpawnFailed { failure: arrived, .. }) if arrived == failure
         ));
-        assert!(read_answer(Answer::spawned(Slot(1), Epoch(1), 5).bytes(), None).is_none(), "the pidfd is missing");
+        let lost = read_answer(Answer::spawned(Slot(1), Epoch(1), 5).bytes(), None);
+        assert!(matches!(lost, Some(GuardianEvent::Spawned { pid: 5, pidfd: None, .. })), "{lost:?}");
     }
 }

@@ -24,7 +24,8 @@ impl Guardian {
             return Err(Errno::RANGE);
         }
         if has_fd != order.has_cgroup {
-            return Err(Errno::BADMSG);
+            // Sent with it, as all orders are: there was no descriptor left here to receive it in.
+            return Err(if order.has_cgroup { Errno::MFILE } else { Errno::BADMSG });
         }
         if !matches!(self.phase, Phase::Running) {
             return Err(Errno::SHUTDOWN);

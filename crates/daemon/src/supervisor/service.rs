@@ -70,7 +70,7 @@ struct Notify {
 struct Living {
     epoch: Epoch,
     /// Signals it, and nobody else that has its pid later.
-    pidfd: OwnedFd,
+    pidfd: Option<OwnedFd>,
 }
 
 impl Hosted {
@@ -247,10 +247,10 @@ impl Hosted {
     }
 
     /// The guardian made the process.
-    pub(super) fn spawned(&mut self, epoch: Epoch, pid: i32, pidfd: OwnedFd) -> Process {
+    pub(super) fn spawned(&mut self, epoch: Epoch, pid: i32, pidfd: Option<OwnedFd>) -> Process {
         // One that was reaped already is known by its pid alone; its end is being reported.
         let unknown = Process { pid, start_ticks: 0, pidfd_inode: 0, cgroup: None };
-        let known = self.tree().and_then(|tree| tree.spawned(pid, pidfd.as_fd()).ok());
+        let known = self.tree().zip(pidfd.as_ref()).and_then(|(tree, pidfd)| tree.spawned(pid, pidfd.as_fd()).ok());
         self.process = Some(Living { epoch, pidfd });
         known.unwrap_or(unknown)
     }
@@ -279,8 +279,8 @@ impl Hosted {
         if let Some(tree) = self.tree() {
             let _ = tree.kill();
         }
-        if let Some(living) = &self.process {
-            let _ = rustix::process::pidfd_send_signal(&living.pidfd, rustix::process::Signal::KILL);
+        if let Some(pidfd) = self.process.as_ref().and_then(|living| living.pidfd.as_ref()) {
+            let _ = rustix::process::pidfd_send_signal(pidfd, rustix::process::Signal::KILL);
         }
     }
 

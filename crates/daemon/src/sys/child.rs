@@ -4,6 +4,7 @@
 //! here allocates or takes a lock, before or after the clone.
 
 use crate::sys::signals;
+use rustix::event::{PollFd, PollFlags};
 use rustix::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
 use rustix::fs::{Mode, OFlags, openat};
 use rustix::io::Errno;
@@ -336,7 +337,9 @@ fn write_file(directory: impl AsFd, path: &CStr, bytes: &[u8]) -> Result<(), Err
     rustix::io::write(file, bytes).map(|_| ())
 }
 
-/// Writes the marker into the output, waiting for room there: only this child waits.
+/// Writes the marker into the output if there is room: with a keeper that is held up by a hung disk there may be none for
+/// long, and starting the service is worth more than a line about it. A pipe with any room takes a line of less than a
+/// page in one piece (pipe(7)).
 fn mark(marker: &[u8]) -> Result<(), Errno> {
     let mut line = [0; MARKER_BYTES];
     let mut rest = &mut line[..];
@@ -344,6 +347,11 @@ fn mark(marker: &[u8]) -> Result<(), Errno> {
     rest.write_all(marker).and_then(|()| writeln!(rest, "{pid} started")).map_err(|_| Errno::MSGSIZE)?;
     let unused = rest.len();
     let output = rustix::stdio::stdout();
+    let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+    let room = rustix::event::poll(&mut [PollFd::new(&output, PollFlags::OUT)], Some(&now));
+    if room == Ok(0) {
+        return Ok(());
+    }
     rustix::io::retry_on_intr(|| rustix::io::write(output, &line[..MARKER_BYTES - unused])).map(|_| ())
 }
 

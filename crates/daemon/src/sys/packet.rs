@@ -81,9 +81,10 @@ pub fn send(socket: impl AsFd, message: &[u8], fd: Option<BorrowedFd<'_>>) -> io
 /// What was there to receive.
 #[derive(Debug)]
 pub enum Received {
-    /// One whole message of this many bytes, and the descriptor that came with it (closed by exec).
+    /// One whole message of this many bytes, and the descriptor that came with it (closed by exec). The kernel leaves
+    /// the descriptor away when this process can have no more (`MSG_CTRUNC`, recvmsg(2)): the message is still good.
     Message(usize, Option<OwnedFd>),
-    /// A message that did not fit into the buffer, or had more than one descriptor: dropped.
+    /// A message that did not fit into the buffer: dropped.
     Oversized,
     /// Nothing now: try again when the socket is readable.
     Nothing,
@@ -115,7 +116,7 @@ pub fn receive(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<Received> {
             fd = fds.last();
         }
     }
-    if got.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
+    if got.flags.contains(ReturnFlags::TRUNC) {
         return Ok(Received::Oversized);
     }
     // A message of Hale is never empty, so that nothing means the end (recv(2)).

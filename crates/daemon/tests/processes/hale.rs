@@ -188,7 +188,9 @@ impl Hale {
     /// Expects the process to come, and gives its pid.
     pub fn expect_spawned(&mut self, expected: u32) -> (i32, OwnedFd) {
         match self.event() {
-            GuardianEvent::Spawned { slot, pid, pidfd, .. } if slot == Slot(expected) => (pid, pidfd),
+            GuardianEvent::Spawned { slot, pid, pidfd, .. } if slot == Slot(expected) => {
+                (pid, pidfd.expect("a test has descriptors left"))
+            }
             other => panic!("not spawned: {other:?}"),
         }
     }
