@@ -222,6 +222,8 @@ pub enum ProbeFailure {
     Slow,
     /// A wrong answer, or none because it was refused.
     Wrong,
+    /// The probe could not be run: Hale or its host was short of something. It says nothing about the service.
+    Unable,
 }
 
 /// What a service says on its notify socket (sd_notify(3)).

@@ -293,6 +293,9 @@ pub fn line(body: &Body) -> Option<(String, Option<String>)> {
         Body::ProbeLost { check, .. } => {
             plain(format!("a probe of check {check} never came back; it counts neither way"))
         }
+        Body::ProbeUnable { check, detail, .. } => {
+            plain(format!("could not probe check {check}; it counts neither way: {detail}"))
+        }
         Body::Violated { what } => plain(format!("Hale broke a rule of its own and only observes from here: {what}")),
         Body::Began { .. }
         | Body::Ending { .. }

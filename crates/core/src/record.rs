@@ -268,6 +268,16 @@ pub enum Body {
         /// Which check.
         check: Name,
     },
+    /// A probe could not be run, and the one of this check before could: it counts neither way, and so do those that
+    /// follow it for the same want of something.
+    ProbeUnable {
+        /// Its number.
+        epoch: Epoch,
+        /// Which check.
+        check: Name,
+        /// What Hale or its host was short of, in words.
+        detail: String,
+    },
     /// A rule of Hale's own was broken. The service is only observed from here on.
     Violated {
         /// Which rule, and how.
@@ -281,7 +291,9 @@ impl Body {
     pub fn class(&self) -> Class {
         match self {
             Self::Ordered { .. } => Class::Durable,
-            Self::Output { .. } | Self::OutputDropped { .. } | Self::ProbeLost { .. } => Class::Evidence,
+            Self::Output { .. } | Self::OutputDropped { .. } | Self::ProbeLost { .. } | Self::ProbeUnable { .. } => {
+                Class::Evidence
+            }
             Self::Began { .. }
             | Self::Ending { .. }
             | Self::Blocked { .. }

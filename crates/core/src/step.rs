@@ -140,9 +140,7 @@ impl Brain<'_> {
                 Phase::Held { until, tries } if until <= now => {
                     self.try_start(&name, Reason::HeldRetry { tries: tries + 1 });
                 }
-                Phase::Spawning { .. } | Phase::Starting { .. }
-                    if !service.known.start_overdue && deadline_passed(service.start_deadline()) =>
-                {
+                Phase::Spawning { .. } | Phase::Starting { .. } if deadline_passed(service.start_times_out_at()) => {
                     self.start_timed_out(&name);
                 }
                 Phase::Running { .. } if deadline_passed(service.forget_at()) => {
@@ -409,10 +407,10 @@ impl Brain<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::Process;
+    use crate::event::{ProbeFailure, ProbeOutcome, Process};
     use crate::policy::{
-        HostPolicy, LogPolicy, Mode, Policy, PolicyHash, Ready, RestartPolicy, ServicePolicy, Signal, StartPolicy,
-        StopPolicy,
+        CheckKind, CheckPolicy, HostPolicy, LogPolicy, Mode, Policy, PolicyHash, Ready, RestartPolicy, ServicePolicy,
+        Signal, StartPolicy, StopPolicy,
     };
     use crate::world::Birth;
     use alloc::collections::BTreeMap;
@@ -527,6 +525,69 @@ mod tests {
         let report = world.status(at(7), Some(&name)).unwrap();
         assert!(report.services[0].observed.is_some());
         assert_eq!(report.services[0].state, crate::status::State::Stopped);
+    }
+
+    /// A service that is ready once its one check passes, which one failure is enough for, and its process.
+    fn starting(world: &mut World, name: &Name) {
+        let _ = step(world, at(0), Event::Begin);
+        let _ = step(world, at(1), spawned(name, 1));
+    }
+
+    fn checked() -> ServicePolicy {
+        let check = CheckPolicy {
+            name: Name::try_from("tcp").unwrap(),
+            kind: CheckKind::Tcp { address: String::from("127.0.0.1:1") },
+            every: Span::from_secs(2),
+            timeout: Span::from_secs(1),
+            failures: 1,
+            successes: 1,
+        };
+        let start = StartPolicy { ready: Ready::Check, within: Span::from_secs(1) };
+        ServicePolicy { checks: vec![check], start, ..service() }
+    }
+
+    /// Waits for the next probe, answers it, and returns what was recorded from there on.
+    fn probe(world: &mut World, name: &Name, failure: Option<ProbeFailure>) -> Vec<Body> {
+        let due = world.services[name].senses.probes[0].due.unwrap();
+        let now = Now { mono: due, ..at(0) };
+        let mut records = step(world, now, Event::Tick).records;
+        let (probe, _) = world.services[name].senses.probes[0].in_flight.unwrap();
+        let outcome = ProbeOutcome { took_us: 0, failure, detail: String::from("words") };
+        let probed = Event::Probed { service: name.clone(), epoch: Epoch(1), probe, outcome };
+        records.extend(step(world, now, probed).records);
+        records.into_iter().map(|record| record.body).collect()
+    }
+
+    #[test]
+    fn a_probe_that_cannot_be_run_counts_neither_way_and_is_told_once() {
+        let (mut world, name) = world(checked());
+        starting(&mut world, &name);
+        assert!(probe(&mut world, &name, None).iter().any(|body| matches!(body, Body::BecameHealthy { .. })));
+        let told = probe(&mut world, &name, Some(ProbeFailure::Unable));
+        assert!(matches!(&told[..], [Body::ProbeUnable { detail, .. }] if detail == "words"), "{told:?}");
+        assert_eq!(probe(&mut world, &name, Some(ProbeFailure::Unable)), []);
+        let status = world.services[&name].status(&name, at(0).mono);
+        assert_eq!((status.state, status.checks[0].ok), (crate::status::State::Healthy, Some(true)));
+        assert_eq!(status.checks[0].detail, "words");
+        assert_eq!(probe(&mut world, &name, None), []);
+        assert_eq!(probe(&mut world, &name, Some(ProbeFailure::Unable)).len(), 1, "a new edge");
+        let failed = probe(&mut world, &name, Some(ProbeFailure::Wrong));
+        assert!(matches!(failed[..], [Body::CheckFailed { .. }, Body::Detected { .. }, ..]), "{failed:?}");
+    }
+
+    #[test]
+    fn a_start_is_not_given_up_while_it_cannot_be_seen() {
+        let (mut world, name) = world(checked());
+        starting(&mut world, &name);
+        let end = at(0).mono.after(Span::from_secs(10));
+        while world.services[&name].senses.probes[0].due.unwrap() < end {
+            let told = probe(&mut world, &name, Some(ProbeFailure::Unable));
+            assert!(told.is_empty() || matches!(told[..], [Body::ProbeUnable { .. }]), "{told:?}");
+        }
+        let _ = probe(&mut world, &name, Some(ProbeFailure::Wrong));
+        let now = world.services[&name].deadline().unwrap();
+        let given_up = step(&mut world, at(now.as_us() / 1_000 + 10_000), Event::Tick).records;
+        assert!(given_up.iter().any(|record| matches!(record.body, Body::Detected { .. })), "{given_up:?}");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 /// Kinds of records that must be reached. `violated` is not among them: it must never be.
-pub const BODIES: [&str; 29] = [
+pub const BODIES: [&str; 30] = [
     "began",
     "ending",
     "blocked",
@@ -39,6 +39,7 @@ pub const BODIES: [&str; 29] = [
     "ledger_recovered",
     "output",
     "probe_lost",
+    "probe_unable",
 ];
 
 /// The name of a record's kind, as in its JSON.
@@ -75,6 +76,7 @@ pub fn body_name(body: &Body) -> &'static str {
         Body::Output { .. } => "output",
         Body::OutputDropped { .. } => "output_dropped",
         Body::ProbeLost { .. } => "probe_lost",
+        Body::ProbeUnable { .. } => "probe_unable",
         Body::Violated { .. } => "violated",
     }
 }

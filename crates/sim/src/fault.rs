@@ -94,6 +94,8 @@ faults! {
     End = "end",
     /// Hale is told to end twice.
     EndTwice = "end-twice",
+    /// A probe cannot be run.
+    ProbeUnable = "probe-unable",
 }
 
 impl Fault {

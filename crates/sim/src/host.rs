@@ -307,7 +307,16 @@ impl<'a> FakeHost<'a> {
         let check_policy = &policy.checks[check];
         let life = self.kernel.life(service, epoch);
         let (took_us, failure) = answer(dice, &check_policy.kind, check_policy.timeout.as_us(), life, now);
-        let detail = String::from(if failure.is_some() { "no good answer" } else { "200 OK" });
+        let unable = !self.faults_over && dice.chance(self.scenario.rates.of(Fault::ProbeUnable));
+        let (failure, detail) = match failure {
+            _ if unable => (Some(ProbeFailure::Unable), "too many open files"),
+            Some(failure) => (Some(failure), "no good answer"),
+            None => (None, "200 OK"),
+        };
+        if unable {
+            self.coverage.fault(Fault::ProbeUnable);
+        }
+        let detail = String::from(detail);
         let until_us = now + took_us;
         let fact = Fact::Probing { service: service.clone(), epoch, check, until_us };
         self.judges.see(now, Seen::Fact(&fact));

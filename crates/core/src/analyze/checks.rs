@@ -108,6 +108,11 @@ impl Probing {
         self.last = Some(outcome);
     }
 
+    /// Whether the last probe could not be run.
+    pub(crate) fn is_unable(&self) -> bool {
+        self.last.as_ref().is_some_and(|outcome| outcome.failure == Some(ProbeFailure::Unable))
+    }
+
     /// The probe's result never came: try again at the usual pace.
     pub(crate) fn lost(&mut self, policy: &CheckPolicy, now: Monotonic) {
         self.in_flight = None;
@@ -158,13 +163,14 @@ fn phase(service: &Name, policy: &CheckPolicy) -> Span {
     Span::from_us(half + spread)
 }
 
-/// The kind of failure that a failing probe means for the service.
+/// The kind of failure that a failing probe means for the service; `None`: it says nothing about the service.
 #[must_use]
-pub fn cause(failure: ProbeFailure) -> Cause {
+pub fn cause(failure: ProbeFailure) -> Option<Cause> {
     match failure {
-        ProbeFailure::Timeout | ProbeFailure::Killed => Cause::Hang,
-        ProbeFailure::Slow => Cause::Slow,
-        ProbeFailure::Wrong => Cause::Check,
+        ProbeFailure::Timeout | ProbeFailure::Killed => Some(Cause::Hang),
+        ProbeFailure::Slow => Some(Cause::Slow),
+        ProbeFailure::Wrong => Some(Cause::Check),
+        ProbeFailure::Unable => None,
     }
 }
 

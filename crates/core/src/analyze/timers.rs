@@ -1,5 +1,7 @@
 //! The one deadline of a service: the earliest of all that can fall due in its phase.
 
+use crate::analyze::checks::CheckState;
+use crate::policy::Ready;
 use crate::time::Monotonic;
 use crate::world::phase::{Phase, StopStage, UNKILLABLE_AFTER};
 use crate::world::service::Service;
@@ -10,9 +12,7 @@ impl Service {
     pub fn deadline(&self) -> Option<Monotonic> {
         let by_phase = match &self.known.phase {
             Phase::BackingOff { until } | Phase::Held { until, .. } => Some(*until),
-            Phase::Spawning { .. } | Phase::Starting { .. } => {
-                self.start_deadline().filter(|_| !self.known.start_overdue)
-            }
+            Phase::Spawning { .. } | Phase::Starting { .. } => self.start_times_out_at(),
             Phase::Running { .. } => self.forget_at(),
             Phase::Stopping { stage: StopStage::Asked { kill_at }, .. } => {
                 Some(self.senses.extended_until.map_or(*kill_at, |extended| extended.max(*kill_at)))
@@ -31,6 +31,26 @@ impl Service {
     pub(crate) fn start_deadline(&self) -> Option<Monotonic> {
         let configured = self.known.phase.made()?.after(self.policy.start.within);
         Some(self.senses.extended_until.map_or(configured, |extended| extended.max(configured)))
+    }
+
+    /// When a start that is not over yet is given up: not again once it was, and not while Hale cannot see whether it
+    /// is over.
+    pub(crate) fn start_times_out_at(&self) -> Option<Monotonic> {
+        self.start_deadline().filter(|_| !self.known.start_overdue && !self.is_unseen())
+    }
+
+    /// Whether all that keeps its start from being over are probes that could not be run.
+    fn is_unseen(&self) -> bool {
+        let mut awaited = self
+            .known
+            .checks
+            .iter()
+            .zip(&self.senses.probes)
+            .filter(|(state, _)| **state != CheckState::Passing)
+            .peekable();
+        self.policy.start.ready == Ready::Check
+            && awaited.peek().is_some()
+            && awaited.all(|(_, probing)| probing.is_unable())
     }
 
     /// When delays and counters are forgotten, while it is healthy and there are any.

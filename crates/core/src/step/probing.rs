@@ -57,6 +57,10 @@ impl Brain<'_> {
         }
         let policy = service.policy.clone();
         let check = &policy.checks[index];
+        if outcome.failure == Some(ProbeFailure::Unable) {
+            self.unable(name, index, epoch, outcome);
+            return;
+        }
         let counts = self.counts(name, index, now);
         let service = self.world.services.get_mut(name).expect("it was just read");
         let probing = &mut service.senses.probes[index];
@@ -68,6 +72,20 @@ impl Brain<'_> {
         };
         probing.finish(name, check, outcome.clone(), now);
         self.edge(name, index, epoch, edge, outcome);
+    }
+
+    /// A probe could not be run: nothing is known that was not known before, and this is said once.
+    fn unable(&mut self, name: &Name, index: usize, epoch: Epoch, outcome: &ProbeOutcome) {
+        let (now, policy) = (self.now(), self.policy(name));
+        let check = &policy.checks[index];
+        let Some(service) = self.service_mut(name) else { return };
+        let probing = &mut service.senses.probes[index];
+        let is_said = probing.is_unable();
+        probing.finish(name, check, outcome.clone(), now);
+        if !is_said {
+            let detail = outcome.detail.clone();
+            self.record(name, Body::ProbeUnable { epoch, check: check.name.clone(), detail });
+        }
     }
 
     /// Whether a failure of this check counts now. While it starts only a check that passed before can fail;
@@ -118,10 +136,11 @@ impl Brain<'_> {
                 self.record(name, failed(failures, failure));
             }
             (Edge::Failed { failures }, Some(failure)) => {
+                let Some(cause) = checks::cause(failure) else { return };
                 if self.record(name, failed(failures, failure)) {
                     let detail = outcome.detail.clone();
                     let finding = Finding::Check { check: check.name.clone(), failures, failure, detail };
-                    self.failed(name, checks::cause(failure), &finding);
+                    self.failed(name, cause, &finding);
                 }
             }
             (Edge::None | Edge::Failing { .. } | Edge::Failed { .. }, _) => {}

@@ -289,6 +289,7 @@ impl Phase {
             | Body::Output { .. }
             | Body::OutputDropped { .. }
             | Body::ProbeLost { .. }
+            | Body::ProbeUnable { .. }
             | Body::Violated { .. }
             | Body::Began { .. }
             | Body::Ending { .. }

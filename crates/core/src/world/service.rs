@@ -202,7 +202,8 @@ impl Service {
             | Body::LedgerRecovered
             | Body::Output { .. }
             | Body::OutputDropped { .. }
-            | Body::ProbeLost { .. } => {}
+            | Body::ProbeLost { .. }
+            | Body::ProbeUnable { .. } => {}
         }
         Ok(())
     }

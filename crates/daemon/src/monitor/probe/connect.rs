@@ -1,6 +1,6 @@
 //! Connections for probes: to literal addresses directly, to names by a few threads that may hang without harm.
 
-use super::{Deadline, Verdict};
+use super::{Deadline, Verdict, is_shortage};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
@@ -41,8 +41,8 @@ impl Resolver {
         if bare.eq_ignore_ascii_case("localhost") {
             return Ok(vec![(Ipv4Addr::LOCALHOST, port).into(), (Ipv6Addr::LOCALHOST, port).into()]);
         }
-        let slot = deadline.bound("a slot for a name lookup, all hang", self.lookups.clone().acquire_owned());
-        let slot = slot.await?.map_err(|closed| Verdict::wrong(format_args!("no name lookups: {closed}")))?;
+        let slot = deadline.bound_own("a slot for a name lookup, all hang", self.lookups.clone().acquire_owned());
+        let slot = slot.await?.map_err(|closed| Verdict::unable(format_args!("no name lookups: {closed}")))?;
         let name = bare.to_owned();
         // The slot goes with the thread, not with the probe: it is free again when the lookup has ended.
         let lookup = tokio::task::spawn_blocking(move || {
@@ -52,8 +52,13 @@ impl Resolver {
         });
         match deadline.bound("the name lookup", lookup).await? {
             Ok(Ok(found)) => Ok(found.take(ADDRESSES_MAX).collect()),
-            Ok(Err(error)) => Err(Verdict::wrong(format_args!("name lookup of {bare} failed: {}", words(&error)))),
-            Err(ended) => Err(Verdict::wrong(format_args!("name lookup of {bare} failed: {ended}"))),
+            Ok(Err(error)) => {
+                // getaddrinfo(3) may say EAI_AGAIN without saying that it was short of descriptors.
+                let hidden = std::fs::File::open("/dev/null").err().filter(is_shortage);
+                let error = hidden.unwrap_or(error);
+                Err(Verdict::by_error(&error, format_args!("name lookup of {bare} failed: {}", words(&error))))
+            }
+            Err(ended) => Err(Verdict::unable(format_args!("name lookup of {bare} failed: {ended}"))),
         }
     }
 
@@ -73,6 +78,8 @@ impl Resolver {
                     last = failed(&io::ErrorKind::ConnectionRefused.into(), &address);
                 }
                 Ok(stream) => return Ok(stream),
+                // What the other addresses answer does not tell what this one would have.
+                Err(error) if is_shortage(&error) => return Err(failed(&error, &address)),
                 Err(error) => last = failed(&error, &address),
             }
         }
@@ -113,7 +120,7 @@ fn is_to_itself(stream: &TcpStream) -> bool {
 }
 
 fn failed(error: &io::Error, to: &dyn std::fmt::Display) -> Verdict {
-    Verdict::wrong(format_args!("{} ({to})", words(error)))
+    Verdict::by_error(error, format_args!("{} ({to})", words(error)))
 }
 
 /// An operating system's error in the words that people search for, without its number.
@@ -172,8 +179,8 @@ mod tests {
         assert_eq!(resolver.resolve("127.0.0.1", 9, deadline).await.unwrap(), ["127.0.0.1:9".parse().unwrap()]);
         assert_eq!(resolver.resolve("[::1]", 9, deadline).await.unwrap(), ["[::1]:9".parse().unwrap()]);
         assert_eq!(resolver.resolve("localhost", 9, deadline).await.unwrap().len(), 2);
-        let detail = "no answer within 20 ms: waiting for a slot for a name lookup, all hang";
-        assert_eq!(resolver.resolve("name.invalid", 9, deadline).await, Err(Verdict::timeout(detail)));
+        let detail = "not run within 20 ms: waiting for a slot for a name lookup, all hang";
+        assert_eq!(resolver.resolve("name.invalid", 9, deadline).await, Err(Verdict::unable(detail)));
     }
 
     #[tokio::test]
@@ -182,6 +189,7 @@ mod tests {
         let deadline = Deadline::start(Span::from_secs(30));
         let verdict = resolver.resolve("no-such-name.invalid", 9, deadline).await.unwrap_err();
         assert!(verdict.detail.starts_with("name lookup of no-such-name.invalid failed: "), "{verdict:?}");
+        assert_eq!(verdict.failure, Some(hale_core::event::ProbeFailure::Wrong));
         assert_eq!(resolver.lookups.available_permits(), LOOKUPS_MAX);
     }
 }

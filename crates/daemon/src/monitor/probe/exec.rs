@@ -41,9 +41,9 @@ impl Launcher {
             return Err(Verdict::killed("the process of the probe before was killed and is still not gone"));
         };
         let group = self.trees.probe_group(order.probe.0);
-        let group = group.map_err(|error| Verdict::wrong(format_args!("no cgroup for the probe: {error}")))?;
+        let group = group.map_err(|error| Verdict::unable(format_args!("no cgroup for the probe: {error}")))?;
         let prepared = self.prepare(order, command, user, group.environment_tag(), deadline).await?;
-        let mut process = Process::start(&prepared, group).map_err(Verdict::wrong)?;
+        let mut process = Process::start(&prepared, group)?;
 
         let ended = process.end(deadline.at()).await;
         process.kill();
@@ -52,7 +52,7 @@ impl Launcher {
         let timeout = deadline.timeout;
         let verdict = match (ended, gone) {
             (Ended::ByItself, Ok(Ok(exit))) => judge(exit, process.failure(), &output, deadline),
-            (Ended::ByItself, Ok(Err(error))) => Verdict::wrong(format_args!("its status was lost: {error}")),
+            (Ended::ByItself, Ok(Err(error))) => Verdict::unable(format_args!("its status was lost: {error}")),
             (Ended::AtDeadline, Ok(_)) => {
                 Verdict::killed(format_args!("killed: it did not end within {timeout}{output}"))
             }
@@ -80,8 +80,9 @@ impl Launcher {
         tag: String,
         deadline: Deadline,
     ) -> Result<Prepared, Verdict> {
-        let slot = deadline.bound("a slot to look for its files, all hang", self.preparations.clone().acquire_owned());
-        let slot = slot.await?.map_err(|closed| Verdict::wrong(closed.to_string()))?;
+        let slot =
+            deadline.bound_own("a slot to look for its files, all hang", self.preparations.clone().acquire_owned());
+        let slot = slot.await?.map_err(Verdict::unable)?;
         let (policy, command) = (order.policy.clone(), command.to_vec());
         let user = user.map(str::to_owned);
         let work = tokio::task::spawn_blocking(move || {
@@ -89,16 +90,16 @@ impl Launcher {
             drop(slot);
             prepared
         });
-        match deadline.bound("its program, user and variables to be found", work).await? {
-            Ok(prepared) => prepared.map_err(Verdict::wrong),
-            Err(ended) => Err(Verdict::wrong(ended)),
+        match deadline.bound_own("its program, user and variables to be found", work).await? {
+            Ok(prepared) => prepared,
+            Err(ended) => Err(Verdict::unable(ended)),
         }
     }
 }
 
-fn judge(exit: ExitStatus, failure: Option<String>, output: &str, deadline: Deadline) -> Verdict {
+fn judge(exit: ExitStatus, failure: Option<Verdict>, output: &str, deadline: Deadline) -> Verdict {
     match failure {
-        Some(failure) => Verdict::wrong(failure),
+        Some(failure) => failure,
         None if exit.is_success() => Verdict::pass(format_args!("{exit} in {}{output}", deadline.elapsed())),
         None => Verdict::wrong(format_args!("{exit}{output}")),
     }
@@ -186,7 +187,11 @@ mod tests {
         let outcome = run_policy(elsewhere, trees()).await;
         assert_fails(&outcome, ProbeFailure::Wrong, "directory /no/such/folder: No such file or directory");
         let unknown = CheckKind::Exec { command: vec!["/bin/true".into()], user: Some("nobody-of-this-name".into()) };
-        assert_fails(&run(unknown, LONG).await, ProbeFailure::Wrong, "user nobody-of-this-name: there is no such user");
+        assert_fails(
+            &run(unknown, LONG).await,
+            ProbeFailure::Unable,
+            "user nobody-of-this-name: there is no such user",
+        );
         assert_no_children();
     }
 

@@ -238,7 +238,7 @@ fn broken(error: &hyper::Error) -> Verdict {
             io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData => {
                 Verdict::wrong(format_args!("the answer is not HTTP: {}", words(error)))
             }
-            _ => Verdict::wrong(words(error)),
+            _ => Verdict::by_error(error, words(error)),
         };
     }
     if error.is_parse_too_large() {

@@ -5,6 +5,8 @@ mod exec;
 mod http;
 mod prepare;
 mod process;
+#[cfg(test)]
+mod starved;
 mod tcp;
 #[cfg(test)]
 mod testing;
@@ -16,8 +18,10 @@ use hale_core::event::{Event, ProbeFailure, ProbeOutcome};
 use hale_core::ids::{Epoch, Name, ProbeId};
 use hale_core::policy::{CheckKind, ServicePolicy};
 use hale_core::time::Span;
+use rustix::io::Errno;
 use std::collections::BTreeMap;
 use std::fmt::Display;
+use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::runtime::Handle;
@@ -135,6 +139,22 @@ impl Verdict {
     fn timeout(detail: impl Display) -> Self {
         Self { failure: Some(ProbeFailure::Timeout), ..Self::pass(detail) }
     }
+
+    fn unable(detail: impl Display) -> Self {
+        Self { failure: Some(ProbeFailure::Unable), ..Self::pass(detail) }
+    }
+
+    /// What an error on the way means: a wrong answer, unless it says nothing about the service.
+    fn by_error(error: &io::Error, detail: impl Display) -> Self {
+        if is_shortage(error) { Self::unable(detail) } else { Self::wrong(detail) }
+    }
+}
+
+/// Whether the error says that Hale or its host is short of something: descriptors, memory, or room for what epoll(7)
+/// watches (`ENOSPC`). EAGAIN is not among them: only where processes are made does it mean this.
+fn is_shortage(error: &io::Error) -> bool {
+    let short = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS, Errno::NOSPC];
+    error.raw_os_error().is_some_and(|number| short.iter().any(|errno| errno.raw_os_error() == number))
 }
 
 /// When a probe has to be over, measured on `CLOCK_MONOTONIC`.
@@ -164,6 +184,12 @@ impl Deadline {
     /// Waits for `work` up to the deadline.
     async fn bound<T>(self, waiting_for: &str, work: impl Future<Output = T>) -> Result<T, Verdict> {
         let late = |_| Verdict::timeout(format_args!("no answer within {}: waiting for {waiting_for}", self.timeout));
+        tokio::time::timeout_at(self.at(), work).await.map_err(late)
+    }
+
+    /// The same for what Hale itself needs first.
+    async fn bound_own<T>(self, waiting_for: &str, work: impl Future<Output = T>) -> Result<T, Verdict> {
+        let late = |_| Verdict::unable(format_args!("not run within {}: waiting for {waiting_for}", self.timeout));
         tokio::time::timeout_at(self.at(), work).await.map_err(late)
     }
 }

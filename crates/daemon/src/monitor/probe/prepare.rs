@@ -1,6 +1,7 @@
 //! From an exec check to what its process needs: everything that is read from files before it is made.
 
-use crate::execute::environment::{self, Given};
+use super::Verdict;
+use crate::execute::environment::{self, EnvironmentError, Given};
 use crate::execute::program;
 use crate::execute::user::{self, Identity};
 use hale_core::policy::ServicePolicy;
@@ -19,17 +20,19 @@ pub(super) struct Prepared {
 
 /// Prepares one run of `command`, as `user` or as the service's user, in the service's directory and with its
 /// variables; `tag` stands for the service's own (`HALE_SERVICE=…`).
-/// May block on files. Errors are lines for people.
+/// May block on files. A user that is not known says nothing about the service.
 pub(super) fn prepare(
     policy: &ServicePolicy,
     command: &[String],
     user: Option<&str>,
     tag: &str,
-) -> Result<Prepared, String> {
-    let find = |name| user::lookup(name).map_err(|error| format!("user {name}: {error}"));
+) -> Result<Prepared, Verdict> {
+    let find = |name| user::lookup(name).map_err(|error| Verdict::unable(format_args!("user {name}: {error}")));
     let identity = user.or(policy.user.as_deref()).map(find).transpose()?;
-    let word = command.first().ok_or("the check has no command")?;
-    let program = program::resolve(word, &policy.directory).map_err(|error| format!("program {word}: {error}"))?;
+    let wrong = |detail: String| Verdict::wrong(detail);
+    let word = command.first().ok_or_else(|| Verdict::wrong("the check has no command"))?;
+    let program =
+        program::resolve(word, &policy.directory).map_err(|error| wrong(format!("program {word}: {error}")))?;
     let given = Given {
         variables: &policy.environment,
         files: &policy.environment_files,
@@ -38,10 +41,19 @@ pub(super) fn prepare(
         watchdog: None,
         identity: identity.as_ref(),
     };
-    let environment = environment::build(&given).map_err(|error| format!("environment: {error}"))?;
-    let c_string = |text: &String| CString::new(text.as_str()).map_err(|_| format!("{text:?} contains a NUL byte"));
+    let environment = environment::build(&given).map_err(|error| match &error {
+        EnvironmentError::Read { source, .. } => Verdict::by_error(source, format_args!("environment: {error}")),
+        EnvironmentError::NotAFile(_)
+        | EnvironmentError::FileTooLarge(_)
+        | EnvironmentError::Linked { .. }
+        | EnvironmentError::Line { .. }
+        | EnvironmentError::Variable(_)
+        | EnvironmentError::TooLarge { .. } => Verdict::wrong(format_args!("environment: {error}")),
+    })?;
+    let c_string =
+        |text: &String| CString::new(text.as_str()).map_err(|_| wrong(format!("{text:?} contains a NUL byte")));
     let arguments = command.iter().skip(1).map(c_string);
-    let argv = iter::once(Ok(program.clone())).chain(arguments).collect::<Result<_, _>>()?;
+    let argv = iter::once(Ok(program.clone())).chain(arguments).collect::<Result<_, Verdict>>()?;
     let directory = c_string(&policy.directory)?;
     Ok(Prepared { program, argv, environment, directory, identity, open_files_limit: policy.open_files_limit })
 }

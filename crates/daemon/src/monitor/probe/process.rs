@@ -1,6 +1,7 @@
 //! The process of one exec probe: started, watched, its output kept as far as it is wanted, killed, reaped.
 
 use super::prepare::Prepared;
+use super::{Verdict, is_shortage};
 use crate::execute::tree::ProbeGroup;
 use crate::sys::child::{self, Plan, PointerSpace, Program, ProgramFds, STATUS_APART, STATUS_FAILURE_BYTES, Step};
 use crate::sys::watch;
@@ -57,10 +58,9 @@ pub(super) enum Ended {
 }
 
 impl Process {
-    /// Makes the process; what happens in it before its program runs is found in [`failure`](Self::failure). Errors
-    /// are lines for people. Standard input is that of this process: `/dev/null` in a supervisor.
-    pub(super) fn start(prepared: &Prepared, group: ProbeGroup) -> Result<Self, String> {
-        let refused = |what| move |errno: Errno| format!("{what}: {}", io::Error::from(errno));
+    /// Makes the process; what happens in it before its program runs is found in [`failure`](Self::failure). Standard input is that of this process: `/dev/null` in a supervisor.
+    pub(super) fn start(prepared: &Prepared, group: ProbeGroup) -> Result<Self, Verdict> {
+        let refused = |what| move |errno: Errno| Verdict::unable(format_args!("{what}: {}", io::Error::from(errno)));
         let (output, output_end) = pipe_with(PipeFlags::CLOEXEC).map_err(refused("no pipe"))?;
         let (status, status_end) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).map_err(refused("no pipe"))?;
         let identity = prepared.identity.as_ref();
@@ -72,7 +72,7 @@ impl Process {
         });
         let mut argv = PointerSpace::new(prepared.argv.len());
         let mut environment = PointerSpace::new(prepared.environment.len());
-        let too_many = || String::from("too many arguments or variables");
+        let too_many = || Verdict::wrong("too many arguments or variables");
         let plan = Plan {
             leave_high_fds: false,
             status: status_end.as_fd(),
@@ -90,12 +90,12 @@ impl Process {
             environment: environment.fill(prepared.environment.iter().map(CString::as_c_str)).ok_or_else(too_many)?,
         };
         let (pid, pidfd) = child::spawn(&plan).map_err(|(step, errno)| refused(step.name())(errno))?;
-        let pid = Pid::from_raw(pid).ok_or_else(|| String::from("the kernel gave no pid"))?;
+        let pid = Pid::from_raw(pid).ok_or_else(|| Verdict::unable("the kernel gave no pid"))?;
         let unwatched = |error: io::Error| {
             // It cannot run without being watched. Before its program it dies at once, so this wait is short.
             let _ = kill_process(pid, Number::KILL);
             let _ = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED);
-            format!("the probe cannot be watched: {error}")
+            Verdict::unable(format_args!("the probe cannot be watched: {error}"))
         };
         if group.fd().is_none() {
             // What cannot be read of it now makes the search for what it leaves behind less sure, no more.
@@ -197,7 +197,7 @@ impl Process {
     }
 
     /// Why its program was never run, if it was not. To be asked after its end.
-    pub(super) fn failure(&self) -> Option<String> {
+    pub(super) fn failure(&self) -> Option<Verdict> {
         let mut report = [0; 1 + STATUS_FAILURE_BYTES];
         let bytes = rustix::io::read(&self.status, &mut report).ok()?;
         let failure = match report[..bytes].split_first() {
@@ -206,12 +206,16 @@ impl Process {
         };
         let &[step, a, b, c, d] = failure else { return None };
         let error = io::Error::from_raw_os_error(i32::from_le_bytes([a, b, c, d]));
-        Some(match Step::from_number(step) {
-            Some(Step::Exec) => format!("exec {}: {error}", self.program.to_string_lossy()),
-            Some(Step::Directory) => format!("directory {}: {error}", self.directory.to_string_lossy()),
-            Some(step) => format!("{}: {error}", step.name()),
-            None => format!("step {step}: {error}"),
-        })
+        let step = Step::from_number(step).ok_or(step);
+        let detail = match step {
+            Ok(Step::Exec) => format!("exec {}: {error}", self.program.to_string_lossy()),
+            Ok(Step::Directory) => format!("directory {}: {error}", self.directory.to_string_lossy()),
+            Ok(step) => format!("{}: {error}", step.name()),
+            Err(step) => format!("step {step}: {error}"),
+        };
+        // setuid(2) and execve(2) say EAGAIN where the user has as many processes as it may have.
+        let is_unable = is_shortage(&error) || error.kind() == io::ErrorKind::WouldBlock || step == Ok(Step::Cgroup);
+        Some(if is_unable { Verdict::unable(detail) } else { Verdict::wrong(detail) })
     }
 
     /// The last line of its output that says something, after `: `; nothing when there is none.
