@@ -19,7 +19,7 @@ pub(super) struct Entry {
     /// Until the supervisor has it.
     pub pidfd: Option<OwnedFd>,
     pub untold: Untold,
-    /// An end for which there was no room in the pipe: whoever comes next writes it.
+    /// An end for which there was no room in the pipe: whoever comes next writes it, if there is room then.
     pub unmarked: Option<(Epoch, i32, End)>,
 }
 

@@ -4,7 +4,7 @@
 //! here allocates or takes a lock, before or after the clone.
 
 use crate::sys::signals;
-use rustix::event::{PollFd, PollFlags};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
 use rustix::fs::{Mode, OFlags, openat};
 use rustix::io::Errno;
@@ -103,7 +103,7 @@ pub struct Plan<'a> {
     pub umask: Option<Mode>,
     /// Its working directory.
     pub directory: Option<&'a CStr>,
-    /// What it writes into its output before its program can: this, its pid, ` started` and a newline.
+    /// What it writes into its output before its program can, if there is room: this, its pid, ` started` and a newline.
     pub marker: Option<&'a [u8]>,
     /// What it executes.
     pub program: Program<'a>,
@@ -337,9 +337,10 @@ fn write_file(directory: impl AsFd, path: &CStr, bytes: &[u8]) -> Result<(), Err
     rustix::io::write(file, bytes).map(|_| ())
 }
 
-/// Writes the marker into the output if there is room: with a keeper that is held up by a hung disk there may be none for
-/// long, and starting the service is worth more than a line about it. A pipe with any room takes a line of less than a
-/// page in one piece (pipe(7)).
+/// Writes the marker into the output if there is room. A full pipe goes without it: nobody may read it for long, and
+/// the program must run all the same. The open file is the program's too, which needs it to wait, so it is asked
+/// instead of being made non-blocking: room is a free page (`pipe_poll`), which holds any marker. When a process of an
+/// earlier start takes the last one in between, this child waits as any writer does, and the next one finds it full.
 fn mark(marker: &[u8]) -> Result<(), Errno> {
     let mut line = [0; MARKER_BYTES];
     let mut rest = &mut line[..];
@@ -347,12 +348,16 @@ fn mark(marker: &[u8]) -> Result<(), Errno> {
     rest.write_all(marker).and_then(|()| writeln!(rest, "{pid} started")).map_err(|_| Errno::MSGSIZE)?;
     let unused = rest.len();
     let output = rustix::stdio::stdout();
-    let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
-    let room = rustix::event::poll(&mut [PollFd::new(&output, PollFlags::OUT)], Some(&now));
-    if room == Ok(0) {
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut ready = [PollFd::new(&output, PollFlags::OUT)];
+    if rustix::io::retry_on_intr(|| poll(&mut ready, Some(&now)))? == 0 {
         return Ok(());
     }
-    rustix::io::retry_on_intr(|| rustix::io::write(output, &line[..MARKER_BYTES - unused])).map(|_| ())
+    match rustix::io::retry_on_intr(|| rustix::io::write(output, &line[..MARKER_BYTES - unused])) {
+        // An earlier program made it non-blocking.
+        Ok(_) | Err(Errno::AGAIN) => Ok(()),
+        Err(errno) => Err(errno),
+    }
 }
 
 /// The longest marker with what the child adds, in bytes: two lines, each below 200, and within what a pipe takes

@@ -24,6 +24,7 @@ pub const TESTS: &[Test] = &[
     ("guardian::a_service_starts_clean", a_service_starts_clean),
     ("guardian::a_slot_is_for_one_process_and_epochs_only_grow", a_slot_is_for_one_process_and_epochs_only_grow),
     ("guardian::nonsense_is_refused_and_changes_nothing", nonsense_is_refused_and_changes_nothing),
+    ("guardian::a_full_pipe_keeps_no_program_from_running", a_full_pipe_keeps_no_program_from_running),
     ("guardian::strays_are_reaped", strays_are_reaped),
     ("guardian::a_supervisor_that_does_not_read_stops_nothing", a_supervisor_that_does_not_read_stops_nothing),
     ("guardian::without_a_supervisor_everything_ends", without_a_supervisor_everything_ends),
@@ -201,6 +202,18 @@ fn nonsense_is_refused_and_changes_nothing() {
     hale.guardian.release(Slot(u32::MAX)).unwrap();
     hale.spawn_script(0, 1, "exit 0");
     hale.expect_running(0);
+}
+
+fn a_full_pipe_keeps_no_program_from_running() {
+    let mut hale = Hale::start();
+    // The keeper reads nothing from a slot that was not configured. The pipe is opened once more, so that the one that
+    // the next program gets still waits.
+    hale.spawn_script(0, 1, "dd if=/dev/zero of=/proc/self/fd/1 oflag=nonblock bs=4096 2>/dev/null; exit 2");
+    hale.expect_running(0);
+    assert!(matches!(hale.event(), GuardianEvent::Exited { exit: Exit::Code(2), .. }));
+    hale.spawn_script(0, 2, "exit 3");
+    hale.expect_running(0);
+    assert!(matches!(hale.event(), GuardianEvent::Exited { epoch: Epoch(2), exit: Exit::Code(3), .. }));
 }
 
 fn make_fifo(path: &Path) {
