@@ -161,7 +161,8 @@ fn a_stray_outlives_the_service_in_a_session_of_its_own() {
         assert!(started.elapsed() < PATIENCE, "it stays in the session of its parent");
         std::thread::yield_now();
     }
-    rustix::process::kill_process(rustix::process::Pid::from_raw(number).unwrap(), rustix::process::Signal::KILL).unwrap();
+    rustix::process::kill_process(rustix::process::Pid::from_raw(number).unwrap(), rustix::process::Signal::KILL)
+        .unwrap();
 }
 
 #[test]
