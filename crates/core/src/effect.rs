@@ -78,6 +78,11 @@ pub enum Order {
         /// What.
         answer: Answer,
     },
+    /// Show the guardian that the loop turns. Idempotent.
+    Prove {
+        /// As it came in [`crate::event::Event::Challenged`].
+        nonce: u64,
+    },
     /// Nothing runs any more: end.
     EndDone,
 }
@@ -88,7 +93,7 @@ impl Order {
     pub fn acts(&self) -> bool {
         match self {
             Self::Spawn { .. } | Self::Signal { .. } | Self::Kill | Self::Probe { .. } => true,
-            Self::Collect { .. } | Self::AckExit | Self::Reply { .. } | Self::EndDone => false,
+            Self::Collect { .. } | Self::AckExit | Self::Reply { .. } | Self::Prove { .. } | Self::EndDone => false,
         }
     }
 }

@@ -4,6 +4,7 @@ use crate::ids::{Epoch, IncidentId, Name, ProbeId, RecordId, RequestId};
 use crate::policy::Signal;
 use crate::record::{Actor, OperatorOrder};
 use crate::time::Span;
+use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
@@ -16,6 +17,18 @@ use serde::{Deserialize, Serialize};
 pub enum Event {
     /// Whatever an earlier Hale left running is gone: services may be started.
     Begin,
+    /// This supervisor takes over from one that was lost: what the guardian has of each service is told first of all.
+    TakeOver {
+        /// How the one before was lost.
+        lost: Lost,
+        /// The newest process that the guardian was ordered to make, for each service that it knows.
+        found: BTreeMap<Name, Found>,
+    },
+    /// The guardian wants to see that the loop turns.
+    Challenged {
+        /// Comes back in [`crate::effect::Order::Prove`].
+        nonce: u64,
+    },
     /// [`crate::world::World::next_deadline`] has come.
     Tick,
     /// The guardian made the process; its program is not executed yet.
@@ -120,6 +133,69 @@ pub enum Event {
     End {
         /// Why.
         why: EndWhy,
+    },
+}
+
+/// How a supervisor was lost.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "how", rename_all = "snake_case")]
+pub enum Lost {
+    /// It ended by itself, or somebody killed it.
+    Ended {
+        /// How.
+        status: ExitStatus,
+    },
+    /// It did not prove progress in time, so the guardian killed it.
+    NoProgress {
+        /// What the kernel said of its main thread before that (proc_pid_stat(5), proc_pid_wchan(5), proc_pid_syscall(5)).
+        evidence: String,
+    },
+}
+
+impl fmt::Display for Lost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ended { status } => write!(f, "the supervisor {status}"),
+            Self::NoProgress { evidence } => write!(f, "the supervisor made no progress ({evidence})"),
+        }
+    }
+}
+
+/// What the guardian has of a service when a supervisor takes over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Found {
+    /// The newest process that it was ordered to make.
+    pub epoch: Epoch,
+    /// What became of that one.
+    pub life: Life,
+    /// Whether nothing of its tree is left.
+    pub tree_empty: bool,
+}
+
+/// What became of an ordered process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Life {
+    /// It was reaped, and that was acknowledged.
+    Over,
+    /// It lives.
+    Running {
+        /// Who it is.
+        process: Process,
+        /// Whether its program was executed.
+        executed: bool,
+    },
+    /// It was reaped, and nobody has acknowledged that.
+    Ended {
+        /// Its process id, for people.
+        pid: i32,
+        /// How it ended.
+        status: ExitStatus,
+    },
+    /// It could not be made or set up, and nobody has acknowledged that.
+    NotMade {
+        /// What went wrong.
+        failure: SpawnFailure,
     },
 }
 
@@ -293,6 +369,8 @@ impl Event {
             | Self::Collected { service, .. }
             | Self::OutputDropped { service, .. } => Some(service),
             Self::Begin
+            | Self::TakeOver { .. }
+            | Self::Challenged { .. }
             | Self::Tick
             | Self::Asked { .. }
             | Self::Durable { .. }

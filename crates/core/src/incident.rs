@@ -297,8 +297,12 @@ pub fn line(body: &Body) -> Option<(String, Option<String>)> {
             plain(format!("could not probe check {check}; it counts neither way: {detail}"))
         }
         Body::Violated { what } => plain(format!("Hale broke a rule of its own and only observes from here: {what}")),
+        Body::Extended { .. } => plain(String::from("it asked for more time")),
         Body::Began { .. }
+        | Body::TookOver { .. }
         | Body::Ending { .. }
+        | Body::CarriedOut { .. }
+        | Body::HeartbeatPromised { .. }
         | Body::CountersForgotten
         | Body::LedgerDegraded { .. }
         | Body::LedgerRecovered

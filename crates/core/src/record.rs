@@ -1,6 +1,6 @@
 //! What the core writes down: the only thing that changes the world, and the text of the ledger.
 
-use crate::event::{EndWhy, ExitStatus, ProbeFailure, Process, SpawnFailure};
+use crate::event::{EndWhy, ExitStatus, Lost, ProbeFailure, Process, SpawnFailure};
 use crate::ids::{Epoch, IncidentId, Name, RecordId, RequestId};
 use crate::incident::{Cause, Outcome};
 use crate::plan::ladder::Decision;
@@ -65,6 +65,19 @@ pub enum Body {
         seed: u64,
         /// The kernel's boot id (`/proc/sys/kernel/random/boot_id`).
         boot_id: String,
+    },
+    /// A supervisor took over from one that was lost; services go on as they were.
+    TookOver {
+        /// Of the program.
+        version: String,
+        /// [`CORE_VERSION`].
+        core: u32,
+        /// The policy in force, which is the one before's.
+        policy: PolicyHash,
+        /// How the one before was lost.
+        lost: Lost,
+        /// How many services have a process.
+        processes: u32,
     },
     /// Everything is being stopped.
     Ending {
@@ -237,6 +250,11 @@ pub enum Body {
         /// For the answer.
         request: RequestId,
     },
+    /// An operator's order begins to be carried out: from here on it must not be carried out again.
+    CarriedOut {
+        /// The record of the order.
+        ordered: RecordId,
+    },
     /// An operator's order is carried out although its record is not durable.
     OrderNotDurable {
         /// The record of the order.
@@ -278,6 +296,20 @@ pub enum Body {
         /// What Hale or its host was short of, in words.
         detail: String,
     },
+    /// The service said how often its heartbeat comes (`WATCHDOG_USEC`).
+    HeartbeatPromised {
+        /// Its number.
+        epoch: Epoch,
+        /// The longest time between two.
+        within: Span,
+    },
+    /// The service asked for more time to start or to stop (`EXTEND_TIMEOUT_USEC`).
+    Extended {
+        /// Its number.
+        epoch: Epoch,
+        /// Until then it has.
+        until: Monotonic,
+    },
     /// A rule of Hale's own was broken. The service is only observed from here on.
     Violated {
         /// Which rule, and how.
@@ -295,6 +327,7 @@ impl Body {
                 Class::Evidence
             }
             Self::Began { .. }
+            | Self::TookOver { .. }
             | Self::Ending { .. }
             | Self::Blocked { .. }
             | Self::SpawnIntended { .. }
@@ -317,7 +350,10 @@ impl Body {
             | Self::Stopped { .. }
             | Self::CountersForgotten
             | Self::IncidentClosed { .. }
+            | Self::CarriedOut { .. }
             | Self::OrderNotDurable { .. }
+            | Self::HeartbeatPromised { .. }
+            | Self::Extended { .. }
             | Self::LedgerDegraded { .. }
             | Self::LedgerRecovered
             | Self::Violated { .. } => Class::State,

@@ -4,6 +4,7 @@ mod orders;
 mod probing;
 mod starting;
 mod stopping;
+mod takeover;
 
 use crate::effect::{Effect, Fence, Order};
 use crate::event::{Event, ExitStatus};
@@ -77,6 +78,8 @@ impl Brain<'_> {
         }
         match event {
             Event::Begin => self.begin(),
+            Event::TakeOver { lost, found } => self.take_over(lost, found),
+            Event::Challenged { nonce } => self.push_effect(Fence::Host, Order::Prove { nonce }),
             Event::Tick => {}
             Event::Spawned { service, epoch, process } => self.spawned(&service, epoch, process),
             Event::Executed { service, epoch } => self.executed(&service, epoch),

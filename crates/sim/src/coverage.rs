@@ -9,8 +9,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 /// Kinds of records that must be reached. `violated` is not among them: it must never be.
-pub const BODIES: [&str; 30] = [
+pub const BODIES: [&str; 34] = [
     "began",
+    "took_over",
     "ending",
     "blocked",
     "spawn_intended",
@@ -34,7 +35,10 @@ pub const BODIES: [&str; 30] = [
     "counters_forgotten",
     "incident_closed",
     "ordered",
+    "carried_out",
     "order_not_durable",
+    "heartbeat_promised",
+    "extended",
     "ledger_degraded",
     "ledger_recovered",
     "output",
@@ -47,6 +51,7 @@ pub const BODIES: [&str; 30] = [
 pub fn body_name(body: &Body) -> &'static str {
     match body {
         Body::Began { .. } => "began",
+        Body::TookOver { .. } => "took_over",
         Body::Ending { .. } => "ending",
         Body::Blocked { .. } => "blocked",
         Body::SpawnIntended { .. } => "spawn_intended",
@@ -70,6 +75,9 @@ pub fn body_name(body: &Body) -> &'static str {
         Body::CountersForgotten => "counters_forgotten",
         Body::IncidentClosed { .. } => "incident_closed",
         Body::Ordered { .. } => "ordered",
+        Body::CarriedOut { .. } => "carried_out",
+        Body::HeartbeatPromised { .. } => "heartbeat_promised",
+        Body::Extended { .. } => "extended",
         Body::OrderNotDurable { .. } => "order_not_durable",
         Body::LedgerDegraded { .. } => "ledger_degraded",
         Body::LedgerRecovered => "ledger_recovered",

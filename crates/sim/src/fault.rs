@@ -96,6 +96,8 @@ faults! {
     EndTwice = "end-twice",
     /// A probe cannot be run.
     ProbeUnable = "probe-unable",
+    /// The supervisor dies: between two steps, before its records are written, or before some of their effects.
+    SupervisorDies = "supervisor-dies",
 }
 
 impl Fault {

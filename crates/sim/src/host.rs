@@ -3,6 +3,7 @@
 
 use crate::clocks::Clocks;
 use crate::coverage::Coverage;
+use crate::death::Supervisor;
 use crate::fate::Fate;
 use crate::fault::Fault;
 use crate::kernel::{Around, Fact, Kernel};
@@ -14,11 +15,12 @@ use crate::timeline::{Item, Timeline};
 use hale_core::analyze::checks::PROBE_LOST_AFTER;
 use hale_core::driver::Host;
 use hale_core::effect::{Answer, Effect, Fence, Order};
-use hale_core::event::{EndWhy, Event, ProbeFailure, ProbeOutcome, Question};
+use hale_core::event::{EndWhy, Event, ExitStatus, Lost, ProbeFailure, ProbeOutcome, Question};
 use hale_core::ids::{Epoch, Name, ProbeId, RecordId, RequestId};
 use hale_core::policy::{CheckKind, Mode, ServicePolicy, Signal};
-use hale_core::record::{Actor, Class, OperatorOrder, Record};
+use hale_core::record::{Actor, Body, Class, OperatorOrder, Record};
 use hale_core::time::{Monotonic, Now};
+use hale_core::world::{Birth, Snapshot, World};
 use std::collections::{BTreeMap, VecDeque};
 
 /// How often the same instant may be ticked: each step starts or wakes 64 services, and no scenario has 64,000.
@@ -53,6 +55,7 @@ pub struct FakeHost<'a> {
     pub judges: Judges,
     /// All records, in order.
     pub records: Vec<Record>,
+    supervisor: Supervisor,
     settled: Settled,
     settled_since: Option<u64>,
     last_record: RecordId,
@@ -90,6 +93,7 @@ impl<'a> FakeHost<'a> {
             coverage: Coverage::default(),
             judges: Judges::new(scenario),
             records: Vec::new(),
+            supervisor: Supervisor::new(dice(Purpose::Death, 0)),
             settled: Settled::new(&scenario.policy),
             settled_since: None,
             last_record: RecordId(0),
@@ -335,6 +339,48 @@ impl<'a> FakeHost<'a> {
         }
     }
 
+    /// If the supervisor died, the world that the next one begins with, some time later.
+    pub fn revive(&mut self, birth: Birth) -> Option<World> {
+        if !self.supervisor.is_dead() {
+            return None;
+        }
+        self.coverage.fault(Fault::SupervisorDies);
+        self.with_kernel(|kernel, _| kernel.forget_watches());
+        let until = self.timeline.now() + self.supervisor.absence_us();
+        while self.timeline.next_at().is_some_and(|at| at <= until) {
+            self.happen();
+        }
+        self.timeline.advance_to(until);
+        // What waits in a socket stays. What its own threads were to tell it is gone, and the guardian tells all it knows.
+        let stays = |event: &Event| {
+            matches!(
+                event,
+                Event::Asked { .. } | Event::Notified { .. } | Event::OutputDropped { .. } | Event::End { .. }
+            )
+        };
+        self.inbox.retain(stays);
+        self.timeline.untell(stays);
+        let on_record = |body: fn(&Body) -> bool| self.records.iter().any(|record| body(&record.body));
+        let began = on_record(|body| matches!(body, Body::Began { .. }));
+        let ending = on_record(|body| matches!(body, Body::Ending { .. }));
+        let waits = self.inbox.iter().any(|event| matches!(event, Event::End { .. }));
+        if self.end_sent.is_some() && !ending && !waits {
+            self.inbox.push_back(end_event());
+        }
+        let found = self.with_kernel(|kernel, _| kernel.found());
+        let status = ExitStatus::Signal { signal: Signal::KILL, core_dumped: false };
+        let world = if began { self.supervisor.next(birth) } else { self.supervisor.first(birth) };
+        let take_over = Event::TakeOver { lost: Lost::Ended { status }, found };
+        self.inbox.push_front(if began { take_over } else { Event::Begin });
+        if self.disk_failed {
+            self.inbox.push_back(Event::LedgerDegraded { error: String::from("No space left on device") });
+        } else {
+            self.inbox.push_back(Event::LedgerRecovered);
+            self.timeline.after(1_000, Item::Tell(Event::Durable { up_to: self.last_record }));
+        }
+        Some(world)
+    }
+
     /// Closes the run: what is still missing, and what the oracles say to it.
     pub fn close(&mut self) {
         let now = self.timeline.now();
@@ -354,6 +400,10 @@ impl Host for FakeHost<'_> {
     }
 
     fn next(&mut self, until: Option<Monotonic>) -> Option<Event> {
+        let rate = if self.faults_over { 0 } else { self.scenario.rates.of(Fault::SupervisorDies).div_ceil(50) };
+        if !self.supervisor.steps(rate) {
+            return None;
+        }
         while !self.over() {
             let asks = (self.coverage.events + 1).is_multiple_of(STATUS_EVERY);
             let event = if asks { Some(self.ask_status()) } else { self.fetch(until) };
@@ -371,6 +421,9 @@ impl Host for FakeHost<'_> {
     }
 
     fn write(&mut self, records: &[Record]) {
+        if !self.supervisor.writes(records) {
+            return;
+        }
         let now = self.timeline.now();
         let mut durable = false;
         for record in records {
@@ -400,7 +453,18 @@ impl Host for FakeHost<'_> {
         self.timeline.after(delay.unwrap_or(usual), Item::Tell(Event::Durable { up_to: self.last_record }));
     }
 
+    fn wants_snapshot(&self) -> bool {
+        self.supervisor.wants_snapshot()
+    }
+
+    fn keep(&mut self, snapshot: &Snapshot) {
+        self.supervisor.keep(snapshot);
+    }
+
     fn perform(&mut self, effect: Effect) {
+        if !self.supervisor.performs() {
+            return;
+        }
         self.judges.see(self.timeline.now(), Seen::Effect(&effect));
         let (service, epoch) = match &effect.fence {
             Fence::Service { service, epoch } => (service, *epoch),
@@ -427,7 +491,8 @@ impl Host for FakeHost<'_> {
                 let event = Event::Collected { service: service.clone(), incident: *incident, lines };
                 self.timeline.after(3_000, Item::Tell(event));
             }
-            Order::AckExit | Order::Reply { .. } | Order::EndDone => {}
+            Order::AckExit => self.kernel.acknowledge(service, epoch),
+            Order::Reply { .. } | Order::Prove { .. } | Order::EndDone => {}
         }
     }
 }

@@ -7,7 +7,7 @@ use crate::fate::{Birth, Fate};
 use crate::fault::Fault;
 use crate::scenario::{BEGIN_US, Scenario};
 use crate::timeline::{Item, Timeline};
-use hale_core::event::{Event, ExitStatus, Notice, Process, SpawnFailure};
+use hale_core::event::{Event, ExitStatus, Found, Life, Notice, Process, SpawnFailure};
 use hale_core::ids::{Epoch, Name};
 use hale_core::policy::{ServicePolicy, Signal};
 use hale_core::time::Span;
@@ -26,6 +26,8 @@ pub enum Fact {
         /// How many trees of the same service lived.
         beside: usize,
     },
+    /// The supervisor is gone, and with it whatever it was doing.
+    SupervisorDied,
     /// An order was impossible.
     Impossible(String),
     /// A probe runs until then.
@@ -46,6 +48,7 @@ pub enum Fact {
 struct Tree {
     epoch: Epoch,
     pid: i32,
+    made_at: u64,
     fate: Fate,
     policy: Arc<ServicePolicy>,
     main: bool,
@@ -68,6 +71,8 @@ impl Tree {
 pub struct Kernel {
     trees: BTreeMap<Name, Vec<Tree>>,
     newest: BTreeMap<Name, Epoch>,
+    /// Ends that the guardian keeps until they are acknowledged.
+    ends: BTreeMap<Name, (Epoch, Life)>,
     /// When the guardian's last word about a service arrives: its words do not overtake each other.
     said_at: BTreeMap<Name, u64>,
     pids: i32,
@@ -144,6 +149,7 @@ impl Kernel {
         if fate.birth == Birth::NoFork {
             around.coverage.fault(Fault::NoFork);
             let failure = failure("fork", "", 11, "Resource temporarily unavailable");
+            self.ends.insert(service.clone(), (epoch, Life::NotMade { failure: failure.clone() }));
             let event = Event::SpawnFailed { service: service.clone(), epoch, failure };
             self.say(around, fate.spawned_after, service, event);
             return;
@@ -151,14 +157,14 @@ impl Kernel {
         self.facts.push(Fact::Forked { service: service.clone(), epoch, beside: self.living(service) });
         self.pids += 1;
         let pid = self.pids;
-        let process =
-            Process { pid, start_ticks: around.timeline.now() / 10_000, pidfd_inode: pid as u64, cgroup: None };
+        let process = process(pid, around.timeline.now());
         self.say(around, fate.spawned_after, service, Event::Spawned { service: service.clone(), epoch, process });
         let then = if fate.birth == Birth::NoFile { Item::ExecFails } else { Item::Executes };
         around.timeline.after(fate.executed_after, then(service.clone(), epoch));
         self.trees.entry(service.clone()).or_default().push(Tree {
             epoch,
             pid,
+            made_at: around.timeline.now(),
             fate,
             policy: policy.clone(),
             main: true,
@@ -215,6 +221,36 @@ impl Kernel {
         self.watch(around, service, epoch);
     }
 
+    /// The guardian may forget how this process ended.
+    pub fn acknowledge(&mut self, service: &Name, epoch: Epoch) {
+        if self.ends.get(service).is_some_and(|(ended, _)| *ended == epoch) {
+            self.ends.remove(service);
+        }
+    }
+
+    /// The supervisor is gone: nobody waits for the end of any tree.
+    pub fn forget_watches(&mut self) {
+        self.trees.values_mut().flatten().for_each(|tree| tree.watched = false);
+        self.facts.push(Fact::SupervisorDied);
+    }
+
+    /// What the guardian tells a new supervisor.
+    #[must_use]
+    pub fn found(&self) -> BTreeMap<Name, Found> {
+        let found = |(service, epoch): (&Name, &Epoch)| {
+            let trees = self.trees.get(service).map(Vec::as_slice).unwrap_or_default();
+            let tree = trees.iter().find(|tree| tree.epoch == *epoch && tree.lives());
+            let running = |tree: &Tree| Life::Running {
+                process: process(tree.pid, tree.made_at),
+                executed: tree.executed_at.is_some(),
+            };
+            let kept = self.ends.get(service).filter(|(ended, _)| ended == epoch).map(|(_, life)| life.clone());
+            let life = tree.filter(|tree| tree.main).map(running).or(kept).unwrap_or(Life::Over);
+            (service.clone(), Found { epoch: *epoch, life, tree_empty: tree.is_none() })
+        };
+        self.newest.iter().map(found).collect()
+    }
+
     fn fence(&mut self, service: &Name, epoch: Epoch, what: &str) {
         let newest = self.newest.get(service).copied().unwrap_or_default();
         if epoch != newest {
@@ -255,7 +291,7 @@ impl Kernel {
     fn die(&mut self, around: &mut Around<'_>, service: &Name, epoch: Epoch, status: ExitStatus) {
         let Some(tree) = self.tree(service, epoch).filter(|tree| tree.main) else { return };
         tree.main = false;
-        let tree_empty = tree.strays == 0;
+        let (tree_empty, pid) = (tree.strays == 0, tree.pid);
         tree.told_empty = tree_empty;
         let (strays_last, late) = (tree.fate.strays_last, tree.fate.late_notice);
         if !tree_empty {
@@ -268,6 +304,7 @@ impl Kernel {
             let notice = Event::Notified { service: service.clone(), epoch, notice: Notice::Heartbeat };
             around.timeline.after(100_000, Item::TellFault(Fault::LateNotice, notice));
         }
+        self.ends.insert(service.clone(), (epoch, Life::Ended { pid, status }));
         self.say(around, 150, service, Event::Exited { service: service.clone(), epoch, status, tree_empty });
         self.look_for_empty(around, service, epoch);
     }
@@ -281,6 +318,7 @@ impl Kernel {
                     around.coverage.fault(Fault::NoFile);
                     self.trees.entry(service.clone()).or_default().retain(|tree| tree.epoch != epoch);
                     let failure = failure("exec", "/bin/service", 2, "No such file or directory");
+                    self.ends.insert(service.clone(), (epoch, Life::NotMade { failure: failure.clone() }));
                     self.say(around, 50, &service, Event::SpawnFailed { service: service.clone(), epoch, failure });
                 }
             }
@@ -404,6 +442,10 @@ impl Kernel {
             around.timeline.after(every, Item::Beats(service.clone(), epoch));
         }
     }
+}
+
+fn process(pid: i32, made_at: u64) -> Process {
+    Process { pid, start_ticks: made_at / 10_000, pidfd_inode: u64::from(pid.unsigned_abs()), cgroup: None }
 }
 
 fn failure(step: &str, path: &str, errno: i32, error: &str) -> SpawnFailure {

@@ -5,6 +5,7 @@
 
 pub mod clocks;
 pub mod coverage;
+pub mod death;
 pub mod fate;
 pub mod fault;
 pub mod host;

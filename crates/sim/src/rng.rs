@@ -23,6 +23,8 @@ pub enum Purpose {
     Lateness = 9,
     /// When and how everything ends.
     End = 10,
+    /// When the supervisor dies.
+    Death = 11,
 }
 
 /// xoshiro256** (Blackman, Vigna: Scrambled linear pseudorandom number generators, 2021), seeded by SplitMix64.

@@ -30,7 +30,11 @@ pub struct Run {
 /// A world that was told `policy`, in which nothing was started yet.
 #[must_use]
 pub fn world(seed: u64, policy: Policy) -> World {
-    World::new(Birth {
+    World::new(birth(seed, policy))
+}
+
+fn birth(seed: u64, policy: Policy) -> Birth {
+    Birth {
         policy,
         hash: PolicyHash("0000".into()),
         seed,
@@ -38,7 +42,7 @@ pub fn world(seed: u64, policy: Policy) -> World {
         boot_id: String::from("00000000-0000-0000-0000-000000000000"),
         first_record: RecordId(1),
         open_incidents: Vec::new(),
-    })
+    }
 }
 
 /// Runs `scenario` to its end.
@@ -56,10 +60,16 @@ pub fn run_mutated(scenario: &Scenario, mutation: Option<Mutation>, nonce: u64) 
         host.events_max = MUTATED_EVENTS_MAX;
     }
     let policy = scenario.policy.clone();
-    let mut world = world(scenario.seed, mutation.map_or(policy.clone(), |mutation| mutation.policy(policy)));
-    let panicked = catch_unwind(AssertUnwindSafe(|| match mutation {
-        None => driver::run(&mut world, &mut host),
-        Some(mutation) => driver::run(&mut world, &mut Mutated::new(&mut host, mutation, nonce)),
+    let birth = birth(scenario.seed, mutation.map_or(policy.clone(), |mutation| mutation.policy(policy)));
+    let panicked = catch_unwind(AssertUnwindSafe(|| {
+        let mut next = Some(World::new(birth.clone()));
+        while let Some(mut world) = next {
+            match mutation {
+                None => driver::run(&mut world, &mut host),
+                Some(mutation) => driver::run(&mut world, &mut Mutated::new(&mut host, mutation, nonce)),
+            }
+            next = host.revive(birth.clone());
+        }
     }));
     host.close();
     let mut violations = std::mem::take(&mut host.judges.violations);

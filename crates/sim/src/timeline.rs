@@ -77,6 +77,14 @@ impl Timeline {
         Some(item)
     }
 
+    /// Takes back what was to be told, but for what `stays`.
+    pub fn untell(&mut self, stays: impl Fn(&Event) -> bool) {
+        self.items.retain(|_, item| match item {
+            Item::Tell(event) | Item::TellFault(_, event) => stays(event),
+            _ => true,
+        });
+    }
+
     /// Moves the clock, never back.
     pub fn advance_to(&mut self, at: u64) {
         self.now = self.now.max(at);

@@ -78,6 +78,17 @@ impl Probing {
         };
     }
 
+    /// Goes on after a supervisor was replaced: `last_pass` is the last moment that it was known to pass.
+    pub(crate) fn resume(&mut self, service: &Name, policy: &CheckPolicy, last_pass: Monotonic, now: Monotonic) {
+        self.last_pass = Some(last_pass);
+        self.due = match policy.kind {
+            CheckKind::Heartbeat { .. } => None,
+            CheckKind::Http(_) | CheckKind::Tcp { .. } | CheckKind::Exec { .. } => {
+                Some(now.after(phase(service, policy)))
+            }
+        };
+    }
+
     /// A probe starts.
     pub(crate) fn start(&mut self, probe: ProbeId, policy: &CheckPolicy, now: Monotonic) {
         self.in_flight = Some((probe, now.after(policy.timeout).after(PROBE_LOST_AFTER)));

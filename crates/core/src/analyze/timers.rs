@@ -15,7 +15,7 @@ impl Service {
             Phase::Spawning { .. } | Phase::Starting { .. } => self.start_times_out_at(),
             Phase::Running { .. } => self.forget_at(),
             Phase::Stopping { stage: StopStage::Asked { kill_at }, .. } => {
-                Some(self.senses.extended_until.map_or(*kill_at, |extended| extended.max(*kill_at)))
+                Some(self.known.extended_until.map_or(*kill_at, |extended| extended.max(*kill_at)))
             }
             Phase::Stopping { stage: StopStage::Killed { at }, .. } => Some(at.after(UNKILLABLE_AFTER)),
             Phase::Stopping { stage: StopStage::Unkillable { .. }, .. }
@@ -30,7 +30,7 @@ impl Service {
     /// When the start counts as failed.
     pub(crate) fn start_deadline(&self) -> Option<Monotonic> {
         let configured = self.known.phase.made()?.after(self.policy.start.within);
-        Some(self.senses.extended_until.map_or(configured, |extended| extended.max(configured)))
+        Some(self.known.extended_until.map_or(configured, |extended| extended.max(configured)))
     }
 
     /// When a start that is not over yet is given up: not again once it was, and not while Hale cannot see whether it

@@ -61,6 +61,7 @@ impl Brain<'_> {
                 return;
             }
             if let Some(pending) = self.world.pending.remove(&id) {
+                self.record(pending.order.service(), Body::CarriedOut { ordered: id });
                 self.carry_out(pending);
             }
         }

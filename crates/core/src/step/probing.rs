@@ -17,6 +17,15 @@ use alloc::string::String;
 /// may recover for an hour, and a service that does not want to die must not put it off for ever.
 pub const EXTENSION_MAX: Span = Span::from_secs(3_600);
 
+/// How often one process can change its heartbeat's time (`WATCHDOG_USEC`): each change is a record, programs say it once
+/// or twice, and one that says it again and again must not fill the ledger.
+pub const PROMISES_MAX: u32 = 16;
+
+/// Rounded up: a service that asks for more time with each breath makes one record a second.
+fn whole_seconds(at: Monotonic) -> Monotonic {
+    Monotonic::from_us(at.as_us().div_ceil(1_000_000).saturating_mul(1_000_000))
+}
+
 impl Brain<'_> {
     /// Orders the probes that are due, and counts missing heartbeats and lost results.
     pub(super) fn probe_due(&mut self, name: &Name) {
@@ -152,7 +161,7 @@ impl Brain<'_> {
         let service = self.world.services.get_mut(name).expect("only called for a known service");
         let policy = service.policy.clone();
         let check = &policy.checks[index];
-        let within = checks::heartbeat_within(check, service.senses.heartbeat_within).unwrap_or_default();
+        let within = checks::heartbeat_within(check, service.known.heartbeat_within).unwrap_or_default();
         let (probing, state) = (&mut service.senses.probes[index], service.known.checks[index]);
         let outcome = ProbeOutcome {
             took_us: within.as_us(),
@@ -193,14 +202,16 @@ impl Brain<'_> {
             Notice::Heartbeat => self.heartbeat(name, epoch, now),
             Notice::HeartbeatTrigger => self.heartbeat_triggered(name, epoch),
             Notice::HeartbeatWithin(_) => {
-                if let Some(service) = self.service_mut(name) {
-                    service.senses.heartbeat_within = own.or(service.senses.heartbeat_within);
+                let known = self.known(name);
+                let more = known.promises < PROMISES_MAX;
+                if let Some(within) = own.filter(|own| more && known.heartbeat_within != Some(*own)) {
+                    self.record(name, Body::HeartbeatPromised { epoch, within });
                 }
             }
             Notice::ExtendTimeout(span) => {
-                if let Some(service) = self.service_mut(name) {
-                    let latest = service.known.since.after(EXTENSION_MAX);
-                    service.senses.extended_until = Some(now.after(span).min(latest));
+                let until = whole_seconds(now.after(span)).min(self.known(name).since.after(EXTENSION_MAX));
+                if self.known(name).extended_until != Some(until) {
+                    self.record(name, Body::Extended { epoch, until });
                 }
             }
             Notice::Status(text) => {
@@ -219,7 +230,7 @@ impl Brain<'_> {
             }
             let running = matches!(self.phase(name), Phase::Running { .. });
             let service = self.world.services.get_mut(name).expect("it was just read");
-            let Some(within) = checks::heartbeat_within(check, service.senses.heartbeat_within) else { continue };
+            let Some(within) = checks::heartbeat_within(check, service.known.heartbeat_within) else { continue };
             let (probing, state) = (&mut service.senses.probes[index], service.known.checks[index]);
             let edge = probing.edge(state, check, true);
             probing.heartbeat(within, now);

@@ -145,9 +145,9 @@ impl Brain<'_> {
     }
 
     /// From now on the absence of heartbeats counts.
-    fn await_heartbeats(&mut self, name: &Name, now: Monotonic) {
+    pub(super) fn await_heartbeats(&mut self, name: &Name, now: Monotonic) {
         let Some(service) = self.world.services.get_mut(name) else { return };
-        let own = service.senses.heartbeat_within;
+        let own = service.known.heartbeat_within;
         for (policy, probing) in service.policy.checks.iter().zip(&mut service.senses.probes) {
             if let Some(within) = crate::analyze::checks::heartbeat_within(policy, own) {
                 probing.due = Some(now.after(within));

@@ -99,7 +99,7 @@ impl Brain<'_> {
     }
 
     /// Stops a service, if all those that start after it are stopped.
-    fn end_service(&mut self, name: &Name) {
+    pub(super) fn end_service(&mut self, name: &Name) {
         let Some(why) = self.world.ending else { return };
         // What cannot be killed is not waited for.
         let over = |name: &Name| {

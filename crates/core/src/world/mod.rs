@@ -1,7 +1,10 @@
 //! Knowledge: everything that the core knows, changed by records alone.
 
 pub mod phase;
+mod restore;
 pub mod service;
+
+pub use restore::Snapshot;
 
 use crate::event::EndWhy;
 use crate::ids::{EffectId, IncidentId, Name, ProbeId, RecordId, RequestId};
@@ -14,7 +17,7 @@ use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::string::String;
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
-use service::{Known, Service};
+use service::Service;
 
 /// What is fixed when a supervisor takes over.
 #[derive(Debug, Clone)]
@@ -55,23 +58,8 @@ pub struct World {
     timers: Timers,
 }
 
-/// What records have made of the world, for a journal that would grow without end otherwise.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Snapshot {
-    /// The next record gets this id.
-    pub next_record: RecordId,
-    services: BTreeMap<Name, Known>,
-}
-
-impl Snapshot {
-    /// The processes that ran when it was taken.
-    pub fn processes(&self) -> impl Iterator<Item = (&Name, &crate::event::Process)> {
-        self.services.iter().filter_map(|(name, known)| known.process.as_ref().map(|process| (name, process)))
-    }
-}
-
 /// An order that waits for its record.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Pending {
     pub(crate) since: Monotonic,
     pub(crate) request: RequestId,
@@ -132,13 +120,6 @@ impl World {
     /// All services, in the order of their names.
     pub fn services(&self) -> impl Iterator<Item = (&Name, &Service)> {
         self.services.iter()
-    }
-
-    /// What records have made of the world so far.
-    #[must_use]
-    pub fn snapshot(&self) -> Snapshot {
-        let known = |(name, service): (&Name, &Service)| (name.clone(), service.known.clone());
-        Snapshot { next_record: self.next_record, services: self.services.iter().map(known).collect() }
     }
 
     /// Services that are on their way up again after a failure.

@@ -285,13 +285,17 @@ impl Phase {
             | Body::CountersForgotten
             | Body::IncidentClosed { .. }
             | Body::Ordered { .. }
+            | Body::CarriedOut { .. }
             | Body::OrderNotDurable { .. }
+            | Body::HeartbeatPromised { .. }
+            | Body::Extended { .. }
             | Body::Output { .. }
             | Body::OutputDropped { .. }
             | Body::ProbeLost { .. }
             | Body::ProbeUnable { .. }
             | Body::Violated { .. }
             | Body::Began { .. }
+            | Body::TookOver { .. }
             | Body::Ending { .. }
             | Body::LedgerDegraded { .. }
             | Body::LedgerRecovered => Ok(self.clone()),

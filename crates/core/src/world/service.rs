@@ -59,6 +59,12 @@ pub(crate) struct Known {
     pub(crate) since: Monotonic,
     /// Its start took too long, and that is on record; only while nothing is done about it it starts still.
     pub(crate) start_overdue: bool,
+    /// Until when start or stop may last, where the service asked for more (`EXTEND_TIMEOUT_USEC`).
+    pub(crate) extended_until: Option<Monotonic>,
+    /// The service's own `WATCHDOG_USEC`.
+    pub(crate) heartbeat_within: Option<Span>,
+    /// How often this process has said it.
+    pub(crate) promises: u32,
 }
 
 /// An incident in progress.
@@ -77,10 +83,6 @@ pub(crate) struct Senses {
     pub(crate) probes: Vec<crate::analyze::checks::Probing>,
     /// The last `STATUS=`.
     pub(crate) status_text: String,
-    /// Until when start or stop may last, where the service asked for more (`EXTEND_TIMEOUT_USEC`).
-    pub(crate) extended_until: Option<Monotonic>,
-    /// The service's own `WATCHDOG_USEC`.
-    pub(crate) heartbeat_within: Option<Span>,
     /// Clients that wait for the end of an order.
     pub(crate) waiters: VecDeque<Waiter>,
 }
@@ -120,6 +122,9 @@ impl Service {
             checks,
             since: Monotonic::default(),
             start_overdue: false,
+            extended_until: None,
+            heartbeat_within: None,
+            promises: 0,
         };
         Self { policy, known, senses: Senses { probes, ..Senses::default() } }
     }
@@ -143,6 +148,9 @@ impl Service {
                 self.known.last_epoch = *epoch;
                 self.known.healthy = false;
                 self.known.start_overdue = false;
+                self.known.extended_until = None;
+                self.known.heartbeat_within = None;
+                self.known.promises = 0;
                 // Each start while held is a try: the next delay is longer.
                 self.known.counters.held_tries = self.known.counters.held_tries.map(|tries| tries.saturating_add(1));
                 self.senses.start_afresh();
@@ -186,9 +194,15 @@ impl Service {
             Body::Violated { what } => self.known.violated = Some(what.clone()),
             Body::StopIntended { .. } | Body::KillIntended { .. } => {
                 self.known.healthy = false;
-                self.senses.extended_until = None;
+                self.known.extended_until = None;
             }
+            Body::HeartbeatPromised { within, .. } => {
+                self.known.heartbeat_within = Some(*within);
+                self.known.promises = self.known.promises.saturating_add(1);
+            }
+            Body::Extended { until, .. } => self.known.extended_until = Some(*until),
             Body::Began { .. }
+            | Body::TookOver { .. }
             | Body::Ending { .. }
             | Body::Blocked { .. }
             | Body::BecameReady { .. }
@@ -197,6 +211,7 @@ impl Service {
             | Body::Unkillable { .. }
             | Body::TreeGone { .. }
             | Body::Ordered { .. }
+            | Body::CarriedOut { .. }
             | Body::OrderNotDurable { .. }
             | Body::LedgerDegraded { .. }
             | Body::LedgerRecovered
@@ -235,7 +250,5 @@ impl Senses {
     fn start_afresh(&mut self) {
         self.probes.iter_mut().for_each(|probing| *probing = crate::analyze::checks::Probing::default());
         self.status_text.clear();
-        self.extended_until = None;
-        self.heartbeat_within = None;
     }
 }

@@ -3,7 +3,7 @@
 use super::{Ending, Oracle, Seen};
 use crate::kernel::Fact;
 use hale_core::effect::{Effect, Fence, Order};
-use hale_core::event::Event;
+use hale_core::event::{Event, Found, Life};
 use hale_core::ids::{Epoch, Name, RecordId, RequestId};
 use hale_core::plan::ladder;
 use hale_core::record::Body;
@@ -46,8 +46,8 @@ impl RecordsFirst {
             Order::Kill => ("kill", written.kill),
             Order::AckExit => ("acknowledge", written.over),
             Order::Collect { .. } => ("collect", written.detected),
-            Order::Probe { .. } => ("probe", written.spawn_ordered),
-            Order::Reply { .. } | Order::EndDone => ("answer", false),
+            Order::Probe { .. } => ("probe", written.spawn),
+            Order::Reply { .. } | Order::Prove { .. } | Order::EndDone => ("answer", false),
         };
         if allowed {
             Ok(())
@@ -93,6 +93,11 @@ impl Oracle for RecordsFirst {
                     Err(format!("record {} where {expected} was due", record.id))
                 }
             }
+            // Whether the last orders arrived is for the kernel to say: there no epoch can be used twice.
+            Seen::Fact(Fact::SupervisorDied) => {
+                self.written.values_mut().for_each(|written| written.spawn_ordered = false);
+                Ok(())
+            }
             Seen::Event(_) | Seen::Fact(_) => Ok(()),
         }
     }
@@ -102,6 +107,7 @@ impl Oracle for RecordsFirst {
 #[derive(Debug, Default)]
 pub struct Acknowledged {
     owed: BTreeSet<(Name, Epoch)>,
+    died: bool,
 }
 
 impl Oracle for Acknowledged {
@@ -119,13 +125,36 @@ impl Oracle for Acknowledged {
                 self.owed.insert((service.clone(), *epoch));
                 Ok(())
             }
+            Seen::Event(Event::TakeOver { found, .. }) => {
+                let kept = |found: &Found| matches!(found.life, Life::Ended { .. } | Life::NotMade { .. });
+                let kept = found.iter().filter(|(_, found)| kept(found));
+                self.owed.extend(kept.map(|(service, found)| (service.clone(), found.epoch)));
+                Ok(())
+            }
+            Seen::Fact(Fact::SupervisorDied) => {
+                self.died = true;
+                Ok(())
+            }
+            // The guardian takes an order for the next process for the acknowledgement that was lost with a supervisor.
+            Seen::Effect(Effect { fence: Fence::Service { service, epoch }, order: Order::Spawn { .. }, .. }) => {
+                let died = self.died;
+                self.owed.retain(|(owed, before)| !(died && owed == service && before < epoch));
+                Ok(())
+            }
+            // A process that was never ordered fails by the core's own word.
+            Seen::Record(record) => {
+                if let (Some(service), Body::SpawnFailed { epoch, .. }) = (&record.service, &record.body) {
+                    self.owed.insert((service.clone(), *epoch));
+                }
+                Ok(())
+            }
             Seen::Effect(Effect { fence: Fence::Service { service, epoch }, order: Order::AckExit, .. }) => {
                 if self.owed.remove(&(service.clone(), *epoch)) {
                     return Ok(());
                 }
                 Err(format!("{service} epoch {epoch}: an acknowledgement that nobody waits for"))
             }
-            Seen::Event(_) | Seen::Effect(_) | Seen::Record(_) | Seen::Fact(_) => Ok(()),
+            Seen::Event(_) | Seen::Effect(_) | Seen::Fact(_) => Ok(()),
         }
     }
 
@@ -153,6 +182,10 @@ impl Oracle for OneProbe {
     }
 
     fn see(&mut self, now_us: u64, seen: Seen<'_>) -> Result<(), String> {
+        if let Seen::Fact(Fact::SupervisorDied) = seen {
+            // Its probes ended with it.
+            self.running.clear();
+        }
         let Seen::Fact(Fact::Probing { service, epoch, check, until_us }) = seen else { return Ok(()) };
         let before = self.running.insert((service.clone(), *check), (*epoch, *until_us));
         match before {
@@ -209,6 +242,12 @@ impl Oracle for Answers {
                 self.owed.insert(*request, now_us);
                 Ok(())
             }
+            // Its clients were told by the end of their connections.
+            Seen::Fact(Fact::SupervisorDied) => {
+                self.owed.clear();
+                Ok(())
+            }
+            Seen::Effect(Effect { order: Order::Reply { request: RequestId(0), .. }, .. }) => Ok(()),
             Seen::Effect(Effect { order: Order::Reply { request, .. }, .. }) => match self.owed.remove(request) {
                 Some(_) => Ok(()),
                 None => Err(format!("request {request} is answered twice, or nobody asked")),

@@ -1,0 +1,105 @@
+//! A world made of what records have said: what a supervisor begins with that takes over from another one.
+
+use super::{Birth, Pending, World};
+use crate::event::{EndWhy, Process};
+use crate::ids::{Name, RecordId, RequestId};
+use crate::policy::PolicyHash;
+use crate::record::{Body, Record};
+use crate::world::service::{Known, Service};
+use alloc::collections::BTreeMap;
+use alloc::string::{String, ToString};
+use serde::{Deserialize, Serialize};
+
+/// Nobody waits for the answer: the client was connected to the supervisor that is gone. No client has this number.
+const NOBODY: RequestId = RequestId(0);
+
+/// What records have made of the world, for a journal that would grow without end otherwise.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// The next record gets this id.
+    pub next_record: RecordId,
+    /// The policy in force.
+    pub policy: PolicyHash,
+    seed: u64,
+    services: BTreeMap<Name, Known>,
+    ending: Option<EndWhy>,
+    ledger_error: Option<String>,
+    pending: BTreeMap<RecordId, Pending>,
+}
+
+impl Snapshot {
+    /// The processes that ran when it was taken.
+    pub fn processes(&self) -> impl Iterator<Item = (&Name, &Process)> {
+        self.services.iter().filter_map(|(name, known)| known.process.as_ref().map(|process| (name, process)))
+    }
+}
+
+impl World {
+    /// What records have made of the world so far.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        let known = |(name, service): (&Name, &Service)| (name.clone(), service.known.clone());
+        Snapshot {
+            next_record: self.next_record,
+            policy: self.birth.hash.clone(),
+            seed: self.birth.seed,
+            services: self.services.iter().map(known).collect(),
+            ending: self.ending,
+            ledger_error: self.ledger_error.clone(),
+            pending: self.pending.clone(),
+        }
+    }
+
+    /// The world as a supervisor left it that wrote `snapshot`, if it wrote one, and `records` after it. `birth` must have
+    /// its policy; the seed is taken from what was written. To be followed by [`crate::event::Event::TakeOver`].
+    ///
+    /// What was only sensed is lost with the one who sensed it: results of probes that made no edge, `STATUS=`, and the
+    /// clients who wait for an answer.
+    #[must_use]
+    pub fn restore(birth: Birth, snapshot: Option<Snapshot>, records: impl IntoIterator<Item = Record>) -> Self {
+        let mut world = Self::new(birth);
+        if let Some(snapshot) = snapshot {
+            world.next_record = snapshot.next_record;
+            world.birth.seed = snapshot.seed;
+            world.ending = snapshot.ending;
+            world.ledger_error = snapshot.ledger_error;
+            world.pending = snapshot.pending;
+            for (name, known) in snapshot.services {
+                if let Some(service) = world.services.get_mut(&name) {
+                    service.known = known;
+                }
+            }
+        }
+        for record in records {
+            world.replay(&record);
+        }
+        world.pending.values_mut().for_each(|pending| pending.request = NOBODY);
+        world
+    }
+
+    /// Takes a record as the step took it that wrote it.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "few records are about more than their service")]
+    fn replay(&mut self, record: &Record) {
+        self.next_record = record.id.next();
+        match &record.body {
+            Body::Began { seed, .. } => self.birth.seed = *seed,
+            Body::Ending { why } => self.ending = Some(*why),
+            Body::LedgerDegraded { error } => self.ledger_error = Some(error.clone()),
+            Body::LedgerRecovered => self.ledger_error = None,
+            Body::Ordered { actor, order, .. } => {
+                let (actor, order) = (actor.clone(), order.clone());
+                let pending = Pending { since: record.at.mono, request: NOBODY, actor, order };
+                self.pending.insert(record.id, pending);
+            }
+            Body::CarriedOut { ordered } | Body::OrderNotDurable { ordered, .. } => {
+                self.pending.remove(ordered);
+            }
+            _ => {}
+        }
+        let Some(service) = record.service.as_ref().and_then(|name| self.services.get_mut(name)) else { return };
+        if let Err(illegal) = service.apply(record) {
+            // It was legal when it was written: something is missing before it, and only watching is safe.
+            service.known.violated.get_or_insert_with(|| illegal.to_string());
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! Deaths of the supervisor: when it dies, what of its last step still happens, and what its journal hands on.
+
+use crate::rng::Rng;
+use hale_core::record::Record;
+use hale_core::world::{Birth, Snapshot, World};
+
+/// After so many records the journal becomes a snapshot: small, so that both kinds are read back often.
+const COMPACT_AFTER_RECORDS: usize = 40;
+
+/// How much of its last step happens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Point {
+    /// Nothing.
+    BeforeWriting,
+    /// Its records are written, and so many of its effects are performed.
+    AfterEffects(u64),
+}
+
+/// The life of the supervisor of one run, and its journal.
+#[derive(Debug)]
+pub struct Supervisor {
+    dice: Rng,
+    dead: bool,
+    dies: Option<Point>,
+    snapshot: Option<Vec<u8>>,
+    records: Vec<Record>,
+}
+
+impl Supervisor {
+    /// A living one.
+    #[must_use]
+    pub fn new(dice: Rng) -> Self {
+        Self { dice, dead: false, dies: None, snapshot: None, records: Vec::new() }
+    }
+
+    /// Whether it is dead.
+    #[must_use]
+    pub fn is_dead(&self) -> bool {
+        self.dead
+    }
+
+    /// Before each step: with a chance of `rate` in a thousand it dies in this one. `false`: it is dead already.
+    pub fn steps(&mut self, rate: u32) -> bool {
+        // What was to come after the effects of the step before comes now at the latest.
+        if self.dies.take().is_some() {
+            self.dead = true;
+        }
+        if !self.dead && self.dice.chance(rate) {
+            match self.dice.below(4) {
+                0 => self.dead = true,
+                1 => self.dies = Some(Point::BeforeWriting),
+                _ => self.dies = Some(Point::AfterEffects(self.dice.below(4))),
+            }
+        }
+        !self.dead
+    }
+
+    /// The records of a step are about to be written; `false`: it dies before that.
+    pub fn writes(&mut self, records: &[Record]) -> bool {
+        if self.dies == Some(Point::BeforeWriting) {
+            self.dead = true;
+        }
+        if !self.dead {
+            self.records.extend_from_slice(records);
+        }
+        !self.dead
+    }
+
+    /// An effect is about to be performed; `false`: it dies before that.
+    pub fn performs(&mut self) -> bool {
+        match &mut self.dies {
+            Some(Point::AfterEffects(0)) | Some(Point::BeforeWriting) => self.dead = true,
+            Some(Point::AfterEffects(left)) => *left -= 1,
+            None => {}
+        }
+        !self.dead
+    }
+
+    /// Whether a snapshot is due.
+    #[must_use]
+    pub fn wants_snapshot(&self) -> bool {
+        !self.dead && self.records.len() >= COMPACT_AFTER_RECORDS
+    }
+
+    /// Keeps a snapshot in place of the records.
+    pub fn keep(&mut self, snapshot: &Snapshot) {
+        self.snapshot = serde_json::to_vec(snapshot).ok();
+        self.records.clear();
+    }
+
+    /// The next one begins with nothing: no record was ever written.
+    pub fn first(&mut self, birth: Birth) -> World {
+        (self.dead, self.dies) = (false, None);
+        World::new(birth)
+    }
+
+    /// The next one begins with what the journal says, read back from bytes as the real one is.
+    ///
+    /// # Panics
+    /// What was written cannot be read.
+    pub fn next(&mut self, birth: Birth) -> World {
+        (self.dead, self.dies) = (false, None);
+        let snapshot = self.snapshot.as_deref().map(|bytes| serde_json::from_slice(bytes).expect("a snapshot"));
+        let again = |record: &Record| {
+            let bytes = serde_json::to_vec(record).expect("a record");
+            serde_json::from_slice(&bytes).expect("a record that was written")
+        };
+        World::restore(birth, snapshot, self.records.iter().map(again))
+    }
+
+    /// How long nobody supervises, in microseconds.
+    pub fn absence_us(&mut self) -> u64 {
+        self.dice.scaled(1_000, 5_000_000)
+    }
+}
