@@ -462,6 +462,7 @@ mod tests {
             version: String::from("test"),
             boot_id: String::from("boot"),
             first_record: RecordId(1),
+            last_epoch: Epoch(0),
             open_incidents: Vec::new(),
         };
         (World::new(birth), name)

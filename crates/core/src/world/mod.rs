@@ -7,7 +7,7 @@ pub mod service;
 pub use restore::Snapshot;
 
 use crate::event::EndWhy;
-use crate::ids::{EffectId, IncidentId, Name, ProbeId, RecordId, RequestId};
+use crate::ids::{EffectId, Epoch, IncidentId, Name, ProbeId, RecordId, RequestId};
 use crate::plan::admission::Admission;
 use crate::plan::order::Order;
 use crate::policy::{Mode, Policy, PolicyHash};
@@ -34,6 +34,9 @@ pub struct Birth {
     pub boot_id: String,
     /// The first record gets this id: one more than any record of this host had before.
     pub first_record: RecordId,
+    /// No process of a service gets a number up to this one: under the same guardian each is used once. 0, unless the
+    /// journal of an earlier supervisor was lost.
+    pub last_epoch: Epoch,
     /// Incidents that were open when the Hale before this one ended: they are closed first.
     pub open_incidents: Vec<(Name, IncidentId)>,
 }
@@ -71,7 +74,11 @@ impl World {
     /// A world in which nothing was started yet.
     #[must_use]
     pub fn new(birth: Birth) -> Self {
-        let services = birth.policy.services.iter().map(|(name, policy)| (name.clone(), Service::new(policy.clone())));
+        let services = birth
+            .policy
+            .services
+            .iter()
+            .map(|(name, policy)| (name.clone(), Service::new(policy.clone(), birth.last_epoch)));
         Self {
             services: services.collect(),
             order: Order::new(&birth.policy),
@@ -97,6 +104,12 @@ impl World {
         }
         let order = self.pending.values().next().map(|pending| pending.since.after(crate::step::DURABLE_WITHIN));
         self.timers.first().into_iter().chain(order).min()
+    }
+
+    /// Whether everything is being ended.
+    #[must_use]
+    pub fn is_ending(&self) -> bool {
+        self.ending.is_some()
     }
 
     /// Whether Hale acts.

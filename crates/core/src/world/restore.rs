@@ -73,6 +73,8 @@ impl World {
         for record in records {
             world.replay(&record);
         }
+        // The ledger may know newer ones, if the journal could not be written at the end.
+        world.next_record = world.next_record.max(world.birth.first_record);
         world.pending.values_mut().for_each(|pending| pending.request = NOBODY);
         world
     }

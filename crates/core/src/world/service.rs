@@ -104,13 +104,13 @@ pub(crate) enum Wanted {
 }
 
 impl Service {
-    /// A service that was never started.
-    pub(crate) fn new(policy: Arc<ServicePolicy>) -> Self {
+    /// A service that was never started; its first process gets the number after `last_epoch`.
+    pub(crate) fn new(policy: Arc<ServicePolicy>, last_epoch: Epoch) -> Self {
         let checks = policy.checks.iter().map(|_| CheckState::default()).collect();
         let probes = policy.checks.iter().map(|_| crate::analyze::checks::Probing::default()).collect();
         let known = Known {
             phase: Phase::Down,
-            last_epoch: Epoch(0),
+            last_epoch,
             process: None,
             counters: Counters::default(),
             last_failure: None,
@@ -127,6 +127,12 @@ impl Service {
             promises: 0,
         };
         Self { policy, known, senses: Senses { probes, ..Senses::default() } }
+    }
+
+    /// The newest process that may exist, if one may.
+    #[must_use]
+    pub fn epoch(&self) -> Option<Epoch> {
+        self.known.phase.epoch()
     }
 
     /// The only door: what one record changes.

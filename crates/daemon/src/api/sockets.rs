@@ -3,6 +3,7 @@
 use super::names;
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -96,6 +97,17 @@ pub fn bind(runtime_dir: &Path) -> Result<Sockets, SocketError> {
     let control = make(&control_path(runtime_dir), groups.map(|(_, control)| control))?;
     fs::remove_dir(&nursery).map_err(fail("remove directory", &nursery))?;
     Ok(Sockets { read, control })
+}
+
+/// Takes over both sockets from an earlier supervisor: who has connected meanwhile waits in them.
+///
+/// # Errors
+/// They cannot be made not to block.
+pub fn inherited(read: OwnedFd, control: OwnedFd) -> io::Result<Sockets> {
+    let sockets = Sockets { read: read.into(), control: control.into() };
+    sockets.read.set_nonblocking(true)?;
+    sockets.control.set_nonblocking(true)?;
+    Ok(sockets)
 }
 
 /// What somebody who was refused at `path` can do about it, in a sentence.

@@ -2,6 +2,7 @@
 
 use crate::guardian::protocol::{
     self, GuardianEvent, MAX_ANSWER_BYTES, MAX_GROUPS, MAX_ORDER_BYTES, MAX_SERVICES, MAX_STRINGS, Slot, SpawnOrder,
+    StoreKey,
 };
 use crate::keeper::client::KeeperClient;
 use crate::sys::fds::take_inherited;
@@ -118,6 +119,39 @@ impl GuardianClient {
     pub fn shutdown_done(&mut self, exit_code: u8) -> Result<(), OrderError> {
         self.message.clear();
         protocol::write_shutdown_done(&mut self.message, exit_code);
+        Ok(self.outbox.send(&self.socket, &self.message, None)?)
+    }
+
+    /// Proves that the loop turns.
+    ///
+    /// # Errors
+    ///
+    /// The guardian has not read for a long time: nothing was sent.
+    pub fn prove(&mut self, nonce: u64) -> Result<(), OrderError> {
+        self.message.clear();
+        protocol::write_prove(&mut self.message, nonce);
+        Ok(self.outbox.send(&self.socket, &self.message, None)?)
+    }
+
+    /// Has the guardian keep a descriptor for the next supervisor, in place of the one with the same key.
+    ///
+    /// # Errors
+    ///
+    /// The guardian has not read for a long time: nothing was sent.
+    pub fn store(&mut self, key: StoreKey, fd: BorrowedFd<'_>) -> Result<(), OrderError> {
+        self.message.clear();
+        protocol::write_store(&mut self.message, key);
+        Ok(self.outbox.send(&self.socket, &self.message, Some(fd))?)
+    }
+
+    /// Has the guardian close a descriptor that it keeps.
+    ///
+    /// # Errors
+    ///
+    /// The guardian has not read for a long time: nothing was sent.
+    pub fn unstore(&mut self, key: StoreKey) -> Result<(), OrderError> {
+        self.message.clear();
+        protocol::write_unstore(&mut self.message, key);
         Ok(self.outbox.send(&self.socket, &self.message, None)?)
     }
 

@@ -1,17 +1,15 @@
-//! How everything ends: in order after the supervisor's last word, or by the guardian alone when the supervisor is
-//! lost.
+//! How everything ends: in order after the supervisor's last word, or by the guardian alone when the operator wants the
+//! end and no supervisor is in control.
 
 use crate::guardian::protocol::HostSignal;
 use crate::guardian::run::{Guardian, now_ms};
 use crate::keeper::protocol::DRAIN_MESSAGE;
 use crate::sys::packet::send;
-use crate::sys::wait::Exit;
-use rustix::event::epoll;
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::process::{Pid, Signal, kill_process};
 
-/// How long processes may take to end by themselves after SIGTERM, in milliseconds, when the supervisor that knows
-/// each one's grace is lost: the configuration's default grace.
+/// How long processes may take to end by themselves after SIGTERM, in milliseconds, when no supervisor that knows
+/// each one's grace is there: the configuration's default grace.
 const TERMINATE_MS: u64 = 10_000;
 
 /// How long the kernel may take to end what was killed, in milliseconds. What is still there then hangs in the
@@ -22,7 +20,7 @@ const KILL_MS: u64 = 5_000;
 /// the ledger, for which the supervisor gives the disk five seconds and its console one.
 const DRAIN_MS: u64 = 8_000;
 
-/// The exit code when the supervisor was lost.
+/// The exit code when no supervisor was there to end everything in order.
 const LOST: u8 = 1;
 
 /// How far the end has come; each phase but the first with its deadline on the monotonic clock.
@@ -30,7 +28,7 @@ const LOST: u8 = 1;
 pub(super) enum Phase {
     /// It has not begun.
     Running,
-    /// The supervisor is lost, and each service's main process got SIGTERM.
+    /// Nobody is in control, and each service's main process got SIGTERM.
     Terminating { until_ms: u64 },
     /// Everything gets SIGKILL until nothing is left.
     Killing { until_ms: u64 },
@@ -43,7 +41,7 @@ impl Guardian {
     pub(super) fn deadline_ms(&self) -> Option<u64> {
         let keeper = self.keeper.is_none().then_some(self.keeper_due_ms);
         match self.phase {
-            Phase::Running => keeper,
+            Phase::Running => Some(keeper.unwrap_or(u64::MAX).min(self.supervisor_due_ms())),
             Phase::Terminating { until_ms } | Phase::Killing { until_ms } => {
                 Some(keeper.unwrap_or(u64::MAX).min(until_ms))
             }
@@ -60,7 +58,10 @@ impl Guardian {
             self.tell_rest();
         }
         match self.phase {
-            Phase::Running => None,
+            Phase::Running => {
+                self.supervise();
+                if matches!(self.phase, Phase::Running) { None } else { self.on_time() }
+            }
             Phase::Terminating { until_ms } => {
                 if self.slots.running().next().is_none() || now_ms() >= until_ms {
                     self.phase = Phase::Killing { until_ms: now_ms() + KILL_MS };
@@ -79,10 +80,11 @@ impl Guardian {
             Phase::Draining { until_ms, exit_code } => {
                 // The next Hale must not meet this one's supervisor: the locks are gone with this process.
                 let keeper = self.keeper.as_ref().map(|keeper| keeper.pid);
-                if (keeper.is_some() || self.supervisor_pid.is_some()) && now_ms() < until_ms {
+                let supervisor = self.supervisor.live().map(|live| live.pid);
+                if (keeper.is_some() || supervisor.is_some()) && now_ms() < until_ms {
                     return None;
                 }
-                for pid in keeper.into_iter().chain(self.supervisor_pid) {
+                for pid in keeper.into_iter().chain(supervisor) {
                     kill(pid, Signal::KILL);
                 }
                 Some(exit_code)
@@ -90,24 +92,12 @@ impl Guardian {
         }
     }
 
-    /// The supervisor is gone, or closed its socket, which is the same: without it nothing may go on.
-    pub(super) fn on_supervisor_lost(&mut self, exit: Option<Exit>) {
-        if let Some(socket) = self.supervisor.take() {
-            let _ = epoll::delete(&self.epoll, &socket);
+    /// Nobody is in control, and the operator wants the end: every service gets SIGTERM, later SIGKILL.
+    pub(super) fn end_alone(&mut self) {
+        if let Some(live) = self.supervisor.live() {
+            kill(live.pid, Signal::KILL);
         }
-        if let Some(pid) = self.supervisor_pid {
-            kill(pid, Signal::KILL);
-        }
-        if !matches!(self.phase, Phase::Running) {
-            return;
-        }
-        match exit {
-            Some(Exit::Code(code)) => Self::say(format_args!("the supervisor ended with exit code {code}: stopping")),
-            Some(Exit::Signal { signal, .. }) => {
-                Self::say(format_args!("the supervisor was ended by signal {signal}: stopping"));
-            }
-            None => Self::say(format_args!("the supervisor closed its socket: stopping")),
-        }
+        Self::say(format_args!("no supervisor is in control: ending everything without one"));
         for pid in self.slots.running() {
             kill(pid, Signal::TERM);
             // A stopped process would only see it later.
@@ -176,7 +166,7 @@ impl Guardian {
 }
 
 /// Signals a child. It was not reaped yet, so the pid is its own.
-fn kill(pid: i32, signal: Signal) {
+pub(super) fn kill(pid: i32, signal: Signal) {
     if let Some(pid) = Pid::from_raw(pid) {
         let _ = kill_process(pid, signal);
     }

@@ -8,11 +8,14 @@ mod helpers;
 pub mod launch;
 mod lock;
 mod marker;
+mod progress;
 pub mod protocol;
 mod run;
 mod service;
 mod slots;
 mod start;
+mod store;
+mod supervise;
 mod tell;
 pub mod wire;
 
@@ -24,8 +27,8 @@ use std::process::ExitCode;
 
 /// The guardian, as `hale guardian ARGUMENTS`: returns when everything it started has ended.
 ///
-/// The exit code is the supervisor's choice after an ordered end, 1 when the supervisor was lost or the start
-/// failed, and 7 when another Hale holds one of the directories. To be called with nothing before it: the smaller
+/// The exit code is the supervisor's choice after an ordered end, that of a first supervisor that could not start, 1 when
+/// the guardian had to end everything by itself or could not start, and 7 when another Hale holds one of the directories. To be called with nothing before it: the smaller
 /// this process is, the faster it forks.
 #[must_use]
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {

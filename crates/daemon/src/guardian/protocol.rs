@@ -26,8 +26,11 @@ pub const MAX_STRINGS: usize = 4096;
 /// memory for something that has tens.
 pub const MAX_GROUPS: usize = 1024;
 
-/// The longest answer, in bytes.
-pub(crate) const MAX_ANSWER_BYTES: usize = 64;
+/// The longest answer, in bytes: that of a lost supervisor, with what the kernel said of it.
+pub(crate) const MAX_ANSWER_BYTES: usize = 256;
+
+/// How much of what the kernel says of a supervisor that hangs is kept, in bytes: state, place in the kernel, system call.
+pub(crate) const MAX_EVIDENCE_BYTES: usize = 200;
 
 /// A place in the guardian's table: below [`MAX_SERVICES`]. A service keeps its slot, and with it its output pipe,
 /// until it is released.
@@ -107,6 +110,36 @@ pub enum HostSignal {
     Hangup,
 }
 
+/// What a kept descriptor is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum StoreKey {
+    /// The listener of the API's reading half.
+    ReadApi,
+    /// The listener of the API's half for orders.
+    ControlApi,
+    /// A service's notify socket.
+    Notify(Slot),
+}
+
+impl StoreKey {
+    fn numbers(self) -> (u8, u32) {
+        match self {
+            Self::ReadApi => (0, 0),
+            Self::ControlApi => (1, 0),
+            Self::Notify(slot) => (2, slot.0),
+        }
+    }
+
+    fn from_numbers(kind: u8, slot: u32) -> Option<Self> {
+        match (kind, slot) {
+            (0, 0) => Some(Self::ReadApi),
+            (1, 0) => Some(Self::ControlApi),
+            (2, slot) if slot < MAX_SERVICES => Some(Self::Notify(Slot(slot))),
+            _ => None,
+        }
+    }
+}
+
 /// What the guardian tells the supervisor.
 #[derive(Debug)]
 pub enum GuardianEvent {
@@ -147,6 +180,33 @@ pub enum GuardianEvent {
         /// How.
         exit: Exit,
     },
+    /// A supervisor was lost before this one: first of all that is told, then the store, then all slots, then the first
+    /// [`Challenged`](Self::Challenged).
+    Lost {
+        /// How it ended.
+        exit: Exit,
+        /// What the kernel said of it, if it was killed because it made no progress.
+        evidence: Option<String>,
+    },
+    /// A descriptor that an earlier supervisor has put into the store.
+    Stored {
+        /// What it is.
+        key: StoreKey,
+        /// It; `None` when this process can have no more descriptors.
+        fd: Option<OwnedFd>,
+    },
+    /// The newest process of this slot is over, and that was acknowledged to an earlier supervisor.
+    Over {
+        /// Whose.
+        slot: Slot,
+        /// Which.
+        epoch: Epoch,
+    },
+    /// Prove that the loop turns: [`prove`](super::client::GuardianClient::prove) by what the loop itself orders.
+    Challenged {
+        /// To be sent back.
+        nonce: u64,
+    },
     /// Somebody sent a signal to Hale.
     Signalled(HostSignal),
     /// The keeper died and a new one was started: call [`KeeperClient::resend`](crate::keeper::client::KeeperClient::resend).
@@ -159,6 +219,9 @@ const SPAWN: u8 = 1;
 const ACK: u8 = 2;
 const RELEASE: u8 = 3;
 const SHUTDOWN_DONE: u8 = 4;
+const PROVE: u8 = 5;
+const STORE: u8 = 6;
+const UNSTORE: u8 = 7;
 
 const SPAWNED: u8 = 1;
 const EXECUTED: u8 = 2;
@@ -166,6 +229,10 @@ const SPAWN_FAILED: u8 = 3;
 const EXITED: u8 = 4;
 const SIGNALLED: u8 = 5;
 const KEEPER_REPLACED: u8 = 6;
+const LOST: u8 = 7;
+const STORED: u8 = 8;
+const OVER: u8 = 9;
+const CHALLENGED: u8 = 10;
 
 const HAS_IDENTITY: u8 = 1;
 const HAS_OPEN_FILES: u8 = 2;
@@ -233,6 +300,31 @@ pub(crate) fn write_shutdown_done(out: &mut Vec<u8>, exit_code: u8) {
     out.u8(exit_code);
 }
 
+/// Writes a proof of progress.
+pub(crate) fn write_prove(out: &mut Vec<u8>, nonce: u64) {
+    let mut out = Writer(out);
+    out.u8(PROVE);
+    out.u64(nonce);
+}
+
+/// Writes that a descriptor, which goes beside it, is to be kept.
+pub(crate) fn write_store(out: &mut Vec<u8>, key: StoreKey) {
+    write_key(out, STORE, key);
+}
+
+/// Writes that a descriptor need not be kept any more.
+pub(crate) fn write_unstore(out: &mut Vec<u8>, key: StoreKey) {
+    write_key(out, UNSTORE, key);
+}
+
+fn write_key(out: &mut Vec<u8>, what: u8, key: StoreKey) {
+    let (kind, slot) = key.numbers();
+    let mut out = Writer(out);
+    out.u8(what);
+    out.u8(kind);
+    out.u32(slot);
+}
+
 /// An order as the guardian reads it: borrowed from the message, nothing copied.
 #[derive(Debug)]
 pub(crate) enum Order<'a> {
@@ -240,6 +332,9 @@ pub(crate) enum Order<'a> {
     Ack { slot: Slot, epoch: Epoch },
     Release { slot: Slot },
     ShutdownDone { exit_code: u8 },
+    Prove { nonce: u64 },
+    Store { key: StoreKey },
+    Unstore { key: StoreKey },
 }
 
 /// A [`SpawnOrder`] on the guardian's side.
@@ -301,6 +396,9 @@ pub(crate) fn read_order(message: &[u8]) -> Option<Order<'_>> {
         ACK => Order::Ack { slot: Slot(reader.u32()?), epoch: Epoch(reader.u64()?) },
         RELEASE => Order::Release { slot: Slot(reader.u32()?) },
         SHUTDOWN_DONE => Order::ShutdownDone { exit_code: reader.u8()? },
+        PROVE => Order::Prove { nonce: reader.u64()? },
+        STORE => Order::Store { key: StoreKey::from_numbers(reader.u8()?, reader.u32()?)? },
+        UNSTORE => Order::Unstore { key: StoreKey::from_numbers(reader.u8()?, reader.u32()?)? },
         _ => return None,
     };
     reader.end()?;
@@ -360,7 +458,7 @@ impl Answer {
         Self::new(kind).with(&slot.0.to_le_bytes()).with(&epoch.0.to_le_bytes())
     }
 
-    /// The answers below add at most 22 bytes.
+    /// The answers below add at most 22 bytes, or 6 and [`MAX_EVIDENCE_BYTES`].
     fn with(mut self, bytes: &[u8]) -> Self {
         self.bytes[self.length..self.length + bytes.len()].copy_from_slice(bytes);
         self.length += bytes.len();
@@ -384,12 +482,35 @@ impl Answer {
     }
 
     pub(crate) fn exited(slot: Slot, epoch: Epoch, exit: Exit) -> Self {
+        Self::about(EXITED, slot, epoch).with_exit(exit)
+    }
+
+    fn with_exit(self, exit: Exit) -> Self {
         let (how, number) = match exit {
             Exit::Code(code) => (0, code),
             Exit::Signal { signal, core_dumped: false } => (1, signal),
             Exit::Signal { signal, core_dumped: true } => (2, signal),
         };
-        Self::about(EXITED, slot, epoch).with(&[how]).with(&number.to_le_bytes())
+        self.with(&[how]).with(&number.to_le_bytes())
+    }
+
+    pub(crate) fn over(slot: Slot, epoch: Epoch) -> Self {
+        Self::about(OVER, slot, epoch)
+    }
+
+    pub(crate) fn stored(key: StoreKey) -> Self {
+        let (kind, slot) = key.numbers();
+        Self::new(STORED).with(&[kind]).with(&slot.to_le_bytes())
+    }
+
+    pub(crate) fn challenged(nonce: u64) -> Self {
+        Self::new(CHALLENGED).with(&nonce.to_le_bytes())
+    }
+
+    /// `evidence` is cut at [`MAX_EVIDENCE_BYTES`].
+    pub(crate) fn lost(exit: Exit, evidence: Option<&[u8]>) -> Self {
+        let answer = Self::new(LOST).with_exit(exit).with(&[u8::from(evidence.is_some())]);
+        evidence.map_or(answer, |evidence| answer.with(&evidence[..evidence.len().min(MAX_EVIDENCE_BYTES)]))
     }
 
     pub(crate) fn signalled(signal: HostSignal) -> Self {
@@ -418,6 +539,14 @@ pub(crate) fn read_answer(message: &[u8], fd: Option<OwnedFd>) -> Option<Guardia
             _ => return None,
         }),
         KEEPER_REPLACED => GuardianEvent::KeeperReplaced,
+        STORED => GuardianEvent::Stored { key: StoreKey::from_numbers(reader.u8()?, reader.u32()?)?, fd },
+        CHALLENGED => GuardianEvent::Challenged { nonce: reader.u64()? },
+        LOST => {
+            let exit = read_exit(&mut reader)?;
+            let hung = reader.u8()? == 1;
+            let evidence = String::from_utf8_lossy(std::mem::take(&mut reader.0)).into_owned();
+            GuardianEvent::Lost { exit, evidence: hung.then_some(evidence) }
+        }
         _ => {
             let (slot, epoch) = (Slot(reader.u32()?), Epoch(reader.u64()?));
             match kind {
@@ -428,22 +557,24 @@ pub(crate) fn read_answer(message: &[u8], fd: Option<OwnedFd>) -> Option<Guardia
                     let errno = reader.u32()?.cast_signed();
                     GuardianEvent::SpawnFailed { slot, epoch, failure: SpawnFailure { step, errno } }
                 }
-                EXITED => {
-                    let (how, number) = (reader.u8()?, reader.u32()?.cast_signed());
-                    let exit = match how {
-                        0 => Exit::Code(number),
-                        1 => Exit::Signal { signal: number, core_dumped: false },
-                        2 => Exit::Signal { signal: number, core_dumped: true },
-                        _ => return None,
-                    };
-                    GuardianEvent::Exited { slot, epoch, exit }
-                }
+                EXITED => GuardianEvent::Exited { slot, epoch, exit: read_exit(&mut reader)? },
+                OVER => GuardianEvent::Over { slot, epoch },
                 _ => return None,
             }
         }
     };
     reader.end()?;
     Some(event)
+}
+
+fn read_exit(reader: &mut Reader<'_>) -> Option<Exit> {
+    let (how, number) = (reader.u8()?, reader.u32()?.cast_signed());
+    match how {
+        0 => Some(Exit::Code(number)),
+        1 => Some(Exit::Signal { signal: number, core_dumped: false }),
+        2 => Some(Exit::Signal { signal: number, core_dumped: true }),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -511,6 +642,17 @@ mod tests {
             read_answer(answer.bytes(), None),
             Some(GuardianEvent::SpawnFailed { failure: arrived, .. }) if arrived == failure
         ));
+        let long = [b'x'; MAX_EVIDENCE_BYTES + 1];
+        let Some(GuardianEvent::Lost { exit: arrived, evidence: Some(evidence) }) =
+            read_answer(Answer::lost(exit, Some(&long)).bytes(), None)
+        else {
+            panic!("not a lost supervisor")
+        };
+        assert_eq!((arrived, evidence.len()), (exit, MAX_EVIDENCE_BYTES));
+        for key in [StoreKey::ReadApi, StoreKey::ControlApi, StoreKey::Notify(Slot(MAX_SERVICES - 1))] {
+            let stored = read_answer(Answer::stored(key).bytes(), None);
+            assert!(matches!(stored, Some(GuardianEvent::Stored { key: arrived, .. }) if arrived == key), "{stored:?}");
+        }
         let lost = read_answer(Answer::spawned(Slot(1), Epoch(1), 5).bytes(), None);
         assert!(matches!(lost, Some(GuardianEvent::Spawned { pid: 5, pidfd: None, .. })), "{lost:?}");
     }

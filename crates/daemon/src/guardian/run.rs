@@ -2,8 +2,11 @@
 
 use crate::guardian::end::Phase;
 use crate::guardian::helpers::Helpers;
+use crate::guardian::progress::Progress;
 use crate::guardian::protocol::{Answer, HostSignal, Order, Slot, read_address, read_order};
 use crate::guardian::slots::Slots;
+use crate::guardian::store::Store;
+use crate::guardian::supervise::{Evidence, Supervisor};
 use crate::keeper::protocol::pipe_message;
 use crate::sys::child::{LOW_FDS, PointerSpace};
 use crate::sys::packet::{self, Received, Sent, receive, send};
@@ -31,6 +34,10 @@ const ORDERS_AT_ONCE: usize = EVENTS_AT_ONCE;
 /// ten times a second at most, and a pipe holds the output of the time between.
 const KEEPER_PAUSE_MS: u64 = 100;
 
+/// A wake-up that comes later than asked for by more than this, in milliseconds, is held against nobody but this process:
+/// it was stopped, or the machine is too busy for its supervisor too. Timers are a few milliseconds late on any machine.
+const LATE_MS: u64 = 50;
+
 /// The guardian, ready to run.
 #[derive(Debug)]
 pub struct Guardian {
@@ -38,9 +45,20 @@ pub struct Guardian {
     pub(super) signals: SignalFd,
     pub(super) helpers: Helpers,
     pub(super) slots: Slots,
-    /// The socket to the supervisor, until the supervisor is lost.
-    pub(super) supervisor: Option<OwnedFd>,
-    pub(super) supervisor_pid: Option<i32>,
+    pub(super) supervisor: Supervisor,
+    /// When there is none: when the next one starts, on the monotonic clock.
+    pub(super) supervisor_due_ms: u64,
+    pub(super) progress: Progress,
+    /// How the last supervisor was lost, and whether because it made no progress: then the evidence is about it.
+    pub(super) lost: Option<(Exit, bool)>,
+    pub(super) hung: bool,
+    pub(super) evidence: Evidence,
+    /// Outlives every supervisor.
+    pub(super) store: Store,
+    /// Each supervisor's end of its socket to the keeper: what the keeper has said waits in it.
+    pub(super) keeper_link: OwnedFd,
+    /// The operator wants the end, and nobody is in control: when the guardian ends everything by itself.
+    pub(super) end_alone_ms: Option<u64>,
     pub(super) keeper: Option<Keeper>,
     /// When there is none: when the next one starts, on the monotonic clock.
     pub(super) keeper_due_ms: u64,
@@ -58,7 +76,11 @@ pub struct Guardian {
     pub(super) groups: Vec<Gid>,
     /// Signals of the operator that the supervisor does not know of yet.
     pub(super) untold_signals: [bool; 3],
+    /// Told, and taken for sure only once this number has come back.
+    pub(super) doubtful_signals: [Option<u64>; 3],
     pub(super) untold_keeper: bool,
+    pub(super) untold_lost: bool,
+    pub(super) untold_challenge: bool,
     /// The refusal of an order that cannot be answered now; no further order is read before.
     pub(super) refusal: Option<Answer>,
     /// Whether the socket to the supervisor was full and is watched for room.
@@ -125,13 +147,19 @@ impl Guardian {
     pub fn run(mut self) -> ExitCode {
         let mut space = [MaybeUninit::<Event>::uninit(); EVENTS_AT_ONCE];
         loop {
-            let timeout = self.deadline_ms().map(|deadline| {
+            let deadline = self.deadline_ms();
+            let timeout = deadline.map(|deadline| {
                 let wait = deadline.saturating_sub(now_ms());
                 // Both parts are far below their types' bounds: every deadline is seconds away.
                 Timespec { tv_sec: (wait / 1_000) as i64, tv_nsec: (wait % 1_000 * 1_000_000) as i64 }
             });
             // The only error that can come is an interruption, which is an empty turn.
-            if let Ok((events, _)) = epoll::wait(&self.epoll, &mut space, timeout.as_ref()) {
+            let waited = epoll::wait(&self.epoll, &mut space, timeout.as_ref());
+            let late_ms = deadline.map_or(0, |deadline| now_ms().saturating_sub(deadline));
+            if late_ms > LATE_MS {
+                self.progress.credit(late_ms);
+            }
+            if let Ok((events, _)) = waited {
                 for event in events {
                     if let Some(token) = Token::from_data(event.data) {
                         self.on_event(token, event.flags);
@@ -161,8 +189,7 @@ impl Guardian {
     pub(super) fn watch(&self, token: Token) -> Result<(), Errno> {
         let fd = match token {
             Token::Signals => self.signals.as_fd(),
-            Token::Supervisor => self.supervisor.as_ref().ok_or(Errno::BADF)?.as_fd(),
-            Token::Keeper | Token::Status(_) | Token::Room(_) => return Err(Errno::INVAL),
+            Token::Supervisor | Token::Keeper | Token::Status(_) | Token::Room(_) => return Err(Errno::INVAL),
         };
         epoll::add(&self.epoll, fd, token.data(), EventFlags::IN)
     }
@@ -189,22 +216,11 @@ impl Guardian {
         }
     }
 
-    fn on_host_signal(&mut self, signal: HostSignal) {
-        if self.hurry(signal) {
-            return;
-        }
-        self.untold_signals[signal as usize] = true;
-        self.tell_rest();
-    }
-
     fn on_reaped(&mut self, pid: i32, exit: Exit) {
         if let Some(slot) = self.slots.reaped(pid) {
             self.on_service_end(slot, pid, exit);
-        } else if self.supervisor_pid == Some(pid) {
-            self.supervisor_pid = None;
-            // Its last word may still be unread.
-            while self.read_order(false) {}
-            self.on_supervisor_lost(Some(exit));
+        } else if self.is_supervisor(pid) {
+            self.on_supervisor_lost(exit);
         } else if self.keeper.as_ref().is_some_and(|keeper| keeper.pid == pid) {
             let lived_ms = self.keeper.take().map_or(0, |keeper| now_ms().saturating_sub(keeper.since_ms));
             self.keeper_due_ms = now_ms() + if lived_ms < KEEPER_PAUSE_MS { KEEPER_PAUSE_MS } else { 0 };
@@ -218,7 +234,7 @@ impl Guardian {
             self.tell_all();
         }
         if self.refusal.is_some() && flags.contains(EventFlags::HUP) {
-            self.on_supervisor_lost(None);
+            self.on_supervisor_gone();
         }
         for _ in 0..ORDERS_AT_ONCE {
             if !self.read_order(true) {
@@ -229,8 +245,8 @@ impl Guardian {
 
     /// Reads and follows one order; `false` when there is none that can be followed now. Tells on the spot, or leaves
     /// to the caller, that the supervisor is gone.
-    fn read_order(&mut self, notices_end: bool) -> bool {
-        let Some(socket) = self.supervisor.as_ref().filter(|_| self.refusal.is_none()) else { return false };
+    pub(super) fn read_order(&mut self, notices_end: bool) -> bool {
+        let Some(socket) = self.supervisor.socket().filter(|_| self.refusal.is_none()) else { return false };
         let mut message = std::mem::take(&mut self.message);
         let received = receive(socket, &mut message);
         let followed = match received {
@@ -245,7 +261,7 @@ impl Guardian {
             Ok(Received::Nothing) => false,
             Ok(Received::Gone) | Err(_) => {
                 if notices_end {
-                    self.on_supervisor_lost(None);
+                    self.on_supervisor_gone();
                 }
                 false
             }
@@ -266,6 +282,13 @@ impl Guardian {
             Some(Order::Ack { slot, epoch }) => self.acknowledge(slot, epoch),
             Some(Order::Release { slot }) => self.release(slot),
             Some(Order::ShutdownDone { exit_code }) => self.drain(exit_code),
+            Some(Order::Prove { nonce }) => self.on_proof(nonce),
+            Some(Order::Store { key }) => {
+                if let Some(fd) = fd.and_then(|fd| rustix::io::fcntl_dupfd_cloexec(&fd, LOW_FDS).ok()) {
+                    self.store.put(key, fd);
+                }
+            }
+            Some(Order::Unstore { key }) => self.store.remove(key),
             None => {
                 let (slot, epoch) = read_address(message);
                 self.refuse(slot, epoch, Errno::BADMSG);
@@ -314,14 +337,6 @@ impl Guardian {
             }
             self.offer_pipe(slot);
         }
-    }
-
-    /// Starts the supervisor with its two sockets.
-    pub(super) fn start_supervisor(&mut self, [guardian, keeper]: &[OwnedFd; 2]) -> Result<(), Errno> {
-        let ends = [guardian.as_fd(), keeper.as_fd()];
-        let pid = self.helpers.supervisor(ends, self.oom_score_adj.as_deref(), &mut self.pointers)?;
-        self.supervisor_pid = Some(pid);
-        Ok(())
     }
 
     /// A line for the operator, if standard error takes it at once.

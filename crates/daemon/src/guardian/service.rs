@@ -54,7 +54,7 @@ impl Guardian {
                 let token = Token::Status(slot).data();
                 let _ = epoll::add(&self.epoll, &start.status, token, EventFlags::IN);
                 entry.start = Some(start);
-                entry.pidfd = Some(pidfd);
+                entry.pidfd = rustix::io::fcntl_dupfd_cloexec(&pidfd, LOW_FDS).ok();
                 entry.untold.spawned = true;
                 entry.unmarked = None;
                 self.slots.set_running(slot, pid);
@@ -126,6 +126,7 @@ impl Guardian {
             && is_told_end(entry)
         {
             entry.life = Life::Empty;
+            entry.pidfd = None;
         }
     }
 

@@ -2,6 +2,7 @@
 
 use crate::guardian::marker::End;
 use crate::guardian::protocol::{Slot, SpawnFailure};
+use crate::guardian::tell::Untold;
 use hale_core::ids::Epoch;
 use std::os::fd::OwnedFd;
 
@@ -16,7 +17,7 @@ pub(super) struct Entry {
     pub cgroup: Option<OwnedFd>,
     /// While it has not executed its program.
     pub start: Option<Start>,
-    /// Until the supervisor has it.
+    /// Of the running process, for each supervisor anew.
     pub pidfd: Option<OwnedFd>,
     pub untold: Untold,
     /// An end for which there was no room in the pipe: whoever comes next writes it, if there is room then.
@@ -52,23 +53,6 @@ pub(super) struct Start {
     /// What was made for the child, until it has its own copies: its status pipe and its output.
     pub ends: Option<(OwnedFd, OwnedFd)>,
     pub failure: Option<SpawnFailure>,
-}
-
-/// What is still to be said about a slot.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Untold {
-    pub spawned: bool,
-    pub executed: bool,
-    pub ended: bool,
-    /// To the keeper: the pipe.
-    pub pipe: bool,
-}
-
-impl Untold {
-    /// Whether the supervisor waits for something.
-    pub fn to_supervisor(self) -> bool {
-        self.spawned || self.executed || self.ended
-    }
 }
 
 /// All places. Reserved at once, but only the used ones take memory.

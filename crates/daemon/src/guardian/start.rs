@@ -3,9 +3,12 @@
 use crate::guardian::end::Phase;
 use crate::guardian::helpers::Helpers;
 use crate::guardian::lock::lock;
+use crate::guardian::progress::Progress;
 use crate::guardian::protocol::{MAX_GROUPS, MAX_ORDER_BYTES, MAX_SERVICES, MAX_STRINGS};
 use crate::guardian::run::{Guardian, Token};
 use crate::guardian::slots::Slots;
+use crate::guardian::store::Store;
+use crate::guardian::supervise::{Evidence, Supervisor};
 use crate::sys::child::{LOW_FDS, PointerSpace};
 use crate::sys::fds::{close_on_exec_from, has_close_range, take_inherited};
 use crate::sys::packet;
@@ -104,7 +107,6 @@ pub fn prepare(args: impl IntoIterator<Item = OsString>) -> Result<Guardian, Sta
     // Best effort: needs a right (CAP_IPC_LOCK) or a limit that is high enough.
     let _ = mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT);
 
-    let (supervisor, supervisors_guardian) = packet::pair().map_err(kernel("socket pair"))?;
     let (supervisors_keeper, keepers_supervisor) = packet::pair().map_err(kernel("socket pair"))?;
     let (staging_read, staging_write) = pipe_with(PipeFlags::CLOEXEC).map_err(kernel("pipe"))?;
     let staged_slot = memfd_create("hale-staged-slot", MemfdFlags::CLOEXEC).map_err(kernel("memory file"))?;
@@ -130,8 +132,15 @@ pub fn prepare(args: impl IntoIterator<Item = OsString>) -> Result<Guardian, Sta
         signals,
         helpers,
         slots: Slots::new(MAX_SERVICES),
-        supervisor: Some(high(supervisor)?),
-        supervisor_pid: None,
+        supervisor: Supervisor::Absent,
+        supervisor_due_ms: 0,
+        progress: Progress::default(),
+        lost: None,
+        hung: false,
+        evidence: Evidence::default(),
+        store: Store::new(),
+        keeper_link: high(supervisors_keeper)?,
+        end_alone_ms: None,
         keeper: None,
         keeper_due_ms: 0,
         _locks: locks,
@@ -142,16 +151,17 @@ pub fn prepare(args: impl IntoIterator<Item = OsString>) -> Result<Guardian, Sta
         pointers: [PointerSpace::new(MAX_STRINGS), PointerSpace::new(MAX_STRINGS)],
         groups: Vec::with_capacity(MAX_GROUPS),
         untold_signals: [false; 3],
+        doubtful_signals: [None; 3],
         untold_keeper: false,
+        untold_lost: false,
+        untold_challenge: false,
         refusal: None,
         supervisor_full: false,
         phase: Phase::Running,
     };
     guardian.watch(Token::Signals).map_err(kernel("epoll"))?;
-    guardian.watch(Token::Supervisor).map_err(kernel("epoll"))?;
     guardian.start_keeper();
-    let ends = [high(supervisors_guardian)?, high(supervisors_keeper)?];
-    guardian.start_supervisor(&ends).map_err(kernel("starting the supervisor"))?;
+    guardian.start_supervisor().map_err(kernel("starting the supervisor"))?;
     Ok(guardian)
 }
 

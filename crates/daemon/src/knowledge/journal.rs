@@ -57,6 +57,13 @@ pub struct Replay {
     pub discarded: Option<Discarded>,
 }
 
+impl Replay {
+    /// The lines of all records, in their order: a record may hold several, which belong to one step.
+    pub fn lines(&self) -> impl Iterator<Item = &[u8]> {
+        self.records.iter().flat_map(|record| record.split(|&byte| byte == b'\n'))
+    }
+}
+
 /// Why a journal's file was thrown away.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Discarded {

@@ -8,6 +8,7 @@ pub mod ledger_read;
 mod ledger_recovery;
 pub mod ledger_store;
 mod ledger_writer;
+pub mod policy_file;
 pub mod recovery;
 #[cfg(test)]
 mod tmpfs;

@@ -71,11 +71,11 @@ pub fn recover(replay: &Replay, ledger_dir: &Path) -> Recovered {
         living.extend(snapshot.processes().map(|(name, process)| (name.clone(), process.clone())));
     }
     let mut missing = Vec::new();
-    for bytes in &replay.records {
-        let Ok(record) = serde_json::from_slice::<Record>(bytes) else { continue };
+    for line in replay.lines() {
+        let Ok(record) = serde_json::from_slice::<Record>(line) else { continue };
         if record.id >= in_ledger {
-            trail.follow(bytes);
-            missing.push((record.id, bytes.clone()));
+            trail.follow(line);
+            missing.push((record.id, line.to_vec()));
         }
         let Some(service) = record.service else { continue };
         match record.body {

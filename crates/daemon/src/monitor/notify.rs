@@ -119,6 +119,12 @@ impl NotifySocket {
         Ok(made)
     }
 
+    /// Takes over a socket that an earlier supervisor has made at `path`: what was sent meanwhile waits in it.
+    #[must_use]
+    pub fn inherited(path: &Path, socket: OwnedFd) -> Self {
+        Self { socket: socket.into(), path: path.to_owned(), buffer: vec![0; DATAGRAM_BYTES].into(), rejected: 0 }
+    }
+
     /// Receives what is there, a bounded number of datagrams, without waiting. A datagram counts only when
     /// `sender_ok` says so of its sender; see [`Membership::has`].
     ///

@@ -3,12 +3,13 @@
 use super::console::Console;
 use super::evidence::{Collector, Job};
 use super::inbox::{Asker, Inbox, Outlet};
+use super::inheritance::Inheritance;
 use super::kept::Kept;
 use super::prepare::{Prepared, prepare, touches_files};
 use super::service::{Hosted, failure};
 use crate::execute::tree::{Trees, Until, Watcher};
 use crate::guardian::client::GuardianClient;
-use crate::guardian::protocol::{GuardianEvent, HostSignal, MAX_SERVICES, Slot};
+use crate::guardian::protocol::{GuardianEvent, HostSignal, MAX_SERVICES, Slot, StoreKey};
 use crate::keeper::client::KeeperClient;
 use crate::keeper::protocol::KeeperEvent;
 use crate::knowledge::ledger_store::LedgerStore;
@@ -16,12 +17,13 @@ use crate::monitor::probe::{ProbeOrder, Prober};
 use crate::sys::wait::Exit;
 use hale_core::driver::Host;
 use hale_core::effect::{Effect, Fence, Order};
-use hale_core::event::{EndWhy, Event, ExitStatus, SpawnFailure};
+use hale_core::event::{EndWhy, Event, ExitStatus, Found, Life, Lost, Process, SpawnFailure};
 use hale_core::ids::{Epoch, Name};
 use hale_core::policy::{Policy, ServicePolicy, Signal};
 use hale_core::record::Record;
 use hale_core::time::{Monotonic, Now};
-use hale_core::world::Snapshot;
+use hale_core::world::service::Service;
+use hale_core::world::{Snapshot, World};
 use rustix::event::{Timespec, epoll};
 use rustix::time::{ClockId, clock_gettime};
 use std::collections::{BTreeMap, VecDeque};
@@ -132,7 +134,7 @@ impl DaemonHost {
     ///
     /// # Errors
     /// There are more services than slots, or the kernel refuses a descriptor.
-    pub(super) fn new(parts: Parts, policy: &Policy) -> io::Result<Self> {
+    pub(super) fn new(parts: Parts, policy: &Policy, first: VecDeque<Event>) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let watch =
             |fd: &dyn AsFdDyn, source: Source| epoll::add(&epoll, fd.fd(), source.data(), epoll::EventFlags::IN);
@@ -160,11 +162,12 @@ impl DaemonHost {
         Ok(Self {
             epoll,
             buffer: Vec::with_capacity(EVENTS_PER_WAIT),
-            events: VecDeque::from([Event::Begin]),
+            events: first,
             services: services.collect(),
             names,
             flushes: BTreeMap::new(),
-            next_flush: 1,
+            // Answers to an earlier supervisor may still come: none of them has a number of this one.
+            next_flush: u64::from(std::process::id()) << 32,
             prepared,
             prepared_sender,
             watcher,
@@ -314,12 +317,54 @@ impl DaemonHost {
                 GuardianEvent::KeeperReplaced => {
                     let _ = self.parts.keeper.resend();
                 }
+                GuardianEvent::Challenged { nonce } => self.events.push_back(Event::Challenged { nonce }),
+                // These come before the first challenge only.
+                GuardianEvent::Lost { .. } | GuardianEvent::Stored { .. } | GuardianEvent::Over { .. } => {}
                 GuardianEvent::Gone => {
                     self.guardian_gone();
                     return Ok(());
                 }
             }
         }
+        Ok(())
+    }
+
+    /// Takes over what the guardian kept of the services of an earlier supervisor, as far as `world` knows a process of
+    /// them; the first step is told what there is.
+    pub(super) fn adopt(&mut self, lost: Lost, mut inherited: Inheritance, world: &World) -> io::Result<()> {
+        let mut found = BTreeMap::new();
+        for (name, hosted) in &mut self.services {
+            let slot = hosted.slot();
+            let notify = inherited.stored(StoreKey::Notify(slot));
+            let Some(kept) = inherited.slots.remove(&slot) else { continue };
+            hosted.configure(&mut self.parts.keeper)?;
+            let (epoch, executed) = (kept.epoch, kept.executed);
+            let mut life = match (&kept.exit, &kept.failure, &kept.process) {
+                (Some(exit), _, process) => {
+                    let pid = process.as_ref().map_or(0, |(pid, _)| *pid);
+                    Life::Ended { pid, status: exit_status(*exit) }
+                }
+                (None, Some(failure), _) => Life::NotMade { failure: hosted.explain(*failure) },
+                (None, None, Some((pid, _))) => {
+                    let unknown = Process { pid: *pid, start_ticks: 0, pidfd_inode: 0, cgroup: None };
+                    Life::Running { process: unknown, executed }
+                }
+                (None, None, None) => Life::Over,
+            };
+            let mut tree_empty = true;
+            if world.service(name).and_then(Service::epoch) == Some(epoch) {
+                let (known, empty) = hosted.adopt(kept, notify, &self.parts.trees)?;
+                if let (Life::Running { process, .. }, Some(known)) = (&mut life, known) {
+                    *process = known;
+                }
+                tree_empty = empty;
+                if let Some(fd) = hosted.notify_fd() {
+                    epoll::add(&self.epoll, fd, Source::Notify(slot).data(), epoll::EventFlags::IN)?;
+                }
+            }
+            found.insert(name.clone(), Found { epoch, life, tree_empty });
+        }
+        self.events.push_front(Event::TakeOver { lost, found });
         Ok(())
     }
 
@@ -448,6 +493,8 @@ impl DaemonHost {
         let sent = prepared.and_then(|prepared| {
             if let Some(socket) = hosted.listen(prepared.identity.as_ref())? {
                 let watched = epoll::add(&self.epoll, socket, Source::Notify(slot).data(), epoll::EventFlags::IN);
+                // Without a place in the store what is said during a replacement is lost, and nothing else.
+                let _ = self.parts.guardian.store(StoreKey::Notify(slot), socket);
                 if let Err(errno) = watched {
                     hosted.unlisten();
                     return Err(failure("notify socket", "", &io::Error::from(errno)));
@@ -516,6 +563,11 @@ impl Host for DaemonHost {
         match (effect.fence, effect.order) {
             (Fence::Service { service, epoch }, order) => self.perform_on(&service, epoch, order),
             (Fence::Host, Order::Reply { request, answer }) => self.parts.asker.answer(request, answer),
+            (Fence::Host, Order::Prove { nonce }) => {
+                if let Err(error) = self.parts.guardian.prove(nonce) {
+                    self.parts.console.say(&format!("progress cannot be proven: {error}"));
+                }
+            }
             (Fence::Host, Order::EndDone) => {
                 self.ended = Some(Ended::InOrder);
             }
@@ -569,7 +621,7 @@ impl DaemonHost {
                 }
             }
             Order::AckExit => self.unacknowledged.push((service.clone(), epoch)),
-            Order::Reply { .. } | Order::EndDone => {}
+            Order::Reply { .. } | Order::Prove { .. } | Order::EndDone => {}
         }
     }
 }
@@ -592,7 +644,7 @@ fn timespec(us: u64) -> Timespec {
     Timespec { tv_sec: (us / 1_000_000).cast_signed(), tv_nsec: (us % 1_000_000 * 1_000).cast_signed() }
 }
 
-fn exit_status(exit: Exit) -> ExitStatus {
+pub(super) fn exit_status(exit: Exit) -> ExitStatus {
     match exit {
         Exit::Code(code) => ExitStatus::Code(code),
         Exit::Signal { signal, core_dumped } => ExitStatus::Signal { signal: Signal(signal), core_dumped },

@@ -25,8 +25,9 @@ impl Kept {
     }
 
     pub(super) fn append(&mut self, lines: &[&[u8]], console: &Console) {
+        // All records of a step in one: a step is taken over whole or not at all.
         if let Some(journal) = &mut self.journal
-            && let Err(error) = journal.append(lines)
+            && let Err(error) = journal.append(&[&lines.join(&b'\n')])
             && !std::mem::replace(&mut self.broken, true)
         {
             console.say(&format!("{error}; Hale goes on, and mends it by a snapshot as soon as there is room"));
@@ -82,6 +83,7 @@ mod tests {
             version: text(),
             boot_id: text(),
             first_record: RecordId(1),
+            last_epoch: hale_core::ids::Epoch(0),
             open_incidents: Vec::new(),
         };
         World::new(birth).snapshot()

@@ -4,6 +4,7 @@ mod console;
 mod evidence;
 mod host;
 pub mod inbox;
+mod inheritance;
 mod kept;
 mod prepare;
 mod run;

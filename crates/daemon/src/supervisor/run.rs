@@ -4,28 +4,33 @@ use super::console::Console;
 use super::evidence::Collector;
 use super::host::{DaemonHost, Ended, Parts, now};
 use super::inbox::{Asker, Inbox, inbox};
+use super::inheritance::{Inheritance, Kept as KeptSlot};
 use super::kept::Kept;
 use crate::api;
 use crate::execute::tree::{self, Kind, Trees};
 use crate::guardian::client::GuardianClient;
+use crate::guardian::protocol::{GuardianEvent, HostSignal, StoreKey};
 use crate::keeper::client::KeeperClient;
-use crate::knowledge::journal::Journal;
+use crate::knowledge::journal::{Journal, Replay};
 use crate::knowledge::ledger_store::{LedgerEvent, LedgerStore, Limits};
+use crate::knowledge::policy_file::{self, InForce};
 use crate::knowledge::recovery::{self, Recovered};
 use crate::monitor::config_file::{self, LoadError};
 use crate::monitor::probe::Prober;
 use crate::sys::packet::take_inherited;
 use hale_core::driver;
-use hale_core::event::Event;
-use hale_core::ids::RecordId;
-use hale_core::policy::HostPolicy;
-use hale_core::record::Class;
-use hale_core::world::{Birth, World};
+use hale_core::event::{EndWhy, Event};
+use hale_core::ids::{Epoch, RecordId};
+use hale_core::policy::{HostPolicy, PolicyHash, Signal};
+use hale_core::record::{Body, Class, Record};
+use hale_core::world::{Birth, Snapshot, World};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::rand::{GetRandomFlags, getrandom};
+use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::fs::DirBuilder;
 use std::io;
-use std::os::fd::RawFd;
+use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -94,37 +99,77 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 fn run(args: impl IntoIterator<Item = OsString>) -> Result<Ended, StartError> {
-    let file = args.into_iter().next().map(PathBuf::from).ok_or(StartError::NotByGuardian)?;
+    let mut args = args.into_iter().map(PathBuf::from);
+    let (Some(runtime_dir), Some(file)) = (args.next(), args.next()) else { return Err(StartError::NotByGuardian) };
     let socket = |number| take_inherited(number).map_err(|_| StartError::NotByGuardian);
     let (guardian, keeper) = (socket(GUARDIAN_FD)?, socket(KEEPER_FD)?);
-    let validated = config_file::load(&file)?.validated;
-    let host_policy = &validated.policy.host;
+    let (mut guardian, keeper) = (GuardianClient::from_fd(guardian), KeeperClient::from_fd(keeper));
+    let mut inherited = Inheritance::take(&mut guardian).map_err(failed("hear the guardian"))?;
+    let (in_force, unkept) = policy_in_force(&runtime_dir, &file, inherited.lost.is_some())?;
+    let host_policy = &in_force.policy.host;
 
     let console = Console::start().map_err(failed("start a thread"))?;
+    if let Some(error) = unkept {
+        console.say(&format!(
+            "{} cannot be written: {error}; Hale goes on, but a supervisor that dies will start every service anew",
+            runtime_dir.join(policy_file::NAME).display()
+        ));
+    }
     let (inbox, outlet) = inbox().map_err(failed("make an eventfd"))?;
-    if let Err(error) = api::groups::share_history(&validated.policy) {
+    if let Err(error) = api::groups::share_history(&in_force.policy) {
         console.say(&format!("members of group {} cannot read all of the history: {error}", api::sockets::READ_GROUP));
     }
-    let (journal, ledger, recovered) = remember(host_policy, &inbox, &console);
+    let (journal, ledger, replay, recovered) = remember(host_policy, &inbox, &console);
     let trees = Arc::new(Trees::open(&tree::instance(Path::new(&host_policy.runtime_dir))));
-    end_leftovers(&trees, &recovered, &console)?;
-
-    make_notify_dir(Path::new(&host_policy.runtime_dir)).map_err(failed("make the directory of notify sockets"))?;
-    let asker = Asker::new(inbox.clone());
-    let prober = start_runtime(&host_policy.runtime_dir, &inbox, &asker, &trees)?;
-    let birth = Birth {
-        policy: validated.policy.clone(),
-        hash: validated.hash,
+    let mut birth = Birth {
+        policy: in_force.policy.clone(),
+        hash: in_force.hash,
         seed: seed(),
         version: String::from(env!("CARGO_PKG_VERSION")),
         boot_id: boot_id(),
         first_record: recovered.first_record,
-        open_incidents: recovered.open_incidents,
+        last_epoch: Epoch(0),
+        open_incidents: Vec::new(),
     };
+    let predecessor = inherited.lost.take();
+    let taken_over = predecessor.zip(Predecessor::read(&replay).filter(|left| left.policy == birth.hash));
+    let (mut world, lost) = match taken_over {
+        Some((lost, left)) => {
+            trees.end_probes().map_err(failed("end the probes of the supervisor before this one"))?;
+            (World::restore(birth, left.snapshot, left.records), Some(lost))
+        }
+        None => {
+            end_leftovers(&trees, &recovered, &console)?;
+            birth.last_epoch = forget_slots(&mut guardian, &inherited).map_err(failed("hear the guardian"))?;
+            birth.open_incidents = recovered.open_incidents;
+            (World::new(birth), None)
+        }
+    };
+
+    make_notify_dir(Path::new(&host_policy.runtime_dir)).map_err(failed("make the directory of notify sockets"))?;
+    let asker = Asker::new(inbox.clone());
+    let listeners = inherited.stored(StoreKey::ReadApi).zip(inherited.stored(StoreKey::ControlApi));
+    let (prober, listeners) = start_runtime(&host_policy.runtime_dir, listeners, &inbox, &asker, &trees)?;
+    for (key, fd) in [StoreKey::ReadApi, StoreKey::ControlApi].into_iter().zip(&listeners) {
+        guardian.store(key, fd.as_fd()).map_err(|error| failed("keep the API's sockets")(io::Error::other(error)))?;
+    }
     let collector = Collector::start(inbox.clone()).map_err(failed("start a thread"))?;
+    let mut first = VecDeque::from([Event::Challenged { nonce: inherited.nonce }]);
+    // The one before may have begun to act on it: once is enough.
+    let ends = |signal: &HostSignal| match signal {
+        HostSignal::Terminate => Some(Signal::TERM),
+        HostSignal::Interrupt => Some(Signal::INT),
+        HostSignal::Hangup => None,
+    };
+    if let Some(signal) = inherited.signals.iter().find_map(ends).filter(|_| !world.is_ending()) {
+        first.push_back(Event::End { why: EndWhy::Signal(signal) });
+    }
+    if lost.is_none() {
+        first.push_front(Event::Begin);
+    }
     let parts = Parts {
-        guardian: GuardianClient::from_fd(guardian),
-        keeper: KeeperClient::from_fd(keeper),
+        guardian,
+        keeper,
         inbox,
         outlet,
         asker,
@@ -135,9 +180,81 @@ fn run(args: impl IntoIterator<Item = OsString>) -> Result<Ended, StartError> {
         console,
         collector,
     };
-    let mut host = DaemonHost::new(parts, &validated.policy).map_err(failed("listen to the kernel"))?;
-    driver::run(&mut World::new(birth), &mut host);
+    let mut host = DaemonHost::new(parts, &in_force.policy, first).map_err(failed("listen to the kernel"))?;
+    if let Some(lost) = lost {
+        host.adopt(lost, inherited, &world).map_err(failed("take over the services"))?;
+    }
+    driver::run(&mut world, &mut host);
     Ok(host.finish())
+}
+
+/// The policy to run: of an earlier supervisor the one that it ran, else what the file says now, which is kept for the next
+/// supervisor; and why it could not be kept, if it could not.
+fn policy_in_force(runtime_dir: &Path, file: &Path, goes_on: bool) -> Result<(InForce, Option<io::Error>), StartError> {
+    if let Some(in_force) = policy_file::read(runtime_dir).filter(|_| goes_on) {
+        return Ok((in_force, None));
+    }
+    let validated = config_file::load(file)?.validated;
+    let in_force = InForce { hash: validated.hash, policy: validated.policy };
+    let unkept = policy_file::write(runtime_dir, &in_force).err();
+    Ok((in_force, unkept))
+}
+
+/// What an earlier supervisor of this guardian left in the journal.
+struct Predecessor {
+    policy: PolicyHash,
+    snapshot: Option<Snapshot>,
+    records: Vec<Record>,
+}
+
+impl Predecessor {
+    /// `None`: the journal does not reach back to its beginning.
+    fn read(replay: &Replay) -> Option<Self> {
+        let snapshot: Option<Snapshot> = match &replay.snapshot {
+            Some(bytes) => Some(serde_json::from_slice(bytes).ok()?),
+            None => None,
+        };
+        let records: Vec<Record> = replay.lines().map(serde_json::from_slice).collect::<Result<_, _>>().ok()?;
+        // A journal can hold several Hales, one after the other; each begins anew.
+        let began = records.iter().rposition(|record| matches!(record.body, Body::Began { .. }));
+        match (began, snapshot) {
+            (Some(at), _) => {
+                let Body::Began { policy, .. } = &records[at].body else { return None };
+                Some(Self { policy: policy.clone(), snapshot: None, records: records[at..].to_vec() })
+            }
+            (None, Some(snapshot)) => Some(Self { policy: snapshot.policy.clone(), snapshot: Some(snapshot), records }),
+            (None, None) => None,
+        }
+    }
+}
+
+/// What the guardian kept of processes that nobody knows any more: their ends are awaited, they were killed, and
+/// acknowledged. Gives the highest number that was used.
+fn forget_slots(guardian: &mut GuardianClient, inherited: &Inheritance) -> io::Result<Epoch> {
+    let lives = |kept: &&KeptSlot| kept.process.is_some() && kept.exit.is_none() && kept.failure.is_none();
+    let mut living = inherited.slots.values().filter(lives).count();
+    for (slot, kept) in &inherited.slots {
+        guardian.ack(*slot, kept.epoch).map_err(io::Error::other)?;
+    }
+    guardian.flush()?;
+    while living > 0 {
+        match guardian.receive()? {
+            Some(GuardianEvent::Exited { slot, epoch, .. } | GuardianEvent::SpawnFailed { slot, epoch, .. }) => {
+                guardian.ack(slot, epoch).map_err(io::Error::other)?;
+                living -= 1;
+            }
+            Some(GuardianEvent::Gone) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Some(_) => {}
+            None => {
+                let mut ready = [PollFd::new(guardian, PollFlags::IN)];
+                let within = Timespec { tv_sec: LEFTOVERS_WITHIN.as_secs().cast_signed(), tv_nsec: 0 };
+                if poll(&mut ready, Some(&within))? == 0 {
+                    return Err(io::Error::other(format!("{living} processes are not reaped")));
+                }
+            }
+        }
+    }
+    Ok(inherited.slots.values().map(|kept| kept.epoch).max().unwrap_or_default())
 }
 
 /// Makes the directory of the services' notify sockets: each user may reach a socket in it, whose mode says who may
@@ -148,7 +265,11 @@ fn make_notify_dir(runtime_dir: &Path) -> io::Result<()> {
 
 /// Opens journal and ledger. Hale heals without either, and says so: a full or broken disk is no reason to leave
 /// services alone.
-fn remember(host: &HostPolicy, inbox: &Inbox, console: &Console) -> (Option<Journal>, Option<LedgerStore>, Recovered) {
+fn remember(
+    host: &HostPolicy,
+    inbox: &Inbox,
+    console: &Console,
+) -> (Option<Journal>, Option<LedgerStore>, Replay, Recovered) {
     let path = Path::new(&host.runtime_dir).join("journal");
     let (journal, replay) = match Journal::open(path) {
         Ok((journal, replay)) => (Some(journal), replay),
@@ -184,7 +305,7 @@ fn remember(host: &HostPolicy, inbox: &Inbox, console: &Console) -> (Option<Jour
             LedgerStore::open_later(&dir, Limits::default(), notify()).ok()
         }
     };
-    (journal, ledger, recovered)
+    (journal, ledger, replay, recovered)
 }
 
 /// Ends what an earlier Hale left running, so that nothing ever runs twice. A survivor in a service's cgroup keeps that
@@ -216,8 +337,15 @@ fn end_leftovers(trees: &Trees, recovered: &Recovered, console: &Console) -> Res
     Err(StartError::Survivors(unknown.iter().map(|left| left.pid).collect()))
 }
 
-/// Starts the thread of probes and API. It runs until the process ends.
-fn start_runtime(runtime_dir: &str, inbox: &Inbox, asker: &Asker, trees: &Arc<Trees>) -> Result<Prober, StartError> {
+/// Starts the thread of probes and API. It runs until the process ends. The API's listeners are those that an earlier
+/// supervisor left, or new ones; copies of them come back.
+fn start_runtime(
+    runtime_dir: &str,
+    listeners: Option<(OwnedFd, OwnedFd)>,
+    inbox: &Inbox,
+    asker: &Asker,
+    trees: &Arc<Trees>,
+) -> Result<(Prober, [OwnedFd; 2]), StartError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(BLOCKING_THREADS)
@@ -230,15 +358,23 @@ fn start_runtime(runtime_dir: &str, inbox: &Inbox, asker: &Asker, trees: &Arc<Tr
     let (started, result) = sync_channel(1);
     let serve = move || {
         runtime.block_on(async {
-            match api::sockets::bind(&runtime_dir) {
-                Ok(sockets) => {
-                    let _ = started.send(Ok(()));
+            let sockets = match listeners {
+                Some((read, control)) => api::sockets::inherited(read, control),
+                None => api::sockets::bind(&runtime_dir).map_err(io::Error::other),
+            };
+            let copies = sockets.and_then(|sockets| {
+                let copies = [sockets.read.try_clone()?.into(), sockets.control.try_clone()?.into()];
+                Ok((sockets, copies))
+            });
+            match copies {
+                Ok((sockets, copies)) => {
+                    let _ = started.send(Ok(copies));
                     if let Err(error) = api::serve(sockets, Arc::new(asker)).await {
                         eprintln!("hale: the API has ended: {error}");
                     }
                 }
                 Err(error) => {
-                    let _ = started.send(Err(io::Error::other(error)));
+                    let _ = started.send(Err(error));
                 }
             }
             // Probes go on without an API.
@@ -247,10 +383,9 @@ fn start_runtime(runtime_dir: &str, inbox: &Inbox, asker: &Asker, trees: &Arc<Tr
     };
     std::thread::Builder::new().name(String::from("runtime")).spawn(serve).map_err(failed("start a thread"))?;
     match result.recv_timeout(RUNTIME_WITHIN) {
-        Ok(bound) => bound.map_err(failed("bind the sockets of the API"))?,
-        Err(_) => return Err(failed("start the API")(io::ErrorKind::TimedOut.into())),
+        Ok(bound) => Ok((prober, bound.map_err(failed("bind the sockets of the API"))?)),
+        Err(_) => Err(failed("start the API")(io::ErrorKind::TimedOut.into())),
     }
-    Ok(prober)
 }
 
 /// The kernel's name of this boot (`/proc/sys/kernel/random/boot_id`, random(4)).

@@ -1,6 +1,7 @@
 //! One service on the real host: its slot, tree, pidfd, notify socket, and the order that starts it.
 
 use super::evidence::{Collector, Job};
+use super::inheritance::Kept;
 use super::prepare::{Paths, Prepared};
 use crate::execute::tree::{Tree, Trees, Until, Watcher};
 use crate::execute::user::Identity;
@@ -103,6 +104,44 @@ impl Hosted {
         }
     }
 
+    /// Takes over what an earlier supervisor has made: the tree, the notify socket, and the process, if it lives. Says who
+    /// the process is, and whether nothing of the tree is left.
+    pub(super) fn adopt(
+        &mut self,
+        kept: Kept,
+        notify: Option<OwnedFd>,
+        trees: &Trees,
+    ) -> io::Result<(Option<Process>, bool)> {
+        let tree = trees.prepare(&self.name)?;
+        // Its file belongs to whom it was made for.
+        let found = self.notify_path.as_deref().and_then(|path| symlink_metadata(path).ok());
+        self.owner = found.as_ref().map_or_else(|| rustix::process::geteuid().as_raw(), MetadataExt::uid);
+        let notify = self.notify_path.as_deref().zip(notify).map(|(path, socket)| Notify {
+            socket: NotifySocket::inherited(path, socket),
+            member: membership(&tree, self.owner),
+            inode: found.as_ref().map_or(0, MetadataExt::ino),
+        });
+        (self.newest, self.sent) = (kept.epoch, true);
+        let mut process = None;
+        if let Some((pid, pidfd)) = kept.process.filter(|_| kept.exit.is_none() && kept.failure.is_none()) {
+            process = pidfd.as_ref().and_then(|pidfd| tree.spawned(pid, pidfd.as_fd()).ok());
+            self.process = Some(Living { epoch: kept.epoch, pidfd });
+        }
+        let empty = tree.is_empty().unwrap_or(false);
+        self.ready = Some(Ready { tree, notify });
+        Ok((process, empty))
+    }
+
+    /// The notify socket, to be watched.
+    pub(super) fn notify_fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.ready.as_ref()?.notify.as_ref()?.socket.as_fd())
+    }
+
+    /// Says where its output goes.
+    pub(super) fn configure(&self, keeper: &mut KeeperClient) -> io::Result<()> {
+        keeper.configure(self.log.clone()).map_err(io::Error::other)
+    }
+
     pub(super) fn slot(&self) -> Slot {
         self.slot
     }
@@ -154,7 +193,7 @@ impl Hosted {
             }
             None => {
                 let tree = fresh_tree(trees, &self.name)?;
-                keeper.configure(self.log.clone()).map_err(|error| failure("keeper", "", &io::Error::other(error)))?;
+                self.configure(keeper).map_err(|error| failure("keeper", "", &error))?;
                 self.ready = Some(Ready { tree, notify: None });
             }
         }

@@ -20,7 +20,7 @@ pub fn run(file: Option<PathBuf>, global: &Global) -> Result<Exit, Failure> {
     let guardian = Launch {
         runtime_dir: Path::new(&host.runtime_dir),
         state_dir: Path::new(&host.state_dir),
-        supervisor_args: &[absolute.into_os_string()],
+        supervisor_args: &[host.runtime_dir.clone().into(), absolute.into_os_string()],
     };
     match launch(&guardian) {
         Ok(never) => match never {},

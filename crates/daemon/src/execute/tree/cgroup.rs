@@ -170,6 +170,21 @@ impl Group {
         File::from(fd).write_all(b"1")
     }
 
+    /// Kills every process in the groups below, and removes those groups, as far as they are empty already.
+    pub fn kill_below(&self) -> io::Result<()> {
+        for subgroup in self.subgroups()?.iter().rev().filter(|subgroup| !subgroup.is_empty()) {
+            // Not this group itself: nothing could ever be made in it again (docs/decisions/0008).
+            if let Ok(child) = self.existing_child(subgroup) {
+                child.kill()?;
+            }
+            match unlinkat(&self.dir, subgroup.as_str(), AtFlags::REMOVEDIR) {
+                Ok(()) | Err(Errno::NOENT | Errno::BUSY | Errno::NOTEMPTY) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        Ok(())
+    }
+
     /// The processes in it and below. Dead ones that wait to be reaped are not among them.
     pub fn processes(&self) -> io::Result<Vec<i32>> {
         let mut pids = Vec::new();

@@ -157,6 +157,29 @@ impl Trees {
         Ok(ProbeGroup { tree, tag, home, unremoved: Arc::clone(&self.unremoved) })
     }
 
+    /// Ends the probes of an earlier supervisor, and what they made.
+    ///
+    /// # Errors
+    ///
+    /// /proc or the groups cannot be read.
+    pub fn end_probes(&self) -> io::Result<()> {
+        match &self.group {
+            Some(group) => match group.existing_child(PROBES) {
+                Ok(probes) => probes.kill_below(),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+                Err(error) => Err(error),
+            },
+            None => {
+                let tag = Tag::StartsWith(self.tag("probe/"));
+                Search { tag: &tag, mains: &[], adopters: self.adopters }.each(|handle, _, _| {
+                    // A refusal leaves it to its own end.
+                    let _ = handle.send(Signal::KILL);
+                    Ok(ControlFlow::Continue(()))
+                })
+            }
+        }
+    }
+
     /// Removes all groups, when all services have ended for good.
     ///
     /// # Errors

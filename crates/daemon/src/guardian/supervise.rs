@@ -1,0 +1,294 @@
+//! The supervisor as the guardian sees it: started, challenged, replaced when it dies or makes no progress.
+
+use crate::guardian::end::{Phase, kill};
+use crate::guardian::progress::Due;
+use crate::guardian::protocol::{HostSignal, MAX_EVIDENCE_BYTES};
+use crate::guardian::run::{Guardian, Token, now_ms};
+use crate::guardian::tell::Untold;
+use crate::sys::child::LOW_FDS;
+use crate::sys::packet;
+use crate::sys::wait::Exit;
+use rustix::event::epoll;
+use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::io::Errno;
+use rustix::process::Signal;
+use std::fmt::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
+
+/// How long a supervisor that makes no progress has between SIGABRT and SIGKILL, in milliseconds: enough for the kernel to
+/// write a core where cores are wanted.
+const ABORT_MS: u64 = 200;
+
+/// How long a killed supervisor may take to be gone, in milliseconds. One that hangs in the kernel stays there for as long
+/// as its device does; it never runs again, so the next one need not wait for it.
+const GONE_MS: u64 = 1_000;
+
+/// How long services go on without anybody in control after the operator asked for the end, in milliseconds: then the
+/// guardian ends them by itself.
+const END_ALONE_MS: u64 = 10_000;
+
+/// How far the life of a supervisor has come.
+#[derive(Debug, Default)]
+pub(super) enum Supervisor {
+    /// There is none, and the next one starts then, on the monotonic clock.
+    #[default]
+    Absent,
+    /// It runs. Its socket is closed only once it can never run again: to a living one the end of the socket means that the
+    /// guardian is gone.
+    Running(Live),
+    /// It got SIGABRT, and gets SIGKILL then.
+    Aborting { live: Live, kill_ms: u64 },
+    /// It got SIGKILL, and is not waited for any longer then.
+    Killed { live: Live, until_ms: u64 },
+}
+
+/// A process and the socket to it.
+#[derive(Debug)]
+pub(super) struct Live {
+    pub pid: i32,
+    pub socket: OwnedFd,
+}
+
+impl Supervisor {
+    pub fn live(&self) -> Option<&Live> {
+        match self {
+            Self::Absent => None,
+            Self::Running(live) | Self::Aborting { live, .. } | Self::Killed { live, .. } => Some(live),
+        }
+    }
+
+    /// The socket to it.
+    pub fn socket(&self) -> Option<&OwnedFd> {
+        self.live().map(|live| &live.socket)
+    }
+}
+
+impl Guardian {
+    /// Starts a supervisor with a socket of its own, and plans to tell it everything. When that fails, it is tried again.
+    pub(super) fn start_supervisor(&mut self) -> Result<(), Errno> {
+        let failed = |error: std::io::Error| Errno::from_io_error(&error).unwrap_or(Errno::MFILE);
+        let (socket, end) = packet::pair().map_err(failed)?;
+        let socket = rustix::io::fcntl_dupfd_cloexec(&socket, LOW_FDS)?;
+        let end = rustix::io::fcntl_dupfd_cloexec(&end, LOW_FDS)?;
+        let ends = [end.as_fd(), self.keeper_link.as_fd()];
+        let pid = self.helpers.supervisor(ends, self.oom_score_adj.as_deref(), &mut self.pointers)?;
+        epoll::add(&self.epoll, &socket, Token::Supervisor.data(), epoll::EventFlags::IN)?;
+        self.supervisor = Supervisor::Running(Live { pid, socket });
+        self.supervisor_full = false;
+        self.refusal = None;
+        self.progress.begin(now_ms());
+        self.forget_told();
+        self.tell_all();
+        Ok(())
+    }
+
+    /// Everything has to be told anew.
+    fn forget_told(&mut self) {
+        self.store.forget_told();
+        for slot in self.slots.all() {
+            let Some(entry) = self.slots.get(slot) else { continue };
+            let pipe = entry.untold.pipe;
+            entry.untold = Untold::all(entry.life, entry.start.is_none(), entry.epoch).with_pipe(pipe);
+        }
+        self.untold_lost = self.lost.is_some();
+        self.untold_challenge = true;
+        for (untold, doubt) in self.untold_signals.iter_mut().zip(&mut self.doubtful_signals) {
+            *untold |= doubt.take().is_some();
+        }
+    }
+
+    /// When [`supervise`](Self::supervise) has something to do.
+    pub(super) fn supervisor_due_ms(&self) -> u64 {
+        match &self.supervisor {
+            Supervisor::Absent => self.supervisor_due_ms.min(self.end_alone_ms.unwrap_or(u64::MAX)),
+            Supervisor::Running(_) => self.progress.due_ms(),
+            Supervisor::Aborting { kill_ms, .. } => *kill_ms,
+            Supervisor::Killed { until_ms, .. } => *until_ms,
+        }
+    }
+
+    /// What is due about the supervisor.
+    pub(super) fn supervise(&mut self) {
+        let now = now_ms();
+        if now < self.supervisor_due_ms() && !self.must_end_alone(now) {
+            return;
+        }
+        match std::mem::take(&mut self.supervisor) {
+            Supervisor::Absent if self.must_end_alone(now) => self.end_alone(),
+            Supervisor::Absent => {
+                if let Err(errno) = self.start_supervisor() {
+                    self.supervisor_due_ms = now + self.progress.end();
+                    Self::say(format_args!("no supervisor can be started: {errno}; it is tried again"));
+                }
+            }
+            Supervisor::Running(live) => {
+                self.supervisor = Supervisor::Running(live);
+                if self.must_end_alone(now) {
+                    return self.end_alone();
+                }
+                // The proof may be there, unread behind many orders.
+                while self.read_order(true) {}
+                match self.progress.due(now) {
+                    Due::Nothing => {}
+                    Due::Challenge => {
+                        self.untold_challenge = true;
+                        self.tell_challenge();
+                    }
+                    Due::Lost => self.abort_supervisor(now),
+                }
+            }
+            Supervisor::Aborting { live, .. } => {
+                kill(live.pid, Signal::KILL);
+                self.supervisor = Supervisor::Killed { live, until_ms: now + GONE_MS };
+            }
+            Supervisor::Killed { live, .. } => {
+                self.supervisor = Supervisor::Killed { live, until_ms: u64::MAX };
+                self.on_supervisor_lost(Exit::Signal { signal: libc::SIGKILL, core_dumped: false });
+            }
+        }
+    }
+
+    /// It makes no progress: what the kernel says of it is kept, then it is ended.
+    fn abort_supervisor(&mut self, now: u64) {
+        match std::mem::take(&mut self.supervisor) {
+            Supervisor::Running(live) => {
+                self.evidence.collect(live.pid);
+                self.hung = true;
+                Self::say(format_args!("the supervisor makes no progress ({}): replacing it", self.evidence));
+                kill(live.pid, Signal::ABORT);
+                self.supervisor = Supervisor::Aborting { live, kill_ms: now + ABORT_MS };
+            }
+            other => self.supervisor = other,
+        }
+    }
+
+    /// It closed its socket, which no living supervisor does.
+    pub(super) fn on_supervisor_gone(&mut self) {
+        match std::mem::take(&mut self.supervisor) {
+            Supervisor::Running(live) | Supervisor::Aborting { live, .. } => {
+                // It would be ready for ever.
+                let _ = epoll::delete(&self.epoll, &live.socket);
+                kill(live.pid, Signal::KILL);
+                self.supervisor = Supervisor::Killed { live, until_ms: now_ms() + GONE_MS };
+            }
+            other => self.supervisor = other,
+        }
+    }
+
+    /// It will never run again. Its last orders are carried out, then the next one is started.
+    pub(super) fn on_supervisor_lost(&mut self, exit: Exit) {
+        while self.read_order(false) {}
+        let Some(live) = self.supervisor.live() else { return };
+        let _ = epoll::delete(&self.epoll, &live.socket);
+        self.supervisor = Supervisor::Absent;
+        if !matches!(self.phase, Phase::Running) {
+            return;
+        }
+        if let (Exit::Code(code), false) = (exit, self.progress.ever_proven()) {
+            // It has said why it cannot start; the next one could not either.
+            return self.drain(u8::try_from(code).unwrap_or(1));
+        }
+        self.lost = Some((exit, std::mem::take(&mut self.hung)));
+        let wait_ms = self.progress.end();
+        self.supervisor_due_ms = now_ms() + wait_ms;
+        match exit {
+            Exit::Code(code) => Self::say(format_args!("the supervisor ended with exit code {code}: replacing it")),
+            Exit::Signal { signal, .. } => {
+                Self::say(format_args!("the supervisor was ended by signal {signal}: replacing it"));
+            }
+        }
+        self.supervise();
+    }
+
+    /// The supervisor proves that its loop turns, and so that it has taken what it was told before.
+    pub(super) fn on_proof(&mut self, nonce: u64) {
+        if self.progress.prove(nonce, now_ms()) {
+            self.end_alone_ms = None;
+            for doubt in &mut self.doubtful_signals {
+                doubt.take_if(|since| *since <= nonce);
+            }
+        }
+    }
+
+    /// Somebody sent a signal to Hale, which the supervisor is to act on.
+    pub(super) fn on_host_signal(&mut self, signal: HostSignal) {
+        if self.hurry(signal) {
+            return;
+        }
+        self.untold_signals[signal as usize] = true;
+        if !self.progress.is_proven() && matches!(signal, HostSignal::Terminate | HostSignal::Interrupt) {
+            match self.end_alone_ms {
+                None => self.end_alone_ms = Some(now_ms() + END_ALONE_MS),
+                // Told a second time, and still nobody is in control.
+                Some(_) => return self.end_alone(),
+            }
+        }
+        self.tell_rest();
+    }
+
+    fn must_end_alone(&self, now: u64) -> bool {
+        !self.progress.is_proven() && self.end_alone_ms.is_some_and(|at| now >= at)
+    }
+
+    /// The child called `pid` was reaped: was it the supervisor?
+    pub(super) fn is_supervisor(&self, pid: i32) -> bool {
+        self.supervisor.live().is_some_and(|live| live.pid == pid)
+    }
+}
+
+/// What the kernel says of a process that hangs, in one line.
+#[derive(Debug)]
+pub(super) struct Evidence {
+    bytes: [u8; MAX_EVIDENCE_BYTES],
+    length: usize,
+}
+
+impl Default for Evidence {
+    fn default() -> Self {
+        Self { bytes: [0; MAX_EVIDENCE_BYTES], length: 0 }
+    }
+}
+
+impl Evidence {
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
+
+    /// Reads what /proc has of its main thread, which runs the loop: its state, where in the kernel it waits (proc_pid_wchan(5);
+    /// empty or 0 where that is not told), and its system call (proc_pid_syscall(5)). None of these waits for the process.
+    fn collect(&mut self, pid: i32) {
+        self.length = 0;
+        for (what, file) in [("state", "stat"), ("in", "wchan"), ("system call", "syscall")] {
+            let mut path = Evidence::default();
+            let _ = write!(path, "/proc/{pid}/{file}");
+            let mut text = [0; 512];
+            let read = openat(CWD, path.bytes(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+                .and_then(|file| rustix::io::read(file, &mut text))
+                .unwrap_or(0);
+            let text = std::str::from_utf8(&text[..read]).unwrap_or_default();
+            // The name is in parentheses and may contain anything (proc_pid_stat(5)).
+            let word = match file {
+                "stat" => text.rsplit_once(") ").map_or("", |(_, rest)| rest),
+                _ => text,
+            };
+            let word = word.split([' ', '\n']).next().unwrap_or_default();
+            let comma = if self.length == 0 { "" } else { ", " };
+            let _ = write!(self, "{comma}{what} {}", if word.is_empty() { "unknown" } else { word });
+        }
+    }
+}
+
+impl Write for Evidence {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let room = self.bytes.get_mut(self.length..self.length + text.len()).ok_or(fmt::Error)?;
+        room.copy_from_slice(text.as_bytes());
+        self.length += text.len();
+        Ok(())
+    }
+}
+
+impl fmt::Display for Evidence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(std::str::from_utf8(self.bytes()).unwrap_or_default())
+    }
+}
