@@ -184,7 +184,8 @@ impl Guardian {
         if !matches!(self.phase, Phase::Running) {
             return;
         }
-        if let (Exit::Code(code), false) = (exit, self.progress.ever_proven()) {
+        let idle = self.slots.running().next().is_none();
+        if let (Exit::Code(code), false, true) = (exit, self.progress.ever_proven(), idle) {
             // It has said why it cannot start; the next one could not either.
             return self.drain(u8::try_from(code).unwrap_or(1));
         }

@@ -3,7 +3,7 @@
 use crate::Test;
 use crate::hale::{Hale, Slot, children, order, signal, text, wait_readable};
 use hale_core::ids::Epoch;
-use hale_daemon::guardian::protocol::{GuardianEvent, HostSignal, Identity, SpawnFailure, SpawnOrder};
+use hale_daemon::guardian::protocol::{GuardianEvent, HostSignal, Identity, SpawnFailure, SpawnOrder, StoreKey};
 use hale_daemon::sys::child::Step;
 use hale_daemon::sys::packet::{Sent, send};
 use hale_daemon::sys::wait::Exit;
@@ -27,8 +27,27 @@ pub const TESTS: &[Test] = &[
     ("guardian::a_full_pipe_keeps_no_program_from_running", a_full_pipe_keeps_no_program_from_running),
     ("guardian::strays_are_reaped", strays_are_reaped),
     ("guardian::a_supervisor_that_does_not_read_stops_nothing", a_supervisor_that_does_not_read_stops_nothing),
-    ("guardian::without_a_supervisor_everything_ends", without_a_supervisor_everything_ends),
-    ("guardian::a_second_word_of_the_operator_is_hurry", a_second_word_of_the_operator_is_hurry),
+    (
+        "guardian::without_a_supervisor_the_operator_can_end_everything",
+        without_a_supervisor_the_operator_can_end_everything,
+    ),
+    ("guardian::one_more_word_of_the_operator_is_hurry", one_more_word_of_the_operator_is_hurry),
+    (
+        "guardian::a_supervisor_that_dies_is_replaced_and_the_next_one_is_told_everything",
+        a_supervisor_that_dies_is_replaced_and_the_next_one_is_told_everything,
+    ),
+    (
+        "guardian::a_supervisor_that_makes_no_progress_is_replaced_with_what_the_kernel_says_of_it",
+        a_supervisor_that_makes_no_progress_is_replaced_with_what_the_kernel_says_of_it,
+    ),
+    (
+        "guardian::a_signal_that_a_dying_supervisor_was_told_is_told_to_the_next_one",
+        a_signal_that_a_dying_supervisor_was_told_is_told_to_the_next_one,
+    ),
+    (
+        "guardian::a_supervisor_that_cannot_start_ends_hale_with_its_code",
+        a_supervisor_that_cannot_start_ends_hale_with_its_code,
+    ),
     ("guardian::signals_reach_the_supervisor", signals_reach_the_supervisor),
     ("guardian::an_ordered_end_has_the_supervisors_code", an_ordered_end_has_the_supervisors_code),
     ("guardian::the_supervisors_last_word_counts", the_supervisors_last_word_counts),
@@ -267,7 +286,8 @@ fn a_supervisor_that_does_not_read_stops_nothing() {
     }
 }
 
-fn without_a_supervisor_everything_ends() {
+/// Nobody is in control, and the operator wants the end: the guardian does it alone.
+fn without_a_supervisor_the_operator_can_end_everything() {
     let mut hale = Hale::start();
     hale.configure(0, 1 << 20, 1, 1 << 20);
     let told = hale.directory.path().join("told");
@@ -280,28 +300,120 @@ fn without_a_supervisor_everything_ends() {
     );
     hale.expect_running(0);
     let stray: i32 = fs::read_to_string(&told).unwrap().trim().parse().unwrap();
-    hale.lose_supervisor();
+    // Once it is told, once more means now.
+    for _ in 0..2 {
+        signal(hale.pid().cast_signed(), Signal::TERM);
+        assert!(matches!(hale.event(), GuardianEvent::Signalled(HostSignal::Terminate) | GuardianEvent::Gone));
+    }
     let (status, said) = hale.wait();
     assert_eq!(status.code(), Some(1));
-    assert!(said.contains("hale: the supervisor"), "{said}");
+    assert!(said.contains("hale: no supervisor is in control"), "{said}");
     assert!(!Path::new(&format!("/proc/{stray}")).exists(), "strays end too");
     assert!(hale.read_log(0).0.contains("stopping\n"), "asked before it was killed, and its answer kept");
 }
 
-fn a_second_word_of_the_operator_is_hurry() {
+fn one_more_word_of_the_operator_is_hurry() {
     let mut hale = Hale::start();
     hale.spawn_script(0, 1, "trap '' TERM; echo ready > $D/ready; while :; do sleep 1000; done");
     hale.configure(0, 1 << 20, 1, 1 << 20);
     let (_, pidfd) = hale.expect_running(0);
-    hale.lose_supervisor();
+    // Told, told again, and hurry: each is seen before the next is sent.
+    signal(hale.pid().cast_signed(), Signal::TERM);
+    assert!(matches!(hale.event(), GuardianEvent::Signalled(HostSignal::Terminate)));
+    signal(hale.pid().cast_signed(), Signal::TERM);
+    while !matches!(hale.event(), GuardianEvent::Gone) {}
     signal(hale.pid().cast_signed(), Signal::TERM);
     let (status, _) = hale.wait();
     assert_eq!(status.code(), Some(1));
     wait_readable(&pidfd);
 }
 
+fn a_supervisor_that_dies_is_replaced_and_the_next_one_is_told_everything() {
+    let mut hale = Hale::start();
+    hale.proves = true;
+    hale.configure(0, 1 << 20, 1, 1 << 20);
+    make_fifo(&hale.directory.path().join("go"));
+    hale.spawn_script(0, 1, "read line < $D/go; exit 7");
+    let (pid, _) = hale.expect_running(0);
+    hale.spawn_script(1, 4, "exit 3");
+    hale.expect_running(1);
+    assert!(matches!(hale.event(), GuardianEvent::Exited { slot: Slot(1), .. }));
+    hale.spawn_script(2, 9, "exit 0");
+    hale.expect_running(2);
+    assert!(matches!(hale.event(), GuardianEvent::Exited { slot: Slot(2), .. }));
+    hale.guardian.ack(Slot(2), Epoch(9)).unwrap();
+    let kept = fs::File::open("/proc/self/comm").unwrap();
+    hale.guardian.store(StoreKey::Notify(Slot(0)), kept.as_fd()).unwrap();
+    // Everything so far was read, and progress was proven.
+    hale.round_trip();
+    hale.supervisor = None;
+    hale.next_supervisor();
+    let told: Vec<String> = (0..8).map(|_| format!("{:?}", hale.event())).collect();
+    let expected = [
+        "Lost { exit: Code(0), evidence: None }".to_owned(),
+        "Stored { key: Notify(Slot(0)), fd: Some(".to_owned(),
+        format!("Spawned {{ slot: Slot(0), epoch: Epoch(1), pid: {pid}, pidfd: Some("),
+        "Executed { slot: Slot(0), epoch: Epoch(1) }".to_owned(),
+        "Spawned { slot: Slot(1), epoch: Epoch(4), pid: ".to_owned(),
+        "Executed { slot: Slot(1), epoch: Epoch(4) }".to_owned(),
+        "Exited { slot: Slot(1), epoch: Epoch(4), exit: Code(3) }".to_owned(),
+        "Over { slot: Slot(2), epoch: Epoch(9) }".to_owned(),
+    ];
+    for (told, expected) in told.iter().zip(&expected) {
+        assert!(told.starts_with(expected.as_str()), "{told} where {expected} was due");
+    }
+    // The process goes on under the new one.
+    fs::write(hale.directory.path().join("go"), "\n").unwrap();
+    let Some(GuardianEvent::Exited { slot: Slot(0), exit: Exit::Code(7), .. }) = Some(hale.event()) else {
+        panic!("its end was not told")
+    };
+}
+
+fn a_supervisor_that_makes_no_progress_is_replaced_with_what_the_kernel_says_of_it() {
+    let mut hale = Hale::start();
+    hale.proves = true;
+    hale.spawn_script(0, 1, "exec sleep 1000");
+    let (pid, _) = hale.expect_running(0);
+    hale.round_trip();
+    // From here on nobody answers the guardian's numbers.
+    hale.proves = false;
+    hale.next_supervisor();
+    let GuardianEvent::Lost { exit: Exit::Signal { signal: ended_by, .. }, evidence: Some(evidence) } = hale.event()
+    else {
+        panic!("it was not lost for lack of progress")
+    };
+    assert_eq!(ended_by, 6, "it was asked to abort first");
+    assert!(evidence.starts_with("state S, in "), "{evidence}");
+    let GuardianEvent::Spawned { pid: told, .. } = hale.event() else { panic!("the service was not told") };
+    assert_eq!(told, pid);
+    assert!(Path::new(&format!("/proc/{pid}")).exists());
+}
+
+fn a_signal_that_a_dying_supervisor_was_told_is_told_to_the_next_one() {
+    let mut hale = Hale::start();
+    hale.proves = true;
+    hale.round_trip();
+    signal(hale.pid().cast_signed(), Signal::TERM);
+    // It was told, and has not proven that it took it.
+    hale.proves = false;
+    assert!(matches!(hale.event(), GuardianEvent::Signalled(HostSignal::Terminate)));
+    hale.supervisor = None;
+    hale.next_supervisor();
+    assert!(matches!(hale.event(), GuardianEvent::Lost { .. }));
+    assert!(matches!(hale.event(), GuardianEvent::Signalled(HostSignal::Terminate)));
+}
+
+fn a_supervisor_that_cannot_start_ends_hale_with_its_code() {
+    let mut hale = Hale::start();
+    hale.supervisor = None;
+    let (status, _) = hale.wait();
+    assert_eq!(status.code(), Some(0), "the code of the one that ended before it proved anything");
+}
+
 fn signals_reach_the_supervisor() {
     let mut hale = Hale::start();
+    hale.proves = true;
+    hale.round_trip();
     let cases = [
         (Signal::TERM, HostSignal::Terminate),
         (Signal::INT, HostSignal::Interrupt),
@@ -337,7 +449,6 @@ fn the_supervisors_last_word_counts() {
     hale.supervisor = None;
     wait_readable(&pidfd);
     hale.guardian.shutdown_done(5).unwrap();
-    hale.lose_supervisor();
     signal(hale.pid().cast_signed(), Signal::CONT);
     let (status, said) = hale.wait();
     assert_eq!((status.code(), &*said), (Some(5), ""));
@@ -429,7 +540,10 @@ fn a_service_is_born_in_its_cgroup() {
     hale.flush(0);
     let name = cgroup.file_name().unwrap().to_str().unwrap();
     assert!(hale.read_log(0).0.contains(&format!("/{name}\nhale: ")), "it was there before its program");
-    hale.lose_supervisor();
+    // Nobody is in control: the second word means now.
+    signal(hale.pid().cast_signed(), Signal::TERM);
+    assert!(matches!(hale.event(), GuardianEvent::Signalled(HostSignal::Terminate)));
+    signal(hale.pid().cast_signed(), Signal::TERM);
     hale.wait();
     assert_eq!(fs::read_to_string(cgroup.join("cgroup.procs")).unwrap(), "", "the whole cgroup was killed");
     fs::remove_dir(&cgroup).unwrap();

@@ -82,6 +82,19 @@ pub fn order<'a>(slot: u32, epoch: u64, argv: &'a [CString], environment: &'a [C
     }
 }
 
+/// A supervisor's process comes with its two sockets.
+fn meet(listener: &UnixListener) -> (UnixStream, [OwnedFd; 2]) {
+    wait_readable(listener);
+    let (stream, _) = listener.accept().unwrap();
+    let end = || {
+        wait_readable(&stream);
+        let Received::Message(1, Some(fd)) = receive(&stream, &mut [0]).unwrap() else { panic!("no descriptor") };
+        fd
+    };
+    let ends = [end(), end()];
+    (stream, ends)
+}
+
 pub struct Hale {
     pub directory: tempfile::TempDir,
     process: Child,
@@ -91,6 +104,11 @@ pub struct Hale {
     pub raw: OwnedFd,
     /// Ends the supervisor's process when it is dropped.
     pub supervisor: Option<UnixStream>,
+    /// Where each supervisor's process brings its sockets.
+    meeting: UnixListener,
+    /// Whether progress is proven whenever the guardian asks for it. A supervisor that never proves any is left alone for
+    /// longer than any test takes.
+    pub proves: bool,
     tokens: u64,
 }
 
@@ -102,14 +120,7 @@ impl Hale {
         let meeting = directory.path().join("meeting");
         let listener = UnixListener::bind(&meeting).unwrap();
         let process = Self::command(directory.path()).arg(&meeting).spawn().unwrap();
-        wait_readable(&listener);
-        let (stream, _) = listener.accept().unwrap();
-        let end = || {
-            wait_readable(&stream);
-            let Received::Message(1, Some(fd)) = receive(&stream, &mut [0]).unwrap() else { panic!("no descriptor") };
-            fd
-        };
-        let (guardian, keeper) = (end(), end());
+        let (stream, [guardian, keeper]) = meet(&listener);
         let raw = guardian.try_clone().unwrap();
         Self {
             directory,
@@ -118,8 +129,18 @@ impl Hale {
             keeper: KeeperClient::from_fd(keeper),
             raw,
             supervisor: Some(stream),
+            meeting: listener,
+            proves: false,
             tokens: 0,
         }
+    }
+
+    /// The test takes the place of the next supervisor.
+    pub fn next_supervisor(&mut self) {
+        let (stream, [guardian, keeper]) = meet(&self.meeting);
+        self.raw = guardian.try_clone().unwrap();
+        (self.guardian, self.keeper) = (GuardianClient::from_fd(guardian), KeeperClient::from_fd(keeper));
+        self.supervisor = Some(stream);
     }
 
     /// `launch` with the directories of a test.
@@ -143,22 +164,16 @@ impl Hale {
         (self.process.wait().unwrap(), said)
     }
 
-    /// The supervisor is gone at once.
-    pub fn lose_supervisor(&mut self) {
-        let pair = || std::os::unix::net::UnixStream::pair().unwrap().0.into();
-        self.supervisor = None;
-        self.guardian = GuardianClient::from_fd(pair());
-        self.raw = pair();
-    }
-
     /// The next event of the guardian.
     pub fn event(&mut self) -> GuardianEvent {
         loop {
             self.guardian.flush().unwrap();
-            if let Some(event) = self.guardian.receive().unwrap() {
-                return event;
+            match self.guardian.receive().unwrap() {
+                Some(GuardianEvent::Challenged { nonce }) if self.proves => self.guardian.prove(nonce).unwrap(),
+                Some(GuardianEvent::Challenged { .. }) => {}
+                Some(event) => return event,
+                None => wait_readable(&self.guardian),
             }
-            wait_readable(&self.guardian);
         }
     }
 
