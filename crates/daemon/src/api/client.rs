@@ -13,6 +13,10 @@ use tokio::net::UnixStream;
 /// The longest answer that is read: the status of some ten thousand services.
 const ANSWER_MAX_BYTES: usize = 16 * 1024 * 1024;
 
+/// How often a question is put whose exchange breaks off: a supervisor that dies three times within one question has
+/// troubles that its operator should see.
+const QUESTION_TRIES: usize = 3;
+
 /// How long an exchange may take as a whole: a little more than the server gives itself for an order.
 const WITHIN: Duration = Duration::from_secs(65);
 
@@ -64,7 +68,11 @@ impl ClientError {
                 Some("start one with `hale run`, or name its configuration with -c or HALE_CONFIG".into())
             }
             Self::Denied(path) => Some(sockets::how_to_get_in(path)),
-            Self::Connect { .. } | Self::Exchange { .. } | Self::Late(_) => None,
+            Self::Exchange { .. } => Some(
+                "the supervisor was replaced meanwhile; whether an order was taken is in `hale status` and `hale ledger show`"
+                    .into(),
+            ),
+            Self::Connect { .. } | Self::Late(_) => None,
         }
     }
 }
@@ -74,7 +82,19 @@ impl ClientError {
 /// # Errors
 /// No answer at all; an answer that tells of a problem is an [`Answer`].
 pub async fn ask(socket: &Path, method: Method, target: &str) -> Result<Answer, ClientError> {
-    match tokio::time::timeout(WITHIN, exchange(socket, method, target)).await {
+    // A supervisor that is replaced takes the connections with it that it had accepted. A question can be put again.
+    let tries = if method == Method::GET { QUESTION_TRIES } else { 1 };
+    let exchange = async {
+        let mut answer = exchange(socket, method.clone(), target).await;
+        for _ in 1..tries {
+            if !matches!(answer, Err(ClientError::Exchange { .. })) {
+                break;
+            }
+            answer = exchange(socket, method.clone(), target).await;
+        }
+        answer
+    };
+    match tokio::time::timeout(WITHIN, exchange).await {
         Ok(result) => result,
         Err(_) => Err(ClientError::Late(socket.to_path_buf())),
     }

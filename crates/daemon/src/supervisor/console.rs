@@ -59,6 +59,9 @@ impl Console {
         let Some(service) = &record.service else {
             match &record.body {
                 Body::Began { version, .. } => self.print(format!("{} hale {version} has begun", time())),
+                Body::TookOver { lost, processes, .. } => {
+                    self.print(format!("{} took over {processes} running services: {lost}", time()));
+                }
                 Body::Ending { why } => self.print(format!("{} ending: {why}", time())),
                 Body::LedgerDegraded { error } => {
                     self.print(format!("{} the ledger cannot be written, healing goes on: {error}", time()));

@@ -264,21 +264,29 @@ impl Hale<'_> {
         self.child.id().cast_signed()
     }
 
-    /// The keeper's.
+    /// The keeper's, as soon as there is one.
+    #[track_caller]
     pub fn keeper(&self) -> i32 {
-        self.own("hale-keeper")
+        self.own("keeper")
     }
 
-    /// The supervisor's.
+    /// The supervisor's, as soon as there is one.
+    #[track_caller]
     pub fn supervisor(&self) -> i32 {
-        let children = children(self.guardian());
-        let is_it = |pid: &&i32| words(**pid).get(1).is_some_and(|word| word == "supervisor");
-        *children.iter().find(is_it).expect("a supervisor")
+        self.own("supervisor")
     }
 
-    fn own(&self, name: &str) -> i32 {
-        let named = |pid: &i32| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == name);
-        children(self.guardian()).into_iter().find(named).expect("a process of Hale's own")
+    #[track_caller]
+    fn own(&self, part: &str) -> i32 {
+        let is_it = |pid: &i32| words(*pid).get(1).is_some_and(|word| word == part) && !is_zombie(*pid);
+        let begin = Instant::now();
+        loop {
+            if let Some(pid) = children(self.guardian()).into_iter().find(is_it) {
+                return pid;
+            }
+            assert!(begin.elapsed() < PATIENCE, "there is no {part}");
+            std::thread::yield_now();
+        }
     }
 
     /// The next line that Hale prints about `service` and that contains `what`; those before it are passed over.

@@ -10,4 +10,5 @@ mod needs_python;
 mod needs_redis;
 mod nobody;
 mod notify;
+mod replaced;
 mod survivors;
