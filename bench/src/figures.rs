@@ -10,15 +10,17 @@ use rustix::process::Signal;
 use std::time::Duration;
 
 /// A supervisor that has not brought an agent back after this long has given up.
-const GAVE_UP: Duration = Duration::from_secs(15);
+pub const GAVE_UP: Duration = Duration::from_secs(15);
 /// Longest time for all agents of a supervisor to come up.
 const START_WITHIN: Duration = Duration::from_secs(120);
 /// A rest in which supervisors finish what a start made them do.
 const REST: Duration = Duration::from_secs(3);
+/// The shortest rest between two rounds with the same service, in seconds.
+pub const RESTS_FROM: f64 = 0.5;
 /// Over this time the processor time of an idle supervisor is summed.
 const IDLE: Duration = Duration::from_secs(15);
 /// Enough for a 95th percentile that is not the maximum.
-const ROUNDS: usize = 40;
+pub const ROUNDS: usize = 40;
 
 /// Measures one figure, or several that need the same preparation.
 type Measure = fn(&Tools) -> Result<Vec<Figure>, String>;
@@ -29,15 +31,22 @@ pub const ALL: &[(&str, Measure)] = &[
     ("back-to-back", back_to_back),
     ("healthy", healthy),
     ("hang", hang),
+    ("replaced", crate::replaced::replaced),
     ("twenty", twenty),
     ("thousand", thousand),
 ];
 
 /// Numbers from 0 to 1 that differ from round to round and are the same in each run (splitmix64).
-struct Spread(u64);
+pub struct Spread(u64);
 
 impl Spread {
-    fn next(&mut self) -> f64 {
+    /// The numbers of this seed.
+    pub fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// The next one.
+    pub fn next(&mut self) -> f64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -46,24 +55,29 @@ impl Spread {
     }
 }
 
-fn figure(title: &str, unit: &'static str, goal: Goal) -> Figure {
+/// An empty figure.
+pub fn figure(title: &str, unit: &'static str, goal: Goal) -> Figure {
     Figure { title: title.to_owned(), unit, goal, rows: Vec::new(), busy: 0.0 }
 }
 
 /// Runs `work` and notes how busy the machine was.
-fn watched(mut figure: Figure, work: impl FnOnce(&mut Figure) -> Result<(), String>) -> Result<Vec<Figure>, String> {
+pub fn watched(
+    mut figure: Figure,
+    work: impl FnOnce(&mut Figure) -> Result<(), String>,
+) -> Result<Vec<Figure>, String> {
     let before = machine_ticks();
     work(&mut figure)?;
     figure.busy = busy_since(before);
     Ok(vec![figure])
 }
 
-fn milliseconds(from_ns: u64, to_ns: u64) -> f64 {
+/// Of a time in nanoseconds.
+pub fn milliseconds(from_ns: u64, to_ns: u64) -> f64 {
     to_ns.saturating_sub(from_ns) as f64 / 1e6
 }
 
 /// Waits until all agents are up; the time of the last one's first act.
-fn wait_for_all(running: &mut Running, count: u32) -> Result<u64, String> {
+pub fn wait_for_all(running: &mut Running, count: u32) -> Result<u64, String> {
     let indices: Vec<u32> = (0..count).collect();
     let name = running.kind.name();
     let latest = running.starts.all_after(&indices, running.spawned_ns, START_WITHIN)?;
@@ -103,7 +117,7 @@ fn settled(tools: &Tools) -> Result<Vec<Figure>, String> {
                 Ok(())
             });
         }
-        let mut spread = Spread(1);
+        let mut spread = Spread::new(1);
         for round in 0..ROUNDS {
             std::thread::sleep(Duration::from_secs_f64(2.2 + spread.next()));
             // Another one is first in each round.
@@ -169,10 +183,10 @@ fn healthy(tools: &Tools) -> Result<Vec<Figure>, String> {
         };
         let (running, configuration) = start_hale(tools, "healthy", 0, toml)?;
         let client = Client::new(&tools.hale, &configuration);
-        let mut spread = Spread(2);
+        let mut spread = Spread::new(2);
         let mut last = client.healthy_after("web", None, START_WITHIN)?;
         for _ in 0..ROUNDS {
-            std::thread::sleep(Duration::from_secs_f64(0.5 + spread.next()));
+            std::thread::sleep(Duration::from_secs_f64(RESTS_FROM + spread.next()));
             let killed = crate::status::kill(last.pid)?;
             last = client.healthy_after("web", Some(killed), GAVE_UP)?;
             figure.add(Kind::Hale, Numbers(vec![last.since.duration_since(killed).as_secs_f64() * 1e3]), "");
@@ -203,12 +217,12 @@ fn hang(tools: &Tools) -> Result<Vec<Figure>, String> {
         };
         let (mut running, configuration) = start_hale(tools, "hang", 1, toml)?;
         let client = Client::new(&tools.hale, &configuration);
-        let mut spread = Spread(3);
+        let mut spread = Spread::new(3);
         let mut since = None;
         wait_for_all(&mut running, 1)?;
         for _ in 0..ROUNDS {
             client.healthy_after("hang", since, GAVE_UP)?;
-            std::thread::sleep(Duration::from_secs_f64(0.5 + spread.next()));
+            std::thread::sleep(Duration::from_secs_f64(RESTS_FROM + spread.next()));
             since = Some(jiff::Timestamp::now());
             let stopped = running.starts.signal(0, Signal::STOP)?;
             let back = running.starts.all_after(&[0], stopped, GAVE_UP)?.ok_or("the hung agent was not replaced")?;

@@ -7,6 +7,7 @@ mod figures;
 mod floor;
 mod numbers;
 mod proc;
+mod replaced;
 mod report;
 mod starts;
 mod status;

@@ -44,6 +44,14 @@ pub fn pss_mib(pids: &[u32]) -> (f64, f64) {
     (pss, anon)
 }
 
+/// Memory of a process that it shares with nobody, in MiB (proc_pid_smaps(5), rolled up).
+pub fn private_mib(pid: u32) -> f64 {
+    let smaps = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+    let private = smaps.lines().filter(|line| line.starts_with("Private_"));
+    let kib = private.filter_map(|line| line.split_whitespace().nth(1)?.parse::<f64>().ok());
+    kib.sum::<f64>() / 1024.0
+}
+
 /// Time that all threads of `pids` have run, in nanoseconds: the first field of their schedstat
 /// (Documentation/scheduler/sched-stats.rst).
 pub fn run_ns(pids: &[u32]) -> u64 {
