@@ -206,6 +206,9 @@ pub enum Life {
         pid: i32,
         /// How it ended.
         status: ExitStatus,
+        /// What the kernel says of the tree's memory.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        memory: Option<MemoryAtExit>,
     },
     /// It could not be made or set up, and nobody has acknowledged that.
     NotMade {
