@@ -28,6 +28,17 @@ struct Counts {
     oom_kill: u64,
 }
 
+impl Counts {
+    /// What was taken from here to `now`, to where it goes on. The kernel counts that the limit was reached some time
+    /// before it counts whom it took for that: what is in between stays for the next look.
+    fn kills_until(&mut self, now: Self) -> Option<OomKills> {
+        let count = now.oom_kill.checked_sub(self.oom_kill).filter(|&count| count > 0)?;
+        let before = std::mem::replace(self, now);
+        let scope = if now.oom > before.oom { OomScope::OwnLimit } else { OomScope::Above };
+        Some(OomKills { count, scope })
+    }
+}
+
 impl MemoryWatch {
     /// Opens the files of a tree; without a cgroup there are none.
     #[must_use]
@@ -71,10 +82,7 @@ impl MemoryWatch {
     /// The group is gone: nothing more will come of it.
     pub fn look(&mut self) -> io::Result<Option<OomKills>> {
         let now = self.counts()?;
-        let before = std::mem::replace(&mut self.told, now);
-        let count = now.oom_kill.saturating_sub(before.oom_kill);
-        let scope = if now.oom > before.oom { OomScope::OwnLimit } else { OomScope::Above };
-        Ok((count > 0).then_some(OomKills { count, scope }))
+        Ok(self.told.kills_until(now))
     }
 
     /// The figures of this moment.
@@ -135,6 +143,17 @@ mod tests {
         let text = "low 0\nhigh 3\nmax 12\noom 2\noom_kill 1\noom_group_kill 0\n";
         assert_eq!(counts(text), Counts { oom: 2, oom_kill: 1 });
         assert_eq!(counts(""), Counts::default());
+    }
+
+    #[test]
+    fn a_look_between_the_limit_and_the_kill_does_not_take_the_one_for_anothers() {
+        let mut told = Counts::default();
+        assert_eq!(told.kills_until(Counts { oom: 1, oom_kill: 0 }), None);
+        let own = OomKills { count: 1, scope: OomScope::OwnLimit };
+        assert_eq!(told.kills_until(Counts { oom: 1, oom_kill: 1 }), Some(own));
+        assert_eq!(told.kills_until(Counts { oom: 1, oom_kill: 1 }), None);
+        let above = OomKills { count: 2, scope: OomScope::Above };
+        assert_eq!(told.kills_until(Counts { oom: 1, oom_kill: 3 }), Some(above));
     }
 
     #[test]
