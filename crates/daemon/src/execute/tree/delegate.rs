@@ -190,4 +190,37 @@ mod tests {
         let not_given = Why::NotGiven { group: "/system.slice/hale.service".into() }.to_string();
         assert!(not_given.contains("Delegate=yes"), "{not_given}");
     }
+
+    mod needs_cgroup2 {
+        use super::super::*;
+        use crate::execute::tree::{Kind, Trees, instance};
+
+        /// Back to where the test was started, whatever becomes of it.
+        struct Back(Group, String);
+
+        impl Drop for Back {
+            fn drop(&mut self) {
+                let _ = self.0.write("cgroup.procs", "0");
+                let _ = self.0.remove_child(&self.1);
+            }
+        }
+
+        #[test]
+        fn from_the_leaf_groups_are_made_beside_it() {
+            let (own, place) = Group::own().unwrap();
+            let name = format!("hale-test-leaf-{}", std::process::id());
+            let unit = own.child(&name).unwrap();
+            let leaf = unit.child(SELF).unwrap();
+            let back = Back(own, name);
+            leaf.write("cgroup.procs", "0").unwrap();
+            settle().unwrap();
+            assert!(Group::own().unwrap().0.path().ends_with(&format!("/{}/{SELF}", back.1)), "it moved once more");
+            let trees = Trees::open(&instance(Path::new(&back.1)));
+            let Kind::Cgroup2 { path } = trees.kind() else { panic!("{:?}", trees.kind()) };
+            assert_eq!(path.parent(), Some(place.join(&back.1).as_path()));
+            trees.close().unwrap();
+            drop(back);
+            assert!(!place.join(format!("hale-test-leaf-{}", std::process::id())).exists());
+        }
+    }
 }
