@@ -394,7 +394,12 @@ impl Kernel {
         around.coverage.fault(Fault::OomKill);
         let memory = MemoryReport { limit_bytes: Some(1 << 29), peak_bytes: Some(1 << 29), pressure: None };
         if victim != OomVictim::Main {
-            self.say(around, 100, service, Event::OomKilled { service: service.clone(), epoch, kills: OOM_KILLS, memory });
+            self.say(
+                around,
+                100,
+                service,
+                Event::OomKilled { service: service.clone(), epoch, kills: OOM_KILLS, memory },
+            );
         }
         if victim != OomVictim::Other {
             self.facts.push(Fact::OomKilledMain { service: service.clone(), epoch });

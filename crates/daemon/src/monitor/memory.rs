@@ -158,7 +158,8 @@ mod tests {
 
     #[test]
     fn pressure_is_read_without_rounding() {
-        let text = "some avg10=12.34 avg60=0.00 avg300=0.00 total=5\nfull avg10=100.00 avg60=0.00 avg300=0.00 total=2\n";
+        let text =
+            "some avg10=12.34 avg60=0.00 avg300=0.00 total=5\nfull avg10=100.00 avg60=0.00 avg300=0.00 total=2\n";
         assert_eq!(pressure(text), Some(Pressure { some_permyriad: 1_234, full_permyriad: 10_000 }));
         assert_eq!(pressure("some avg10=x.00"), None);
         assert_eq!(pressure(""), None);

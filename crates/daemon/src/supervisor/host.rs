@@ -359,7 +359,7 @@ impl DaemonHost {
             let mut life = match (&kept.exit, &kept.failure, &kept.process) {
                 (Some(exit), _, process) => {
                     let pid = process.as_ref().map_or(0, |(pid, _)| *pid);
-                    Life::Ended { pid, status: exit_status(*exit) }
+                    Life::Ended { pid, status: exit_status(*exit), memory: None }
                 }
                 (None, Some(failure), _) => Life::NotMade { failure: hosted.explain(*failure) },
                 (None, None, Some((pid, _))) => {
@@ -374,6 +374,9 @@ impl DaemonHost {
                 if let (Life::Running { process, .. }, Some(known)) = (&mut life, known) {
                     *process = known;
                 }
+                if let Life::Ended { memory, .. } = &mut life {
+                    *memory = hosted.gone();
+                }
                 tree_empty = empty;
                 if let Some(fd) = hosted.notify_fd() {
                     epoll::add(&self.epoll, fd, Source::Notify(slot).data(), epoll::EventFlags::IN)?;
@@ -381,7 +384,17 @@ impl DaemonHost {
             }
             found.insert(name.clone(), Found { epoch, life, tree_empty });
         }
+        let running = |found: &Found| matches!(found.life, Life::Running { .. });
+        let running: Vec<Name> =
+            found.iter().filter(|(_, found)| running(found)).map(|(name, _)| name.clone()).collect();
         self.events.push_front(Event::TakeOver { lost, found });
+        for name in running {
+            self.watch_memory(&name);
+            // What was counted meanwhile nobody was told; what was told before is told once more.
+            if let Some(slot) = self.services.get(&name).map(Hosted::slot) {
+                self.hear_memory(slot);
+            }
+        }
         Ok(())
     }
 

@@ -131,10 +131,11 @@ impl Hosted {
         let mut process = None;
         if let Some((pid, pidfd)) = kept.process.filter(|_| kept.exit.is_none() && kept.failure.is_none()) {
             process = pidfd.as_ref().and_then(|pidfd| tree.spawned(pid, pidfd.as_fd()).ok());
-            self.process = Some(Living { epoch: kept.epoch, pidfd });
+            self.process = Some(Living { epoch: kept.epoch, pid, oom: None, pidfd });
         }
         let empty = tree.is_empty().unwrap_or(false);
-        self.ready = Some(Ready { tree, notify });
+        let memory = MemoryWatch::open(&tree);
+        self.ready = Some(Ready { tree, memory, notify });
         Ok((process, empty))
     }
 

@@ -101,7 +101,10 @@ impl fmt::Display for Why {
         match self {
             Self::NoCgroup => f.write_str("there is no cgroup v2 to use"),
             Self::NotGiven { group } => {
-                write!(f, "the cgroup {group} that Hale was started in does not have it (as a systemd unit, set Delegate=yes)")
+                write!(
+                    f,
+                    "the cgroup {group} that Hale was started in does not have it (as a systemd unit, set Delegate=yes)"
+                )
             }
             Self::Shared { group } => write!(
                 f,
@@ -151,7 +154,10 @@ pub fn host_lacks() -> Option<Vec<Controller>> {
 /// Returns those that the services cannot have.
 pub(super) fn hand_down(home: &Group, group: &Group) -> Vec<Lacking> {
     let lacking = |controller: Controller| {
-        [home, group].into_iter().find_map(|from| hand_down_one(from, controller)).map(|why| Lacking { controller, why })
+        [home, group]
+            .into_iter()
+            .find_map(|from| hand_down_one(from, controller))
+            .map(|why| Lacking { controller, why })
     };
     Controller::ALL.into_iter().filter_map(lacking).collect()
 }
