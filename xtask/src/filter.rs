@@ -16,6 +16,12 @@ struct Need {
 const NEEDS: &[Need] = &[
     Need { module: "needs_root", why_not: "this user is not root", is_met: host::is_root },
     Need { module: "needs_cgroup2", why_not: "no cgroup v2 that this user may write", is_met: host::has_cgroup2 },
+    Need {
+        module: "needs_controllers",
+        why_not: "no cgroup v2 with memory, pids and cpu that can be handed down from here",
+        is_met: host::has_controllers,
+    },
+    Need { module: "needs_memory_v1", why_not: "no memory controller of cgroup v1", is_met: host::has_memory_v1 },
     Need { module: "needs_nginx", why_not: "no nginx", is_met: || find_program("nginx").is_some() },
     Need { module: "needs_redis", why_not: "no redis-server", is_met: || find_program("redis-server").is_some() },
     Need { module: "needs_python", why_not: "no python3", is_met: || find_program("python3").is_some() },

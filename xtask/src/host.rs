@@ -52,6 +52,25 @@ pub fn has_cgroup2() -> bool {
     fs::create_dir(&child).is_ok() && fs::remove_dir(&child).is_ok()
 }
 
+/// Whether a Hale that is started from here can have the kernel enforce limits: the group has the controllers, and
+/// either hands them down already or is the root, which may although processes are in it (cgroups(7)).
+pub fn has_controllers() -> bool {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let Some(own) = own_cgroup2(&mounts, &groups) else { return false };
+    let file = if own.join("cgroup.type").exists() { "cgroup.subtree_control" } else { "cgroup.controllers" };
+    let list = fs::read_to_string(own.join(file)).unwrap_or_default();
+    let has = |name: &str| list.split_whitespace().any(|other| other == name);
+    has("memory") && has("pids") && has("cpu") && has_cgroup2()
+}
+
+/// Whether memory groups of cgroup v1 can be made below this process's own one.
+pub fn has_memory_v1() -> bool {
+    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let own = groups.lines().find_map(|line| line.split_once(":memory:")).map(|(_, own)| own);
+    own.is_some_and(|own| Path::new(&format!("/sys/fs/cgroup/memory{own}/memory.limit_in_bytes")).exists())
+}
+
 /// Formats: proc_pid_mountinfo(5), cgroups(7).
 fn own_cgroup2(mounts: &str, groups: &str) -> Option<PathBuf> {
     let mount = mounts.lines().find(|line| line.contains(" - cgroup2 "))?.split(' ').nth(4)?;

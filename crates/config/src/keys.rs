@@ -126,6 +126,16 @@ const OPEN_FILES_MAX: u32 = 2_147_483_584;
 /// The standard streams, a program's libraries while they load, a log and a few sockets.
 const OPEN_FILES_MIN: u32 = 16;
 
+/// With less than this no program gets as far as its own first instruction: the kernel's own structures for a process,
+/// the dynamic loader and the C library need more than half of it.
+const MEMORY_LIMIT_MIN: u64 = 1 << 20;
+
+/// As many tasks as Linux can have at most (`PID_MAX_LIMIT` on 64 bit, proc_sys_kernel(5)).
+const TASKS_LIMIT_MAX: u32 = 4_194_304;
+
+/// The range of `cpu.weight` (<https://docs.kernel.org/admin-guide/cgroup-v2.html>).
+const CPU_WEIGHT_MAX: u32 = 10_000;
+
 /// The file as a whole.
 pub(crate) static ROOT: Section =
     Section { title: "the top level", keys: &[&HOST_TABLE, &SERVICE_TABLE], planned: &["system", "dependency"] };
@@ -182,13 +192,16 @@ pub(crate) static SERVICE: Section = Section {
         &ENVIRONMENT_FILES,
         &AFTER,
         &OPEN_FILES_LIMIT,
+        &MEMORY_LIMIT,
+        &TASKS_LIMIT,
+        &CPU_WEIGHT,
         &START_TABLE,
         &STOP_TABLE,
         &RESTART_TABLE,
         &LOG_TABLE,
         &CHECK_TABLES,
     ],
-    planned: &["memory_limit", "tasks_limit", "cpu_weight", "listen", "generations"],
+    planned: &["listen", "generations"],
 };
 
 pub(crate) static COMMAND: Key<List<Text>> = required(
@@ -224,6 +237,24 @@ pub(crate) static OPEN_FILES_LIMIT: Key<Number> = key(
     "open_files_limit",
     Number { min: OPEN_FILES_MIN, max: OPEN_FILES_MAX, default: None },
     "RLIMIT_NOFILE of the service. Default: what Hale itself was started with.",
+);
+pub(crate) static MEMORY_LIMIT: Key<Bytes> = key(
+    "memory_limit",
+    Bytes { per_second: false, min: MEMORY_LIMIT_MIN, max: BYTES_MAX, default: None },
+    "Memory of all processes of the service, page cache included (`memory.max` of its cgroup): at it the kernel \
+     reclaims, and kills what still wants more. Default: no limit.",
+);
+pub(crate) static TASKS_LIMIT: Key<Number> = key(
+    "tasks_limit",
+    Number { min: 1, max: TASKS_LIMIT_MAX, default: None },
+    "Processes and threads of the service together (`pids.max` of its cgroup); beyond it they cannot be made. \
+     Default: no limit.",
+);
+pub(crate) static CPU_WEIGHT: Key<Number> = key(
+    "cpu_weight",
+    Number { min: 1, max: CPU_WEIGHT_MAX, default: None },
+    "Its share of the processor against other services where there is not enough for all (`cpu.weight` of its \
+     cgroup). Default: 100, as for everybody.",
 );
 
 static START_TABLE: Tables =
@@ -318,7 +349,7 @@ pub(crate) static LOG: Section =
 
 pub(crate) static MAX_SIZE: Key<Bytes> = key(
     "max_size",
-    Bytes { per_second: false, min: BYTES_MIN, max: BYTES_MAX, default: 64 << 20 },
+    Bytes { per_second: false, min: BYTES_MIN, max: BYTES_MAX, default: Some(64 << 20) },
     "Size of one file at which it is rotated; at least 4KiB.",
 );
 pub(crate) static KEEP: Key<Number> = key(
@@ -328,7 +359,7 @@ pub(crate) static KEEP: Key<Number> = key(
 );
 pub(crate) static RATE: Key<Bytes> = key(
     "rate",
-    Bytes { per_second: true, min: BYTES_MIN, max: BYTES_MAX, default: 16 << 20 },
+    Bytes { per_second: true, min: BYTES_MIN, max: BYTES_MAX, default: Some(16 << 20) },
     "Above this rate output is drained and counted, never blocking the service; at least 4KiB/s.",
 );
 

@@ -170,8 +170,12 @@ pub(crate) struct Bytes {
     pub per_second: bool,
     pub min: u64,
     pub max: u64,
-    pub default: u64,
+    /// What it is when it is left out; `None`: nothing.
+    pub default: Option<u64>,
 }
+
+/// What messages show where there is no default.
+const SIZE_EXAMPLE: u64 = 512 << 20;
 
 impl Bytes {
     fn text(&self, bytes: u64) -> String {
@@ -197,19 +201,23 @@ impl Kind for Bytes {
             let bytes = if self.per_second { units::rate(text) } else { units::size(text) };
             return told(bytes.and_then(|bytes| self.in_range(bytes)), key, item, report);
         }
-        let help = format!("for example {:?}", self.text(self.default));
+        let help = format!("for example {:?}", self.text(self.default.unwrap_or(SIZE_EXAMPLE)));
         let wanted = if self.per_second { "a rate in quotes" } else { "a size in quotes" };
         wrong_type(key, item, wanted, Some(help), report)
     }
 
     fn default(&self) -> Option<u64> {
-        Some(self.default)
+        self.default
     }
 
     fn schema(&self) -> Json {
         let per_second = if self.per_second { "/s" } else { "" };
         let pattern = format!(r"^\s*[0-9]+(\.[0-9]+)?\s*(B|[KMGT]iB|[kKMGT]B)\s*{per_second}\s*$");
-        json!({ "type": "string", "pattern": pattern, "default": self.text(self.default) })
+        let mut schema = json!({ "type": "string", "pattern": pattern });
+        if let Some(default) = self.default {
+            schema["default"] = self.text(default).into();
+        }
+        schema
     }
 }
 

@@ -7,7 +7,8 @@ use crate::order::{self, After};
 use crate::{HostDefaults, checks, keys, text};
 use hale_core::ids::Name;
 use hale_core::policy::{
-    CheckPolicy, CrashLoop, HostPolicy, LogPolicy, Policy, Ready, RestartPolicy, ServicePolicy, StartPolicy, StopPolicy,
+    CheckPolicy, CrashLoop, HostPolicy, LogPolicy, Policy, Ready, ResourceLimits, RestartPolicy, ServicePolicy,
+    StartPolicy, StopPolicy,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -112,6 +113,11 @@ fn service(fields: &Fields<'_>, base_dir: &str, report: &mut Report<'_>) -> Opti
     let environment_files = fields.get(&keys::ENVIRONMENT_FILES, report);
     let after = fields.get(&keys::AFTER, report);
     let open_files_limit = fields.given(&keys::OPEN_FILES_LIMIT, report).map(u64::from);
+    let limits = ResourceLimits {
+        memory_bytes: fields.given(&keys::MEMORY_LIMIT, report),
+        tasks: fields.given(&keys::TASKS_LIMIT, report),
+        cpu_weight: fields.given(&keys::CPU_WEIGHT, report),
+    };
     let checks = checks::read(fields, report);
     let start = start(&fields.table("start", &keys::START, report), checks.as_deref(), report);
     let stop = stop(&fields.table("stop", &keys::STOP, report), report);
@@ -131,6 +137,7 @@ fn service(fields: &Fields<'_>, base_dir: &str, report: &mut Report<'_>) -> Opti
         environment_files: environment_files?.iter().map(|path| absolute(base_dir, path)).collect(),
         after: after?,
         open_files_limit,
+        limits,
         start: start?,
         stop: stop?,
         restart: restart?,

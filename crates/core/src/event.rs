@@ -1,6 +1,7 @@
 //! What the host tells the core: the only way in.
 
 use crate::ids::{Epoch, IncidentId, Name, ProbeId, RecordId, RequestId};
+use crate::memory::{MemoryAtExit, MemoryReport, OomKills};
 use crate::policy::Signal;
 use crate::record::{Actor, OperatorOrder};
 use crate::time::Span;
@@ -66,6 +67,20 @@ pub enum Event {
         status: ExitStatus,
         /// Whether nothing else of its tree is left.
         tree_empty: bool,
+        /// What the kernel says of the tree's memory; `None` where it says nothing.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        memory: Option<MemoryAtExit>,
+    },
+    /// The kernel's OOM killer took a process of the tree while the main one, as far as anybody knows, lives on.
+    OomKilled {
+        /// Whose.
+        service: Name,
+        /// Which of its processes was running.
+        epoch: Epoch,
+        /// How many it took, and why; more than were told before.
+        kills: OomKills,
+        /// What the kernel says of the tree's memory.
+        memory: MemoryReport,
     },
     /// After a signal or a kill: the main process was reaped and nothing of its tree is left.
     TreeEmpty {
@@ -191,6 +206,9 @@ pub enum Life {
         pid: i32,
         /// How it ended.
         status: ExitStatus,
+        /// What the kernel says of the tree's memory.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        memory: Option<MemoryAtExit>,
     },
     /// It could not be made or set up, and nobody has acknowledged that.
     NotMade {
@@ -364,6 +382,7 @@ impl Event {
             | Self::SpawnFailed { service, .. }
             | Self::Exited { service, .. }
             | Self::TreeEmpty { service, .. }
+            | Self::OomKilled { service, .. }
             | Self::Probed { service, .. }
             | Self::Notified { service, .. }
             | Self::Collected { service, .. }

@@ -2,6 +2,7 @@
 
 use crate::event::ExitStatus;
 use crate::ids::{IncidentId, Name};
+use crate::memory::MemoryReport;
 use crate::plan::ladder::Verdict;
 use crate::record::{Body, Record};
 use crate::time::{Now, Span};
@@ -19,6 +20,8 @@ pub enum Cause {
     Exit,
     /// A signal ended it.
     Signal,
+    /// The kernel killed it for memory.
+    Oom,
     /// It did not answer in time.
     Hang,
     /// It answered rightly, and too late.
@@ -37,9 +40,10 @@ pub enum Cause {
 
 impl Cause {
     /// All of them, for tables.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Exit,
         Self::Signal,
+        Self::Oom,
         Self::Hang,
         Self::Slow,
         Self::Check,
@@ -55,6 +59,7 @@ impl Cause {
         match self {
             Self::Exit => "exit",
             Self::Signal => "signal",
+            Self::Oom => "oom",
             Self::Hang => "hang",
             Self::Slow => "slow",
             Self::Check => "check",
@@ -150,6 +155,8 @@ pub struct Story {
     pub timeline: Vec<Entry>,
     /// The last lines of output of the process that failed first.
     pub output: Vec<String>,
+    /// What the kernel said of the tree's memory at the end of the process that failed first.
+    pub memory: Option<MemoryReport>,
 }
 
 /// One line of a story.
@@ -195,6 +202,7 @@ fn open(record: &Record) -> Option<Story> {
         down_us: None,
         timeline: alloc::vec![Entry { after: Span::ZERO, what: format!("detected: {finding}"), why: None }],
         output: Vec::new(),
+        memory: finding.memory(),
     })
 }
 
@@ -205,6 +213,8 @@ impl Story {
             if self.output.is_empty() {
                 self.output.clone_from(lines);
             }
+        } else if let Body::Exited { memory, .. } = &record.body {
+            self.memory = self.memory.or(memory.map(|at_exit| at_exit.report));
         } else if let Body::Held { .. } = &record.body {
             self.outcome = Outcome::Held;
         } else if let Body::Detected { cause: Cause::Unkillable, .. } = &record.body {
@@ -269,6 +279,7 @@ pub fn line(body: &Body) -> Option<(String, Option<String>)> {
         Body::Exited { asked: false, .. } => None,
         Body::Exited { status, tree_empty: true, .. } => plain(format!("the process {status}")),
         Body::Exited { status, tree_empty: false, .. } => plain(format!("the process {status} and left others behind")),
+        Body::OomKilled { kills, memory, .. } => plain(format!("{}: {}", kills.words(), kills.why(memory))),
         Body::StopIntended { signal, grace, why, .. } => {
             because(format!("sent {signal} to all of it, {grace} to end"), why)
         }
@@ -353,13 +364,13 @@ mod tests {
     fn a_story_runs_from_detection_to_recovery() {
         let status = ExitStatus::Code(3);
         let records = [
-            record(4, 900, Body::Exited { epoch: Epoch(1), status, tree_empty: true, asked: false }),
+            record(4, 900, Body::Exited { epoch: Epoch(1), status, tree_empty: true, asked: false, memory: None }),
             record(
                 5,
                 1_000,
                 Body::Detected {
                     cause: Cause::Exit,
-                    finding: Finding::Exit { epoch: Epoch(1), status },
+                    finding: Finding::Exit { epoch: Epoch(1), status, memory: None },
                     last_good: Monotonic::from_us(900),
                 },
             ),

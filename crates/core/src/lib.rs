@@ -18,6 +18,7 @@ pub mod event;
 pub mod ids;
 pub mod incident;
 pub mod invariant;
+pub mod memory;
 pub mod plan;
 pub mod policy;
 pub mod reason;

@@ -70,6 +70,8 @@ pub struct ServicePolicy {
     pub after: Vec<Name>,
     /// `RLIMIT_NOFILE` of the service; `None`: what Hale itself was started with.
     pub open_files_limit: Option<u64>,
+    /// What its whole tree may use.
+    pub limits: ResourceLimits,
     /// When the service counts as started.
     pub start: StartPolicy,
     /// How it is stopped.
@@ -80,6 +82,17 @@ pub struct ServicePolicy {
     pub log: LogPolicy,
     /// What tells whether it works, in the order of the file; names are unique.
     pub checks: Vec<CheckPolicy>,
+}
+
+/// What the whole tree of a service may use: enforced by the kernel for its cgroup, and by nothing where there is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ResourceLimits {
+    /// `memory.max` in bytes; `None`: no limit of its own.
+    pub memory_bytes: Option<u64>,
+    /// `pids.max`, threads included; `None`: no limit of its own.
+    pub tasks: Option<u32>,
+    /// `cpu.weight`, 1 to 10,000; `None`: the kernel's 100.
+    pub cpu_weight: Option<u32>,
 }
 
 impl ServicePolicy {

@@ -3,6 +3,7 @@
 use crate::event::{EndWhy, ExitStatus, Lost, ProbeFailure, Process, SpawnFailure};
 use crate::ids::{Epoch, IncidentId, Name, RecordId, RequestId};
 use crate::incident::{Cause, Outcome};
+use crate::memory::{MemoryAtExit, MemoryReport, OomKills};
 use crate::plan::ladder::Decision;
 use crate::policy::{Mode, PolicyHash, Ready, Signal};
 use crate::reason::Reason;
@@ -174,6 +175,19 @@ pub enum Body {
         tree_empty: bool,
         /// Whether Hale was ending it; if not, what that means follows.
         asked: bool,
+        /// What the kernel says of the tree's memory.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        memory: Option<MemoryAtExit>,
+    },
+    /// The kernel's OOM killer took a process of the tree. No failure by itself: the checks tell whether the service
+    /// can do without it.
+    OomKilled {
+        /// Its number.
+        epoch: Epoch,
+        /// How many it took, and why.
+        kills: OomKills,
+        /// What the kernel says of the tree's memory.
+        memory: MemoryReport,
     },
     /// The tree is about to be asked to end.
     StopIntended {
@@ -341,6 +355,7 @@ impl Body {
             | Self::Decided(_)
             | Self::Waits { .. }
             | Self::Exited { .. }
+            | Self::OomKilled { .. }
             | Self::StopIntended { .. }
             | Self::KillIntended { .. }
             | Self::Unkillable { .. }
@@ -371,6 +386,18 @@ pub enum Finding {
         epoch: Epoch,
         /// How.
         status: ExitStatus,
+        /// What the kernel says of the tree's memory.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        memory: Option<MemoryReport>,
+    },
+    /// The kernel's OOM killer took the main process.
+    Oom {
+        /// Its number.
+        epoch: Epoch,
+        /// How many processes it took, and why.
+        kills: OomKills,
+        /// What the kernel says of the tree's memory.
+        memory: MemoryReport,
     },
     /// A check reached its `failures`.
     Check {
@@ -413,10 +440,27 @@ pub enum Finding {
     },
 }
 
+impl Finding {
+    /// What the kernel said of the tree's memory, where it was asked.
+    #[must_use]
+    pub fn memory(&self) -> Option<MemoryReport> {
+        match self {
+            Self::Exit { memory, .. } => *memory,
+            Self::Oom { memory, .. } => Some(*memory),
+            Self::Check { .. }
+            | Self::NoHeartbeat { .. }
+            | Self::StartTimeout { .. }
+            | Self::Spawn { .. }
+            | Self::Unkillable { .. } => None,
+        }
+    }
+}
+
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Exit { status, .. } => write!(f, "the process {status}"),
+            Self::Oom { kills, memory, .. } => write!(f, "killed by the kernel for memory: {}", kills.why(memory)),
             Self::Check { check, failures, detail, failure: _ } => {
                 write!(f, "check {check} failed {failures} times in a row: {detail}")
             }

@@ -6,10 +6,12 @@ mod starting;
 mod stopping;
 mod takeover;
 
+use crate::analyze::oom;
 use crate::effect::{Effect, Fence, Order};
 use crate::event::{Event, ExitStatus};
 use crate::ids::{Epoch, IncidentId, Name, RecordId};
 use crate::incident::{Cause, Outcome, cause_of_exit};
+use crate::memory::MemoryAtExit;
 use crate::plan::ladder::{self, Decision, Verdict};
 use crate::reason::Reason;
 use crate::record::{Body, CORE_VERSION, Finding, Record};
@@ -84,7 +86,15 @@ impl Brain<'_> {
             Event::Spawned { service, epoch, process } => self.spawned(&service, epoch, process),
             Event::Executed { service, epoch } => self.executed(&service, epoch),
             Event::SpawnFailed { service, epoch, failure } => self.spawn_failed(&service, epoch, failure),
-            Event::Exited { service, epoch, status, tree_empty } => self.exited(&service, epoch, status, tree_empty),
+            Event::Exited { service, epoch, status, tree_empty, memory } => {
+                self.exited(&service, epoch, status, tree_empty, memory);
+            }
+            Event::OomKilled { service, epoch, kills, memory } => {
+                // Of a process before this one nothing follows any more.
+                if self.known(&service).last_epoch == epoch {
+                    self.record(&service, Body::OomKilled { epoch, kills, memory });
+                }
+            }
             Event::TreeEmpty { service, epoch } => self.tree_empty(&service, epoch),
             Event::Probed { service, epoch, probe, outcome } => self.probed(&service, epoch, probe, &outcome),
             Event::Notified { service, epoch, notice } => self.notified(&service, epoch, notice),
@@ -166,10 +176,17 @@ impl Brain<'_> {
     }
 
     /// A main process was reaped.
-    fn exited(&mut self, name: &Name, epoch: Epoch, status: ExitStatus, tree_empty: bool) {
+    fn exited(
+        &mut self,
+        name: &Name,
+        epoch: Epoch,
+        status: ExitStatus,
+        tree_empty: bool,
+        memory: Option<MemoryAtExit>,
+    ) {
         let before = self.phase(name);
         let asked = matches!(before, Phase::Stopping { .. });
-        if !self.record(name, Body::Exited { epoch, status, tree_empty, asked }) {
+        if !self.record(name, Body::Exited { epoch, status, tree_empty, asked, memory }) {
             return;
         }
         self.effect(name, epoch, Order::AckExit);
@@ -187,7 +204,14 @@ impl Brain<'_> {
             }
             self.bring_down(name, Then::Stay { why: Reason::Finished }, Reason::LeftBehind);
         } else {
-            self.failed(name, cause_of_exit(status), &Finding::Exit { epoch, status });
+            let report = memory.map(|memory| memory.report);
+            match oom::killed_main(status, memory.as_ref(), self.known(name).oom, self.now()) {
+                Some(kills) => {
+                    let finding = Finding::Oom { epoch, kills, memory: report.unwrap_or_default() };
+                    self.failed(name, Cause::Oom, &finding);
+                }
+                None => self.failed(name, cause_of_exit(status), &Finding::Exit { epoch, status, memory: report }),
+            }
         }
     }
 
@@ -429,6 +453,7 @@ mod tests {
             environment_files: Vec::new(),
             after: Vec::new(),
             open_files_limit: None,
+            limits: crate::policy::ResourceLimits::default(),
             start: StartPolicy { ready: Ready::Running, within: Span::from_secs(30) },
             stop: StopPolicy { signal: Signal::TERM, grace: Span::from_secs(10) },
             restart: RestartPolicy {
@@ -479,7 +504,7 @@ mod tests {
 
     fn exited(service: &Name, epoch: u64) -> Event {
         let status = ExitStatus::Code(1);
-        Event::Exited { service: service.clone(), epoch: Epoch(epoch), status, tree_empty: true }
+        Event::Exited { service: service.clone(), epoch: Epoch(epoch), status, tree_empty: true, memory: None }
     }
 
     /// Starts the service and makes it ready.

@@ -112,6 +112,11 @@ pub enum Command {
         #[command(subcommand)]
         command: Ledger,
     },
+    /// List what Hale uses and this host does not have, what it costs and how to mend it
+    Doctor {
+        #[command(flatten)]
+        format: Format,
+    },
     /// Print the JSON Schema of the configuration
     Schema,
     /// Print a script that completes command lines, for your shell to load

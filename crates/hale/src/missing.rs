@@ -2,6 +2,8 @@
 
 use hale_core::ids::Name;
 use hale_core::policy::{CheckKind, Policy, ServicePolicy};
+use hale_daemon::execute::tree::delegate::{Controller, host_lacks};
+use hale_daemon::execute::tree::limits::asking;
 use hale_daemon::execute::{program, user};
 use std::ffi::OsStr;
 use std::io;
@@ -10,7 +12,24 @@ use std::path::Path;
 
 /// Everything that is missing, a sentence each, in the order of the services. What this user may not look at is not told.
 pub fn missing(policy: &Policy) -> Vec<String> {
-    policy.services.iter().flat_map(|(name, service)| of_service(name, service)).collect()
+    let of_services = policy.services.iter().flat_map(|(name, service)| of_service(name, service));
+    of_services.chain(limits_of_none(policy)).collect()
+}
+
+/// Limits that no service can have on this host. Whether Hale's own cgroup gets the others is known once it runs.
+fn limits_of_none(policy: &Policy) -> Vec<String> {
+    let lacking = host_lacks().unwrap_or_else(|| Controller::ALL.to_vec());
+    let text = |controller: Controller| {
+        let services = asking(policy, controller);
+        (!services.is_empty()).then(|| {
+            let (key, name) = (controller.key(), controller.name());
+            format!(
+                "{key} of {} is not enforced: this host has no cgroup v2 controller {name} (see `hale doctor`)",
+                services.join(", ")
+            )
+        })
+    };
+    lacking.into_iter().filter_map(text).collect()
 }
 
 fn of_service(name: &Name, service: &ServicePolicy) -> Vec<String> {

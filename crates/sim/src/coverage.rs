@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 /// Kinds of records that must be reached. `violated` is not among them: it must never be.
-pub const BODIES: [&str; 34] = [
+pub const BODIES: [&str; 35] = [
     "began",
     "took_over",
     "ending",
@@ -44,6 +44,7 @@ pub const BODIES: [&str; 34] = [
     "output",
     "probe_lost",
     "probe_unable",
+    "oom_killed",
 ];
 
 /// The name of a record's kind, as in its JSON.
@@ -65,6 +66,7 @@ pub fn body_name(body: &Body) -> &'static str {
         Body::Decided(_) => "decided",
         Body::Waits { .. } => "waits",
         Body::Exited { .. } => "exited",
+        Body::OomKilled { .. } => "oom_killed",
         Body::StopIntended { .. } => "stop_intended",
         Body::KillIntended { .. } => "kill_intended",
         Body::Unkillable { .. } => "unkillable",

@@ -19,6 +19,17 @@ pub enum Birth {
     NoFile,
 }
 
+/// Whom the OOM killer takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OomVictim {
+    /// The main process; its end tells of it.
+    Main,
+    /// The main process; the kernel's count is read before its end arrives.
+    MainToldBefore,
+    /// Another process of the tree.
+    Other,
+}
+
 /// The life of one process; all times in microseconds: those of the guardian's answers after its making, all others
 /// after its program was executed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +46,8 @@ pub struct Fate {
     pub says_ready_after: u64,
     /// When and how it ends by itself.
     pub ends: Option<(u64, ExitStatus)>,
+    /// When the kernel takes it or one of its children for memory.
+    pub oom: Option<(u64, OomVictim)>,
     /// From when on it answers nothing.
     pub hangs_after: Option<u64>,
     /// From when on it is slow.
@@ -75,6 +88,7 @@ impl Fate {
             up_after: Some(rng.scaled(1_000, USUAL_UP_US)),
             says_ready_after: rng.scaled(10, USUAL_UP_US),
             ends: None,
+            oom: None,
             hangs_after: None,
             slow_after: None,
             wrong_after: None,
@@ -130,6 +144,10 @@ impl Fate {
         } else if let Some(mut rng) = hit(Fault::ExitZero) {
             fate.ends = Some((rng.scaled(1, longest_us), ExitStatus::Code(0)));
         }
+        fate.oom = hit(Fault::OomKill).map(|mut rng| {
+            let victim = rng.pick(&[OomVictim::Main, OomVictim::MainToldBefore, OomVictim::Other]);
+            (rng.scaled(1, longest_us), victim)
+        });
         fate.hangs_after = when(Fault::Hang);
         fate.slow_after = when(Fault::Slow);
         fate.wrong_after = when(Fault::Wrong);

@@ -197,6 +197,7 @@ impl<'a> FakeHost<'a> {
             | Item::ExecFails(..)
             | Item::Up(..)
             | Item::EndsBy(..)
+            | Item::OomKills(..)
             | Item::Dies(..)
             | Item::StraysEnd(..)
             | Item::Beats(..)

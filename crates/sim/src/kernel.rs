@@ -3,12 +3,13 @@
 //! It is the truth that oracles judge by; what Hale believes plays no part.
 
 use crate::coverage::Coverage;
-use crate::fate::{Birth, Fate};
+use crate::fate::{Birth, Fate, OomVictim};
 use crate::fault::Fault;
 use crate::scenario::{BEGIN_US, Scenario};
 use crate::timeline::{Item, Timeline};
 use hale_core::event::{Event, ExitStatus, Found, Life, Notice, Process, SpawnFailure};
 use hale_core::ids::{Epoch, Name};
+use hale_core::memory::{MemoryAtExit, MemoryReport, OomKills, OomScope};
 use hale_core::policy::{ServicePolicy, Signal};
 use hale_core::time::Span;
 use std::collections::BTreeMap;
@@ -28,6 +29,13 @@ pub enum Fact {
     },
     /// The supervisor is gone, and with it whatever it was doing.
     SupervisorDied,
+    /// The kernel took the main process for memory.
+    OomKilledMain {
+        /// Whose.
+        service: Name,
+        /// Which of its processes.
+        epoch: Epoch,
+    },
     /// An order was impossible.
     Impossible(String),
     /// A probe runs until then.
@@ -42,6 +50,9 @@ pub enum Fact {
         until_us: u64,
     },
 }
+
+/// What the OOM killer always does here.
+const OOM_KILLS: OomKills = OomKills { count: 1, scope: OomScope::OwnLimit };
 
 /// One process and what it forked.
 #[derive(Debug)]
@@ -288,7 +299,14 @@ impl Kernel {
     }
 
     /// The main process ends now.
-    fn die(&mut self, around: &mut Around<'_>, service: &Name, epoch: Epoch, status: ExitStatus) {
+    fn die(
+        &mut self,
+        around: &mut Around<'_>,
+        service: &Name,
+        epoch: Epoch,
+        status: ExitStatus,
+        memory: Option<MemoryAtExit>,
+    ) {
         let Some(tree) = self.tree(service, epoch).filter(|tree| tree.main) else { return };
         tree.main = false;
         let (tree_empty, pid) = (tree.strays == 0, tree.pid);
@@ -304,8 +322,10 @@ impl Kernel {
             let notice = Event::Notified { service: service.clone(), epoch, notice: Notice::Heartbeat };
             around.timeline.after(100_000, Item::TellFault(Fault::LateNotice, notice));
         }
-        self.ends.insert(service.clone(), (epoch, Life::Ended { pid, status }));
-        self.say(around, 150, service, Event::Exited { service: service.clone(), epoch, status, tree_empty });
+        // A new supervisor does not know what the one before it was told: it hears of all that was in this life.
+        let kept = memory.map(|at_exit| MemoryAtExit { oom: Some(OOM_KILLS), ..at_exit });
+        self.ends.insert(service.clone(), (epoch, Life::Ended { pid, status, memory: kept }));
+        self.say(around, 150, service, Event::Exited { service: service.clone(), epoch, status, tree_empty, memory });
         self.look_for_empty(around, service, epoch);
     }
 
@@ -326,10 +346,11 @@ impl Kernel {
             Item::EndsBy(service, epoch, status, fault) => {
                 if !around.faults_over() && self.tree(&service, epoch).is_some_and(|tree| tree.main && !tree.killed) {
                     around.coverage.fault(fault);
-                    self.die(around, &service, epoch, status);
+                    self.die(around, &service, epoch, status, None);
                 }
             }
-            Item::Dies(service, epoch, status) => self.die(around, &service, epoch, status),
+            Item::OomKills(service, epoch, victim) => self.oom_kills(around, &service, epoch, victim),
+            Item::Dies(service, epoch, status) => self.die(around, &service, epoch, status, None),
             Item::StraysEnd(service, epoch) => {
                 if let Some(tree) = self.tree(&service, epoch) {
                     // What a living main process has forked ends with an order only.
@@ -365,6 +386,29 @@ impl Kernel {
         }
     }
 
+    /// The kernel takes a process of a tree for memory.
+    fn oom_kills(&mut self, around: &mut Around<'_>, service: &Name, epoch: Epoch, victim: OomVictim) {
+        let over = around.faults_over();
+        let Some(tree) = self.tree(service, epoch).filter(|tree| !over && tree.main && !tree.killed) else { return };
+        tree.strays = if victim == OomVictim::Other { tree.strays.saturating_sub(1) } else { tree.strays };
+        around.coverage.fault(Fault::OomKill);
+        let memory = MemoryReport { limit_bytes: Some(1 << 29), peak_bytes: Some(1 << 29), pressure: None };
+        if victim != OomVictim::Main {
+            self.say(
+                around,
+                100,
+                service,
+                Event::OomKilled { service: service.clone(), epoch, kills: OOM_KILLS, memory },
+            );
+        }
+        if victim != OomVictim::Other {
+            self.facts.push(Fact::OomKilledMain { service: service.clone(), epoch });
+            let oom = (victim == OomVictim::Main).then_some(OOM_KILLS);
+            let status = ExitStatus::Signal { signal: Signal::KILL, core_dumped: false };
+            self.die(around, service, epoch, status, Some(MemoryAtExit { oom, report: memory }));
+        }
+    }
+
     fn executes(&mut self, around: &mut Around<'_>, service: &Name, epoch: Epoch) {
         let now = around.timeline.now();
         let Some(tree) = self.tree(service, epoch).filter(|tree| tree.main) else { return };
@@ -382,6 +426,9 @@ impl Kernel {
         if let Some((after, status)) = fate.ends {
             let fault = if status.is_success() { Fault::ExitZero } else { Fault::Crash };
             plan(Some(after), Item::EndsBy(service_name.clone(), epoch, status, fault));
+        }
+        if let Some((after, victim)) = fate.oom {
+            plan(Some(after), Item::OomKills(service_name.clone(), epoch, victim));
         }
         for (after, fault) in [
             (fate.hangs_after, Fault::Hang),

@@ -24,6 +24,8 @@ pub enum Mutation {
     OldEpoch,
     /// An exit is reported twice, and the core has to refuse it.
     ExitTwice,
+    /// What the kernel says of memory at the end of a process is not heard.
+    DeafToOom,
     /// Timers fire before their time, under a clock that says otherwise.
     EarlyTimers,
     /// The core computes with another `restart.delay` than the operator wants.
@@ -156,9 +158,12 @@ impl Host for Mutated<'_, '_> {
             }
             (_, until) => until,
         };
-        let event = self.host.next(until)?;
+        let mut event = self.host.next(until)?;
         if event != Event::Tick {
             self.forged = None;
+        }
+        if let (Mutation::DeafToOom, Event::Exited { memory, .. }) = (self.mutation, &mut event) {
+            *memory = None;
         }
         if self.mutation == Mutation::ExitTwice && matches!(event, Event::Exited { .. }) {
             self.again = Some(event.clone());

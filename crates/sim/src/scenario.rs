@@ -5,8 +5,8 @@ use crate::fault::{Fault, Rates};
 use crate::rng::{Purpose, Rng};
 use hale_core::ids::{Epoch, Name};
 use hale_core::policy::{
-    CheckKind, CheckPolicy, CrashLoop, HostPolicy, HttpCheck, LogPolicy, Mode, Policy, Ready, RestartPolicy,
-    ServicePolicy, Signal, StartPolicy, StopPolicy,
+    CheckKind, CheckPolicy, CrashLoop, HostPolicy, HttpCheck, LogPolicy, Mode, Policy, Ready, ResourceLimits,
+    RestartPolicy, ServicePolicy, Signal, StartPolicy, StopPolicy,
 };
 use hale_core::time::Span;
 use std::collections::BTreeMap;
@@ -163,6 +163,7 @@ pub fn default_service() -> ServicePolicy {
         environment_files: Vec::new(),
         after: Vec::new(),
         open_files_limit: None,
+        limits: ResourceLimits::default(),
         start: StartPolicy { ready: Ready::Running, within: Span::from_secs(30) },
         stop: StopPolicy { signal: Signal::TERM, grace: Span::from_secs(10) },
         restart: RestartPolicy {

@@ -1,5 +1,6 @@
 //! Virtual time: what will happen, ordered by when and then by when it was planned.
 
+use crate::fate::OomVictim;
 use crate::fault::Fault;
 use hale_core::event::{Event, ExitStatus, Notice};
 use hale_core::ids::{Epoch, Name};
@@ -20,6 +21,8 @@ pub enum Item {
     Up(Name, Epoch),
     /// A process ends by itself, unless faults are over.
     EndsBy(Name, Epoch, ExitStatus, Fault),
+    /// The kernel takes a process of a tree for memory, unless faults are over.
+    OomKills(Name, Epoch, OomVictim),
     /// A process ends because it was told to.
     Dies(Name, Epoch, ExitStatus),
     /// What a process left behind ends.

@@ -24,6 +24,7 @@ const CASES: &[(&str, Mutation)] = &[
     ("one-probe", Mutation::ProbeTwice),
     ("recomputes", Mutation::AlteredDecision),
     ("answers", Mutation::AnswerTwice),
+    ("oom-is-named", Mutation::DeafToOom),
     ("liveness", Mutation::NoSpawnAfterFailure),
     ("no-spinning", Mutation::Restless),
     ("ends", Mutation::NeverDone),

@@ -1,4 +1,5 @@
 //! Analyze: from what was sensed to what is wrong.
 
 pub mod checks;
+pub mod oom;
 pub mod timers;

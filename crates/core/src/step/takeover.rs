@@ -117,13 +117,13 @@ impl Brain<'_> {
                 }
                 return;
             }
-            Life::Ended { pid, status } if !main_gone => {
+            Life::Ended { pid, status, memory } if !main_gone => {
                 if unseen && matches!(phase, Phase::Spawning { .. }) {
                     let process = Process { pid: *pid, start_ticks: 0, pidfd_inode: 0, cgroup: None };
                     self.record(name, Body::Spawned { epoch, process });
                     self.executed(name, epoch);
                 }
-                return self.exited(name, epoch, *status, found.tree_empty);
+                return self.exited(name, epoch, *status, found.tree_empty, *memory);
             }
             Life::Ended { .. } | Life::NotMade { .. } => self.effect(name, epoch, Order::AckExit),
             Life::Over if !main_gone => return self.vanished(name, epoch, found.tree_empty),

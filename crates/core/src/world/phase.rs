@@ -283,6 +283,7 @@ impl Phase {
             | Body::Decided(_)
             | Body::Waits { .. }
             | Body::CountersForgotten
+            | Body::OomKilled { .. }
             | Body::IncidentClosed { .. }
             | Body::Ordered { .. }
             | Body::CarriedOut { .. }
@@ -357,7 +358,13 @@ mod tests {
 
     #[test]
     fn a_second_process_beside_a_living_one_is_illegal_in_every_phase_that_has_one() {
-        let exit = Body::Exited { epoch: Epoch(1), status: ExitStatus::Code(1), tree_empty: false, asked: false };
+        let exit = Body::Exited {
+            epoch: Epoch(1),
+            status: ExitStatus::Code(1),
+            tree_empty: false,
+            asked: false,
+            memory: None,
+        };
         let kill = Body::KillIntended {
             epoch: Epoch(1),
             why: Reason::MustGo,
@@ -379,14 +386,16 @@ mod tests {
 
     #[test]
     fn an_epoch_is_never_used_twice() {
-        let gone = Body::Exited { epoch: Epoch(1), status: ExitStatus::Code(1), tree_empty: true, asked: false };
+        let gone =
+            Body::Exited { epoch: Epoch(1), status: ExitStatus::Code(1), tree_empty: true, asked: false, memory: None };
         assert!(walk(&[spawn(1), spawned(1), gone.clone(), spawn(1)]).is_err());
         assert!(walk(&[spawn(1), spawned(1), gone, spawn(2)]).is_ok());
     }
 
     #[test]
     fn exits_of_another_process_are_illegal() {
-        let other = Body::Exited { epoch: Epoch(2), status: ExitStatus::Code(1), tree_empty: true, asked: false };
+        let other =
+            Body::Exited { epoch: Epoch(2), status: ExitStatus::Code(1), tree_empty: true, asked: false, memory: None };
         assert!(walk(&[spawn(1), spawned(1), other]).is_err());
     }
 }

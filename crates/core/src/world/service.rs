@@ -4,6 +4,7 @@ use crate::analyze::checks::CheckState;
 use crate::event::Process;
 use crate::ids::{Epoch, IncidentId, Name, RequestId};
 use crate::incident::Cause;
+use crate::memory::OomKills;
 use crate::plan::ladder::Counters;
 use crate::policy::ServicePolicy;
 use crate::record::{Body, Record};
@@ -65,6 +66,9 @@ pub(crate) struct Known {
     pub(crate) heartbeat_within: Option<Span>,
     /// How often this process has said it.
     pub(crate) promises: u32,
+    /// The newest OOM kill in its tree while this process ran, for which no end of the main process was told yet.
+    #[serde(default)]
+    pub(crate) oom: Option<(Monotonic, OomKills)>,
 }
 
 /// An incident in progress.
@@ -125,6 +129,7 @@ impl Service {
             extended_until: None,
             heartbeat_within: None,
             promises: 0,
+            oom: None,
         };
         Self { policy, known, senses: Senses { probes, ..Senses::default() } }
     }
@@ -157,6 +162,7 @@ impl Service {
                 self.known.extended_until = None;
                 self.known.heartbeat_within = None;
                 self.known.promises = 0;
+                self.known.oom = None;
                 // Each start while held is a try: the next delay is longer.
                 self.known.counters.held_tries = self.known.counters.held_tries.map(|tries| tries.saturating_add(1));
                 self.senses.start_afresh();
@@ -179,6 +185,7 @@ impl Service {
                 self.known.checks.iter_mut().for_each(|check| *check = CheckState::default());
                 self.known.healthy = false;
             }
+            Body::OomKilled { kills, .. } => self.known.oom = Some((now, *kills)),
             Body::BackingOff { .. } | Body::Stopped { .. } => self.known.healthy = false,
             Body::CountersForgotten => {
                 self.known.counters = Counters::default();

@@ -3,6 +3,7 @@
 
 use hale_core::ids::Name;
 use hale_core::incident::{Blame, Cause, Outcome, Story};
+use hale_core::memory::{MemoryReport, Pressure};
 use hale_core::policy::Mode;
 use hale_core::status::{CheckStatus, ServiceStatus, State, StatusReport};
 use hale_core::time::{Now, Span};
@@ -127,6 +128,36 @@ pub struct Moment {
 pub struct Evidence {
     /// The last lines of output of the process that failed.
     pub output: Vec<String>,
+    /// What the kernel said of the service's memory when that process ended, where it was asked.
+    #[serde(default)]
+    pub memory: Option<Memory>,
+}
+
+/// Figures of a cgroup at the end of a process; `null` where the kernel does not give one.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Memory {
+    /// The limit in force.
+    pub limit_bytes: Option<u64>,
+    /// The most that was in use at once, page cache included.
+    pub peak_bytes: Option<u64>,
+    /// How much of the last ten seconds at least one task waited for memory.
+    pub pressure_some_percent: Option<f64>,
+    /// How much of them all tasks did.
+    pub pressure_full_percent: Option<f64>,
+}
+
+impl From<&MemoryReport> for Memory {
+    fn from(report: &MemoryReport) -> Self {
+        let percent = |permyriad: fn(&Pressure) -> u32| {
+            report.pressure.as_ref().map(|pressure| f64::from(permyriad(pressure)) / 100.0)
+        };
+        Self {
+            limit_bytes: report.limit_bytes,
+            peak_bytes: report.peak_bytes,
+            pressure_some_percent: percent(|pressure| pressure.some_permyriad),
+            pressure_full_percent: percent(|pressure| pressure.full_permyriad),
+        }
+    }
 }
 
 impl From<&StatusReport> for Status {
@@ -192,7 +223,7 @@ impl From<&Story> for Incident {
             recovery_ms: recovery(story).map(ms),
             down_ms: down(story).map(ms),
             timeline: story.timeline.iter().map(moment).collect(),
-            evidence: Evidence { output: story.output.clone() },
+            evidence: Evidence { output: story.output.clone(), memory: story.memory.as_ref().map(Memory::from) },
         }
     }
 }
@@ -255,6 +286,7 @@ mod tests {
             down_us: Some(2_500),
             timeline: Vec::new(),
             output: Vec::new(),
+            memory: None,
         };
         let durations = |outcome| {
             let incident = Incident::from(&story(outcome));

@@ -133,7 +133,8 @@ mod tests {
 
     #[test]
     fn only_processes_that_were_not_reaped_are_taken_over() {
-        let exited = Body::Exited { epoch: Epoch(1), status: ExitStatus::Code(0), tree_empty: true, asked: false };
+        let exited =
+            Body::Exited { epoch: Epoch(1), status: ExitStatus::Code(0), tree_empty: true, asked: false, memory: None };
         let records = vec![record(3, "a", spawned(10)), record(4, "b", spawned(11)), record(5, "a", exited)];
         let replay = Replay { records, ..Replay::default() };
         let recovered = recover(&replay, Path::new("/nonexistent"));

@@ -1,6 +1,9 @@
 //! Turns the host into what the core can be told.
 
 pub mod config_file;
+pub mod features;
+pub mod kernel_log;
+pub mod memory;
 pub mod notify;
 pub mod probe;
 mod text;

@@ -1,5 +1,7 @@
 //! The real host: what `hale_core::driver` needs, on epoll, sockets, cgroups and files.
 
+mod memory;
+
 use super::console::Console;
 use super::evidence::{Collector, Job};
 use super::inbox::{Asker, Inbox, Outlet};
@@ -13,6 +15,7 @@ use crate::guardian::protocol::{GuardianEvent, HostSignal, MAX_SERVICES, Slot, S
 use crate::keeper::client::KeeperClient;
 use crate::keeper::protocol::KeeperEvent;
 use crate::knowledge::ledger_store::LedgerStore;
+use crate::monitor::kernel_log::KernelLog;
 use crate::monitor::probe::{ProbeOrder, Prober};
 use crate::sys::wait::Exit;
 use hale_core::driver::Host;
@@ -51,6 +54,8 @@ enum Source {
     Inbox,
     Notify(Slot),
     Tree(Slot),
+    Memory(Slot),
+    KernelLog,
 }
 
 impl Source {
@@ -61,6 +66,8 @@ impl Source {
             Self::Inbox => (2, 0),
             Self::Notify(slot) => (3, slot.0),
             Self::Tree(slot) => (4, slot.0),
+            Self::Memory(slot) => (5, slot.0),
+            Self::KernelLog => (6, 0),
         };
         epoll::EventData::new_u64(kind << 32 | u64::from(slot))
     }
@@ -73,6 +80,8 @@ impl Source {
             2 => Some(Self::Inbox),
             3 => Some(Self::Notify(slot)),
             4 => Some(Self::Tree(slot)),
+            5 => Some(Self::Memory(slot)),
+            6 => Some(Self::KernelLog),
             _ => None,
         }
     }
@@ -115,6 +124,8 @@ pub(super) struct DaemonHost {
     /// Ends that are on record, and that the guardian still keeps.
     unacknowledged: Vec<(Name, Epoch)>,
     ended: Option<Ended>,
+    /// Where there is no memory controller to count OOM kills.
+    kernel_log: Option<KernelLog>,
 }
 
 /// An order that is prepared, or cannot be.
@@ -159,7 +170,7 @@ impl DaemonHost {
             .iter()
             .zip(slots)
             .map(|((name, service), slot)| (name.clone(), Hosted::new(name, slot, service, &policy.host)));
-        Ok(Self {
+        let mut host = Self {
             epoll,
             buffer: Vec::with_capacity(EVENTS_PER_WAIT),
             events: first,
@@ -175,8 +186,11 @@ impl DaemonHost {
             told: Vec::new(),
             unacknowledged: Vec::new(),
             ended: None,
+            kernel_log: None,
             parts,
-        })
+        };
+        host.prepare_memory(policy);
+        Ok(host)
     }
 
     /// How it ended; writes out what is left.
@@ -237,6 +251,8 @@ impl DaemonHost {
                 Source::Inbox => self.hear_threads(),
                 Source::Notify(slot) => self.hear_service(slot),
                 Source::Tree(slot) => self.look_at_tree(slot),
+                Source::Memory(slot) => self.hear_memory(slot),
+                Source::KernelLog => self.hear_kernel_log(),
             }
         }
         Ok(())
@@ -301,11 +317,12 @@ impl DaemonHost {
                     }
                 }
                 GuardianEvent::Exited { slot, epoch, exit } => {
+                    self.hear_kernel_log();
                     if let Some((service, hosted)) = self.by_slot(slot) {
-                        hosted.gone();
+                        let memory = hosted.gone();
                         let tree_empty = hosted.tree_is_empty();
                         let status = exit_status(exit);
-                        self.events.push_back(Event::Exited { service, epoch, status, tree_empty });
+                        self.events.push_back(Event::Exited { service, epoch, status, tree_empty, memory });
                     }
                     self.look_at_tree(slot);
                 }
@@ -342,7 +359,7 @@ impl DaemonHost {
             let mut life = match (&kept.exit, &kept.failure, &kept.process) {
                 (Some(exit), _, process) => {
                     let pid = process.as_ref().map_or(0, |(pid, _)| *pid);
-                    Life::Ended { pid, status: exit_status(*exit) }
+                    Life::Ended { pid, status: exit_status(*exit), memory: None }
                 }
                 (None, Some(failure), _) => Life::NotMade { failure: hosted.explain(*failure) },
                 (None, None, Some((pid, _))) => {
@@ -357,6 +374,9 @@ impl DaemonHost {
                 if let (Life::Running { process, .. }, Some(known)) = (&mut life, known) {
                     *process = known;
                 }
+                if let Life::Ended { memory, .. } = &mut life {
+                    *memory = hosted.gone();
+                }
                 tree_empty = empty;
                 if let Some(fd) = hosted.notify_fd() {
                     epoll::add(&self.epoll, fd, Source::Notify(slot).data(), epoll::EventFlags::IN)?;
@@ -364,7 +384,17 @@ impl DaemonHost {
             }
             found.insert(name.clone(), Found { epoch, life, tree_empty });
         }
+        let running = |found: &Found| matches!(found.life, Life::Running { .. });
+        let running: Vec<Name> =
+            found.iter().filter(|(_, found)| running(found)).map(|(name, _)| name.clone()).collect();
         self.events.push_front(Event::TakeOver { lost, found });
+        for name in running {
+            self.watch_memory(&name);
+            // What was counted meanwhile nobody was told; what was told before is told once more.
+            if let Some(slot) = self.services.get(&name).map(Hosted::slot) {
+                self.hear_memory(slot);
+            }
+        }
         Ok(())
     }
 
@@ -465,11 +495,12 @@ impl DaemonHost {
 
     fn spawn(&mut self, service: &Name, epoch: Epoch, policy: &Arc<ServicePolicy>) {
         let Some(hosted) = self.services.get_mut(service) else { return };
-        if let Err(failure) = hosted.ensure(&self.parts.trees, &mut self.parts.keeper) {
+        if let Err(failure) = hosted.ensure(&self.parts.trees, &mut self.parts.keeper, &policy.limits) {
             self.events.push_back(Event::SpawnFailed { service: service.clone(), epoch, failure });
             return;
         }
         let paths = hosted.paths(&self.parts.trees);
+        self.watch_memory(service);
         if !touches_files(policy) {
             let prepared = prepare(policy, &paths);
             self.send_spawn(service, epoch, prepared);

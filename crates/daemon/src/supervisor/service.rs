@@ -9,11 +9,13 @@ use crate::guardian::client::GuardianClient;
 use crate::guardian::protocol::{self, Slot, SpawnOrder};
 use crate::keeper::client::KeeperClient;
 use crate::keeper::protocol::LogTarget;
+use crate::monitor::memory::MemoryWatch;
 use crate::monitor::notify::{Membership, NotifySocket};
 use crate::sys::child::Step;
 use hale_core::event::{Notice, Process, SpawnFailure};
 use hale_core::ids::{Epoch, Name};
-use hale_core::policy::{HostPolicy, ServicePolicy, Signal};
+use hale_core::memory::{MemoryAtExit, OomKills, OomScope};
+use hale_core::policy::{HostPolicy, ResourceLimits, ServicePolicy, Signal};
 use std::error::Error;
 use std::ffi::CString;
 use std::fs::symlink_metadata;
@@ -55,6 +57,7 @@ pub(super) struct Hosted {
 #[derive(Debug)]
 struct Ready {
     tree: Tree,
+    memory: MemoryWatch,
     notify: Option<Notify>,
 }
 
@@ -70,6 +73,9 @@ struct Notify {
 #[derive(Debug)]
 struct Living {
     epoch: Epoch,
+    pid: i32,
+    /// The kernel's log says that it was taken for memory.
+    oom: Option<OomScope>,
     /// Signals it, and nobody else that has its pid later.
     pidfd: Option<OwnedFd>,
 }
@@ -125,10 +131,11 @@ impl Hosted {
         let mut process = None;
         if let Some((pid, pidfd)) = kept.process.filter(|_| kept.exit.is_none() && kept.failure.is_none()) {
             process = pidfd.as_ref().and_then(|pidfd| tree.spawned(pid, pidfd.as_fd()).ok());
-            self.process = Some(Living { epoch: kept.epoch, pidfd });
+            self.process = Some(Living { epoch: kept.epoch, pid, oom: None, pidfd });
         }
         let empty = tree.is_empty().unwrap_or(false);
-        self.ready = Some(Ready { tree, notify });
+        let memory = MemoryWatch::open(&tree);
+        self.ready = Some(Ready { tree, memory, notify });
         Ok((process, empty))
     }
 
@@ -178,7 +185,15 @@ impl Hosted {
     /// Makes, at the first start, what outlives each single process; and after a kill the tree anew: Linux goes on
     /// killing whatever is forked into a cgroup that `cgroup.kill` was ever written to
     /// (docs/decisions/0008-a-fresh-cgroup-after-a-kill.md).
-    pub(super) fn ensure(&mut self, trees: &Trees, keeper: &mut KeeperClient) -> Result<(), SpawnFailure> {
+    pub(super) fn ensure(
+        &mut self,
+        trees: &Trees,
+        keeper: &mut KeeperClient,
+        limits: &ResourceLimits,
+    ) -> Result<(), SpawnFailure> {
+        // What is counted in a group belongs to the process that runs in it: whoever looks later, as a new supervisor
+        // does, need not know what was counted before.
+        self.stale |= self.ready.as_ref().is_some_and(|ready| ready.memory.has_counted());
         match &mut self.ready {
             Some(ready) if !self.stale => match ready.tree.is_empty() {
                 Ok(true) => {}
@@ -187,6 +202,7 @@ impl Hosted {
             },
             Some(ready) => {
                 ready.tree = fresh_tree(trees, &self.name)?;
+                ready.memory = MemoryWatch::open(&ready.tree);
                 if let Some(notify) = &mut ready.notify {
                     notify.member = membership(&ready.tree, self.owner);
                 }
@@ -194,10 +210,15 @@ impl Hosted {
             None => {
                 let tree = fresh_tree(trees, &self.name)?;
                 self.configure(keeper).map_err(|error| failure("keeper", "", &error))?;
-                self.ready = Some(Ready { tree, notify: None });
+                let memory = MemoryWatch::open(&tree);
+                self.ready = Some(Ready { tree, memory, notify: None });
             }
         }
         self.stale = false;
+        if let Some(ready) = &mut self.ready {
+            ready.tree.limit(limits).map_err(|(file, error)| failure("limits", file, &error))?;
+            ready.memory.begin();
+        }
         Ok(())
     }
 
@@ -290,13 +311,46 @@ impl Hosted {
         // One that was reaped already is known by its pid alone; its end is being reported.
         let unknown = Process { pid, start_ticks: 0, pidfd_inode: 0, cgroup: None };
         let known = self.tree().zip(pidfd.as_ref()).and_then(|(tree, pidfd)| tree.spawned(pid, pidfd.as_fd()).ok());
-        self.process = Some(Living { epoch, pidfd });
+        self.process = Some(Living { epoch, pid, oom: None, pidfd });
         known.unwrap_or(unknown)
     }
 
-    /// The main process was reaped.
-    pub(super) fn gone(&mut self) {
-        self.process = None;
+    /// The main process was reaped. Says what the kernel tells of its memory.
+    pub(super) fn gone(&mut self) -> Option<MemoryAtExit> {
+        let by_log = self.process.take().and_then(|living| living.oom).map(|scope| OomKills { count: 1, scope });
+        let counted = self.memory_mut().and_then(MemoryWatch::at_exit);
+        match (counted, by_log) {
+            (Some(at_exit), by_log) => Some(MemoryAtExit { oom: at_exit.oom.or(by_log), ..at_exit }),
+            (None, Some(_)) => Some(MemoryAtExit { oom: by_log, report: Default::default() }),
+            (None, None) => None,
+        }
+    }
+
+    /// What the kernel counts of its memory.
+    pub(super) fn memory(&self) -> Option<&MemoryWatch> {
+        self.ready.as_ref().map(|ready| &ready.memory)
+    }
+
+    /// The same, to be asked for what is new.
+    pub(super) fn memory_mut(&mut self) -> Option<&mut MemoryWatch> {
+        self.ready.as_mut().map(|ready| &mut ready.memory)
+    }
+
+    /// Whether its main process has this number.
+    pub(super) fn is_main(&self, pid: i32) -> bool {
+        self.process.as_ref().is_some_and(|living| living.pid == pid)
+    }
+
+    /// The kernel's log says that its main process is taken for memory.
+    pub(super) fn oom_by_log(&mut self, scope: OomScope) {
+        if let Some(living) = &mut self.process {
+            living.oom = Some(scope);
+        }
+    }
+
+    /// Whether the cgroup `path` is its own or in it.
+    pub(super) fn holds(&self, path: &str) -> bool {
+        self.tree().is_some_and(|tree| tree.contains(path))
     }
 
     /// Whether nothing of the tree is left; what cannot be read is taken for not empty: it will be killed and looked at

@@ -8,6 +8,7 @@ use crate::failure::Failure;
 use crate::history;
 use crate::terminal::{colours, escape, paint};
 use hale_core::incident::{Entry, Story};
+use hale_core::memory::{MemoryReport, Size};
 use hale_daemon::api::view::{Incident, down, recovery, rfc3339};
 use hale_daemon::knowledge::Query;
 use std::io::Write;
@@ -46,6 +47,9 @@ fn write(story: &Story, coloured: bool, out: &mut impl Write) -> std::io::Result
         let why = entry.why.as_ref().map_or(String::new(), |why| format!(", because {why}"));
         writeln!(out, "  {:width$}  {}{}", after(entry), escape(&entry.what), escape(&why))?;
     }
+    if let Some(figures) = story.memory.as_ref().and_then(memory) {
+        writeln!(out, "\nits memory: {figures}")?;
+    }
     if !story.output.is_empty() {
         writeln!(out, "\nits last output:")?;
         for line in &story.output {
@@ -55,11 +59,24 @@ fn write(story: &Story, coloured: bool, out: &mut impl Write) -> std::io::Result
     Ok(())
 }
 
+/// The figures that say something; none of them does when all is as usual.
+fn memory(report: &MemoryReport) -> Option<String> {
+    let limit = report.limit_bytes.map(|bytes| format!("limit {}", Size(bytes)));
+    let peak = report.peak_bytes.map(|bytes| format!("peak {}", Size(bytes)));
+    let pressure = report.pressure.filter(|pressure| pressure.some_permyriad > 0).map(|pressure| {
+        let (whole, hundredths) = (pressure.some_permyriad / 100, pressure.some_permyriad % 100);
+        format!("{whole}.{hundredths:02} % of the last 10 s lost to waiting for it")
+    });
+    let figures: Vec<String> = [limit, peak, pressure].into_iter().flatten().collect();
+    (!figures.is_empty()).then(|| figures.join(", "))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use hale_core::ids::{IncidentId, Name};
     use hale_core::incident::{Blame, Cause, Outcome};
+    use hale_core::memory::{MemoryReport, Pressure};
     use hale_core::time::{Now, Span};
 
     #[test]
@@ -85,6 +102,11 @@ mod tests {
                 entry(18_000, "all checks pass: recovered in 18 ms", None),
             ],
             output: vec!["web listens on 127.0.0.1:8701".into(), "\u{7}".into()],
+            memory: Some(MemoryReport {
+                limit_bytes: Some(512 << 20),
+                peak_bytes: Some(511 << 20),
+                pressure: Some(Pressure { some_permyriad: 1_234, full_permyriad: 900 }),
+            }),
         };
         let expected = "\
 incident 12: web, hang, recovered in 18 ms, down for 1.2 s
@@ -93,6 +115,8 @@ opened 1970-01-01T00:00:00.000Z
   T+0 ms    detected: check http failed 2 times in a row: no answer\\u{1b}
   T+0.4 ms  decided to restart it at once, because it was healthy before
   T+18 ms   all checks pass: recovered in 18 ms
+
+its memory: limit 512 MiB, peak 511 MiB, 12.34 % of the last 10 s lost to waiting for it
 
 its last output:
   | web listens on 127.0.0.1:8701

@@ -1,6 +1,7 @@
 //! One file for each command.
 
 pub mod completions;
+pub mod doctor;
 pub mod incident;
 pub mod incidents;
 pub mod ledger;

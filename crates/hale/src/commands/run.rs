@@ -4,6 +4,7 @@ use crate::cli::Global;
 use crate::configuration;
 use crate::exit::Exit;
 use crate::failure::Failure;
+use hale_daemon::execute::tree::delegate;
 use hale_daemon::guardian::launch::{Launch, launch};
 use std::path::{Path, PathBuf};
 
@@ -22,6 +23,8 @@ pub fn run(file: Option<PathBuf>, global: &Global) -> Result<Exit, Failure> {
         state_dir: Path::new(&host.state_dir),
         supervisor_args: &[host.runtime_dir.clone().into(), absolute.into_os_string()],
     };
+    // While this is one process without children. What does not work is said by the supervisor, if a service needs it.
+    let _ = delegate::settle();
     match launch(&guardian) {
         Ok(never) => match never {},
         Err(error) => Err(Failure::new(Exit::Failed, "cannot become the guardian").because(error)),

@@ -1,5 +1,6 @@
 //! The HTTP side of a demo service: `/health`, `/work`, and one endpoint for each way to break.
 
+use super::memory;
 use super::start_failures::{File, TIMES_MAX};
 use axum::Router;
 use axum::extract::{Query, Request, State};
@@ -18,6 +19,10 @@ const SLOW: Duration = Duration::from_secs(2);
 /// Time for the answer to leave the process before it stops to run.
 const LAST_WORDS: Duration = Duration::from_millis(20);
 
+/// Children that `/break/forks` makes where nobody says how many, and at most: beyond it the machine would suffer too.
+const FORKS_DEFAULT: u32 = 99;
+const FORKS_MAX: u32 = 10_000;
+
 const HELP: &str = "\
 /break/crash          abort: killed by SIGABRT
 /break/exit?code=3    exit with this status
@@ -28,6 +33,9 @@ const HELP: &str = "\
 /break/start?times=3  exit now, and fail the next starts
 /break/silence        stop the heartbeat (worker)
 /break/stray          leave a child in a session of its own, then abort
+/break/leak?mib=64    take memory and never give it back; rate=N: N MiB a second
+/break/hog?mib=64     have a child do that, at once
+/break/forks?count=99 make children until there are so many, or until the kernel refuses
 ";
 
 /// How the service answers; kept until it is started again.
@@ -85,7 +93,10 @@ pub fn router(name: &'static str, mode: Mode, failures: File) -> Router {
         .route("/error", any(async |State(service): State<Service>| service.mode.set(Answers::WithError)))
         .route("/start", any(fail_starts))
         .route("/silence", any(silence))
-        .route("/stray", any(leave_stray));
+        .route("/stray", any(leave_stray))
+        .route("/leak", any(leak))
+        .route("/hog", any(hog))
+        .route("/forks", any(forks));
     let service = Service { name, mode, failures: Arc::new(failures) };
     let work = Router::new()
         .route("/health", get(health))
@@ -153,12 +164,52 @@ async fn silence(State(service): State<Service>) -> &'static str {
     "no heartbeat any more, until the next start\n"
 }
 
+#[derive(serde::Deserialize)]
+struct Leak {
+    mib: Option<u32>,
+    rate: Option<u32>,
+}
+
+async fn leak(Query(Leak { mib, rate }): Query<Leak>) -> String {
+    let mib = mib.unwrap_or(memory::MIB_DEFAULT);
+    // On a thread of its own: it goes on answering meanwhile.
+    std::thread::spawn(move || memory::take(mib, rate));
+    format!("takes {mib} MiB\n")
+}
+
+async fn hog(Query(Leak { mib, .. }): Query<Leak>) -> Response {
+    match child(&["hog", &mib.unwrap_or(memory::MIB_DEFAULT).to_string()]) {
+        Ok(pid) => format!("child {pid} takes it\n").into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("nothing broken: {error}\n")).into_response(),
+    }
+}
+
+#[derive(serde::Deserialize)]
+struct Forks {
+    count: Option<u32>,
+}
+
+/// Answers with how many children were made, and why no more: `tasks_limit` is told by EAGAIN.
+async fn forks(Query(Forks { count }): Query<Forks>) -> String {
+    let count = count.unwrap_or(FORKS_DEFAULT).min(FORKS_MAX);
+    for made in 0..count {
+        if let Err(error) = child(&["stray"]) {
+            return format!("made {made}, then: {error}\n");
+        }
+    }
+    format!("made {count}\n")
+}
+
+/// Starts another of the hidden roles; nobody waits for it.
+fn child(words: &[&str]) -> std::io::Result<u32> {
+    let hale = std::env::current_exe()?;
+    Ok(Command::new(hale).arg("demo-service").args(words).stdin(Stdio::null()).spawn()?.id())
+}
+
 async fn leave_stray() -> Response {
-    let spawned = std::env::current_exe()
-        .and_then(|hale| Command::new(hale).args(["demo-service", "stray"]).stdin(Stdio::null()).spawn());
-    match spawned {
+    match child(&["stray"]) {
         Ok(stray) => {
-            println!("left stray {} behind", stray.id());
+            println!("left stray {stray} behind");
             process::abort()
         }
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("nothing broken: {error}\n")).into_response(),

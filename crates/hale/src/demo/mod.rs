@@ -5,6 +5,7 @@
 
 mod ask;
 mod breakers;
+mod memory;
 mod notify;
 mod start_failures;
 
@@ -36,6 +37,7 @@ enum Role {
     Service { kind: Kind, port: u16, needs: Option<String> },
     Ask { url: String },
     Stray,
+    Hog { mib: u32 },
 }
 
 /// The three services.
@@ -75,6 +77,11 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Role::Service { kind, port, needs } => serve(kind, port, needs.as_deref()),
         Role::Ask { url } => ask::ask(&url),
         Role::Stray => stray(),
+        Role::Hog { mib } => {
+            memory::take(mib, None);
+            std::thread::sleep(STRAY_LIVES);
+            Ok(())
+        }
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -94,6 +101,7 @@ fn parse(words: &[String]) -> Option<Role> {
         ("api", _) => Kind::Api,
         ("ask", [url]) => return Some(Role::Ask { url: url.clone() }),
         ("stray", []) => return Some(Role::Stray),
+        ("hog", [mib]) => return Some(Role::Hog { mib: mib.parse().ok()? }),
         (_, _) => return None,
     };
     let (mut port, mut needs) = (kind.default_port(), None);

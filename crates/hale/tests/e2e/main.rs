@@ -5,6 +5,7 @@ mod field;
 mod full_disk;
 mod harness;
 mod lifecycle;
+mod memory;
 mod needs_nginx;
 mod needs_python;
 mod needs_redis;

@@ -3,6 +3,7 @@
 mod delays;
 mod intentions;
 mod liveness;
+mod oom;
 mod processes;
 mod records;
 
@@ -136,6 +137,7 @@ pub fn oracles(scenario: &Scenario) -> Vec<Box<dyn Oracle>> {
         Box::new(records::OneProbe::default()),
         Box::new(records::Recomputes),
         Box::new(records::Answers::default()),
+        Box::new(oom::OomIsNamed::default()),
         Box::new(liveness::Liveness),
         Box::new(liveness::NoSpinning),
         Box::new(liveness::Ends::default()),

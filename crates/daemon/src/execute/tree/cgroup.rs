@@ -2,6 +2,7 @@
 //!
 //! Formats: <https://docs.kernel.org/admin-guide/cgroup-v2.html>, cgroups(7).
 
+use super::delegate::SELF;
 use super::process::Handle;
 use super::trial::try_out;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, fstat, mkdirat, openat, unlinkat};
@@ -64,7 +65,7 @@ pub(crate) struct Group {
 
 impl Group {
     /// The group that this process is in, and where its directory is.
-    fn own() -> Result<(Self, PathBuf), Unusable> {
+    pub(super) fn own() -> Result<(Self, PathBuf), Unusable> {
         let read = |path| fs::read_to_string(path).map_err(|source| Unusable::Proc(path, source));
         let groups = read("/proc/self/cgroup")?;
         let path = groups.lines().find_map(|line| line.strip_prefix("0::")).ok_or(Unusable::NotMounted)?;
@@ -86,10 +87,24 @@ impl Group {
         Err(Unusable::Elsewhere(path.to_owned()))
     }
 
-    /// Makes (or takes up again) the group `name` below the one that this process is in, and makes sure that
-    /// processes can be put there and be killed by the kernel. Returns its directory's path, too.
-    pub fn below_own(name: &str) -> Result<(Self, PathBuf), Unusable> {
+    /// The group that Hale was started in: the one that this process is in, or the one above where Hale's processes
+    /// have moved into a leaf of it.
+    fn home() -> Result<(Self, PathBuf), Unusable> {
         let (own, place) = Self::own()?;
+        let Some((above, SELF)) = own.path.rsplit_once('/') else { return Ok((own, place)) };
+        let path = if above.is_empty() { "/" } else { above }.to_owned();
+        let place = place.parent().map_or(place.clone(), Path::to_owned);
+        match open_dir(rustix::fs::CWD, &place) {
+            Ok(dir) => Ok((Self { dir, path }, place)),
+            Err(source) => Err(Unusable::Refused { what: "cannot open", path: place, source }),
+        }
+    }
+
+    /// Makes (or takes up again) the group `name` below the one that Hale was started in, and makes sure that
+    /// processes can be put there and be killed by the kernel. Returns its directory's path, too, and the group that it
+    /// is in.
+    pub fn below_home(name: &str) -> Result<(Self, PathBuf, Self), Unusable> {
+        let (own, place) = Self::home()?;
         let refused = |what, source| Unusable::Refused { what, path: place.clone(), source };
         // A process may be put from one group into another only by who may write to the list of their common parent.
         openat(&own.dir, "cgroup.procs", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
@@ -109,7 +124,7 @@ impl Group {
             try_out(&group, &place)
         };
         match usable() {
-            Ok(()) => Ok((group, place.join(name))),
+            Ok(()) => Ok((group, place.join(name), own)),
             Err(error) => {
                 // Refused when it is in use, and then not ours to remove.
                 let _ = own.remove_child(name);
@@ -261,17 +276,38 @@ impl Group {
         Ok(found)
     }
 
-    fn processes_here(&self, subgroup: &str) -> io::Result<Vec<i32>> {
+    pub(super) fn processes_here(&self, subgroup: &str) -> io::Result<Vec<i32>> {
         let text = self.read(&format!("{}{}cgroup.procs", subgroup, if subgroup.is_empty() { "" } else { "/" }))?;
         // 0 stands for a process of another pid namespace (pid_namespaces(7)).
         Ok(text.lines().filter_map(|line| line.parse().ok()).filter(|&pid| pid > 0).collect())
     }
 
-    fn read(&self, name: &str) -> io::Result<String> {
+    /// The content of one of its files.
+    pub fn read(&self, name: &str) -> io::Result<String> {
         let mut text = String::new();
-        File::from(openat(&self.dir, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
-            .read_to_string(&mut text)?;
+        File::from(self.open(name, OFlags::RDONLY)?).read_to_string(&mut text)?;
         Ok(text)
+    }
+
+    /// Writes to one of its files.
+    pub fn write(&self, name: &str, text: &str) -> io::Result<()> {
+        File::from(self.open(name, OFlags::WRONLY)?).write_all(text.as_bytes())
+    }
+
+    /// Opens one of its files.
+    pub fn open(&self, name: &str, flags: OFlags) -> io::Result<OwnedFd> {
+        Ok(openat(&self.dir, name, flags | OFlags::CLOEXEC, Mode::empty())?)
+    }
+
+    /// Whether it is the root of the hierarchy itself, to which no rule about processes and controllers applies: the
+    /// only group without a type (cgroups(7)).
+    pub fn is_root(&self) -> bool {
+        self.read("cgroup.type").is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+    }
+
+    /// Whether its own name, the last part of its path, is `name`.
+    pub fn is_named(&self, name: &str) -> bool {
+        self.path.rsplit_once('/').is_some_and(|(_, own)| own == name)
     }
 }
 

@@ -4,7 +4,9 @@
 //! write kills all of it, and the kernel tells when it is empty. Without, see [`tags`].
 
 mod cgroup;
+pub mod delegate;
 mod leftovers;
+pub mod limits;
 mod process;
 mod tags;
 #[cfg(test)]
@@ -18,10 +20,11 @@ pub use tags::Evidence;
 pub use watcher::{Until, Watcher};
 
 use cgroup::Group;
+use delegate::{Controller, Lacking, Why};
 use hale_core::event::Process;
 use hale_core::ids::Name;
 use process::{Handle, Identity};
-use rustix::fs::{fstat, fstatfs};
+use rustix::fs::{OFlags, fstat, fstatfs};
 use rustix::process::Signal;
 use std::collections::BTreeSet;
 use std::io;
@@ -78,29 +81,42 @@ pub struct Trees {
     kind: Kind,
     group: Option<Group>,
     adopters: Adopters,
+    /// What the services cannot be limited by.
+    lacking: Vec<Lacking>,
     /// Names of the probes' groups that could not be removed yet.
     unremoved: Arc<Mutex<Vec<String>>>,
 }
 
 impl Trees {
-    /// Makes the group `hale-<instance>` in the one that this process is in, or finds out why trees must be kept
-    /// without. Touches no other group.
+    /// Makes the group `hale-<instance>` in the one that Hale was started in, or finds out why trees must be kept
+    /// without; and has both hand controllers down. Touches no other group.
     #[must_use]
     pub fn open(instance: &str) -> Self {
-        match Group::below_own(&group_name(instance)) {
-            Ok((group, path)) => Self::new(instance, Kind::Cgroup2 { path }, Some(group)),
+        match Group::below_home(&group_name(instance)) {
+            Ok((group, path, home)) => {
+                let lacking = delegate::hand_down(&home, &group);
+                Self { lacking, ..Self::new(instance, Kind::Cgroup2 { path }, Some(group)) }
+            }
             Err(why) => Self::new(instance, Kind::Tags { why }, None),
         }
     }
 
     pub(crate) fn new(instance: &str, kind: Kind, group: Option<Group>) -> Self {
-        Self { instance: instance.to_owned(), kind, group, adopters: Adopters::now(), unremoved: Arc::default() }
+        let lacking = Controller::ALL.map(|controller| Lacking { controller, why: Why::NoCgroup }).into();
+        let adopters = Adopters::now();
+        Self { instance: instance.to_owned(), kind, group, adopters, lacking, unremoved: Arc::default() }
     }
 
     /// How trees are kept here.
     #[must_use]
     pub fn kind(&self) -> &Kind {
         &self.kind
+    }
+
+    /// The controllers that services cannot have here.
+    #[must_use]
+    pub fn lacking(&self) -> &[Lacking] {
+        &self.lacking
     }
 
     /// What must stand in the environment of each process of this service: `HALE_SERVICE=<instance>:<service>`.
@@ -249,11 +265,28 @@ impl Tree {
         }
     }
 
+    /// Whether the cgroup `path`, as in proc_pid_cgroup(5), is its own or in it.
+    #[must_use]
+    pub fn contains(&self, path: &str) -> bool {
+        match &self.0.place {
+            Place::Cgroup { group, .. } => group.contains(path),
+            Place::Tags { .. } => false,
+        }
+    }
+
     /// The kernel's number of its cgroup: the inode of the directory.
     #[must_use]
     pub fn cgroup_id(&self) -> Option<u64> {
         match &self.0.place {
             Place::Cgroup { id, .. } => Some(*id),
+            Place::Tags { .. } => None,
+        }
+    }
+
+    /// Opens a file of its cgroup for reading, or for both. `None`: there is no such file, or no cgroup.
+    pub(crate) fn open_file(&self, name: &str, write: bool) -> Option<OwnedFd> {
+        match &self.0.place {
+            Place::Cgroup { group, .. } => group.open(name, if write { OFlags::RDWR } else { OFlags::RDONLY }).ok(),
             Place::Tags { .. } => None,
         }
     }
@@ -438,6 +471,13 @@ impl Drop for ProbeGroup {
             unremoved.push(name.clone());
         }
     }
+}
+
+/// Whether this kernel numbers pidfds within a boot (Linux 6.9 and later).
+#[must_use]
+pub fn has_unique_pidfds() -> bool {
+    let own = rustix::process::pidfd_open(rustix::process::getpid(), rustix::process::PidfdFlags::empty());
+    own.is_ok_and(|pidfd| pidfd_inode(pidfd.as_fd()).is_ok_and(|inode| inode != 0))
 }
 
 /// The inode of a pidfd, or 0 where all of them share one (before Linux 6.9).

@@ -5,7 +5,8 @@ use crate::execute::tree::{Kind, Trees, Unusable};
 use hale_core::event::{Event, ProbeFailure, ProbeOutcome};
 use hale_core::ids::{Epoch, Name, ProbeId};
 use hale_core::policy::{
-    CheckKind, CheckPolicy, HttpCheck, LogPolicy, Ready, RestartPolicy, ServicePolicy, Signal, StartPolicy, StopPolicy,
+    CheckKind, CheckPolicy, HttpCheck, LogPolicy, Ready, ResourceLimits, RestartPolicy, ServicePolicy, Signal,
+    StartPolicy, StopPolicy,
 };
 use hale_core::time::Span;
 use rustix::process::{Pid, Signal as Number, kill_process_group};
@@ -53,6 +54,7 @@ pub(super) fn policy(kind: CheckKind, timeout: Span) -> ServicePolicy {
         environment_files: Vec::new(),
         after: Vec::new(),
         open_files_limit: None,
+        limits: ResourceLimits::default(),
         start: StartPolicy { ready: Ready::Check, within: LONG },
         stop: StopPolicy { signal: Signal::TERM, grace: LONG },
         restart: RestartPolicy {

@@ -1,0 +1,167 @@
+//! What the kernel counts of one service's memory: read when it says that something changed, and at the end of a process.
+//!
+//! Formats: <https://docs.kernel.org/admin-guide/cgroup-v2.html>, <https://docs.kernel.org/accounting/psi.html>.
+
+use crate::execute::tree::Tree;
+use hale_core::memory::{MemoryAtExit, MemoryReport, OomKills, OomScope, Pressure};
+use rustix::io::{pread, pwrite};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// The files of one cgroup, as far as this kernel and its controllers have them. It watches one group: one that was made
+/// anew gets another.
+#[derive(Debug)]
+pub struct MemoryWatch {
+    events: Option<OwnedFd>,
+    limit: Option<OwnedFd>,
+    peak: Option<OwnedFd>,
+    pressure: Option<OwnedFd>,
+    told: Counts,
+}
+
+/// Counters of `memory.events`, since the group was made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Counts {
+    /// How often the group's own limit led to the OOM killer.
+    oom: u64,
+    /// Processes of the group that any OOM killer took.
+    oom_kill: u64,
+}
+
+impl Counts {
+    /// What was taken from here to `now`, to where it goes on. The kernel counts that the limit was reached some time
+    /// before it counts whom it took for that: what is in between stays for the next look.
+    fn kills_until(&mut self, now: Self) -> Option<OomKills> {
+        let count = now.oom_kill.checked_sub(self.oom_kill).filter(|&count| count > 0)?;
+        let before = std::mem::replace(self, now);
+        let scope = if now.oom > before.oom { OomScope::OwnLimit } else { OomScope::Above };
+        Some(OomKills { count, scope })
+    }
+}
+
+impl MemoryWatch {
+    /// Opens the files of a tree; without a cgroup there are none.
+    #[must_use]
+    pub fn open(tree: &Tree) -> Self {
+        Self {
+            events: tree.open_file("memory.events", false),
+            limit: tree.open_file("memory.max", false),
+            // Writing resets what this descriptor shows (Linux 6.12 and later; before it cannot be opened so).
+            peak: tree.open_file("memory.peak", true).or_else(|| tree.open_file("memory.peak", false)),
+            pressure: tree.open_file("memory.pressure", false),
+            told: Counts::default(),
+        }
+    }
+
+    /// A new process is about to be made: what is counted from here on is of its time.
+    pub fn begin(&mut self) {
+        self.told = self.counts().unwrap_or_default();
+        if let Some(peak) = &self.peak {
+            // Refused where the kernel cannot: it stays the peak of the group.
+            let _ = pwrite(peak, b"reset\n", 0);
+        }
+    }
+
+    /// Whether anybody was ever taken in this group.
+    #[must_use]
+    pub fn has_counted(&self) -> bool {
+        self.counts().is_ok_and(|counts| counts != Counts::default())
+    }
+
+    /// Becomes ready with `EPOLLPRI` when `memory.events` changed, at most 100 times a second. Only [`Self::look`]
+    /// silences it. `None` without the memory controller.
+    #[must_use]
+    pub fn events_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.events.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Processes that the OOM killer took since this was last asked.
+    ///
+    /// # Errors
+    ///
+    /// The group is gone: nothing more will come of it.
+    pub fn look(&mut self) -> io::Result<Option<OomKills>> {
+        let now = self.counts()?;
+        Ok(self.told.kills_until(now))
+    }
+
+    /// The figures of this moment.
+    #[must_use]
+    pub fn report(&self) -> MemoryReport {
+        let number = |file: &Option<OwnedFd>| read(file.as_ref()?).ok()?.trim().parse().ok();
+        MemoryReport {
+            // "max" is no number, and no limit.
+            limit_bytes: number(&self.limit),
+            peak_bytes: number(&self.peak),
+            pressure: self.pressure.as_ref().and_then(|file| pressure(&read(file).ok()?)),
+        }
+    }
+
+    /// What is known at the end of a main process; `None` where the kernel tells nothing at all.
+    pub fn at_exit(&mut self) -> Option<MemoryAtExit> {
+        let at_exit = MemoryAtExit { oom: self.look().ok().flatten(), report: self.report() };
+        (at_exit.oom.is_some() || at_exit.report != MemoryReport::default()).then_some(at_exit)
+    }
+
+    fn counts(&self) -> io::Result<Counts> {
+        Ok(self.events.as_ref().map(read).transpose()?.as_deref().map(counts).unwrap_or_default())
+    }
+}
+
+/// Reads a file of the kernel from its start; all of these are a few hundred bytes.
+fn read(file: &OwnedFd) -> io::Result<String> {
+    let mut buffer = [0; 1_024];
+    let length = pread(file, &mut buffer, 0)?;
+    Ok(String::from_utf8_lossy(&buffer[..length]).into_owned())
+}
+
+fn counts(text: &str) -> Counts {
+    let count = |name| {
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.and_then(|value| value.parse().ok()).unwrap_or_default()
+    };
+    Counts { oom: count("oom"), oom_kill: count("oom_kill") }
+}
+
+/// `some avg10=12.34 avg60=... total=...`, and the same with `full`.
+fn pressure(text: &str) -> Option<Pressure> {
+    let average = |who: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(who))?;
+        let (whole, hundredths) = line.trim_start().strip_prefix("avg10=")?.split(' ').next()?.split_once('.')?;
+        let hundredths: u32 = (hundredths.len() == 2).then(|| hundredths.parse().ok())??;
+        Some(whole.parse::<u32>().ok()?.saturating_mul(100).saturating_add(hundredths))
+    };
+    Some(Pressure { some_permyriad: average("some")?, full_permyriad: average("full")? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_are_read_by_name() {
+        let text = "low 0\nhigh 3\nmax 12\noom 2\noom_kill 1\noom_group_kill 0\n";
+        assert_eq!(counts(text), Counts { oom: 2, oom_kill: 1 });
+        assert_eq!(counts(""), Counts::default());
+    }
+
+    #[test]
+    fn a_look_between_the_limit_and_the_kill_does_not_take_the_one_for_anothers() {
+        let mut told = Counts::default();
+        assert_eq!(told.kills_until(Counts { oom: 1, oom_kill: 0 }), None);
+        let own = OomKills { count: 1, scope: OomScope::OwnLimit };
+        assert_eq!(told.kills_until(Counts { oom: 1, oom_kill: 1 }), Some(own));
+        assert_eq!(told.kills_until(Counts { oom: 1, oom_kill: 1 }), None);
+        let above = OomKills { count: 2, scope: OomScope::Above };
+        assert_eq!(told.kills_until(Counts { oom: 1, oom_kill: 3 }), Some(above));
+    }
+
+    #[test]
+    fn pressure_is_read_without_rounding() {
+        let text =
+            "some avg10=12.34 avg60=0.00 avg300=0.00 total=5\nfull avg10=100.00 avg60=0.00 avg300=0.00 total=2\n";
+        assert_eq!(pressure(text), Some(Pressure { some_permyriad: 1_234, full_permyriad: 10_000 }));
+        assert_eq!(pressure("some avg10=x.00"), None);
+        assert_eq!(pressure(""), None);
+    }
+}

@@ -1,0 +1,82 @@
+//! How the host hears of the OOM killer: from the services' `memory.events`, and where there is no memory controller
+//! from the kernel's log.
+
+use super::{DaemonHost, Source};
+use crate::execute::tree::delegate::Controller;
+use crate::execute::tree::limits::not_enforced;
+use crate::guardian::protocol::Slot;
+use crate::monitor::kernel_log::KernelLog;
+use hale_core::event::Event;
+use hale_core::ids::Name;
+use hale_core::memory::{MemoryReport, OomKills};
+use hale_core::policy::Policy;
+use rustix::event::epoll;
+
+impl DaemonHost {
+    /// Says which limits of the policy cannot be enforced here, and opens the kernel's log where nothing else tells
+    /// an OOM kill from any other SIGKILL.
+    pub(super) fn prepare_memory(&mut self, policy: &Policy) {
+        for text in not_enforced(policy, &self.parts.trees) {
+            self.parts.console.say(&format!("{text}; `hale doctor` lists what this host lacks"));
+        }
+        if !self.parts.trees.lacking().iter().any(|lacking| lacking.controller == Controller::Memory) {
+            return;
+        }
+        // Without it the cause of such a kill is "signal", and `hale doctor` says why.
+        self.kernel_log = KernelLog::open()
+            .ok()
+            .filter(|log| epoll::add(&self.epoll, log, Source::KernelLog.data(), epoll::EventFlags::IN).is_ok());
+    }
+
+    /// Wants to know of each change of a service's `memory.events`.
+    pub(super) fn watch_memory(&mut self, service: &Name) {
+        let Some(hosted) = self.services.get(service) else { return };
+        if let Some(fd) = hosted.memory().and_then(|memory| memory.events_fd()) {
+            // EEXIST: it is watched already.
+            let _ = epoll::add(&self.epoll, fd, Source::Memory(hosted.slot()).data(), epoll::EventFlags::PRI);
+        }
+    }
+
+    /// A service's `memory.events` changed.
+    pub(super) fn hear_memory(&mut self, slot: Slot) {
+        let Some((service, hosted)) = self.by_slot(slot) else { return };
+        let epoch = hosted.newest();
+        let Some(memory) = hosted.memory_mut() else { return };
+        match memory.look() {
+            Ok(Some(kills)) => {
+                let event = Event::OomKilled { service, epoch, kills, memory: memory.report() };
+                self.events.push_back(event);
+            }
+            Ok(None) => {}
+            // Its group is gone, and would be ready for ever.
+            Err(_) => {
+                if let Some(fd) = self.services.get(&service).and_then(|hosted| hosted.memory()?.events_fd()) {
+                    let _ = epoll::delete(&self.epoll, fd);
+                }
+            }
+        }
+    }
+
+    /// The kernel's log has new lines. Called before each end is told, too: the kernel writes them before or right after
+    /// it kills.
+    pub(super) fn hear_kernel_log(&mut self) {
+        let Some(log) = &self.kernel_log else { return };
+        for victim in log.victims() {
+            if let Some(hosted) = self.services.values_mut().find(|hosted| hosted.is_main(victim.pid)) {
+                // Its end will tell.
+                hosted.oom_by_log(victim.scope);
+            } else if victim.killed {
+                // It is dying, and still in its group.
+                let Ok(groups) = std::fs::read_to_string(format!("/proc/{}/cgroup", victim.pid)) else { continue };
+                let Some(path) = groups.lines().find_map(|line| line.strip_prefix("0::")) else { continue };
+                let Some((service, hosted)) = self.services.iter().find(|(_, hosted)| hosted.holds(path)) else {
+                    continue;
+                };
+                let kills = OomKills { count: 1, scope: victim.scope };
+                let memory = hosted.memory().map_or(MemoryReport::default(), |memory| memory.report());
+                let event = Event::OomKilled { service: service.clone(), epoch: hosted.newest(), kills, memory };
+                self.events.push_back(event);
+            }
+        }
+    }
+}
