@@ -80,7 +80,7 @@ impl Brain<'_> {
         }
         match event {
             Event::Begin => self.begin(),
-            Event::TakeOver { lost, found } => self.take_over(lost, found),
+            Event::TakeOver { lost, found } => self.take_over(lost, &found),
             Event::Challenged { nonce } => self.push_effect(Fence::Host, Order::Prove { nonce }),
             Event::Tick => {}
             Event::Spawned { service, epoch, process } => self.spawned(&service, epoch, process),

@@ -19,7 +19,7 @@ impl Brain<'_> {
     /// Records were written before their effects, so an effect of the last step may have happened or not. Each kind is
     /// done again only where that does no harm: a process is ordered again only if the guardian never heard of it; signals
     /// are sent again, since asked twice is better than killed unasked; kills and acknowledgements are idempotent.
-    pub(super) fn take_over(&mut self, lost: Lost, found: BTreeMap<Name, Found>) {
+    pub(super) fn take_over(&mut self, lost: Lost, found: &BTreeMap<Name, Found>) {
         let birth = &self.world.birth;
         let living = |found: &&Found| matches!(found.life, Life::Running { .. });
         let took_over = Body::TookOver {

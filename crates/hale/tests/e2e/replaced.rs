@@ -103,7 +103,7 @@ while True:
         println!("seed {seed}");
         let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
         let place = Place::new();
-        let mut hale = start(&place);
+        let hale = start(&place);
         // Each says itself that it is up: what Hale prints dies with the one who prints it.
         let up = |number: usize| format!("up {} ", service(number));
         let all: Vec<String> = (0..SERVICES).map(up).collect();
@@ -181,7 +181,7 @@ while True:
 #[test]
 fn a_supervisor_that_hangs_is_replaced_and_the_ledger_says_where_it_hung() {
     let place = Place::new();
-    let mut hale = place.hale("[service.web]\ncommand = [\"sleep\", \"1000\"]\n");
+    let hale = place.hale("[service.web]\ncommand = [\"sleep\", \"1000\"]\n");
     let pid = hale.ready("web");
     for _ in 0..3 {
         let hung = hale.supervisor();
@@ -203,7 +203,7 @@ fn a_supervisor_that_hangs_is_replaced_and_the_ledger_says_where_it_hung() {
 #[test]
 fn a_stop_in_progress_and_a_delay_are_carried_on_by_the_next_supervisor() {
     let place = Place::new();
-    let mut hale = place.hale(
+    let hale = place.hale(
         r#"
 [service.stubborn]
 command = ["sh", "-c", "trap 'echo asked >@D/reports' TERM; echo up >@D/reports; while :; do sleep 1000 & wait $!; done"]
