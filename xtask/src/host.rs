@@ -3,6 +3,7 @@
 use crate::tools::{Outcome, find_program, run};
 use std::fs;
 use std::io::Write;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -64,8 +65,12 @@ pub fn has_controllers() -> bool {
     has("memory") && has("pids") && has("cpu") && has_cgroup2()
 }
 
-/// Whether memory groups of cgroup v1 can be made below this process's own one.
+/// Whether memory groups of cgroup v1 can be made below this process's own one, and the kernel's log, which is what tells
+/// of kills in them, has the process ids that are seen here (`PROC_PID_INIT_INO`, include/linux/proc_ns.h).
 pub fn has_memory_v1() -> bool {
+    if fs::metadata("/proc/self/ns/pid").is_ok_and(|namespace| namespace.ino() != 0xEFFF_FFFC) {
+        return false;
+    }
     let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let own = groups.lines().find_map(|line| line.split_once(":memory:")).map(|(_, own)| own);
     own.is_some_and(|own| Path::new(&format!("/sys/fs/cgroup/memory{own}/memory.limit_in_bytes")).exists())

@@ -109,6 +109,9 @@ impl Brain<'_> {
             Life::Running { process, executed } => {
                 if unseen {
                     self.spawned(name, epoch, process.clone());
+                } else if !self.is_recorded(name, process) {
+                    return self
+                        .violated(name, format!("process {epoch} (pid {}) is not the one on record", process.pid));
                 } else {
                     self.stop_again(name, epoch, phase);
                 }
@@ -134,6 +137,15 @@ impl Brain<'_> {
         } else {
             self.stop_again(name, epoch, phase);
         }
+    }
+
+    /// Whether this is the process that was recorded, as far as both are known: one that was reaped before anybody looked
+    /// at it is known by its number alone.
+    fn is_recorded(&self, name: &Name, found: &Process) -> bool {
+        let unknown = |process: &Process| process.start_ticks == 0;
+        self.known(name).process.as_ref().is_none_or(|known| {
+            known.pid == found.pid && (unknown(known) || unknown(found) || known.start_ticks == found.start_ticks)
+        })
     }
 
     /// Sends again what ends the tree, if it is being ended; from then on its end is reported.
@@ -189,5 +201,175 @@ impl Brain<'_> {
         let what =
             format!("process {epoch} is on record, and the guardian does not have it (tree empty: {tree_empty})");
         self.violated(name, what);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::effect::Effect;
+    use crate::event::{Event, ExitStatus};
+    use crate::policy::{
+        HostPolicy, LogPolicy, Mode, Policy, PolicyHash, Ready, ResourceLimits, RestartPolicy, ServicePolicy, Signal,
+        StartPolicy, StopPolicy,
+    };
+    use crate::record::Record;
+    use crate::step::{Output, step};
+    use crate::time::{Monotonic, Now, Span};
+    use crate::world::{Birth, World};
+    use alloc::sync::Arc;
+    use alloc::vec;
+
+    fn bot() -> Name {
+        Name::try_from("bot").unwrap()
+    }
+
+    fn birth() -> Birth {
+        let service = ServicePolicy {
+            command: vec![String::from("/bin/bot")],
+            directory: String::from("/"),
+            user: None,
+            environment: BTreeMap::new(),
+            environment_files: Vec::new(),
+            after: Vec::new(),
+            open_files_limit: None,
+            limits: ResourceLimits::default(),
+            start: StartPolicy { ready: Ready::Running, within: Span::from_secs(30) },
+            stop: StopPolicy { signal: Signal::TERM, grace: Span::from_secs(10) },
+            restart: RestartPolicy {
+                first_delay: Span::from_secs(5),
+                delay: Span::from_secs(5),
+                max_delay: Span::from_secs(30),
+                healthy_after: Span::from_secs(60),
+                crash_loop: None,
+                held_delay: Span::from_secs(300),
+                on_success: true,
+            },
+            log: LogPolicy { max_size_bytes: 4_096, keep: 1, rate_bytes: 4_096 },
+            checks: Vec::new(),
+        };
+        let host = HostPolicy {
+            state_dir: String::from("/s"),
+            runtime_dir: String::from("/r"),
+            log_dir: String::from("/l"),
+            mode: Mode::Heal,
+            restarts_in_flight: 16,
+        };
+        Birth {
+            policy: Policy { host, services: BTreeMap::from([(bot(), Arc::new(service))]) },
+            hash: PolicyHash::default(),
+            seed: 1,
+            version: String::from("test"),
+            boot_id: String::from("boot"),
+            first_record: crate::ids::RecordId(1),
+            last_epoch: Epoch(0),
+            open_incidents: Vec::new(),
+        }
+    }
+
+    fn at(ms: u64) -> Now {
+        Now { mono: Monotonic::from_us(ms * 1_000), boot_us: ms * 1_000, wall_us: 0 }
+    }
+
+    fn process() -> Process {
+        Process { pid: 100, start_ticks: 1, pidfd_inode: 1, cgroup: None }
+    }
+
+    /// The records of a supervisor that was told this, one event each millisecond, and then died.
+    fn lived(events: Vec<Event>) -> Vec<Record> {
+        let mut world = World::new(birth());
+        (0..).zip(events).flat_map(|(ms, event)| step(&mut world, at(ms), event).records).collect()
+    }
+
+    fn ran() -> Vec<Event> {
+        let process = process();
+        vec![
+            Event::Begin,
+            Event::Spawned { service: bot(), epoch: Epoch(1), process },
+            Event::Executed { service: bot(), epoch: Epoch(1) },
+        ]
+    }
+
+    /// The next one takes over at 100 ms.
+    fn take_over(records: Vec<Record>, found: Option<Found>) -> (World, Output) {
+        let mut world = World::restore(birth(), None, records);
+        let status = ExitStatus::Signal { signal: Signal::KILL, core_dumped: false };
+        let found = found.map(|found| (bot(), found)).into_iter().collect();
+        let output = step(&mut world, at(100), Event::TakeOver { lost: Lost::Ended { status }, found });
+        assert!(matches!(output.records[0].body, Body::TookOver { .. }), "{:?}", output.records);
+        (world, output)
+    }
+
+    fn running(executed: bool, process: Process) -> Found {
+        Found { epoch: Epoch(1), life: Life::Running { process, executed }, tree_empty: false }
+    }
+
+    fn orders(output: &Output) -> Vec<&Order> {
+        output.effects.iter().map(|Effect { order, .. }| order).collect()
+    }
+
+    #[test]
+    fn a_running_service_is_left_alone() {
+        let (world, output) = take_over(lived(ran()), Some(running(true, process())));
+        assert_eq!((output.records.len(), orders(&output)), (1, vec![]));
+        let status = &world.status(at(101), Some(&bot())).unwrap().services[0];
+        assert_eq!((status.state, status.pid, status.restarts), (crate::status::State::Healthy, Some(100), 0));
+    }
+
+    #[test]
+    fn a_start_that_was_announced_is_ordered_only_if_the_guardian_does_not_know_it() {
+        let (_, output) = take_over(lived(vec![Event::Begin]), None);
+        assert!(matches!(orders(&output)[..], [Order::Spawn { .. }]), "{output:?}");
+        let (_, output) = take_over(lived(vec![Event::Begin]), Some(running(true, process())));
+        assert_eq!(orders(&output), Vec::<&Order>::new());
+        let recorded = |body: fn(&Body) -> bool| output.records.iter().any(|record| body(&record.body));
+        assert!(recorded(|body| matches!(body, Body::Spawned { .. })), "{output:?}");
+        assert!(recorded(|body| matches!(body, Body::BecameReady { .. })), "{output:?}");
+    }
+
+    #[test]
+    fn an_end_that_nobody_saw_is_acknowledged_and_answered_once() {
+        let life = Life::Ended { pid: 100, status: ExitStatus::Code(3), memory: None };
+        let (_, output) =
+            take_over(lived(ran()), Some(Found { epoch: Epoch(1), life: life.clone(), tree_empty: true }));
+        assert!(matches!(orders(&output)[..], [Order::AckExit, Order::Collect { .. }]), "{output:?}");
+        // It was on record already: only the acknowledgement was lost.
+        let exited = Event::Exited {
+            service: bot(),
+            epoch: Epoch(1),
+            status: ExitStatus::Code(3),
+            tree_empty: true,
+            memory: None,
+        };
+        let mut events = ran();
+        events.push(exited);
+        let (_, output) = take_over(lived(events), Some(Found { epoch: Epoch(1), life, tree_empty: true }));
+        assert_eq!((output.records.len(), orders(&output)), (1, vec![&Order::AckExit]));
+    }
+
+    #[test]
+    fn a_stop_in_its_grace_is_asked_for_again_and_ends_when_it_was_to_end() {
+        let mut events = ran();
+        events.push(Event::End { why: crate::event::EndWhy::Signal(Signal::TERM) });
+        let (world, output) = take_over(lived(events), Some(running(true, process())));
+        assert_eq!(orders(&output), [&Order::Signal { signal: Signal::TERM }]);
+        assert_eq!(world.next_deadline(), Some(at(3 + 10_000).mono), "the grace is not given twice");
+    }
+
+    #[test]
+    fn a_process_that_is_not_the_one_on_record_is_never_touched() {
+        for other in [Process { pid: 200, ..process() }, Process { start_ticks: 2, ..process() }] {
+            let (_, output) = take_over(lived(ran()), Some(running(true, other)));
+            assert!(output.records.iter().any(|record| matches!(record.body, Body::Violated { .. })), "{output:?}");
+            assert_eq!(orders(&output), Vec::<&Order>::new());
+        }
+    }
+
+    #[test]
+    fn a_process_that_the_guardian_does_not_have_is_not_started_again() {
+        let over = Found { epoch: Epoch(1), life: Life::Over, tree_empty: true };
+        let (_, output) = take_over(lived(ran()), Some(over));
+        assert!(output.records.iter().any(|record| matches!(record.body, Body::Violated { .. })), "{output:?}");
+        assert_eq!(orders(&output), Vec::<&Order>::new());
     }
 }

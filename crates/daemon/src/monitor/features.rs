@@ -55,7 +55,7 @@ pub fn missing() -> Vec<Missing> {
         tell(
             "kernel log",
             &format!("an OOM kill looks like any other SIGKILL: /dev/kmsg: {error}"),
-            "run Hale with CAP_SYSLOG and with /dev/kmsg in place, or have the memory controller",
+            "run Hale in the first pid namespace, with CAP_SYSLOG and with /dev/kmsg in place, or have the memory controller",
         );
     }
     if !Path::new("/proc/pressure/memory").exists() {

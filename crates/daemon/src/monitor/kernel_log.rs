@@ -7,6 +7,7 @@ use rustix::fs::{Mode, OFlags, SeekFrom, open, seek};
 use rustix::io::{Errno, read};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 
 /// The largest record that the kernel gives out; a smaller buffer would lose it (`PRINTK_MESSAGE_MAX`).
 const RECORD_BYTES: usize = 2_048;
@@ -14,6 +15,9 @@ const RECORD_BYTES: usize = 2_048;
 /// How many records are read in one round; more are there at the next one, which follows at once. A kernel that fills
 /// the log faster loses its oldest, and says so.
 const RECORDS_PER_ROUND: usize = 256;
+
+/// The inode of the first pid namespace (`PROC_PID_INIT_INO`, include/linux/proc_ns.h).
+const FIRST_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
 
 /// What the log says of one process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,8 +39,12 @@ impl KernelLog {
     ///
     /// # Errors
     ///
-    /// There is none, as in many containers, or it needs `CAP_SYSLOG` (`kernel.dmesg_restrict`, proc_sys_kernel(5)).
+    /// There is none, as in many containers, or it needs `CAP_SYSLOG` (`kernel.dmesg_restrict`, proc_sys_kernel(5)), or its
+    /// process ids would be those of other processes here: it has those of the first pid namespace.
     pub fn open() -> io::Result<Self> {
+        if std::fs::metadata("/proc/self/ns/pid")?.ino() != FIRST_PID_NAMESPACE {
+            return Err(io::Error::other("its process ids are not those of this pid namespace"));
+        }
         let fd = open("/dev/kmsg", OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())?;
         seek(&fd, SeekFrom::End(0))?;
         Ok(Self(fd))
