@@ -55,6 +55,7 @@ pub struct Guest {
     console_seen: usize,
     commands: u64,
     log: PathBuf,
+    log_file: File,
 }
 
 impl Guest {
@@ -75,7 +76,7 @@ impl Guest {
         // The command keeps the other ends open, and with them the streams.
         drop(qemu);
         let (sender, events) = channel();
-        read_console(console, log_file, sender.clone());
+        read_console(console, log_file.try_clone().map_err(io)?, sender.clone());
         read_agent(agent.try_clone().map_err(io)?, sender.clone());
         read_monitor(monitor.try_clone().map_err(io)?, sender);
         let mut guest = Self {
@@ -93,6 +94,7 @@ impl Guest {
             console_seen: 0,
             commands: 0,
             log: log.to_path_buf(),
+            log_file,
         };
         guest.monitor_command("qmp_capabilities")?;
         guest.await_ready()?;
@@ -138,9 +140,11 @@ impl Guest {
         if !self.pump_until(Instant::now() + within, |guest| !guest.resets.is_empty())? {
             return Err(self.failure(&format!("no reset within {within:?}")));
         }
-        let reset = self.resets.remove(0);
         self.await_ready()?;
-        Ok(reset)
+        // A kernel that reboots tries several ways, and firmware resets once more: until it is up again all are one
+        // reset, and the first tells why.
+        let by_watchdog = self.resets.drain(..).next().is_some_and(|first| first.by_watchdog);
+        Ok(Reset { by_watchdog })
     }
 
     /// Whether the guest stays up for `time`; for a scenario that must not reset.
@@ -213,7 +217,7 @@ impl Guest {
                 }
             }
             // Events: https://www.qemu.org/docs/master/interop/qemu-qmp-ref.html
-            Event::Qmp(message) => match message["event"].as_str() {
+            Event::Qmp(message) => match self.noted(&message) {
                 Some("WATCHDOG") => self.watchdog_expired = true,
                 Some("RESET") => {
                     self.resets.push(Reset { by_watchdog: std::mem::take(&mut self.watchdog_expired) });
@@ -225,6 +229,15 @@ impl Guest {
             },
             Event::Ended => self.has_ended = true,
         }
+    }
+
+    /// The name of the event that `message` tells of, which the console log has as well.
+    fn noted<'a>(&mut self, message: &'a Value) -> Option<&'a str> {
+        let name = message["event"].as_str()?;
+        self.console.push(format!("=== QEMU: {name} {}", message["data"]));
+        // As in `read_console`.
+        let _ = writeln!(self.log_file, "=== QEMU: {name} {}", message["data"]);
+        Some(name)
     }
 
     /// What went wrong, with the last lines of the console.

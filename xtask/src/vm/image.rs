@@ -87,7 +87,7 @@ pub fn kernel(cache: &Path) -> Outcome<Kernel> {
     fresh_folder(&folder)?;
     let target = kernel.modules.join("lib/modules").join(&release_name);
     for module in with_dependencies(&dependencies, MODULES)? {
-        copy(&release.join(&module), &target.join(&module))?;
+        copy(&release.join(module), &target.join(module))?;
     }
     for list in ["modules.dep", "modules.alias", "modules.symbols", "modules.builtin"] {
         copy(&release.join(list), &target.join(list))?;
@@ -174,7 +174,8 @@ pub fn disk(disk: &Path, mib: u32) -> Outcome {
         fs::remove_file(disk).map_err(|e| format!("cannot remove {}: {e}", disk.display()))?;
     }
     let mke2fs = find_program("mke2fs").ok_or("no mke2fs")?;
-    run(Command::new(mke2fs).args(["-q", "-t", "ext4", "-F"]).arg(disk).arg(format!("{mib}M")))
+    // It says that it makes a regular file, even when told to be quiet.
+    output_of(Command::new(mke2fs).args(["-q", "-t", "ext4", "-F"]).arg(disk).arg(format!("{mib}M"))).map(drop)
 }
 
 /// Makes `folder` an empty one.

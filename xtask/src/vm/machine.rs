@@ -11,7 +11,8 @@ use std::process::Command;
 pub enum DiskCache {
     /// A write that the guest was told of is in the file: it survives that QEMU is killed.
     WriteThrough,
-    /// Flushes are ignored, as by a disk that lies.
+    /// The guest is told that there is a cache to flush, and flushes are ignored. QEMU itself keeps back nothing of a
+    /// raw image: what is lost beyond `WriteThrough` would take the power of the real machine.
     Unsafe,
 }
 
@@ -24,7 +25,7 @@ impl DiskCache {
     }
 }
 
-/// A machine; `Machine::default()` is one with 512 MiB, one processor, a disk and Hale's hardware timer absent.
+/// A machine; `Machine::default()` is one with 512 MiB, one processor, a disk, and no hardware timer.
 #[derive(Debug, Clone)]
 pub struct Machine {
     /// Memory, in MiB.
@@ -38,7 +39,7 @@ pub struct Machine {
     /// Modules to load besides those of the disk, each with its parameters: `"i6300esb heartbeat=4"`. A new name
     /// has to be in `image.rs`, too.
     pub modules: Vec<&'static str>,
-    /// Words for QEMU: `["-device", "i6300esb", "-action", "watchdog=reset"]`.
+    /// Words for QEMU, such as [`HARDWARE_TIMER`].
     pub qemu_arguments: Vec<&'static str>,
     /// Files of the guest. With `/etc/hale/hale.toml` among them `hale run` is started at boot, by init.
     pub files: Vec<GuestFile>,
@@ -57,6 +58,10 @@ impl Default for Machine {
         }
     }
 }
+
+/// QEMU's words for a hardware timer that resets the guest; its module is `i6300esb`, with `heartbeat=SECONDS`. It has
+/// two stages: the reset comes after twice the heartbeat.
+pub const HARDWARE_TIMER: [&str; 4] = ["-device", "i6300esb", "-action", "watchdog=reset"];
 
 /// Size of the disk: the ledger's ballast is 16 MiB, and a scenario writes a few more.
 const DISK_MIB: u32 = 128;

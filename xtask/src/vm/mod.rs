@@ -1,11 +1,11 @@
 //! `cargo xtask vm`: Hale in emulated machines, whose power can be cut and whose hardware timer can reset them.
 //!
-//! A scenario is one file in `scenarios/` and one line in [`SCENARIOS`]. It gets a [`Bench`] and
+//! A scenario is one file in `scenarios/`, which begins with the guarantee that it tests, and one line in [`SCENARIOS`]. It gets a [`Bench`] and
 //!
 //! 1. says what machine it needs: [`Machine`] `{ modules, qemu_arguments, kernel_arguments, files, .. }`, for
 //!    example with a hardware timer of 10 s:
-//!    `Machine { modules: vec!["i6300esb heartbeat=10"], qemu_arguments: vec!["-device", "i6300esb", "-action",
-//!    "watchdog=reset"], files: vec![configuration()], ..Machine::default() }`;
+//!    `Machine { modules: vec!["i6300esb heartbeat=10"], qemu_arguments: HARDWARE_TIMER.to_vec(),
+//!    files: vec![configuration()], ..Machine::default() }`;
 //! 2. boots it with `bench.boot_new(&machine)` (new disk) or `bench.boot(&machine)` (the disk as it is);
 //! 3. runs commands with `guest.must("hale status")` (must exit with 0) or `guest.run(..)`; those that never answer,
 //!    such as `echo c >/proc/sysrq-trigger`, with `guest.send(..)`;
@@ -32,9 +32,15 @@ use machine::Machine;
 use std::path::Path;
 use std::time::{Instant, SystemTime};
 
+/// What tests one guarantee: nothing, or what was not as it should be.
+type Scenario = fn(&Bench) -> Outcome;
+
 /// Each scenario with its name.
-const SCENARIOS: &[(&str, fn(&Bench) -> Outcome)] =
-    &[("boot", scenarios::boot::run), ("power-cut", scenarios::power_cut::run)];
+const SCENARIOS: &[(&str, Scenario)] = &[
+    ("boot", scenarios::boot::run),
+    ("watchdog-reset", scenarios::watchdog_reset::run),
+    ("power-cut", scenarios::power_cut::run),
+];
 
 /// What has to be there, and which Debian package brings it.
 const PROGRAMS: &[(&str, &str)] = &[

@@ -2,11 +2,15 @@
 
 use super::{SERVICES, await_healthy, configuration};
 use crate::tools::Outcome;
+use crate::vm::guest::Guest;
 use crate::vm::machine::{Bench, Machine};
 use std::time::Duration;
 
-/// The controllers that Hale's limits use (issue of the kernel: cgroup-v2.rst).
+/// The controllers that a service's limits need (the kernel's cgroup-v2.rst).
 const CONTROLLERS: [&str; 4] = ["cpu", "io", "memory", "pids"];
+
+/// The oldest process of Hale, as the guest's shell finds it.
+const GUARDIAN: &str = "$(pidof hale | tr ' ' '\\n' | sort -n | head -n 1)";
 
 pub fn run(bench: &Bench) -> Outcome {
     let machine = Machine { files: vec![configuration()], ..Machine::default() };
@@ -19,10 +23,11 @@ pub fn run(bench: &Bench) -> Outcome {
     }
     await_healthy(&mut guest)?;
 
-    let parent =
-        guest.must("sed -n 's/^PPid:\t//p' /proc/$(pidof hale | tr ' ' '\\n' | sort -n | head -n 1)/status")?;
-    if parent.trim() != "1" {
-        return Err(guest.failure(&format!("the guardian's parent is {parent}, not init")));
+    // `start` waits for the guardian, to tell its exit code, and is init's own child.
+    let ancestor =
+        guest.must(&format!("ppid() {{ sed -n 's/^PPid:\t//p' /proc/$1/status; }}; ppid $(ppid {GUARDIAN})"))?;
+    if ancestor.trim() != "1" {
+        return Err(guest.failure(&format!("the guardian's parent is a child of {ancestor}, not of init")));
     }
 
     let service = SERVICES[0];
@@ -33,8 +38,7 @@ pub fn run(bench: &Bench) -> Outcome {
         return Err(guest.failure(&format!("{service} has the pid that was killed")));
     }
 
-    // init hands over the exit code of nobody, so the shell that starts it again is asked instead.
-    guest.must("kill -TERM $(pidof hale | tr ' ' '\\n' | sort -n | head -n 1)")?;
+    guest.must(&format!("kill -TERM {GUARDIAN}"))?;
     guest.await_console("guest: hale ended with 0", Duration::from_secs(60))?;
     let left = guest.run("pidof hale")?;
     if left.exit == 0 {
@@ -44,7 +48,7 @@ pub fn run(bench: &Bench) -> Outcome {
 }
 
 /// The pid of the service's main process, as `hale status` says.
-fn pid_of(guest: &mut crate::vm::guest::Guest, service: &str) -> Outcome<u64> {
+fn pid_of(guest: &mut Guest, service: &str) -> Outcome<u64> {
     let text = guest.must(&format!("hale status {service} --json"))?;
     let status: serde_json::Value = serde_json::from_str(&text).map_err(|e| format!("{e}: {text}"))?;
     status["services"][0]["pid"].as_u64().ok_or_else(|| guest.failure(&format!("{service} has no pid: {text}")))

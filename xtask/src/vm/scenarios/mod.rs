@@ -2,6 +2,7 @@
 
 pub mod boot;
 pub mod power_cut;
+pub mod watchdog_reset;
 
 use super::guest::Guest;
 use super::image::GuestFile;
