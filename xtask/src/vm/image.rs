@@ -58,9 +58,13 @@ fn common_files() -> [GuestFile; 4] {
 /// Debian's kernel, downloaded and unpacked into `cache` unless this version is there already: `cache/kernel/PACKAGE`
 /// and the list of modules name what is in it, so nothing in it ever has to be looked at again.
 pub fn kernel(cache: &Path) -> Outcome<Kernel> {
-    let depends = output_of(Command::new("apt-cache").args(["depends", "--important", KERNEL_PACKAGE]))?;
-    let package = depends.lines().find_map(|line| line.trim().strip_prefix("Depends: "));
-    let package = package.ok_or_else(|| format!("apt-cache knows no dependency of {KERNEL_PACKAGE}"))?;
+    let mut package = kernel_package()?;
+    if package.is_none() {
+        // Images of containers come without lists of packages.
+        run(Command::new("apt-get").args(["update", "-qq"]))?;
+        package = kernel_package()?;
+    }
+    let package = &package.ok_or_else(|| format!("apt-cache knows no dependency of {KERNEL_PACKAGE}"))?;
     let policy = output_of(Command::new("apt-cache").args(["policy", package]))?;
     let version = policy.lines().find_map(|line| line.trim().strip_prefix("Candidate: "));
     let version = version.ok_or_else(|| format!("apt-cache knows no version of {package}"))?;
@@ -96,6 +100,14 @@ pub fn kernel(cache: &Path) -> Outcome<Kernel> {
     copy(&tree.join("boot").join(format!("vmlinuz-{release_name}")), &kernel.image)?;
     remove_folder(&unpacked)?;
     Ok(kernel)
+}
+
+/// The package that [`KERNEL_PACKAGE`] stands for now, if apt has lists of packages.
+fn kernel_package() -> Outcome<Option<String>> {
+    let depends = Command::new("apt-cache").args(["depends", "--important", KERNEL_PACKAGE]).output();
+    let depends = depends.map_err(|e| format!("cannot run apt-cache: {e}"))?.stdout;
+    let depends = String::from_utf8_lossy(&depends).into_owned();
+    Ok(depends.lines().find_map(|line| line.trim().strip_prefix("Depends: ")).map(str::to_owned))
 }
 
 /// The files of `names` and of all that they need, from the text of `modules.dep` (modules.dep(5)).
