@@ -23,6 +23,11 @@ const PACKAGES: &[Package] = &[
     Package { name: "curl", program: "curl", why: "the transcripts in README.md break the demo services with it" },
     Package { name: "jq", program: "jq", why: "the ledger's chain can be checked without Hale" },
     Package { name: "systemd", program: "systemd-notify", why: "systemd-notify talks to Hale's notify socket" },
+    Package { name: "qemu-system-x86", program: "qemu-system-x86_64", why: "machines whose power can be cut" },
+    Package { name: "busybox-static", program: "busybox", why: "all programs of those machines, beside Hale" },
+    Package { name: "cpio", program: "cpio", why: "packs their initramfs" },
+    Package { name: "e2fsprogs", program: "mke2fs", why: "makes their disk" },
+    Package { name: "musl-tools", program: "musl-gcc", why: "the static binary of Hale that they run" },
 ];
 
 /// Tells invoke-rc.d and deb-systemd-invoke to start nothing while a package is installed (101 = forbidden).

@@ -1,6 +1,7 @@
-//! The only entry to Hale's checks and tools: `cargo xtask test`, `gen` and `bench`.
+//! The only entry to Hale's checks and tools: `cargo xtask test`, `gen`, `bench`, `vm` and `dist`.
 
 mod bench;
+mod dist;
 mod edges;
 mod filter;
 mod generate;
@@ -13,6 +14,7 @@ mod test;
 mod tidy;
 mod tools;
 mod transcript;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -22,6 +24,8 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   tidy          only the checks that read files: a second
   gen [--check] writes what programs generate: docs/hale.schema.json and the transcripts in README.md
   bench [NAME]  measures Hale against a plain spawn-and-wait loop and the peers that are installed (runit, s6)
+  vm [SCENARIO...] [--full]  Hale in emulated machines: power cuts, resets; --full has the large counts
+  dist          builds the static binary, target/x86_64-unknown-linux-musl/release/hale
 ";
 
 fn main() -> ExitCode {
@@ -32,6 +36,8 @@ fn main() -> ExitCode {
         ["tidy"] => tools::repository().and_then(|root| test::read_only_gates(&root)),
         ["gen"] => tools::repository().and_then(|root| generate::generate(&root, false)),
         ["gen", "--check"] => tools::repository().and_then(|root| generate::generate(&root, true)),
+        ["vm", words @ ..] => tools::repository().and_then(|root| vm::run(&root, words)),
+        ["dist"] => tools::repository().and_then(|root| dist::build(&root)).map(|file| println!("{}", file.display())),
         ["bench", figures @ ..] => tools::repository().and_then(|root| bench::measure(&root, figures)),
         _ => Err(USAGE.to_owned()),
     };

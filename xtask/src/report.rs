@@ -16,10 +16,12 @@ pub enum Phase {
     Tests,
     /// The simulator.
     Simulation,
+    /// Emulated machines, and the static binary that runs in them.
+    Machines,
 }
 
 impl Phase {
-    const ALL: [Self; 5] = [Self::Setup, Self::Gates, Self::Build, Self::Tests, Self::Simulation];
+    const ALL: [Self; 6] = [Self::Setup, Self::Gates, Self::Build, Self::Tests, Self::Simulation, Self::Machines];
 
     fn name(self) -> &'static str {
         match self {
@@ -28,6 +30,7 @@ impl Phase {
             Self::Build => "build",
             Self::Tests => "tests",
             Self::Simulation => "simulation",
+            Self::Machines => "machines",
         }
     }
 
@@ -38,6 +41,7 @@ impl Phase {
             Self::Build => 10,
             Self::Tests => 15,
             Self::Simulation => 3,
+            Self::Machines => 12,
         };
         Some(Duration::from_secs(minutes * 60))
     }

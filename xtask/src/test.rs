@@ -3,7 +3,7 @@
 use crate::filter::{SDNOTIFY_VARIABLE, Selection, select};
 use crate::report::{Phase, Report, Tally};
 use crate::tools::{Outcome, cargo, output_of, run as run_command};
-use crate::{edges, generate, host, markdown, purity, tidy, tools};
+use crate::{dist, edges, generate, host, markdown, purity, tidy, tools, vm};
 use std::path::Path;
 use std::process::{Command, ExitCode};
 
@@ -57,6 +57,16 @@ fn steps(root: &Path, report: &mut Report) {
     if simulator {
         report.step(Phase::Simulation, "simulation of fixed seeds", |_| {
             cargo_step(&["run", "--locked", "--release", "-p", "hale-sim", "--", "ci"])
+        });
+    }
+    if let Some(why) = vm::missing() {
+        return report.leave_out(vm::left_out(why));
+    }
+    if report.step(Phase::Machines, "static binary", |_| dist::build(root).map(drop)) {
+        report.step(Phase::Machines, "power cuts and more in emulated machines", |report| {
+            let (tally, outcome) = vm::run_all(root)?;
+            report.add_tests(tally);
+            outcome
         });
     }
 }
