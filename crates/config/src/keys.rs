@@ -3,7 +3,10 @@
 
 use crate::kinds::{AnyJson, Bytes, Choice, Duration, Flag, Kind, List, Map, Number, SignalName, StatusCodes, Text};
 use crate::text;
-use hale_core::policy::{CRASH_LOOP_FAILURES_MAX, HELD_DELAY_MAX, Mode, Ready, Signal};
+use hale_core::policy::{
+    CRASH_LOOP_FAILURES_MAX, HELD_DELAY_MAX, Mode, REBOOTS_PER_DAY_MAX, Ready, Reboot, Signal, TIMER_TIMEOUT_MAX,
+    TIMER_TIMEOUT_MIN,
+};
 use hale_core::time::Span;
 use serde_json::Value as Json;
 
@@ -138,7 +141,7 @@ const CPU_WEIGHT_MAX: u32 = 10_000;
 
 /// The file as a whole.
 pub(crate) static ROOT: Section =
-    Section { title: "the top level", keys: &[&HOST_TABLE, &SERVICE_TABLE], planned: &["system", "dependency"] };
+    Section { title: "the top level", keys: &[&HOST_TABLE, &SERVICE_TABLE, &SYSTEM_TABLE], planned: &["dependency"] };
 
 static HOST_TABLE: Tables = Tables { name: "host", doc: "Hale itself.", shape: Shape::One(&HOST) };
 static SERVICE_TABLE: Tables = Tables {
@@ -147,11 +150,13 @@ static SERVICE_TABLE: Tables = Tables {
     shape: Shape::Named(&SERVICE),
 };
 
+static SYSTEM_TABLE: Tables = Tables { name: "system", doc: "The machine as a whole.", shape: Shape::One(&SYSTEM) };
+
 /// `[host]`.
 pub(crate) static HOST: Section = Section {
     title: "[host]",
-    keys: &[&STATE_DIR, &RUNTIME_DIR, &LOG_DIR, &MODE, &RESTARTS_IN_FLIGHT],
-    planned: &["hardware_watchdog"],
+    keys: &[&STATE_DIR, &RUNTIME_DIR, &LOG_DIR, &MODE, &RESTARTS_IN_FLIGHT, &HARDWARE_WATCHDOG_TABLE],
+    planned: &[],
 };
 
 pub(crate) static STATE_DIR: Key<Text> = key(
@@ -179,6 +184,58 @@ pub(crate) static RESTARTS_IN_FLIGHT: Key<Number> = key(
     "restarts_in_flight",
     Number { min: 1, max: COUNT_MAX, default: Some(16) },
     "How many services may be on their way up again at once after a failure.",
+);
+
+static HARDWARE_WATCHDOG_TABLE: Tables = Tables {
+    name: "hardware_watchdog",
+    doc: "The hardware timer, which resets the machine when the guardian stops petting it. Without this table none is used.",
+    shape: Shape::One(&HARDWARE_WATCHDOG),
+};
+
+/// `[host.hardware_watchdog]`.
+pub(crate) static HARDWARE_WATCHDOG: Section =
+    Section { title: "[host.hardware_watchdog]", keys: &[&DEVICE, &TIMER_TIMEOUT, &REQUIRE], planned: &[] };
+
+pub(crate) static DEVICE: Key<Text> = key(
+    "device",
+    Text { check: text::path, pattern: None, default: Some("/dev/watchdog") },
+    "The timer's device. Its driver may be loaded later: Hale waits for it.",
+);
+pub(crate) static TIMER_TIMEOUT: Key<Duration> = key(
+    "timeout",
+    Duration { min: TIMER_TIMEOUT_MIN, max: TIMER_TIMEOUT_MAX, default: Some(Span::from_secs(30)) },
+    "How long the guardian may be silent before the machine is reset: 3s to 1h. It pets at a third of it.",
+);
+pub(crate) static REQUIRE: Key<List<Text>> = key(
+    "require",
+    List { of: text(text::any), non_empty: false, example: r#"["database"]"# },
+    "Services without which the machine is useless: when all of them are held or unkillable, Hale reboots it, as far \
+     as [system.generations] allows.",
+);
+
+/// `[system]`.
+pub(crate) static SYSTEM: Section = Section { title: "[system]", keys: &[&SYSTEM_GENERATIONS_TABLE], planned: &[] };
+
+static SYSTEM_GENERATIONS_TABLE: Tables = Tables {
+    name: "generations",
+    doc: "What Hale may do with the machine as a whole.",
+    shape: Shape::One(&SYSTEM_GENERATIONS),
+};
+
+/// `[system.generations]`.
+pub(crate) static SYSTEM_GENERATIONS: Section =
+    Section { title: "[system.generations]", keys: &[&REBOOT, &REBOOTS_PER_DAY], planned: &["store", "rollback"] };
+
+pub(crate) static REBOOT: Key<Choice<Reboot>> = key(
+    "reboot",
+    Choice { of: &[("never", Reboot::Never), ("auto", Reboot::Auto)], default: Some("never") },
+    "`auto`: Hale may reset the machine by the hardware timer when nothing gentler is left. `never`: it pets the timer \
+     whatever happens.",
+);
+pub(crate) static REBOOTS_PER_DAY: Key<Number> = key(
+    "reboots_per_day",
+    Number { min: 1, max: REBOOTS_PER_DAY_MAX, default: Some(1) },
+    "How many resets by the hardware timer within 24 hours `auto` allows.",
 );
 
 /// `[service.NAME]`.
@@ -322,7 +379,7 @@ pub(crate) static CRASH_LOOP_TABLE: Tables = Tables {
 };
 pub(crate) static HELD_DELAY: Key<Duration> = key(
     "held_delay",
-    Duration { zero: false, max: HELD_DELAY_MAX, default: Some(Span::from_secs(300)) },
+    Duration { min: Span::from_us(1), max: HELD_DELAY_MAX, default: Some(Span::from_secs(300)) },
     "First delay between two tries while held; it doubles up to 1h. At most 1h.",
 );
 pub(crate) static ON_SUCCESS: Key<Flag> =
@@ -522,5 +579,20 @@ pub(crate) static HEARTBEAT_WITHIN: Key<Duration> = required(
 );
 
 /// All sections, to tell where a key that stands in the wrong one belongs.
-pub(crate) static ALL: [&Section; 12] =
-    [&ROOT, &HOST, &SERVICE, &START, &STOP, &RESTART, &CRASH_LOOP, &LOG, &HTTP, &TCP, &EXEC, &HEARTBEAT];
+pub(crate) static ALL: [&Section; 15] = [
+    &ROOT,
+    &HOST,
+    &HARDWARE_WATCHDOG,
+    &SYSTEM,
+    &SYSTEM_GENERATIONS,
+    &SERVICE,
+    &START,
+    &STOP,
+    &RESTART,
+    &CRASH_LOOP,
+    &LOG,
+    &HTTP,
+    &TCP,
+    &EXEC,
+    &HEARTBEAT,
+];

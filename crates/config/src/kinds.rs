@@ -102,8 +102,7 @@ impl Kind for Number {
 
 /// A length of time, as text with units.
 pub(crate) struct Duration {
-    /// Whether it may be zero.
-    pub zero: bool,
+    pub min: Span,
     pub max: Span,
     pub default: Option<Span>,
 }
@@ -111,17 +110,19 @@ pub(crate) struct Duration {
 impl Duration {
     /// Zero is allowed.
     pub const fn any(default: Span) -> Self {
-        Self { zero: true, max: units::DURATION_MAX, default: Some(default) }
+        Self { min: Span::ZERO, max: units::DURATION_MAX, default: Some(default) }
     }
 
     /// Zero would mean "never" or "always" to some and nothing sensible to Hale.
     pub const fn positive(default: Option<Span>) -> Self {
-        Self { zero: false, max: units::DURATION_MAX, default }
+        Self { min: Span::from_us(1), max: units::DURATION_MAX, default }
     }
 
     fn in_range(&self, span: Span) -> Result<Span, Mistake> {
-        if span == Span::ZERO && !self.zero {
+        if span == Span::ZERO && self.min > Span::ZERO {
             Err(Mistake::plain("must be longer than zero"))
+        } else if span < self.min {
+            Err(Mistake::plain(format!("must be at least {}", units::duration_text(self.min))))
         } else if span > self.max {
             Err(Mistake::plain(format!("must be at most {}", units::duration_text(self.max))))
         } else {

@@ -107,6 +107,10 @@ mod tests {
         let schema = schema();
         let service = &schema["properties"]["service"]["additionalProperties"];
         compare("`[host]`", &schema["properties"]["host"], |_| true);
+        let timer = &schema["properties"]["host"]["properties"]["hardware_watchdog"];
+        compare("`[host.hardware_watchdog]`", timer, |_| true);
+        let system = &schema["properties"]["system"]["properties"]["generations"];
+        compare("`[system.generations]`", system, |_| true);
         compare("`[service.NAME]`", service, |_| true);
         for table in ["start", "stop", "restart", "log"] {
             compare(&format!("`[service.NAME.{table}]`"), &service["properties"][table], |_| true);

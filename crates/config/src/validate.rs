@@ -1,15 +1,16 @@
 //! Merged to validated: the tree of keys and values becomes a policy, or reports why it cannot.
 
 use crate::diagnostic::{Place, Report};
-use crate::document::{Item, Table, Value};
-use crate::fields::Fields;
+use crate::document::{Entry, Item, Table, Value};
+use crate::fields::{Fields, nearest};
 use crate::order::{self, After};
 use crate::{HostDefaults, checks, keys, text};
 use hale_core::ids::Name;
 use hale_core::policy::{
-    CheckPolicy, CrashLoop, HostPolicy, LogPolicy, Policy, Ready, ResourceLimits, RestartPolicy, ServicePolicy,
-    StartPolicy, StopPolicy,
+    CheckPolicy, CrashLoop, HardwareWatchdog, HostPolicy, LogPolicy, Policy, Ready, ResourceLimits, RestartPolicy,
+    ServicePolicy, StartPolicy, StopPolicy, SystemPolicy,
 };
+use hale_core::time::Span;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -21,6 +22,7 @@ pub(crate) fn policy(root: &Table, defaults: &HostDefaults, base_dir: &str, repo
     let fields = Fields::open(root, &keys::ROOT, "the top level".to_owned(), NOWHERE, report);
     let host_fields = fields.table("host", &keys::HOST, report);
     let host = host(&host_fields, defaults, base_dir, report);
+    let system = system(&fields, report);
 
     let nothing = Table::default();
     let tables = match fields.entry("service").map(|entry| &entry.item) {
@@ -65,9 +67,10 @@ pub(crate) fn policy(root: &Table, defaults: &HostDefaults, base_dir: &str, repo
         dependencies.extend(table.0.keys().map(String::as_str));
     }
     order::check(&afters, &declared, &dependencies, report);
+    required(&host_fields, &declared, report);
 
     let services = services.into_iter().map(|(name, service)| Some((name, Arc::new(service?)))).collect::<Option<_>>();
-    let policy = Policy { host: host?, services: services? };
+    let policy = Policy { host: host?, services: services?, system: system? };
     report.is_clean().then_some(policy)
 }
 
@@ -93,13 +96,58 @@ fn host(fields: &Fields<'_>, defaults: &HostDefaults, base_dir: &str, report: &m
     });
     let mode = fields.get(&keys::MODE, report);
     let restarts_in_flight = fields.get(&keys::RESTARTS_IN_FLIGHT, report);
+    let hardware_watchdog = hardware_watchdog(fields, base_dir, report);
     Some(HostPolicy {
         state_dir: state_dir.unwrap_or_else(|| defaults.state_dir.clone()),
         runtime_dir,
         log_dir,
         mode: mode?,
         restarts_in_flight: restarts_in_flight?,
+        hardware_watchdog: hardware_watchdog?,
     })
+}
+
+/// `None`: it is wrong.
+fn hardware_watchdog(host: &Fields<'_>, base_dir: &str, report: &mut Report<'_>) -> Option<Option<HardwareWatchdog>> {
+    let fields = host.table("hardware_watchdog", &keys::HARDWARE_WATCHDOG, report);
+    if host.entry("hardware_watchdog").is_none() {
+        return Some(None);
+    }
+    let device = fields.get(&keys::DEVICE, report);
+    let timeout = fields.get(&keys::TIMER_TIMEOUT, report);
+    let require = fields.get(&keys::REQUIRE, report);
+    if timeout.is_some_and(|timeout| timeout.as_us() % Span::from_secs(1).as_us() != 0) {
+        let help = Some("hardware timers count nothing shorter".to_owned());
+        report.error(fields.place("timeout"), "`timeout` must be whole seconds", help);
+    }
+    // Names that are wrong are reported where the services are known: here they only must not get through.
+    let names = |names: Vec<String>| names.iter().filter_map(|name| Name::try_from(name.as_str()).ok()).collect();
+    Some(Some(HardwareWatchdog {
+        device: absolute(base_dir, &device?),
+        timeout: timeout?,
+        require: require.map(names)?,
+    }))
+}
+
+/// Reports names in `require` that are not services, and names given twice.
+fn required(host: &Fields<'_>, declared: &BTreeSet<&str>, report: &mut Report<'_>) {
+    let Some(Value::Table(table)) = host.entry("hardware_watchdog").map(|entry| &entry.item.value) else { return };
+    let names = names(table.0.get("require"));
+    for (index, (name, at)) in names.iter().enumerate() {
+        if names[..index].iter().any(|(earlier, _)| earlier == name) {
+            report.error(*at, format!("`require` names `{name}` twice"), None);
+        } else if !declared.contains(name.as_str()) {
+            let help = nearest(name, declared.iter().copied()).map(|word| format!("did you mean `{word}`?"));
+            report.error(*at, format!("`require` names `{name}`, which is not a service"), help);
+        }
+    }
+}
+
+fn system(fields: &Fields<'_>, report: &mut Report<'_>) -> Option<SystemPolicy> {
+    let fields = fields.table("system", &keys::SYSTEM, report).table("generations", &keys::SYSTEM_GENERATIONS, report);
+    let reboot = fields.get(&keys::REBOOT, report);
+    let reboots_per_day = fields.get(&keys::REBOOTS_PER_DAY, report);
+    Some(SystemPolicy { reboot: reboot?, reboots_per_day: reboots_per_day? })
 }
 
 fn service(fields: &Fields<'_>, base_dir: &str, report: &mut Report<'_>) -> Option<ServicePolicy> {
@@ -240,7 +288,12 @@ fn log(fields: &Fields<'_>, report: &mut Report<'_>) -> Option<LogPolicy> {
 
 /// The names in `after` with their places; wrong types are reported where the key is read.
 fn after(fields: &Fields<'_>) -> After {
-    let Some(Value::List(list)) = fields.entry("after").map(|entry| &entry.item.value) else { return After::new() };
+    names(fields.entry("after"))
+}
+
+/// The texts of a list with their places.
+fn names(list: Option<&Entry>) -> After {
+    let Some(Value::List(list)) = list.map(|entry| &entry.item.value) else { return After::new() };
     let name = |item: &Item| if let Value::Text(text) = &item.value { Some((text.clone(), item.at)) } else { None };
     list.iter().filter_map(name).collect()
 }

@@ -19,6 +19,9 @@ pub struct Policy {
     pub host: HostPolicy,
     /// `[service.NAME]`, by name.
     pub services: BTreeMap<Name, Arc<ServicePolicy>>,
+    /// `[system.generations]`.
+    #[serde(default)]
+    pub system: SystemPolicy,
 }
 
 /// SHA-256 of the policy's canonical JSON in lowercase hex: the same text of configuration always gives the
@@ -40,6 +43,54 @@ pub struct HostPolicy {
     pub mode: Mode,
     /// How many services may be on their way up again at once after a failure; at least 1.
     pub restarts_in_flight: u32,
+    /// `[host.hardware_watchdog]`; `None`: no hardware timer is used.
+    pub hardware_watchdog: Option<HardwareWatchdog>,
+}
+
+/// `[host.hardware_watchdog]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HardwareWatchdog {
+    /// The timer's device, absolute.
+    pub device: String,
+    /// How long the guardian may be silent: whole seconds, [`TIMER_TIMEOUT_MIN`] to [`TIMER_TIMEOUT_MAX`].
+    pub timeout: Span,
+    /// Services that lead to a reboot once all of them are beyond their ladder; none: none does.
+    pub require: Vec<Name>,
+}
+
+/// The shortest timeout: timers count whole seconds, and petted at a third of it, each second, two may be missed.
+pub const TIMER_TIMEOUT_MIN: Span = Span::from_secs(3);
+
+/// The longest timeout: a machine that hangs for longer than an hour is found by people. (Drivers have lower bounds of
+/// their own, which the guardian meets when it sets the timer.)
+pub const TIMER_TIMEOUT_MAX: Span = Span::from_secs(3_600);
+
+/// `[system.generations]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SystemPolicy {
+    /// Whether Hale may reset the machine.
+    pub reboot: Reboot,
+    /// How many resets within a day [`Reboot::Auto`] allows: 1 to [`REBOOTS_PER_DAY_MAX`].
+    pub reboots_per_day: u32,
+}
+
+impl Default for SystemPolicy {
+    fn default() -> Self {
+        Self { reboot: Reboot::Never, reboots_per_day: 1 }
+    }
+}
+
+/// Upper bound of resets within a day: one an hour is a machine that people must look at.
+pub const REBOOTS_PER_DAY_MAX: u32 = 24;
+
+/// Whether Hale may reset the machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reboot {
+    /// It pets the timer whatever happens.
+    Never,
+    /// When nothing gentler is left, within the budget.
+    Auto,
 }
 
 /// Whether Hale acts on what it decides.

@@ -437,7 +437,7 @@ mod tests {
     use crate::event::{ProbeFailure, ProbeOutcome, Process};
     use crate::policy::{
         CheckKind, CheckPolicy, HostPolicy, LogPolicy, Mode, Policy, PolicyHash, Ready, RestartPolicy, ServicePolicy,
-        Signal, StartPolicy, StopPolicy,
+        Signal, StartPolicy, StopPolicy, SystemPolicy,
     };
     use crate::world::Birth;
     use alloc::collections::BTreeMap;
@@ -478,8 +478,13 @@ mod tests {
             log_dir: String::from("/l"),
             mode: Mode::Heal,
             restarts_in_flight: 16,
+            hardware_watchdog: None,
         };
-        let policy = Policy { host, services: BTreeMap::from([(name.clone(), Arc::new(service))]) };
+        let policy = Policy {
+            host,
+            services: BTreeMap::from([(name.clone(), Arc::new(service))]),
+            system: SystemPolicy::default(),
+        };
         let birth = Birth {
             policy,
             hash: PolicyHash::default(),

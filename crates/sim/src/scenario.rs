@@ -6,7 +6,7 @@ use crate::rng::{Purpose, Rng};
 use hale_core::ids::{Epoch, Name};
 use hale_core::policy::{
     CheckKind, CheckPolicy, CrashLoop, HostPolicy, HttpCheck, LogPolicy, Mode, Policy, Ready, ResourceLimits,
-    RestartPolicy, ServicePolicy, Signal, StartPolicy, StopPolicy,
+    RestartPolicy, ServicePolicy, Signal, StartPolicy, StopPolicy, SystemPolicy,
 };
 use hale_core::time::Span;
 use std::collections::BTreeMap;
@@ -81,6 +81,7 @@ impl Scenario {
             log_dir: String::from("/var/log/hale"),
             mode: if rng.chance(50) { Mode::Observe } else { Mode::Heal },
             restarts_in_flight: rng.pick(&[1, 1, 2, 4, 16]),
+            hardware_watchdog: None,
         };
         let (start_all, end_after) = (rng.chance(500), rng.chance(300));
         services = limits.services.map_or(services, |most| services.min(most.max(1)));
@@ -95,7 +96,7 @@ impl Scenario {
         let services = (0..services).map(|index| (name(index), Arc::new(draw_service(seed, index, slow, crowd))));
         Self {
             seed,
-            policy: Policy { host, services: services.collect() },
+            policy: Policy { host, services: services.collect(), system: SystemPolicy::default() },
             rates,
             faults_us,
             end_us,
@@ -116,10 +117,11 @@ impl Scenario {
             log_dir: String::from("/var/log/hale"),
             mode: Mode::Heal,
             restarts_in_flight: 16,
+            hardware_watchdog: None,
         };
         Self {
             seed: 1,
-            policy: Policy { host, services },
+            policy: Policy { host, services, system: SystemPolicy::default() },
             rates: Rates::none(),
             faults_us: faults.as_us(),
             end_us: None,

@@ -63,7 +63,7 @@ impl Kept {
 mod tests {
     use super::*;
     use hale_core::ids::RecordId;
-    use hale_core::policy::{HostPolicy, Mode, Policy, PolicyHash};
+    use hale_core::policy::{HostPolicy, Mode, Policy, PolicyHash, SystemPolicy};
     use hale_core::world::{Birth, World};
     use std::collections::BTreeMap;
 
@@ -75,9 +75,10 @@ mod tests {
             log_dir: text(),
             mode: Mode::Heal,
             restarts_in_flight: 1,
+            hardware_watchdog: None,
         };
         let birth = Birth {
-            policy: Policy { host, services: BTreeMap::new() },
+            policy: Policy { host, services: BTreeMap::new(), system: SystemPolicy::default() },
             hash: PolicyHash::default(),
             seed: 1,
             version: text(),
