@@ -83,6 +83,13 @@ pub enum Order {
         /// As it came in [`crate::event::Event::Challenged`].
         nonce: u64,
     },
+    /// Tell the guardian whether it may stop petting the hardware timer when it has a reason to. Idempotent.
+    MayReboot {
+        /// Whether.
+        allowed: bool,
+    },
+    /// Tell it to: the machine is reset. Idempotent.
+    Reboot,
     /// Nothing runs any more: end.
     EndDone,
 }
@@ -93,7 +100,13 @@ impl Order {
     pub fn acts(&self) -> bool {
         match self {
             Self::Spawn { .. } | Self::Signal { .. } | Self::Kill | Self::Probe { .. } => true,
-            Self::Collect { .. } | Self::AckExit | Self::Reply { .. } | Self::Prove { .. } | Self::EndDone => false,
+            Self::Collect { .. }
+            | Self::AckExit
+            | Self::Reply { .. }
+            | Self::Prove { .. }
+            | Self::MayReboot { .. }
+            | Self::Reboot
+            | Self::EndDone => false,
         }
     }
 }

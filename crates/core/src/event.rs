@@ -1,5 +1,6 @@
 //! What the host tells the core: the only way in.
 
+use crate::hardware::{Past, Timer};
 use crate::ids::{Epoch, IncidentId, Name, ProbeId, RecordId, RequestId};
 use crate::memory::{MemoryAtExit, MemoryReport, OomKills};
 use crate::policy::Signal;
@@ -144,6 +145,17 @@ pub enum Event {
     },
     /// The ledger can be written again.
     LedgerRecovered,
+    /// The guardian tells of the hardware timer: at the supervisor's start and at each change.
+    HardwareTimer {
+        /// It.
+        timer: Timer,
+        /// Whether the guardian may stop petting it.
+        may_reboot: bool,
+        /// Whether it was ordered to.
+        reboot: bool,
+    },
+    /// What ledger and kernel say of the boots before. Once.
+    Past(Past),
     /// Everything is to be stopped, in order.
     End {
         /// Why.
@@ -395,6 +407,8 @@ impl Event {
             | Self::Durable { .. }
             | Self::LedgerDegraded { .. }
             | Self::LedgerRecovered
+            | Self::HardwareTimer { .. }
+            | Self::Past(_)
             | Self::End { .. } => None,
         }
     }

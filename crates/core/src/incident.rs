@@ -1,9 +1,9 @@
 //! Incidents: one story from the first failure that counts to its outcome, told from records alone.
 
 use crate::event::ExitStatus;
-use crate::ids::{IncidentId, Name};
+use crate::ids::{IncidentId, Name, RecordId};
 use crate::memory::MemoryReport;
-use crate::plan::ladder::Verdict;
+use crate::plan::{ladder, reboot};
 use crate::record::{Body, Record};
 use crate::time::{Now, Span};
 use alloc::format;
@@ -36,11 +36,13 @@ pub enum Cause {
     Spawn,
     /// It survived SIGKILL.
     Unkillable,
+    /// The hardware timer reset the machine.
+    Reset,
 }
 
 impl Cause {
     /// All of them, for tables.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Exit,
         Self::Signal,
         Self::Oom,
@@ -51,6 +53,7 @@ impl Cause {
         Self::StartTimeout,
         Self::Spawn,
         Self::Unkillable,
+        Self::Reset,
     ];
 
     /// Its name in JSON.
@@ -67,6 +70,7 @@ impl Cause {
             Self::StartTimeout => "start_timeout",
             Self::Spawn => "spawn",
             Self::Unkillable => "unkillable",
+            Self::Reset => "reset",
         }
     }
 }
@@ -90,6 +94,8 @@ pub fn cause_of_exit(status: ExitStatus) -> Cause {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Blame {
+    /// The machine.
+    Host,
     /// Not judged: this version has no rule that could.
     Unknown,
 }
@@ -104,6 +110,8 @@ pub enum Outcome {
     Recovered,
     /// Quick restarts were given up; retried slowly.
     Held,
+    /// The machine was reset.
+    Rebooted,
     /// An operator, or the end of Hale, stopped it.
     Stopped,
     /// Hale only watched.
@@ -118,6 +126,7 @@ impl Outcome {
             Self::Open => "open",
             Self::Recovered => "recovered",
             Self::Held => "held",
+            Self::Rebooted => "rebooted",
             Self::Stopped => "stopped",
             Self::Observed => "observed",
         }
@@ -135,8 +144,8 @@ impl fmt::Display for Outcome {
 pub struct Story {
     /// Its number: the id of the record that opened it.
     pub id: IncidentId,
-    /// Whose.
-    pub service: Name,
+    /// Whose; `None`: the host's own.
+    pub service: Option<Name>,
     /// What kind of failure.
     pub cause: Cause,
     /// Whose fault.
@@ -157,6 +166,8 @@ pub struct Story {
     pub output: Vec<String>,
     /// What the kernel said of the tree's memory at the end of the process that failed first.
     pub memory: Option<MemoryReport>,
+    /// The last records of the boot before, where the machine was reset.
+    pub records_before: Vec<RecordId>,
 }
 
 /// One line of a story.
@@ -185,24 +196,32 @@ pub fn tell<'a>(records: impl IntoIterator<Item = &'a Record>) -> Option<Story> 
 
 /// The story that a record opens.
 fn open(record: &Record) -> Option<Story> {
-    let (Some(id), Some(service), Body::Detected { cause, finding, .. }) =
-        (record.incident, &record.service, &record.body)
-    else {
+    let id = record.incident?;
+    let (cause, blame, what, why, memory, records_before) = if let Body::Detected { cause, finding, .. } = &record.body
+    {
+        record.service.as_ref()?;
+        (*cause, Blame::Unknown, format!("detected: {finding}"), None, finding.memory(), Vec::new())
+    } else if let Body::HardwareReset { previous, .. } = &record.body {
+        let (what, why) = line(&record.body)?;
+        let last = previous.as_ref().map(|previous| previous.last.clone());
+        (Cause::Reset, Blame::Host, what, why, None, last.unwrap_or_default())
+    } else {
         return None;
     };
     Some(Story {
         id,
-        service: service.clone(),
-        cause: *cause,
-        blame: Blame::Unknown,
+        service: record.service.clone(),
+        cause,
+        blame,
         opened: record.at,
         closed: None,
         outcome: Outcome::Open,
         recovery_us: None,
         down_us: None,
-        timeline: alloc::vec![Entry { after: Span::ZERO, what: format!("detected: {finding}"), why: None }],
+        timeline: alloc::vec![Entry { after: Span::ZERO, what, why }],
         output: Vec::new(),
-        memory: finding.memory(),
+        memory,
+        records_before,
     })
 }
 
@@ -220,7 +239,7 @@ impl Story {
         } else if let Body::Detected { cause: Cause::Unkillable, .. } = &record.body {
             self.cause = Cause::Unkillable;
         } else if let Body::Decided(decision) = &record.body {
-            if decision.choice.verdict == Verdict::Observe {
+            if decision.choice.verdict == ladder::Verdict::Observe {
                 self.outcome = Outcome::Observed;
             }
         } else if let Body::IncidentClosed { outcome, recovery_us, down_us, .. } = &record.body {
@@ -245,13 +264,13 @@ pub fn line(body: &Body) -> Option<(String, Option<String>)> {
         Body::Decided(decision) => {
             let choice = &decision.choice;
             let what = match choice.verdict {
-                Verdict::Observe => String::from("decided to do nothing"),
-                Verdict::Restart { delay: Span::ZERO } => String::from("decided to restart it at once"),
-                Verdict::Restart { delay } => format!("decided to restart it in {delay}"),
-                Verdict::Hold { delay, .. } => format!("decided to hold it and to try again in {delay}"),
+                ladder::Verdict::Observe => String::from("decided to do nothing"),
+                ladder::Verdict::Restart { delay: Span::ZERO } => String::from("decided to restart it at once"),
+                ladder::Verdict::Restart { delay } => format!("decided to restart it in {delay}"),
+                ladder::Verdict::Hold { delay, .. } => format!("decided to hold it and to try again in {delay}"),
             };
             let mut why = choice.reason.to_string();
-            if choice.verdict != Verdict::Observe {
+            if choice.verdict != ladder::Verdict::Observe {
                 for refused in &choice.refused {
                     why.push_str(&format!("; {} refused: {}", rung_words(refused.rung), refused.reason));
                 }
@@ -309,6 +328,30 @@ pub fn line(body: &Body) -> Option<(String, Option<String>)> {
         }
         Body::Violated { what } => plain(format!("Hale broke a rule of its own and only observes from here: {what}")),
         Body::Extended { .. } => plain(String::from("it asked for more time")),
+        Body::HardwareTimer { timer } => plain(timer.to_string()),
+        Body::HardwareReset { boot_status, ordered, .. } => {
+            let why = match ordered {
+                Some(record) => format!("Hale had decided it (record {record})"),
+                None => String::from("nobody petted the timer: the machine, or Hale's guardian, was dead or hung"),
+            };
+            Some((format!("the hardware timer reset the machine (boot status {boot_status:#x})"), Some(why)))
+        }
+        Body::RebootDecided(decision) => {
+            let what = match (decision.choice.verdict, &decision.read.asked) {
+                (reboot::Verdict::Refuse, reboot::Asked::Permission) => {
+                    "rebooting by the hardware timer is refused from here on"
+                }
+                (reboot::Verdict::Refuse, reboot::Asked::Failed { .. }) => "rebooting by the hardware timer is refused",
+                (reboot::Verdict::Permit, _) => {
+                    "the guardian may reboot by the hardware timer when nothing else is left"
+                }
+                (reboot::Verdict::Reboot, _) => "decided to reboot by the hardware timer",
+            };
+            because(String::from(what), &decision.choice.reason)
+        }
+        Body::RebootNotDurable { waited, .. } => {
+            because(format!("did not reboot, after {waited}"), &crate::reason::Reason::NoDurableRecord)
+        }
         Body::Began { .. }
         | Body::TookOver { .. }
         | Body::Ending { .. }

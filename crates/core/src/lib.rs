@@ -15,6 +15,7 @@ pub mod analyze;
 pub mod driver;
 pub mod effect;
 pub mod event;
+pub mod hardware;
 pub mod ids;
 pub mod incident;
 pub mod invariant;

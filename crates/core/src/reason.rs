@@ -57,6 +57,37 @@ pub enum Reason {
     },
     /// The rung needs generations, and there are none.
     NoGenerationsConfigured,
+    /// The service is not in `hardware_watchdog.require`.
+    NotRequired,
+    /// `system.generations.reboot = "never"`.
+    RebootNever,
+    /// No hardware timer runs that could reset the machine.
+    NoTimer,
+    /// Another required service is not beyond its ladder.
+    StillWorks {
+        /// Which.
+        service: Name,
+    },
+    /// The ledger does not tell how often the timer has reset the machine.
+    ResetsUnknown,
+    /// The timer has reset the machine often enough.
+    RebootsSpent {
+        /// Resets within 24 hours.
+        resets: u32,
+        /// `system.generations.reboots_per_day`.
+        per_day: u32,
+    },
+    /// The budget allows another reset.
+    RebootsLeft {
+        /// Resets within 24 hours.
+        resets: u32,
+        /// `system.generations.reboots_per_day`.
+        per_day: u32,
+    },
+    /// What must be on the disk first is not there.
+    NoDurableRecord,
+    /// All services in `hardware_watchdog.require` are held or unkillable.
+    RequiredFailed,
     /// `mode = "observe"`.
     ObserveMode,
     /// This service is only observed since a rule of Hale's own was broken.
@@ -109,6 +140,21 @@ impl fmt::Display for Reason {
             Self::DelayOver => f.write_str("its delay is over"),
             Self::HeldRetry { tries } => write!(f, "a held service is tried again, this is try {tries}"),
             Self::NoGenerationsConfigured => f.write_str("no generations configured"),
+            Self::NotRequired => f.write_str("it is not in hardware_watchdog.require"),
+            Self::RebootNever => f.write_str("reboot is \"never\" in [system.generations]"),
+            Self::NoTimer => f.write_str("no hardware timer runs"),
+            Self::StillWorks { service } => {
+                write!(f, "{service} is required too, and Hale has not given up on it")
+            }
+            Self::ResetsUnknown => f.write_str("the ledger does not tell how often that was done before"),
+            Self::RebootsSpent { resets, per_day } => {
+                write!(f, "{resets} resets within 24 h spend the budget (reboots_per_day = {per_day})")
+            }
+            Self::RebootsLeft { resets, per_day } => {
+                write!(f, "{resets} resets within 24 h leave room in the budget (reboots_per_day = {per_day})")
+            }
+            Self::NoDurableRecord => f.write_str("no durable record of it could be written before"),
+            Self::RequiredFailed => f.write_str("all services that the machine is there for failed for good"),
             Self::ObserveMode => f.write_str("mode is \"observe\": Hale only watches"),
             Self::Violated { what } => {
                 write!(f, "this service is only observed since Hale broke a rule of its own: {what}")

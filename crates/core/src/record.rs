@@ -1,10 +1,12 @@
 //! What the core writes down: the only thing that changes the world, and the text of the ledger.
 
 use crate::event::{EndWhy, ExitStatus, Lost, ProbeFailure, Process, SpawnFailure};
+use crate::hardware::{PreviousBoot, Timer};
 use crate::ids::{Epoch, IncidentId, Name, RecordId, RequestId};
 use crate::incident::{Cause, Outcome};
 use crate::memory::{MemoryAtExit, MemoryReport, OomKills};
 use crate::plan::ladder::Decision;
+use crate::plan::reboot;
 use crate::policy::{Mode, PolicyHash, Ready, Signal};
 use crate::reason::Reason;
 use crate::time::{Monotonic, Now, Span};
@@ -17,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 /// The version of the core's rules: a decision can be recomputed by the same version only. Raised whenever a
 /// rule answers differently to the same values.
-pub const CORE_VERSION: u32 = 1;
+pub const CORE_VERSION: u32 = 2;
 
 /// One thing that was detected, decided, done or refused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -324,6 +326,33 @@ pub enum Body {
         /// Until then it has.
         until: Monotonic,
     },
+    /// The hardware timer came, went, or is refused.
+    HardwareTimer {
+        /// It.
+        timer: Timer,
+    },
+    /// The hardware timer caused this boot. Opens an incident of the host: the incident's id is this record's.
+    HardwareReset {
+        /// The kernel's name of this boot.
+        boot_id: String,
+        /// What the timer said of it (`WDIOC_GETBOOTSTATUS`).
+        boot_status: u32,
+        /// The record of the decision that it followed from, if Hale had decided it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        ordered: Option<RecordId>,
+        /// The boot before, as far as the ledger has it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        previous: Option<PreviousBoot>,
+    },
+    /// Whether the guardian may let the timer reset the machine, or is told to.
+    RebootDecided(Box<reboot::Decision>),
+    /// The disk did not take the record of a decided reboot: it is not carried out.
+    RebootNotDurable {
+        /// The record of the decision.
+        decided: RecordId,
+        /// How long Hale waited for the disk.
+        waited: Span,
+    },
     /// A rule of Hale's own was broken. The service is only observed from here on.
     Violated {
         /// Which rule, and how.
@@ -336,7 +365,11 @@ impl Body {
     #[must_use]
     pub fn class(&self) -> Class {
         match self {
-            Self::Ordered { .. } => Class::Durable,
+            Self::Ordered { .. } | Self::HardwareReset { .. } => Class::Durable,
+            Self::RebootDecided(decision) => match decision.choice.verdict {
+                reboot::Verdict::Permit | reboot::Verdict::Reboot => Class::Durable,
+                reboot::Verdict::Refuse => Class::State,
+            },
             Self::Output { .. } | Self::OutputDropped { .. } | Self::ProbeLost { .. } | Self::ProbeUnable { .. } => {
                 Class::Evidence
             }
@@ -371,6 +404,8 @@ impl Body {
             | Self::Extended { .. }
             | Self::LedgerDegraded { .. }
             | Self::LedgerRecovered
+            | Self::HardwareTimer { .. }
+            | Self::RebootNotDurable { .. }
             | Self::Violated { .. } => Class::State,
         }
     }

@@ -1,6 +1,7 @@
 //! The live state of services, as `hale status` and the API show it.
 
 use crate::analyze::checks::CheckState;
+use crate::hardware::Timer;
 use crate::ids::{IncidentId, Name};
 use crate::policy::Mode;
 use crate::time::{Monotonic, Now};
@@ -21,6 +22,9 @@ pub struct StatusReport {
     pub mode: Mode,
     /// Why the ledger cannot be written, if it cannot.
     pub ledger_error: Option<String>,
+    /// The hardware timer, if one is configured and the guardian has told of it.
+    #[serde(default)]
+    pub timer: Option<Timer>,
     /// One for each service, in the order of names.
     pub services: Vec<ServiceStatus>,
 }
@@ -216,6 +220,12 @@ impl World {
             Some(name) => alloc::vec![self.service(name)?.status(name, at.mono)],
             None => self.services().map(|(name, service)| service.status(name, at.mono)).collect(),
         };
-        Some(StatusReport { at, mode: self.mode(), ledger_error: self.ledger_error().map(String::from), services })
+        Some(StatusReport {
+            at,
+            mode: self.mode(),
+            ledger_error: self.ledger_error().map(String::from),
+            timer: self.timer().cloned(),
+            services,
+        })
     }
 }

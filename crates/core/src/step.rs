@@ -1,5 +1,6 @@
 //! The brain: one event in, records and effects out. Everything that Hale ever does begins here.
 
+mod hardware;
 mod orders;
 mod probing;
 mod starting;
@@ -105,7 +106,10 @@ impl Brain<'_> {
                 self.record(&service, Body::OutputDropped { bytes });
             }
             Event::Asked { request, question } => self.asked(request, question),
-            Event::Durable { up_to } => self.durable(up_to),
+            Event::Durable { up_to } => {
+                self.durable(up_to);
+                self.hardware_durable(up_to);
+            }
             Event::LedgerDegraded { error } => {
                 if self.world.ledger_error.is_none() {
                     self.record_in(None, None, Body::LedgerDegraded { error: error.clone() });
@@ -115,8 +119,11 @@ impl Brain<'_> {
             Event::LedgerRecovered => {
                 if self.world.ledger_error.take().is_some() {
                     self.record_in(None, None, Body::LedgerRecovered);
+                    self.look_at_hardware();
                 }
             }
+            Event::HardwareTimer { timer, may_reboot, reboot } => self.timer_told(timer, may_reboot, reboot),
+            Event::Past(past) => self.past_told(past),
             Event::End { why } => self.end(why),
         }
     }
@@ -173,6 +180,7 @@ impl Brain<'_> {
             self.probe_due(&name);
         }
         self.orders_due();
+        self.hardware_due();
     }
 
     /// A main process was reaped.
@@ -227,7 +235,8 @@ impl Brain<'_> {
             text: finding.to_string(),
         });
         let (failed, incident) = (self.known(name).last_epoch, self.known(name).incident.map(|open| open.id));
-        let decision = self.decide(name, cause);
+        let reboot = self.reboot_rung(name);
+        let decision = self.decide(name, cause, hardware::rung(reboot.as_ref()));
         let (verdict, reason) = (decision.choice.verdict, decision.choice.reason.clone());
         self.record(name, Body::Decided(Box::new(decision)));
         match verdict {
@@ -237,6 +246,7 @@ impl Brain<'_> {
             }
             Verdict::Hold { delay, tries } => {
                 self.bring_down(name, Then::Hold { until: now.after(delay), tries }, Reason::MustGo);
+                self.take_reboot_rung(reboot);
             }
         }
         // Evidence comes last: what it is about is in a file already, and the next process does not wait for it.
@@ -245,13 +255,14 @@ impl Brain<'_> {
         }
     }
 
-    fn decide(&self, name: &Name, cause: Cause) -> Decision {
+    fn decide(&self, name: &Name, cause: Cause, reboot: ladder::RebootRung) -> Decision {
         let service = &self.world.services[name];
         let known = &service.known;
         let jitter = ladder::jitter_permille(self.world.birth.seed, name, known.last_epoch.0);
         let restart = &service.policy.restart;
         let violated = known.violated.clone();
-        let read = ladder::read(cause, self.world.mode(), violated, restart, &known.counters, self.now(), jitter);
+        let mut read = ladder::read(cause, self.world.mode(), violated, restart, &known.counters, self.now(), jitter);
+        read.reboot = reboot;
         Decision {
             rule: String::from(ladder::RULE),
             core: CORE_VERSION,
@@ -337,7 +348,7 @@ impl Brain<'_> {
 
     fn record_in(&mut self, name: Option<&Name>, incident: Option<IncidentId>, body: Body) -> bool {
         let id = self.world.next_record;
-        let opens = matches!(body, Body::Detected { .. });
+        let opens = matches!(body, Body::Detected { .. } | Body::HardwareReset { .. });
         let incident = incident.or(opens.then_some(IncidentId(id.0)));
         let record = Record { id, at: self.at, service: name.cloned(), incident, body };
         if let Some(service) = name.and_then(|name| self.world.services.get_mut(name)) {
@@ -351,6 +362,7 @@ impl Brain<'_> {
                 self.touched.insert(name.clone());
             }
         }
+        self.world.hardware.apply(&record, &self.world.birth.boot_id);
         self.world.next_record = id.next();
         self.output.records.push(record);
         true
@@ -425,6 +437,8 @@ impl Brain<'_> {
                 let finding = Finding::Unkillable { after };
                 self.record(name, Body::Detected { cause: Cause::Unkillable, finding, last_good });
                 self.end_those_before(name);
+                let reboot = self.reboot_rung(name);
+                self.take_reboot_rung(reboot);
             }
             StopStage::Killed { .. } | StopStage::Unkillable { .. } => {}
         }

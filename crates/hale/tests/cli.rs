@@ -391,6 +391,7 @@ impl api::Loop for Stub {
                 at: Now { mono: Monotonic::from_us(65_000_000), boot_us: 0, wall_us: 65_000_000 },
                 mode: Mode::Heal,
                 ledger_error: None,
+                timer: None,
                 services: vec![service],
             })),
             Question::Order { actor, order } => {

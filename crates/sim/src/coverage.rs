@@ -87,6 +87,10 @@ pub fn body_name(body: &Body) -> &'static str {
         Body::OutputDropped { .. } => "output_dropped",
         Body::ProbeLost { .. } => "probe_lost",
         Body::ProbeUnable { .. } => "probe_unable",
+        Body::HardwareTimer { .. } => "hardware_timer",
+        Body::HardwareReset { .. } => "hardware_reset",
+        Body::RebootDecided(_) => "reboot_decided",
+        Body::RebootNotDurable { .. } => "reboot_not_durable",
         Body::Violated { .. } => "violated",
     }
 }

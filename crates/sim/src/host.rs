@@ -493,7 +493,7 @@ impl Host for FakeHost<'_> {
                 self.timeline.after(3_000, Item::Tell(event));
             }
             Order::AckExit => self.kernel.acknowledge(service, epoch),
-            Order::Reply { .. } | Order::Prove { .. } | Order::EndDone => {}
+            Order::Reply { .. } | Order::Prove { .. } | Order::MayReboot { .. } | Order::Reboot | Order::EndDone => {}
         }
     }
 }

@@ -9,10 +9,11 @@ use alloc::collections::VecDeque;
 use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
+use core::iter;
 use serde::{Deserialize, Serialize};
 
 /// The rule's name in records. The number is raised with every change of what it answers.
-pub const RULE: &str = "ladder/1";
+pub const RULE: &str = "ladder/2";
 
 /// Jitter is only ever added, and at most a quarter: a delay in the configuration is a promise not to come
 /// back earlier, and a quarter is enough to take a hundred services apart that failed together.
@@ -90,6 +91,40 @@ pub struct Read {
     pub held_delay: Span,
     /// `restart.healthy_after`.
     pub healthy_after: Span,
+    /// What the rule above this one says of rebooting.
+    #[serde(default, skip_serializing_if = "RebootRung::is_not_required")]
+    pub reboot: RebootRung,
+}
+
+/// The rung that is not this service's own: what [`super::reboot`] says of it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RebootRung {
+    /// The service does not lead there.
+    #[default]
+    NotRequired,
+    /// It is refused.
+    Refused {
+        /// Why.
+        reason: Reason,
+    },
+    /// It is taken: the service is held until the machine is reset.
+    Taken,
+}
+
+impl RebootRung {
+    fn is_not_required(&self) -> bool {
+        *self == Self::NotRequired
+    }
+
+    /// Why it is refused, if it is.
+    fn refusal(&self) -> Option<Reason> {
+        match self {
+            Self::NotRequired => Some(Reason::NotRequired),
+            Self::Refused { reason } => Some(reason.clone()),
+            Self::Taken => None,
+        }
+    }
 }
 
 /// What is done about a failure.
@@ -177,6 +212,7 @@ pub fn read(
         max_delay: policy.max_delay,
         held_delay: policy.held_delay,
         healthy_after: policy.healthy_after,
+        reboot: RebootRung::NotRequired,
     }
 }
 
@@ -213,12 +249,13 @@ pub fn decide(read: &Read) -> Choice {
 /// Hold after `tries` tries; the rungs between restart and hold are refused.
 fn hold(read: &Read, tries: u32, reason: Reason) -> Choice {
     let delay = with_jitter(doubled(read.held_delay, tries, HELD_DELAY_MAX.max(read.held_delay)), read.jitter_permille);
-    let none = |rung| RefusedRung { rung, reason: Reason::NoGenerationsConfigured };
+    let take_back = RefusedRung { rung: Rung::TakeBack, reason: Reason::NoGenerationsConfigured };
+    let reboot = read.reboot.refusal().map(|reason| RefusedRung { rung: Rung::Reboot, reason });
     Choice {
         rung: Rung::Hold,
         verdict: Verdict::Hold { delay, tries },
         reason,
-        refused: vec![none(Rung::TakeBack), none(Rung::Reboot)],
+        refused: iter::once(take_back).chain(reboot).collect(),
     }
 }
 
@@ -272,6 +309,7 @@ mod tests {
             max_delay: Span::from_secs(30),
             held_delay: Span::from_secs(300),
             healthy_after: Span::from_secs(60),
+            reboot: RebootRung::NotRequired,
         }
     }
 
@@ -307,6 +345,9 @@ mod tests {
         assert_eq!(choice.verdict, Verdict::Hold { delay: Span::from_secs(300), tries: 0 });
         let refused: Vec<Rung> = choice.refused.iter().map(|refusal| refusal.rung).collect();
         assert_eq!(refused, [Rung::TakeBack, Rung::Reboot]);
+        assert_eq!(choice.refused[1].reason, Reason::NotRequired);
+        let taken = decide(&Read { failures: 5, recent: 5, reboot: RebootRung::Taken, ..sample() });
+        assert_eq!((taken.rung, taken.refused.len()), (Rung::Hold, 1));
         assert_eq!(decide(&Read { recent: 4, ..sample() }).rung, Rung::Restart);
         assert_eq!(decide(&Read { recent: 5_000, crash_loop: None, ..sample() }).rung, Rung::Restart);
     }

@@ -3,3 +3,4 @@
 pub mod admission;
 pub mod ladder;
 pub mod order;
+pub mod reboot;

@@ -1,5 +1,6 @@
 //! Knowledge: everything that the core knows, changed by records alone.
 
+pub(crate) mod hardware;
 pub mod phase;
 mod restore;
 pub mod service;
@@ -7,6 +8,7 @@ pub mod service;
 pub use restore::Snapshot;
 
 use crate::event::EndWhy;
+use crate::hardware::Timer;
 use crate::ids::{EffectId, Epoch, IncidentId, Name, ProbeId, RecordId, RequestId};
 use crate::plan::admission::Admission;
 use crate::plan::order::Order;
@@ -16,6 +18,7 @@ use crate::time::Monotonic;
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::string::String;
 use alloc::vec::Vec;
+use hardware::Hardware;
 use serde::{Deserialize, Serialize};
 use service::Service;
 
@@ -51,6 +54,7 @@ pub struct World {
     pub(crate) ending: Option<EndWhy>,
     pub(crate) end_done: bool,
     pub(crate) ledger_error: Option<String>,
+    pub(crate) hardware: Hardware,
     /// Services to be started as soon as the loop comes to it.
     pub(crate) to_start: VecDeque<Name>,
     /// Orders whose record is not durable yet.
@@ -86,6 +90,7 @@ impl World {
             ending: None,
             end_done: false,
             ledger_error: None,
+            hardware: Hardware::default(),
             to_start: VecDeque::new(),
             pending: BTreeMap::new(),
             next_record: birth.first_record,
@@ -103,7 +108,7 @@ impl World {
             return Some(Monotonic::default());
         }
         let order = self.pending.values().next().map(|pending| pending.since.after(crate::step::DURABLE_WITHIN));
-        self.timers.first().into_iter().chain(order).min()
+        self.timers.first().into_iter().chain(order).chain(self.hardware.deadline()).min()
     }
 
     /// Whether everything is being ended.
@@ -122,6 +127,12 @@ impl World {
     #[must_use]
     pub fn ledger_error(&self) -> Option<&str> {
         self.ledger_error.as_deref()
+    }
+
+    /// What the guardian says of the hardware timer; `None`: nothing, as where none is configured.
+    #[must_use]
+    pub fn timer(&self) -> Option<&Timer> {
+        self.hardware.timer.as_ref()
     }
 
     /// One service.

@@ -290,6 +290,10 @@ impl Phase {
             | Body::OrderNotDurable { .. }
             | Body::HeartbeatPromised { .. }
             | Body::Extended { .. }
+            | Body::HardwareTimer { .. }
+            | Body::HardwareReset { .. }
+            | Body::RebootDecided(_)
+            | Body::RebootNotDurable { .. }
             | Body::Output { .. }
             | Body::OutputDropped { .. }
             | Body::ProbeLost { .. }

@@ -229,6 +229,10 @@ impl Service {
             | Body::LedgerDegraded { .. }
             | Body::LedgerRecovered
             | Body::Output { .. }
+            | Body::HardwareTimer { .. }
+            | Body::HardwareReset { .. }
+            | Body::RebootDecided(_)
+            | Body::RebootNotDurable { .. }
             | Body::OutputDropped { .. }
             | Body::ProbeLost { .. }
             | Body::ProbeUnable { .. } => {}

@@ -226,7 +226,13 @@ mod tests {
                 _ if order => Answer::Done { text: format!("{name} is healthy") },
                 _ => {
                     let (at, mode) = (Now::default(), Mode::Heal);
-                    Answer::Status(Box::new(StatusReport { at, mode, ledger_error: None, services: Vec::new() }))
+                    Answer::Status(Box::new(StatusReport {
+                        at,
+                        mode,
+                        ledger_error: None,
+                        timer: None,
+                        services: Vec::new(),
+                    }))
                 }
             };
             sender.send(answer).unwrap();

@@ -1,6 +1,7 @@
 //! The JSON that clients see: the core's types in the units and names of the contract (architecture, section 6).
 //! Fields are added, never renamed or removed.
 
+use hale_core::hardware::Timer;
 use hale_core::ids::Name;
 use hale_core::incident::{Blame, Cause, Outcome, Story};
 use hale_core::memory::{MemoryReport, Pressure};
@@ -30,6 +31,37 @@ pub struct Host {
     pub mode: Mode,
     /// Why the ledger cannot be written, if it cannot.
     pub ledger_error: Option<String>,
+    /// The hardware timer; `null` where none is configured.
+    #[serde(default)]
+    pub hardware_watchdog: Option<HardwareWatchdog>,
+}
+
+/// The hardware timer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct HardwareWatchdog {
+    /// Whether it runs and is petted.
+    pub armed: bool,
+    /// What it is and does, or why not, in a sentence.
+    pub detail: String,
+    /// Its time, while it runs.
+    pub timeout_ms: Option<f64>,
+    /// What it says of this boot (`WDIOC_GETBOOTSTATUS`), while it runs.
+    pub boot_status: Option<u32>,
+}
+
+impl From<&Timer> for HardwareWatchdog {
+    fn from(timer: &Timer) -> Self {
+        let armed = match timer {
+            Timer::Armed(armed) => Some(armed),
+            Timer::Waiting { .. } | Timer::Refused { .. } => None,
+        };
+        Self {
+            armed: armed.is_some(),
+            detail: timer.to_string(),
+            timeout_ms: armed.map(|armed| ms(armed.timeout)),
+            boot_status: armed.map(|armed| armed.boot_status),
+        }
+    }
 }
 
 /// One service.
@@ -90,8 +122,8 @@ pub struct Done {
 pub struct Incident {
     /// Its number.
     pub id: u64,
-    /// Whose.
-    pub service: Name,
+    /// Whose; `null`: the host's own.
+    pub service: Option<Name>,
     /// What kind of failure.
     pub cause: Cause,
     /// Whose fault.
@@ -128,6 +160,9 @@ pub struct Moment {
 pub struct Evidence {
     /// The last lines of output of the process that failed.
     pub output: Vec<String>,
+    /// The last records of the boot before, where the machine was reset.
+    #[serde(default)]
+    pub records_before: Vec<u64>,
     /// What the kernel said of the service's memory when that process ended, where it was asked.
     #[serde(default)]
     pub memory: Option<Memory>,
@@ -167,6 +202,7 @@ impl From<&StatusReport> for Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             mode: report.mode,
             ledger_error: report.ledger_error.clone(),
+            hardware_watchdog: report.timer.as_ref().map(HardwareWatchdog::from),
         };
         Self { host, services: report.services.iter().map(|service| Service::new(service, report.at)).collect() }
     }
@@ -223,7 +259,11 @@ impl From<&Story> for Incident {
             recovery_ms: recovery(story).map(ms),
             down_ms: down(story).map(ms),
             timeline: story.timeline.iter().map(moment).collect(),
-            evidence: Evidence { output: story.output.clone(), memory: story.memory.as_ref().map(Memory::from) },
+            evidence: Evidence {
+                output: story.output.clone(),
+                memory: story.memory.as_ref().map(Memory::from),
+                records_before: story.records_before.iter().map(|id| id.0).collect(),
+            },
         }
     }
 }
@@ -238,7 +278,7 @@ pub fn recovery(story: &Story) -> Option<Span> {
 #[must_use]
 pub fn down(story: &Story) -> Option<Span> {
     let seen = match story.outcome {
-        Outcome::Recovered | Outcome::Observed => true,
+        Outcome::Recovered | Outcome::Observed | Outcome::Rebooted => true,
         Outcome::Open | Outcome::Held | Outcome::Stopped => false,
     };
     story.down_us.filter(|_| seen).map(Span::from_us)
@@ -276,7 +316,7 @@ mod tests {
     fn only_what_ended_well_has_a_duration() {
         let story = |outcome| Story {
             id: hale_core::ids::IncidentId(1),
-            service: Name::try_from("web").unwrap(),
+            service: Some(Name::try_from("web").unwrap()),
             cause: Cause::Exit,
             blame: Blame::Unknown,
             opened: Now::default(),
@@ -287,6 +327,7 @@ mod tests {
             timeline: Vec::new(),
             output: Vec::new(),
             memory: None,
+            records_before: Vec::new(),
         };
         let durations = |outcome| {
             let incident = Incident::from(&story(outcome));
@@ -305,6 +346,7 @@ mod tests {
             at: Now { mono: Monotonic::from_us(5_000_000), boot_us: 0, wall_us: 3_000_000 },
             mode: Mode::Heal,
             ledger_error: None,
+            timer: None,
             services: vec![ServiceStatus {
                 name: Name::try_from("web").unwrap(),
                 state: State::BackingOff,

@@ -155,6 +155,30 @@ impl GuardianClient {
         Ok(self.outbox.send(&self.socket, &self.message, None)?)
     }
 
+    /// Says whether the guardian may stop petting the hardware timer when it has a reason to. To be ordered only after
+    /// the permission is on record and synced.
+    ///
+    /// # Errors
+    ///
+    /// The guardian has not read for a long time: nothing was sent.
+    pub fn may_reboot(&mut self, allowed: bool) -> Result<(), OrderError> {
+        self.message.clear();
+        protocol::write_may_reboot(&mut self.message, allowed);
+        Ok(self.outbox.send(&self.socket, &self.message, None)?)
+    }
+
+    /// Has the guardian stop petting the hardware timer, if it [may](Self::may_reboot): the machine is reset within the
+    /// timer's time. Nothing takes that back.
+    ///
+    /// # Errors
+    ///
+    /// The guardian has not read for a long time: nothing was sent.
+    pub fn reboot(&mut self) -> Result<(), OrderError> {
+        self.message.clear();
+        protocol::write_reboot(&mut self.message);
+        Ok(self.outbox.send(&self.socket, &self.message, None)?)
+    }
+
     /// Whether orders wait for the socket to become writable.
     #[must_use]
     pub fn wants_to_write(&self) -> bool {

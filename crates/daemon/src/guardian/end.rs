@@ -40,17 +40,23 @@ impl Guardian {
     /// When [`on_time`](Self::on_time) has something to do at the latest.
     pub(super) fn deadline_ms(&self) -> Option<u64> {
         let keeper = self.keeper.is_none().then_some(self.keeper_due_ms);
-        match self.phase {
+        let phase = match self.phase {
             Phase::Running => Some(keeper.unwrap_or(u64::MAX).min(self.supervisor_due_ms())),
             Phase::Terminating { until_ms } | Phase::Killing { until_ms } => {
                 Some(keeper.unwrap_or(u64::MAX).min(until_ms))
             }
             Phase::Draining { until_ms, .. } => Some(until_ms),
-        }
+        };
+        phase.into_iter().chain(self.hardware.deadline_ms()).min()
     }
 
     /// What has to happen after each turn; the exit code when it was the last one.
     pub(super) fn on_time(&mut self) -> Option<u8> {
+        self.hardware.set_progress_lost(self.progress.is_lost_for_good(now_ms()));
+        self.hardware.on_time(now_ms());
+        if self.hardware.untold {
+            self.tell_rest();
+        }
         let draining = matches!(self.phase, Phase::Draining { .. });
         if self.keeper.is_none() && !draining && now_ms() >= self.keeper_due_ms {
             self.start_keeper();
@@ -73,6 +79,10 @@ impl Guardian {
                 // Again after each end: a stray becomes this process's child only when its parent has died.
                 let left = self.kill_all();
                 if !left || now_ms() >= until_ms {
+                    if self.slots.all().next().is_none() {
+                        // Nothing was ever supervised: a start that failed must not cost the machine.
+                        self.hardware.set_orderly();
+                    }
                     self.drain(LOST);
                 }
                 None

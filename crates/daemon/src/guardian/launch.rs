@@ -1,5 +1,6 @@
 //! How `hale run` becomes the guardian.
 
+use hale_core::policy::HardwareWatchdog;
 use std::convert::Infallible;
 use std::ffi::OsString;
 use std::io;
@@ -15,6 +16,8 @@ pub struct Launch<'a> {
     pub runtime_dir: &'a Path,
     /// `state_dir`: made if it is missing, and locked.
     pub state_dir: &'a Path,
+    /// The hardware timer, if one is to be used.
+    pub hardware: Option<&'a HardwareWatchdog>,
     /// The supervisor's command line behind `hale supervisor`.
     pub supervisor_args: &'a [OsString],
 }
@@ -31,6 +34,13 @@ pub fn launch(launch: &Launch<'_>) -> io::Result<Infallible> {
         .arg0("hale")
         .args(["guardian", &exe.as_raw_fd().to_string()])
         .args([launch.runtime_dir, launch.state_dir])
+        .args(hardware(launch.hardware))
         .args(launch.supervisor_args)
         .exec())
+}
+
+/// Its device and its time in seconds; two empty words when there is none.
+fn hardware(timer: Option<&HardwareWatchdog>) -> [String; 2] {
+    let seconds = |timer: &HardwareWatchdog| (timer.timeout.as_ms() / 1_000).to_string();
+    timer.map_or_else(Default::default, |timer| [timer.device.clone(), seconds(timer)])
 }

@@ -4,6 +4,7 @@
 
 pub mod client;
 mod end;
+mod hardware;
 mod helpers;
 pub mod launch;
 mod lock;
@@ -17,6 +18,7 @@ mod start;
 mod store;
 mod supervise;
 mod tell;
+pub mod timer;
 pub mod wire;
 
 pub use run::Guardian;

@@ -18,6 +18,10 @@ const RETRY_MS: u64 = 100;
 /// The longest wait between two such tries (architecture, section 3).
 const RETRY_MAX_MS: u64 = 5_000;
 
+/// How long after the last proof replacing counts as of no use, in milliseconds: two supervisors in a row had their
+/// [`START_MS`], or some twenty died of the same thing.
+const BEYOND_REPLACEMENT_MS: u64 = 2 * START_MS + PATIENCE_MS;
+
 /// What the proofs say.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
@@ -29,6 +33,8 @@ pub(super) struct Progress {
     proven: bool,
     /// Whether any has.
     ever_proven: bool,
+    /// When the last proof came.
+    last_proof_ms: u64,
     /// When the next number is sent or, if one is awaited, the supervisor counts as lost.
     due_ms: u64,
     /// The wait before the next one, if this one dies before its first proof.
@@ -68,6 +74,11 @@ impl Progress {
         self.ever_proven
     }
 
+    /// Whether replacing does not help: there was progress, and none for long.
+    pub fn is_lost_for_good(&self, now_ms: u64) -> bool {
+        self.ever_proven && now_ms.saturating_sub(self.last_proof_ms) > BEYOND_REPLACEMENT_MS
+    }
+
     /// When [`due`](Self::due) has something to say.
     pub fn due_ms(&self) -> u64 {
         self.due_ms
@@ -79,7 +90,7 @@ impl Progress {
             return false;
         }
         (self.awaited, self.proven, self.ever_proven) = (false, true, true);
-        (self.due_ms, self.retry_ms) = (now_ms + PAUSE_MS, 0);
+        (self.due_ms, self.retry_ms, self.last_proof_ms) = (now_ms + PAUSE_MS, 0, now_ms);
         true
     }
 
@@ -100,6 +111,7 @@ impl Progress {
     /// This process itself was late: it was stopped, or the machine was too busy for it, and so for the supervisor.
     pub fn credit(&mut self, late_ms: u64) {
         self.due_ms = self.due_ms.saturating_add(late_ms);
+        self.last_proof_ms = self.last_proof_ms.saturating_add(late_ms);
     }
 
     /// The supervisor is gone: how long the next one waits, in milliseconds.
@@ -125,6 +137,20 @@ mod tests {
         assert_eq!(progress.due(3_099), Due::Nothing);
         assert_eq!(progress.due(3_100), Due::Lost);
         assert!(progress.prove(progress.nonce(), 3_100), "the last moment counts");
+    }
+
+    #[test]
+    fn progress_is_lost_for_good_when_replacing_does_not_bring_it_back() {
+        let mut progress = Progress::default();
+        progress.begin(0);
+        assert!(!progress.is_lost_for_good(u64::MAX), "a start that fails is somebody else's to tell");
+        progress.prove(progress.nonce(), 1_000);
+        progress.credit(500);
+        progress.begin(4_000);
+        let last = 1_500 + BEYOND_REPLACEMENT_MS;
+        assert_eq!((progress.is_lost_for_good(last), progress.is_lost_for_good(last + 1)), (false, true));
+        progress.prove(progress.nonce(), last + 2);
+        assert!(!progress.is_lost_for_good(last + 3));
     }
 
     #[test]

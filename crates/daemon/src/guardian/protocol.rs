@@ -2,6 +2,7 @@
 //!
 //! One message is one packet of a `SOCK_SEQPACKET` pair. Both ends are the same binary, so there is no version.
 
+use crate::guardian::timer::TimerReport;
 use crate::guardian::wire::{Reader, Writer};
 use crate::sys::child::Step;
 use crate::sys::wait::Exit;
@@ -211,6 +212,8 @@ pub enum GuardianEvent {
     Signalled(HostSignal),
     /// The keeper died and a new one was started: call [`KeeperClient::resend`](crate::keeper::client::KeeperClient::resend).
     KeeperReplaced,
+    /// The hardware timer, once for each supervisor and at each change; never where none is configured.
+    Hardware(TimerReport),
     /// The guardian is gone: end all trees and exit.
     Gone,
 }
@@ -219,6 +222,8 @@ const SPAWN: u8 = 1;
 const ACK: u8 = 2;
 const RELEASE: u8 = 3;
 const SHUTDOWN_DONE: u8 = 4;
+const MAY_REBOOT: u8 = 32;
+const REBOOT: u8 = 33;
 const PROVE: u8 = 5;
 const STORE: u8 = 6;
 const UNSTORE: u8 = 7;
@@ -229,6 +234,7 @@ const SPAWN_FAILED: u8 = 3;
 const EXITED: u8 = 4;
 const SIGNALLED: u8 = 5;
 const KEEPER_REPLACED: u8 = 6;
+const HARDWARE: u8 = 32;
 const LOST: u8 = 7;
 const STORED: u8 = 8;
 const OVER: u8 = 9;
@@ -325,16 +331,47 @@ fn write_key(out: &mut Vec<u8>, what: u8, key: StoreKey) {
     out.u32(slot);
 }
 
+/// Writes whether the guardian may stop petting the hardware timer.
+pub(crate) fn write_may_reboot(out: &mut Vec<u8>, allowed: bool) {
+    let mut out = Writer(out);
+    out.u8(MAY_REBOOT);
+    out.u8(u8::from(allowed));
+}
+
+/// Writes the order to stop petting it.
+pub(crate) fn write_reboot(out: &mut Vec<u8>) {
+    Writer(out).u8(REBOOT);
+}
+
 /// An order as the guardian reads it: borrowed from the message, nothing copied.
 #[derive(Debug)]
 pub(crate) enum Order<'a> {
     Spawn(Spawn<'a>),
-    Ack { slot: Slot, epoch: Epoch },
-    Release { slot: Slot },
-    ShutdownDone { exit_code: u8 },
-    Prove { nonce: u64 },
-    Store { key: StoreKey },
-    Unstore { key: StoreKey },
+    Ack {
+        slot: Slot,
+        epoch: Epoch,
+    },
+    Release {
+        slot: Slot,
+    },
+    ShutdownDone {
+        exit_code: u8,
+    },
+    /// Whether it may stop petting the hardware timer when it has a reason to.
+    MayReboot {
+        allowed: bool,
+    },
+    /// A reason to, for good.
+    Reboot,
+    Prove {
+        nonce: u64,
+    },
+    Store {
+        key: StoreKey,
+    },
+    Unstore {
+        key: StoreKey,
+    },
 }
 
 /// A [`SpawnOrder`] on the guardian's side.
@@ -396,6 +433,8 @@ pub(crate) fn read_order(message: &[u8]) -> Option<Order<'_>> {
         ACK => Order::Ack { slot: Slot(reader.u32()?), epoch: Epoch(reader.u64()?) },
         RELEASE => Order::Release { slot: Slot(reader.u32()?) },
         SHUTDOWN_DONE => Order::ShutdownDone { exit_code: reader.u8()? },
+        MAY_REBOOT => Order::MayReboot { allowed: reader.u8()? != 0 },
+        REBOOT => Order::Reboot,
         PROVE => Order::Prove { nonce: reader.u64()? },
         STORE => Order::Store { key: StoreKey::from_numbers(reader.u8()?, reader.u32()?)? },
         UNSTORE => Order::Unstore { key: StoreKey::from_numbers(reader.u8()?, reader.u32()?)? },
@@ -458,7 +497,7 @@ impl Answer {
         Self::new(kind).with(&slot.0.to_le_bytes()).with(&epoch.0.to_le_bytes())
     }
 
-    /// The answers below add at most 22 bytes, or 6 and [`MAX_EVIDENCE_BYTES`].
+    /// The answers below add at most [`TimerReport::BYTES`], or 6 and [`MAX_EVIDENCE_BYTES`].
     fn with(mut self, bytes: &[u8]) -> Self {
         self.bytes[self.length..self.length + bytes.len()].copy_from_slice(bytes);
         self.length += bytes.len();
@@ -525,6 +564,10 @@ impl Answer {
     pub(crate) fn keeper_replaced() -> Self {
         Self::new(KEEPER_REPLACED)
     }
+
+    pub(crate) fn hardware(report: &TimerReport) -> Self {
+        Self::new(HARDWARE).with(&report.write())
+    }
 }
 
 /// Reads an answer; `None` when it is not one.
@@ -539,6 +582,7 @@ pub(crate) fn read_answer(message: &[u8], fd: Option<OwnedFd>) -> Option<Guardia
             _ => return None,
         }),
         KEEPER_REPLACED => GuardianEvent::KeeperReplaced,
+        HARDWARE => GuardianEvent::Hardware(TimerReport::read(&mut reader)?),
         STORED => GuardianEvent::Stored { key: StoreKey::from_numbers(reader.u8()?, reader.u32()?)?, fd },
         CHALLENGED => GuardianEvent::Challenged { nonce: reader.u64()? },
         LOST => {

@@ -1,6 +1,7 @@
 //! The guardian's loop: one thread that waits in epoll(7) only, and from here on allocates nothing.
 
 use crate::guardian::end::Phase;
+use crate::guardian::hardware::Hardware;
 use crate::guardian::helpers::Helpers;
 use crate::guardian::progress::Progress;
 use crate::guardian::protocol::{Answer, HostSignal, Order, Slot, read_address, read_order};
@@ -42,6 +43,7 @@ const LATE_MS: u64 = 50;
 #[derive(Debug)]
 pub struct Guardian {
     pub(super) epoll: OwnedFd,
+    pub(super) hardware: Hardware,
     pub(super) signals: SignalFd,
     pub(super) helpers: Helpers,
     pub(super) slots: Slots,
@@ -104,6 +106,8 @@ pub(super) enum Token {
     Signals,
     Supervisor,
     Keeper,
+    /// Names beside the hardware timer's device.
+    Hardware,
     /// The status pipe of the slot's child.
     Status(Slot),
     /// Room in the slot's output pipe.
@@ -118,6 +122,7 @@ impl Token {
             Self::Keeper => (2, 0),
             Self::Status(slot) => (3, slot.0),
             Self::Room(slot) => (4, slot.0),
+            Self::Hardware => (32, 0),
         };
         EventData::new_u64(kind << 32 | u64::from(slot))
     }
@@ -130,6 +135,7 @@ impl Token {
             2 => Some(Self::Keeper),
             3 => Some(Self::Status(slot)),
             4 => Some(Self::Room(slot)),
+            32 => Some(Self::Hardware),
             _ => None,
         }
     }
@@ -167,6 +173,7 @@ impl Guardian {
                 }
             }
             if let Some(code) = self.on_time() {
+                self.hardware.end();
                 return ExitCode::from(code);
             }
         }
@@ -177,6 +184,7 @@ impl Guardian {
             Token::Signals => self.on_signals(),
             Token::Supervisor => self.on_supervisor(flags),
             Token::Keeper => self.on_keeper(flags),
+            Token::Hardware => self.hardware.on_names(now_ms()),
             Token::Status(slot) => {
                 self.on_status(slot);
                 self.tell(slot);
@@ -189,7 +197,9 @@ impl Guardian {
     pub(super) fn watch(&self, token: Token) -> Result<(), Errno> {
         let fd = match token {
             Token::Signals => self.signals.as_fd(),
-            Token::Supervisor | Token::Keeper | Token::Status(_) | Token::Room(_) => return Err(Errno::INVAL),
+            Token::Supervisor | Token::Keeper | Token::Hardware | Token::Status(_) | Token::Room(_) => {
+                return Err(Errno::INVAL);
+            }
         };
         epoll::add(&self.epoll, fd, token.data(), EventFlags::IN)
     }
@@ -281,7 +291,12 @@ impl Guardian {
             }
             Some(Order::Ack { slot, epoch }) => self.acknowledge(slot, epoch),
             Some(Order::Release { slot }) => self.release(slot),
-            Some(Order::ShutdownDone { exit_code }) => self.drain(exit_code),
+            Some(Order::ShutdownDone { exit_code }) => {
+                self.hardware.set_orderly();
+                self.drain(exit_code);
+            }
+            Some(Order::MayReboot { allowed }) => self.hardware.set_may_reboot(allowed),
+            Some(Order::Reboot) => self.hardware.set_reboot(),
             Some(Order::Prove { nonce }) => self.on_proof(nonce),
             Some(Order::Store { key }) => {
                 if let Some(fd) = fd.and_then(|fd| rustix::io::fcntl_dupfd_cloexec(&fd, LOW_FDS).ok()) {

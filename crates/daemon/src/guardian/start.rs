@@ -1,11 +1,12 @@
 //! From the command line to a guardian that needs no further memory.
 
 use crate::guardian::end::Phase;
+use crate::guardian::hardware::{self, Hardware};
 use crate::guardian::helpers::Helpers;
 use crate::guardian::lock::lock;
 use crate::guardian::progress::Progress;
 use crate::guardian::protocol::{MAX_GROUPS, MAX_ORDER_BYTES, MAX_SERVICES, MAX_STRINGS};
-use crate::guardian::run::{Guardian, Token};
+use crate::guardian::run::{Guardian, Token, now_ms};
 use crate::guardian::slots::Slots;
 use crate::guardian::store::Store;
 use crate::guardian::supervise::{Evidence, Supervisor};
@@ -87,6 +88,7 @@ pub fn prepare(args: impl IntoIterator<Item = OsString>) -> Result<Guardian, Sta
     let (Some(exe), Some(runtime_dir), Some(state_dir)) = (args.next(), args.next(), args.next()) else {
         return Err(StartError::Usage);
     };
+    let (Some(device), Some(timeout_s)) = (args.next(), args.next()) else { return Err(StartError::Usage) };
     let exe: RawFd = exe.to_str().and_then(|text| text.parse().ok()).ok_or(StartError::Usage)?;
 
     close_on_exec_from(3);
@@ -127,8 +129,10 @@ pub fn prepare(args: impl IntoIterator<Item = OsString>) -> Result<Guardian, Sta
     if helpers.supervisor_argv.len() > MAX_STRINGS || helpers.environment.len() > MAX_STRINGS {
         return Err(StartError::Usage);
     }
+    let epoll = high(epoll::create(epoll::CreateFlags::CLOEXEC).map_err(kernel("epoll"))?)?;
     let mut guardian = Guardian {
-        epoll: high(epoll::create(epoll::CreateFlags::CLOEXEC).map_err(kernel("epoll"))?)?,
+        hardware: Hardware::start(hardware::Config::new(&device, &timeout_s), &epoll, now_ms()),
+        epoll,
         signals,
         helpers,
         slots: Slots::new(MAX_SERVICES),

@@ -90,6 +90,7 @@ impl Guardian {
             let pipe = entry.untold.pipe;
             entry.untold = Untold::all(entry.life, entry.start.is_none(), entry.epoch).with_pipe(pipe);
         }
+        self.hardware.retell();
         self.untold_lost = self.lost.is_some();
         self.untold_challenge = true;
         for (untold, doubt) in self.untold_signals.iter_mut().zip(&mut self.doubtful_signals) {
@@ -186,7 +187,8 @@ impl Guardian {
         }
         let idle = self.slots.running().next().is_none();
         if let (Exit::Code(code), false, true) = (exit, self.progress.ever_proven(), idle) {
-            // It has said why it cannot start; the next one could not either.
+            // It has said why it cannot start; the next one could not either. That must not cost the machine.
+            self.hardware.set_orderly();
             return self.drain(u8::try_from(code).unwrap_or(1));
         }
         self.lost = Some((exit, std::mem::take(&mut self.hung)));

@@ -113,6 +113,9 @@ impl Guardian {
             }
         }
         self.untold_keeper = self.untold_keeper && !told(Answer::keeper_replaced());
+        if let (true, Some(report)) = (self.hardware.untold, self.hardware.report()) {
+            self.hardware.untold = !told(Answer::hardware(&report));
+        }
         if full {
             self.watch_supervisor(true);
         }

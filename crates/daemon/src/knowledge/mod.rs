@@ -10,6 +10,7 @@ pub mod ledger_store;
 mod ledger_writer;
 pub mod policy_file;
 pub mod recovery;
+pub(crate) mod resets;
 #[cfg(test)]
 mod tmpfs;
 

@@ -67,7 +67,12 @@ impl Console {
                     self.print(format!("{} the ledger cannot be written, healing goes on: {error}", time()));
                 }
                 Body::LedgerRecovered => self.print(format!("{} the ledger can be written again", time())),
-                _ => {}
+                body => {
+                    if let Some((what, why)) = line(body) {
+                        let because = why.map(|why| format!(", because {why}")).unwrap_or_default();
+                        self.print(format!("{} {what}{because}", time()));
+                    }
+                }
             }
             return;
         };

@@ -7,6 +7,7 @@ use super::evidence::{Collector, Job};
 use super::inbox::{Asker, Inbox, Outlet};
 use super::inheritance::Inheritance;
 use super::kept::Kept;
+use super::past;
 use super::prepare::{Prepared, prepare, touches_files};
 use super::service::{Hosted, failure};
 use crate::execute::tree::{Trees, Until, Watcher};
@@ -337,6 +338,7 @@ impl DaemonHost {
                 GuardianEvent::Challenged { nonce } => self.events.push_back(Event::Challenged { nonce }),
                 // These come before the first challenge only.
                 GuardianEvent::Lost { .. } | GuardianEvent::Stored { .. } | GuardianEvent::Over { .. } => {}
+                GuardianEvent::Hardware(report) => self.events.push_back(report.event()),
                 GuardianEvent::Gone => {
                     self.guardian_gone();
                     return Ok(());
@@ -599,6 +601,7 @@ impl Host for DaemonHost {
                     self.parts.console.say(&format!("progress cannot be proven: {error}"));
                 }
             }
+            (Fence::Host, order @ (Order::MayReboot { .. } | Order::Reboot)) => self.order_hardware(&order),
             (Fence::Host, Order::EndDone) => {
                 self.ended = Some(Ended::InOrder);
             }
@@ -616,6 +619,19 @@ impl Host for DaemonHost {
 }
 
 impl DaemonHost {
+    fn order_hardware(&mut self, order: &Order) {
+        let sent = match order {
+            Order::MayReboot { allowed } => self.parts.guardian.may_reboot(*allowed),
+            _ => {
+                past::sync_disks();
+                self.parts.guardian.reboot()
+            }
+        };
+        if let Err(error) = sent {
+            self.parts.console.say(&format!("the guardian could not be told about rebooting: {error}"));
+        }
+    }
+
     fn perform_on(&mut self, service: &Name, epoch: Epoch, order: Order) {
         let Some(hosted) = self.services.get_mut(service) else { return };
         if epoch < hosted.newest() && order.acts() {
@@ -652,7 +668,7 @@ impl DaemonHost {
                 }
             }
             Order::AckExit => self.unacknowledged.push((service.clone(), epoch)),
-            Order::Reply { .. } | Order::Prove { .. } | Order::EndDone => {}
+            Order::Reply { .. } | Order::Prove { .. } | Order::MayReboot { .. } | Order::Reboot | Order::EndDone => {}
         }
     }
 }

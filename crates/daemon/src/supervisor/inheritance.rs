@@ -3,6 +3,7 @@
 use super::host::exit_status;
 use crate::guardian::client::GuardianClient;
 use crate::guardian::protocol::{GuardianEvent, HostSignal, Slot, SpawnFailure, StoreKey};
+use crate::guardian::timer::TimerReport;
 use crate::sys::wait::Exit;
 use hale_core::event::Lost;
 use hale_core::ids::Epoch;
@@ -25,6 +26,8 @@ pub(super) struct Inheritance {
     pub(super) slots: BTreeMap<Slot, Kept>,
     /// The operator's signals; the one before may have acted on them.
     pub(super) signals: Vec<HostSignal>,
+    /// The hardware timer, if one is configured.
+    pub(super) hardware: Option<TimerReport>,
     /// Whether the keeper was replaced and nobody was told.
     pub(super) keeper_replaced: bool,
     /// The first number that has to come back.
@@ -87,6 +90,7 @@ impl Inheritance {
                 self.kept(slot, epoch);
             }
             GuardianEvent::Signalled(signal) => self.signals.push(signal),
+            GuardianEvent::Hardware(report) => self.hardware = Some(report),
             GuardianEvent::KeeperReplaced => self.keeper_replaced = true,
             GuardianEvent::Challenged { .. } | GuardianEvent::Gone => {}
         }

@@ -6,6 +6,7 @@ mod host;
 pub mod inbox;
 mod inheritance;
 mod kept;
+mod past;
 mod prepare;
 mod run;
 mod service;

@@ -6,6 +6,7 @@ use super::host::{DaemonHost, Ended, Parts, now};
 use super::inbox::{Asker, Inbox, inbox};
 use super::inheritance::{Inheritance, Kept as KeptSlot};
 use super::kept::Kept;
+use super::past;
 use crate::api;
 use crate::execute::tree::{self, Kind, Trees};
 use crate::guardian::client::GuardianClient;
@@ -153,6 +154,7 @@ fn run(args: impl IntoIterator<Item = OsString>) -> Result<Ended, StartError> {
     for (key, fd) in [StoreKey::ReadApi, StoreKey::ControlApi].into_iter().zip(&listeners) {
         guardian.store(key, fd.as_fd()).map_err(|error| failed("keep the API's sockets")(io::Error::other(error)))?;
     }
+    let to_past = inbox.clone();
     let collector = Collector::start(inbox.clone()).map_err(failed("start a thread"))?;
     let mut first = VecDeque::from([Event::Challenged { nonce: inherited.nonce }]);
     // The one before may have begun to act on it: once is enough.
@@ -164,6 +166,7 @@ fn run(args: impl IntoIterator<Item = OsString>) -> Result<Ended, StartError> {
     if let Some(signal) = inherited.signals.iter().find_map(ends).filter(|_| !world.is_ending()) {
         first.push_back(Event::End { why: EndWhy::Signal(signal) });
     }
+    first.extend(inherited.hardware.map(|report| report.event()));
     if lost.is_none() {
         first.push_front(Event::Begin);
     }
@@ -180,6 +183,7 @@ fn run(args: impl IntoIterator<Item = OsString>) -> Result<Ended, StartError> {
         console,
         collector,
     };
+    past::read(host_policy, boot_id(), &to_past);
     let mut host = DaemonHost::new(parts, &in_force.policy, first).map_err(failed("listen to the kernel"))?;
     if let Some(lost) = lost {
         host.adopt(lost, inherited, &world).map_err(failed("take over the services"))?;

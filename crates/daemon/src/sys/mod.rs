@@ -9,3 +9,4 @@ pub mod strict;
 pub mod users;
 pub mod wait;
 pub mod watch;
+pub mod watchdog;

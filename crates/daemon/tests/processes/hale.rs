@@ -29,8 +29,12 @@ const PATIENCE: Timespec = Timespec { tv_sec: 20, tv_nsec: 0 };
 /// `launch RUNTIME_DIR STATE_DIR SUPERVISOR_ARGS`, as `hale run` does it.
 pub fn launch(words: Words<'_>) -> ExitCode {
     let [runtime_dir, state_dir, supervisor_args @ ..] = words else { return ExitCode::FAILURE };
-    let Err(error) =
-        become_guardian(&Launch { runtime_dir: runtime_dir.as_ref(), state_dir: state_dir.as_ref(), supervisor_args });
+    let Err(error) = become_guardian(&Launch {
+        runtime_dir: runtime_dir.as_ref(),
+        state_dir: state_dir.as_ref(),
+        hardware: None,
+        supervisor_args,
+    });
     eprintln!("{error}");
     ExitCode::FAILURE
 }

@@ -33,7 +33,8 @@ pub fn run(id: Option<u64>, format: Format, global: &Global, out: &mut impl Writ
 
 fn write(story: &Story, coloured: bool, out: &mut impl Write) -> std::io::Result<()> {
     let outcome = paint(story.outcome.as_str(), tone(story.outcome), coloured);
-    write!(out, "incident {}: {}, {}, {outcome}", story.id, story.service, story.cause)?;
+    let of = story.service.as_ref().map_or("the host", |service| service.as_str());
+    write!(out, "incident {}: {of}, {}, {outcome}", story.id, story.cause)?;
     if let Some(span) = recovery(story) {
         write!(out, " in {span}")?;
     }
@@ -88,7 +89,7 @@ mod tests {
         };
         let story = Story {
             id: IncidentId(12),
-            service: Name::try_from("web").unwrap(),
+            service: Some(Name::try_from("web").unwrap()),
             cause: Cause::Hang,
             blame: Blame::Unknown,
             opened: Now::default(),
@@ -101,6 +102,7 @@ mod tests {
                 entry(400, "decided to restart it at once", Some("it was healthy before")),
                 entry(18_000, "all checks pass: recovered in 18 ms", None),
             ],
+            records_before: Vec::new(),
             output: vec!["web listens on 127.0.0.1:8701".into(), "\u{7}".into()],
             memory: Some(MemoryReport {
                 limit_bytes: Some(512 << 20),

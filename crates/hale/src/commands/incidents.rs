@@ -39,7 +39,7 @@ fn row(story: &Story) -> [Cell; 7] {
     [
         story.id.to_string().into(),
         rfc3339(story.opened.wall_us).into(),
-        story.service.as_str().into(),
+        story.service.as_ref().map_or("host", |service| service.as_str()).into(),
         story.cause.as_str().into(),
         Cell::toned(story.outcome.as_str(), tone(story.outcome)),
         time(recovery(story)).into(),
@@ -52,7 +52,7 @@ pub fn tone(outcome: Outcome) -> Tone {
     match outcome {
         Outcome::Recovered => Tone::Good,
         Outcome::Open | Outcome::Observed => Tone::Attention,
-        Outcome::Held => Tone::Bad,
+        Outcome::Held | Outcome::Rebooted => Tone::Bad,
         Outcome::Stopped => Tone::Quiet,
     }
 }

@@ -21,6 +21,7 @@ pub fn run(file: Option<PathBuf>, global: &Global) -> Result<Exit, Failure> {
     let guardian = Launch {
         runtime_dir: Path::new(&host.runtime_dir),
         state_dir: Path::new(&host.state_dir),
+        hardware: host.hardware_watchdog.as_ref(),
         supervisor_args: &[host.runtime_dir.clone().into(), absolute.into_os_string()],
     };
     // While this is one process without children. What does not work is said by the supervisor, if a service needs it.

@@ -60,6 +60,15 @@ impl Reasons {
             | Reason::CrashLoop { .. }
             | Reason::StillFailing { .. }
             | Reason::NoGenerationsConfigured
+            | Reason::NotRequired
+            | Reason::RebootNever
+            | Reason::NoTimer
+            | Reason::StillWorks { .. }
+            | Reason::ResetsUnknown
+            | Reason::RebootsSpent { .. }
+            | Reason::RebootsLeft { .. }
+            | Reason::NoDurableRecord
+            | Reason::RequiredFailed
             | Reason::ObserveMode
             | Reason::Violated { .. }
             | Reason::RestartsInFlight { .. }

@@ -47,7 +47,9 @@ impl RecordsFirst {
             Order::AckExit => ("acknowledge", written.over),
             Order::Collect { .. } => ("collect", written.detected),
             Order::Probe { .. } => ("probe", written.spawn),
-            Order::Reply { .. } | Order::Prove { .. } | Order::EndDone => ("answer", false),
+            Order::Reply { .. } | Order::Prove { .. } | Order::MayReboot { .. } | Order::Reboot | Order::EndDone => {
+                ("answer", false)
+            }
         };
         if allowed {
             Ok(())

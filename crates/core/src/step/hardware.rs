@@ -1,0 +1,192 @@
+//! The hardware timer: what it says of the boot, whether the guardian may let it reset the machine, and the reboot of
+//! a machine on which nothing that is required works.
+
+use super::{Brain, DURABLE_WITHIN};
+use crate::effect::{Fence, Order};
+use crate::hardware::{CARD_RESET, Past, Timer};
+use crate::ids::{Name, RecordId};
+use crate::incident::Outcome;
+use crate::plan::ladder::RebootRung;
+use crate::plan::reboot::{self, Asked, Choice, Decision, Read, Verdict};
+use crate::reason::Reason;
+use crate::record::{Body, CORE_VERSION};
+use crate::world::hardware::Key;
+use crate::world::phase::{Phase, StopStage, Then};
+use alloc::boxed::Box;
+use alloc::string::String;
+
+impl Brain<'_> {
+    /// The guardian tells of the timer, and which keys it has: a new supervisor learns so what an earlier one gave.
+    pub(super) fn timer_told(&mut self, timer: Timer, may_reboot: bool, reboot: bool) {
+        if self.world.hardware.timer.as_ref() != Some(&timer) {
+            self.record_in(None, None, Body::HardwareTimer { timer });
+        }
+        let hardware = &mut self.world.hardware;
+        if may_reboot {
+            hardware.permission = Key::Given;
+        }
+        if reboot {
+            hardware.reboot = Key::Given;
+        }
+        self.look_at_hardware();
+    }
+
+    /// What ledger and kernel say of earlier boots.
+    pub(super) fn past_told(&mut self, past: Past) {
+        self.world.hardware.past = Some(past);
+        self.look_at_hardware();
+    }
+
+    /// Whatever follows from what is known of the timer now.
+    pub(super) fn look_at_hardware(&mut self) {
+        if self.world.hardware.past.is_none() || self.world.ending.is_some() {
+            return;
+        }
+        self.judge_boot();
+        self.judge_permission();
+    }
+
+    /// Opens the incident of a boot that the timer caused: once for each boot.
+    fn judge_boot(&mut self) {
+        let hardware = &self.world.hardware;
+        let by_timer = match &hardware.timer {
+            Some(Timer::Armed(timer)) => Some(timer.boot_status),
+            Some(Timer::Waiting { .. } | Timer::Refused { .. }) | None => None,
+        };
+        let Some(past) = &hardware.past else { return };
+        let Some(boot_status) = past.boot_status.or(by_timer).filter(|_| !hardware.boot_judged) else { return };
+        let boot_id = self.world.birth.boot_id.clone();
+        let resets = past.resets.as_deref().unwrap_or_default();
+        let told = resets.iter().any(|reset| !reset.ordered && reset.boot_id == boot_id);
+        let (previous, ordered) = (past.previous.clone(), reboot::fulfilled(resets, &boot_id));
+        self.world.hardware.boot_judged = true;
+        if told || boot_status & CARD_RESET == 0 {
+            return;
+        }
+        let down = previous.as_ref().map(|previous| self.at.wall_us.saturating_sub(previous.last_at.wall_us));
+        let down_us = down.and_then(|us| u64::try_from(us).ok());
+        let incident = crate::ids::IncidentId(self.next_record().0);
+        self.record_in(None, None, Body::HardwareReset { boot_id, boot_status, ordered, previous });
+        let closed = Body::IncidentClosed { outcome: Outcome::Rebooted, recovery_us: None, down_us, checks: 0 };
+        self.record_in(None, Some(incident), closed);
+    }
+
+    /// Gives the guardian the permission as soon as all is well, and records why not whenever that changes.
+    fn judge_permission(&mut self) {
+        if self.world.hardware.timer.is_none() || self.world.hardware.permission != Key::Kept {
+            return;
+        }
+        let decision = self.decide_reboot(Asked::Permission);
+        let past = self.world.hardware.past.as_ref();
+        let resets = past.and_then(|past| past.resets.as_deref()).unwrap_or_default();
+        let frees = reboot::count(resets, self.at, &self.world.birth.boot_id).1;
+        let spent = matches!(decision.choice.reason, Reason::RebootsSpent { .. });
+        self.world.hardware.recheck = frees.filter(|_| spent).map(|left| self.now().after(left));
+        if self.world.hardware.answer.as_ref() != Some(&decision.choice) {
+            self.world.hardware.answer = Some(decision.choice.clone());
+            self.record_in(None, None, Body::RebootDecided(Box::new(decision)));
+        }
+    }
+
+    fn decide_reboot(&self, asked: Asked) -> Decision {
+        let (birth, hardware) = (&self.world.birth, &self.world.hardware);
+        let resets = hardware.past.as_ref().and_then(|past| past.resets.as_deref());
+        let read = Read {
+            asked,
+            mode: self.world.mode(),
+            reboot: birth.policy.system.reboot,
+            per_day: birth.policy.system.reboots_per_day,
+            armed: matches!(hardware.timer, Some(Timer::Armed(_))),
+            ledger: self.world.ledger_error.is_none(),
+            resets: resets.map(|resets| reboot::count(resets, self.at, &birth.boot_id).0),
+        };
+        self.reboot_decision(read)
+    }
+
+    fn reboot_decision(&self, read: Read) -> Decision {
+        Decision {
+            rule: String::from(reboot::RULE),
+            core: CORE_VERSION,
+            policy: self.world.birth.hash.clone(),
+            choice: reboot::decide(&read),
+            read,
+        }
+    }
+
+    /// What becomes of the reboot rung if this service is held now; `None`: it is not required.
+    pub(super) fn reboot_rung(&self, name: &Name) -> Option<Decision> {
+        let timer = self.world.birth.policy.host.hardware_watchdog.as_ref()?;
+        if !timer.require.contains(name) {
+            return None;
+        }
+        let works = |other: &&Name| *other != name && !self.is_beyond_ladder(other);
+        let working = timer.require.iter().find(works).cloned();
+        let permitted = self.world.hardware.permission == Key::Given;
+        Some(self.decide_reboot(Asked::Failed { service: name.clone(), working, permitted }))
+    }
+
+    /// A required service is beyond its ladder: the reboot or its refusal goes on record.
+    pub(super) fn take_reboot_rung(&mut self, decision: Option<Decision>) {
+        let idle = self.world.hardware.reboot == Key::Kept && self.world.ending.is_none();
+        if let Some(decision) = decision.filter(|_| idle) {
+            self.record_in(None, None, Body::RebootDecided(Box::new(decision)));
+        }
+    }
+
+    /// Whether nothing but a reboot is left for it.
+    fn is_beyond_ladder(&self, name: &Name) -> bool {
+        self.world.services.get(name).is_some_and(|service| match &service.known.phase {
+            Phase::Held { .. }
+            | Phase::Stopping { then: Then::Hold { .. }, .. }
+            | Phase::Stopping { stage: StopStage::Unkillable { .. }, .. } => true,
+            Phase::Stopped { .. }
+            | Phase::Down
+            | Phase::Blocked { .. }
+            | Phase::BackingOff { .. }
+            | Phase::Spawning { .. }
+            | Phase::Starting { .. }
+            | Phase::Running { .. }
+            | Phase::Stopping { .. }
+            | Phase::Remains { .. } => false,
+        })
+    }
+
+    /// Hands over the keys whose records are durable now.
+    pub(super) fn hardware_durable(&mut self, up_to: RecordId) {
+        if let Key::OnRecord { record, .. } = self.world.hardware.permission
+            && record <= up_to
+        {
+            self.world.hardware.permission = Key::Given;
+            self.push_effect(Fence::Host, Order::MayReboot { allowed: true });
+        }
+        if let Key::OnRecord { record, .. } = self.world.hardware.reboot
+            && record <= up_to
+        {
+            self.world.hardware.reboot = Key::Given;
+            self.push_effect(Fence::Host, Order::Reboot);
+        }
+    }
+
+    /// What is due without an event: a reboot whose record the disk does not take, a budget that is free again.
+    pub(super) fn hardware_due(&mut self) {
+        let now = self.now();
+        if let Key::OnRecord { record, since } = self.world.hardware.reboot
+            && since.after(DURABLE_WITHIN) <= now
+        {
+            self.record_in(None, None, Body::RebootNotDurable { decided: record, waited: now.since(since) });
+        }
+        if self.world.hardware.recheck.is_some_and(|at| at <= now) {
+            self.world.hardware.recheck = None;
+            self.look_at_hardware();
+        }
+    }
+}
+
+/// How the ladder sees the rung.
+pub(super) fn rung(decision: Option<&Decision>) -> RebootRung {
+    match decision.map(|decision| &decision.choice) {
+        None => RebootRung::NotRequired,
+        Some(Choice { verdict: Verdict::Refuse, reason }) => RebootRung::Refused { reason: reason.clone() },
+        Some(Choice { verdict: Verdict::Permit | Verdict::Reboot, .. }) => RebootRung::Taken,
+    }
+}
