@@ -458,7 +458,7 @@ mod tests {
     use alloc::sync::Arc;
     use alloc::vec;
 
-    fn service() -> ServicePolicy {
+    pub(super) fn service() -> ServicePolicy {
         ServicePolicy {
             command: vec![String::from("/bin/bot")],
             directory: String::from("/"),
@@ -484,7 +484,7 @@ mod tests {
         }
     }
 
-    fn world(service: ServicePolicy) -> (World, Name) {
+    pub(super) fn world(service: ServicePolicy) -> (World, Name) {
         let name = Name::try_from("bot").unwrap();
         let host = HostPolicy {
             state_dir: String::from("/s"),
@@ -512,7 +512,7 @@ mod tests {
         (World::new(birth), name)
     }
 
-    fn at(ms: u64) -> Now {
+    pub(super) fn at(ms: u64) -> Now {
         Now { mono: Monotonic::from_us(ms * 1_000), boot_us: ms * 1_000, wall_us: 0 }
     }
 
@@ -521,13 +521,13 @@ mod tests {
         Event::Spawned { service: service.clone(), epoch: Epoch(epoch), process }
     }
 
-    fn exited(service: &Name, epoch: u64) -> Event {
+    pub(super) fn exited(service: &Name, epoch: u64) -> Event {
         let status = ExitStatus::Code(1);
         Event::Exited { service: service.clone(), epoch: Epoch(epoch), status, tree_empty: true, memory: None }
     }
 
     /// Starts the service and makes it ready.
-    fn run(world: &mut World, name: &Name) {
+    pub(super) fn run(world: &mut World, name: &Name) {
         let _ = step(world, at(0), Event::Begin);
         let _ = step(world, at(1), spawned(name, 1));
         let _ = step(world, at(2), Event::Executed { service: name.clone(), epoch: Epoch(1) });

@@ -190,3 +190,163 @@ pub(super) fn rung(decision: Option<&Decision>) -> RebootRung {
         Some(Choice { verdict: Verdict::Permit | Verdict::Reboot, .. }) => RebootRung::Taken,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Output, step, tests as steps};
+    use super::*;
+    use crate::event::Event;
+    use crate::hardware::{ArmedTimer, PastReset, PreviousBoot};
+    use crate::incident;
+    use crate::policy::{CrashLoop, HardwareWatchdog, Reboot, ServicePolicy, SystemPolicy};
+    use crate::record::Record;
+    use crate::time::{Now, Span};
+    use crate::world::World;
+    use alloc::vec;
+    use alloc::vec::Vec;
+
+    /// One required service, held after its first failure.
+    fn world() -> (World, Name) {
+        let mut service: ServicePolicy = steps::service();
+        service.restart.crash_loop = Some(CrashLoop { failures: 1, within: Span::from_secs(60) });
+        let (world, name) = steps::world(service);
+        let mut birth = world.birth;
+        birth.policy.host.hardware_watchdog = Some(HardwareWatchdog {
+            device: String::from("/dev/watchdog"),
+            timeout: Span::from_secs(30),
+            require: vec![name.clone()],
+        });
+        birth.policy.system = SystemPolicy { reboot: Reboot::Auto, reboots_per_day: 1 };
+        (World::new(birth), name)
+    }
+
+    fn armed(boot_status: u32) -> Event {
+        let timer = Timer::Armed(ArmedTimer {
+            identity: String::from("i6300ESB timer"),
+            timeout: Span::from_secs(30),
+            pretimeout: Span::ZERO,
+            status: 0,
+            boot_status,
+            outlives_guardian: true,
+            nowayout: false,
+        });
+        Event::HardwareTimer { timer, may_reboot: false, reboot: false }
+    }
+
+    fn past(resets: Vec<PastReset>) -> Event {
+        Event::Past(Past { boot_status: None, resets: Some(resets), previous: None })
+    }
+
+    /// Before this boot, and within the day.
+    fn earlier(ordered: bool) -> PastReset {
+        PastReset { record: RecordId(0), at: Now::default(), boot_id: String::from("earlier"), ordered }
+    }
+
+    fn at(secs: u64) -> Now {
+        Now { wall_us: (secs * 1_000_000).cast_signed(), ..steps::at(secs * 1_000) }
+    }
+
+    fn decisions(output: &Output) -> Vec<Choice> {
+        let choice = |record: &Record| {
+            if let Body::RebootDecided(decision) = &record.body { Some(decision.choice.clone()) } else { None }
+        };
+        output.records.iter().filter_map(choice).collect()
+    }
+
+    fn orders(output: &Output) -> Vec<&Order> {
+        let host = |order: &&Order| matches!(order, Order::MayReboot { .. } | Order::Reboot);
+        output.effects.iter().map(|effect| &effect.order).filter(host).collect()
+    }
+
+    fn durable(world: &mut World, now: Now) -> Output {
+        let up_to = RecordId(world.next_record.0 - 1);
+        step(world, now, Event::Durable { up_to })
+    }
+
+    /// A running service, and a guardian with the permission.
+    fn permitted() -> (World, Name) {
+        let (mut world, name) = world();
+        steps::run(&mut world, &name);
+        let _ = step(&mut world, at(1), armed(0));
+        let asked = step(&mut world, at(1), past(Vec::new()));
+        assert_eq!(decisions(&asked)[0].verdict, Verdict::Permit);
+        assert_eq!(orders(&asked), [&Order::Reboot; 0], "nothing before its record is durable");
+        assert_eq!(orders(&durable(&mut world, at(1))), [&Order::MayReboot { allowed: true }]);
+        (world, name)
+    }
+
+    #[test]
+    fn the_machine_is_reset_after_a_durable_record_when_all_that_is_required_failed() {
+        let (mut world, name) = permitted();
+        let held = step(&mut world, at(2), steps::exited(&name, 1));
+        assert_eq!(decisions(&held)[0], Choice { verdict: Verdict::Reboot, reason: Reason::RequiredFailed });
+        assert_eq!(orders(&held), [&Order::Reboot; 0]);
+        assert_eq!(orders(&durable(&mut world, at(2))), [&Order::Reboot]);
+        assert_eq!(orders(&durable(&mut world, at(3))), [&Order::Reboot; 0], "once");
+    }
+
+    #[test]
+    fn without_a_durable_record_it_is_not() {
+        let (mut world, name) = permitted();
+        let _ = step(&mut world, at(2), steps::exited(&name, 1));
+        assert_eq!(world.next_deadline(), Some(at(7).mono));
+        let late = step(&mut world, at(7), Event::Tick);
+        assert!(matches!(late.records[0].body, Body::RebootNotDurable { .. }), "{:?}", late.records);
+        assert_eq!(orders(&durable(&mut world, at(8))), [&Order::Reboot; 0], "too late is never");
+    }
+
+    #[test]
+    fn a_spent_budget_refuses_until_a_day_has_passed() {
+        let (mut world, name) = world();
+        steps::run(&mut world, &name);
+        let _ = step(&mut world, at(1), armed(0));
+        let spent = step(&mut world, at(10), past(vec![earlier(true)]));
+        let refused = |output: &Output| decisions(output)[0].reason.clone();
+        assert_eq!(refused(&spent), Reason::RebootsSpent { resets: 1, per_day: 1 });
+        let held = step(&mut world, at(11), steps::exited(&name, 1));
+        assert_eq!(refused(&held), Reason::RebootsSpent { resets: 1, per_day: 1 });
+        let ladder = held
+            .records
+            .iter()
+            .find_map(|record| if let Body::Decided(decision) = &record.body { Some(&decision.choice) } else { None });
+        assert_eq!(ladder.unwrap().refused[1].reason, Reason::RebootsSpent { resets: 1, per_day: 1 });
+        assert!(orders(&durable(&mut world, at(12))).is_empty());
+        let free = step(&mut world, at(86_400), Event::Tick);
+        assert_eq!(decisions(&free)[0].verdict, Verdict::Permit);
+    }
+
+    #[test]
+    fn with_reboot_never_the_refusal_is_told_once() {
+        let (mut world, _) = world();
+        world.birth.policy.system.reboot = Reboot::Never;
+        let _ = step(&mut world, at(1), past(Vec::new()));
+        assert_eq!(decisions(&step(&mut world, at(1), armed(0)))[0].reason, Reason::RebootNever);
+        assert_eq!(decisions(&step(&mut world, at(2), armed(0))), []);
+    }
+
+    #[test]
+    fn a_boot_by_the_timer_is_one_incident_of_the_host_that_names_what_came_before() {
+        let (mut world, _) = world();
+        let last = vec![RecordId(0), RecordId(0)];
+        let previous = PreviousBoot { boot_id: String::from("earlier"), last: last.clone(), last_at: at(2) };
+        let told = Past { boot_status: None, resets: Some(vec![earlier(true)]), previous: Some(previous) };
+        let first = step(&mut world, at(10), Event::Past(told));
+        assert!(first.records.is_empty(), "what the timer says of the boot is not known yet");
+        let output = step(&mut world, at(10), armed(CARD_RESET));
+        let story = incident::tell(output.records.iter().filter(|record| record.incident.is_some())).unwrap();
+        assert_eq!((story.service, story.outcome), (None, Outcome::Rebooted));
+        assert_eq!((story.records_before, story.down_us), (last, Some(8_000_000)));
+        assert!(story.timeline[0].why.as_ref().unwrap().contains("Hale had decided it"));
+        assert_eq!(decisions(&output)[0].reason, Reason::RebootsSpent { resets: 1, per_day: 1 }, "counted once");
+        assert!(step(&mut world, at(11), armed(CARD_RESET)).records.is_empty());
+    }
+
+    #[test]
+    fn what_the_supervisor_before_recorded_of_this_boot_is_not_recorded_again() {
+        let (mut world, _) = world();
+        let ours = PastReset { boot_id: world.birth.boot_id.clone(), ..earlier(false) };
+        let _ = step(&mut world, at(1), past(vec![ours]));
+        let output = step(&mut world, at(2), armed(CARD_RESET));
+        assert!(!output.records.iter().any(|record| matches!(record.body, Body::HardwareReset { .. })));
+    }
+}
