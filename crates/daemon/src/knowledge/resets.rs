@@ -122,3 +122,81 @@ impl Reader {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::knowledge::ledger_store::{Class, LedgerStore, Limits};
+    use hale_core::plan::reboot::{Asked, Choice, Decision, Read};
+    use hale_core::policy::{Mode, PolicyHash, Reboot};
+    use hale_core::reason::Reason;
+    use std::time::Duration;
+
+    fn began(boot_id: &str) -> Body {
+        let (version, boot_id) = (String::new(), String::from(boot_id));
+        Body::Began { version, core: 2, policy: PolicyHash::default(), mode: Mode::Heal, seed: 0, boot_id }
+    }
+
+    fn reset(boot_id: &str, ordered: Option<u64>) -> Body {
+        let (boot_id, ordered) = (String::from(boot_id), ordered.map(RecordId));
+        Body::HardwareReset { boot_id, boot_status: 32, ordered, previous: None }
+    }
+
+    fn reboot() -> Body {
+        let read = Read {
+            asked: Asked::Permission,
+            mode: Mode::Heal,
+            reboot: Reboot::Auto,
+            per_day: 1,
+            armed: true,
+            ledger: true,
+            resets: Some(0),
+        };
+        let choice = Choice { verdict: Verdict::Reboot, reason: Reason::RequiredFailed };
+        let (rule, policy) = (String::from("reboot/1"), PolicyHash::default());
+        Body::RebootDecided(Box::new(Decision { rule, core: 2, policy, read, choice }))
+    }
+
+    /// The bodies as records 1, 2, 3 … of a ledger.
+    fn ledger(bodies: Vec<Body>) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, _) = LedgerStore::open(dir.path(), Limits::default(), Box::new(|_| {})).unwrap();
+        for (id, body) in (1..).zip(bodies) {
+            let record = Record { id: RecordId(id), at: Now::default(), service: None, incident: None, body };
+            store.append(serde_json::to_vec(&record).unwrap(), Class::State, id).unwrap();
+        }
+        assert!(store.close(Duration::from_secs(60)), "the disk did not take it in a minute");
+        dir
+    }
+
+    fn ids(resets: Option<Vec<PastReset>>) -> Vec<(u64, bool)> {
+        resets.expect("readable").iter().map(|reset| (reset.record.0, reset.ordered)).collect()
+    }
+
+    #[test]
+    fn the_boot_before_ends_where_this_one_begins() {
+        let bodies = vec![began("a"), Body::CountersForgotten, Body::LedgerRecovered, began("b"), began("b")];
+        let dir = ledger(bodies);
+        let last = |boot: &str| {
+            let previous = read(dir.path(), boot).1.expect("there is one");
+            (previous.boot_id, previous.last.iter().map(|id| id.0).collect::<Vec<_>>())
+        };
+        assert_eq!(last("b"), (String::from("a"), vec![1, 2, 3]));
+        assert_eq!(last("c"), (String::from("b"), vec![4, 5]), "this boot has no record yet");
+    }
+
+    #[test]
+    fn an_order_and_the_reset_that_followed_it_are_one() {
+        let dir = ledger(vec![began("a"), reboot(), began("b"), reset("b", Some(2)), reset("c", None)]);
+        assert_eq!(ids(read(dir.path(), "c").0), [(4, false), (5, false)]);
+        let undone = Body::RebootNotDurable { decided: RecordId(2), waited: Default::default() };
+        assert_eq!(ids(read(ledger(vec![began("a"), reboot(), undone]).path(), "a").0), []);
+        assert_eq!(ids(read(ledger(vec![began("a"), reboot()]).path(), "b").0), [(2, true)], "no word of the timer");
+    }
+
+    #[test]
+    fn a_ledger_that_cannot_be_read_tells_nothing_and_an_empty_one_that_nothing_was() {
+        assert_eq!(read(Path::new("/nonexistent"), "a"), (None, None));
+        assert_eq!(read(ledger(Vec::new()).path(), "a"), (Some(Vec::new()), None));
+    }
+}
