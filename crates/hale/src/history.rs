@@ -2,10 +2,10 @@
 
 use crate::exit::Exit;
 use crate::failure::Failure;
-use hale_core::ids::IncidentId;
+use hale_core::ids::{IncidentId, RecordId};
 use hale_core::incident::{Story, tell};
 use hale_core::record::Record;
-use hale_daemon::knowledge::{Index, Query};
+use hale_daemon::knowledge::{Index, Query, read_all};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -41,4 +41,18 @@ pub fn stories(state_dir: &Path, query: Query<'_>) -> Result<Vec<Story>, Failure
         }
     }
     Ok(incidents.values().filter_map(tell).collect())
+}
+
+/// Those of these records that can be read, in the order of the ledger.
+pub fn records(state_dir: &Path, ids: &[RecordId]) -> Result<Vec<Record>, Failure> {
+    let mut records = Vec::new();
+    for entry in read_all(&ledger_dir(state_dir)?) {
+        let entry = entry.map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
+        if let Ok(record) = serde_json::from_slice::<Record>(&entry.payload)
+            && ids.contains(&record.id)
+        {
+            records.push(record);
+        }
+    }
+    Ok(records)
 }

@@ -7,3 +7,4 @@ pub mod memory;
 pub mod notify;
 pub mod probe;
 mod text;
+pub mod watchdog_chain;

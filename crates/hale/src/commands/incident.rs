@@ -7,8 +7,9 @@ use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::history;
 use crate::terminal::{colours, escape, paint};
-use hale_core::incident::{Entry, Story};
+use hale_core::incident::{Entry, Story, line};
 use hale_core::memory::{MemoryReport, Size};
+use hale_core::record::Record;
 use hale_daemon::api::view::{Incident, down, recovery, rfc3339};
 use hale_daemon::knowledge::Query;
 use std::io::Write;
@@ -27,6 +28,9 @@ pub fn run(id: Option<u64>, format: Format, global: &Global, out: &mut impl Writ
         writeln!(out)?;
     } else {
         write(story, colours(), out)?;
+        if !story.records_before.is_empty() {
+            write_before(&history::records(&state, &story.records_before)?, out)?;
+        }
     }
     Ok(Exit::Done)
 }
@@ -70,6 +74,19 @@ fn memory(report: &MemoryReport) -> Option<String> {
     });
     let figures: Vec<String> = [limit, peak, pressure].into_iter().flatten().collect();
     (!figures.is_empty()).then(|| figures.join(", "))
+}
+
+/// The last records of the boot before a reset.
+fn write_before(records: &[Record], out: &mut impl Write) -> std::io::Result<()> {
+    writeln!(out, "\nthe last records before it:")?;
+    for record in records {
+        let service = record.service.as_ref().map_or("host", |service| service.as_str());
+        // What is worth no line of its own stands in the ledger.
+        let Some((what, _)) = line(&record.body) else { continue };
+        let at = rfc3339(record.at.wall_us);
+        writeln!(out, "  {:>6}  {at}  {service}  {}", record.id.0, escape(&what))?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
