@@ -39,6 +39,7 @@ type Scenario = fn(&Bench) -> Outcome;
 const SCENARIOS: &[(&str, Scenario)] = &[
     ("boot", scenarios::boot::run),
     ("watchdog-reset", scenarios::watchdog_reset::run),
+    ("hardware-timer", scenarios::hardware_timer::run),
     ("power-cut", scenarios::power_cut::run),
 ];
 

@@ -1,6 +1,7 @@
 //! One file for each scenario; what several of them use is here.
 
 pub mod boot;
+pub mod hardware_timer;
 pub mod power_cut;
 pub mod watchdog_reset;
 
