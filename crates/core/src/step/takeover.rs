@@ -209,15 +209,12 @@ mod tests {
     use super::*;
     use crate::effect::Effect;
     use crate::event::{Event, ExitStatus};
-    use crate::policy::{
-        HostPolicy, LogPolicy, Mode, Policy, PolicyHash, Ready, ResourceLimits, RestartPolicy, ServicePolicy, Signal,
-        StartPolicy, StopPolicy,
-    };
+    use crate::policy::Signal;
     use crate::record::Record;
+    use crate::step::tests::{at, service, world};
     use crate::step::{Output, step};
-    use crate::time::{Monotonic, Now, Span};
+    use crate::time::Span;
     use crate::world::{Birth, World};
-    use alloc::sync::Arc;
     use alloc::vec;
 
     fn bot() -> Name {
@@ -225,50 +222,9 @@ mod tests {
     }
 
     fn birth() -> Birth {
-        let service = ServicePolicy {
-            command: vec![String::from("/bin/bot")],
-            directory: String::from("/"),
-            user: None,
-            environment: BTreeMap::new(),
-            environment_files: Vec::new(),
-            after: Vec::new(),
-            open_files_limit: None,
-            limits: ResourceLimits::default(),
-            start: StartPolicy { ready: Ready::Running, within: Span::from_secs(30) },
-            stop: StopPolicy { signal: Signal::TERM, grace: Span::from_secs(10) },
-            restart: RestartPolicy {
-                first_delay: Span::from_secs(5),
-                delay: Span::from_secs(5),
-                max_delay: Span::from_secs(30),
-                healthy_after: Span::from_secs(60),
-                crash_loop: None,
-                held_delay: Span::from_secs(300),
-                on_success: true,
-            },
-            log: LogPolicy { max_size_bytes: 4_096, keep: 1, rate_bytes: 4_096 },
-            checks: Vec::new(),
-        };
-        let host = HostPolicy {
-            state_dir: String::from("/s"),
-            runtime_dir: String::from("/r"),
-            log_dir: String::from("/l"),
-            mode: Mode::Heal,
-            restarts_in_flight: 16,
-        };
-        Birth {
-            policy: Policy { host, services: BTreeMap::from([(bot(), Arc::new(service))]) },
-            hash: PolicyHash::default(),
-            seed: 1,
-            version: String::from("test"),
-            boot_id: String::from("boot"),
-            first_record: crate::ids::RecordId(1),
-            last_epoch: Epoch(0),
-            open_incidents: Vec::new(),
-        }
-    }
-
-    fn at(ms: u64) -> Now {
-        Now { mono: Monotonic::from_us(ms * 1_000), boot_us: ms * 1_000, wall_us: 0 }
+        let mut service = service();
+        service.restart.first_delay = Span::from_secs(5);
+        world(service).0.birth
     }
 
     fn process() -> Process {
