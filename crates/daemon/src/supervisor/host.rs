@@ -601,7 +601,9 @@ impl Host for DaemonHost {
                     self.parts.console.say(&format!("progress cannot be proven: {error}"));
                 }
             }
-            (Fence::Host, order @ (Order::MayReboot { .. } | Order::Reboot)) => self.order_hardware(&order),
+            (Fence::Host, order @ (Order::MayReboot { .. } | Order::Reboot)) => {
+                past::order(&order, &mut self.parts.guardian, &self.parts.console);
+            }
             (Fence::Host, Order::EndDone) => {
                 self.ended = Some(Ended::InOrder);
             }
@@ -619,19 +621,6 @@ impl Host for DaemonHost {
 }
 
 impl DaemonHost {
-    fn order_hardware(&mut self, order: &Order) {
-        let sent = match order {
-            Order::MayReboot { allowed } => self.parts.guardian.may_reboot(*allowed),
-            _ => {
-                past::sync_disks();
-                self.parts.guardian.reboot()
-            }
-        };
-        if let Err(error) = sent {
-            self.parts.console.say(&format!("the guardian could not be told about rebooting: {error}"));
-        }
-    }
-
     fn perform_on(&mut self, service: &Name, epoch: Epoch, order: Order) {
         let Some(hosted) = self.services.get_mut(service) else { return };
         if epoch < hosted.newest() && order.acts() {

@@ -1,7 +1,11 @@
-//! What kernel and ledger say of the boots before, read once on a thread of its own: no service waits for a disk.
+//! Boots: what kernel and ledger say of those before, read once on a thread of its own because no service waits for a disk,
+//! and what the guardian is told about the next one.
 
+use super::console::Console;
 use super::inbox::Inbox;
+use crate::guardian::client::GuardianClient;
 use crate::knowledge::resets;
+use hale_core::effect::Order;
 use hale_core::event::Event;
 use hale_core::hardware::Past;
 use hale_core::policy::HostPolicy;
@@ -33,9 +37,22 @@ fn boot_status(class: &Path, device: &str) -> Option<u32> {
     std::fs::read_to_string(class.join(PathBuf::from(name)).join("bootstatus")).ok()?.trim().parse().ok()
 }
 
+/// Hands an order about the hardware timer to the guardian.
+pub(super) fn order(order: &Order, guardian: &mut GuardianClient, console: &Console) {
+    let sent = if let Order::MayReboot { allowed } = order {
+        guardian.may_reboot(*allowed)
+    } else {
+        sync_disks();
+        guardian.reboot()
+    };
+    if let Err(error) = sent {
+        console.say(&format!("the guardian could not be told about rebooting: {error}"));
+    }
+}
+
 /// Starts to write to the disks what the file systems still hold (sync(2)): the machine is about to be reset, and does
 /// not wait for it.
-pub(super) fn sync_disks() {
+fn sync_disks() {
     // Without another thread nothing is synced, and the reset comes all the same.
     let _ = std::thread::Builder::new().name(String::from("sync")).spawn(rustix::fs::sync);
 }
