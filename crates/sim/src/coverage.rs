@@ -122,9 +122,12 @@ impl Coverage {
     /// A record was written.
     pub fn record(&mut self, body: &Body) {
         *self.bodies.entry(body_name(body)).or_default() += 1;
-        if let Body::Detected { cause, .. } = body {
-            *self.causes.entry(cause.as_str()).or_default() += 1;
-        }
+        let cause = match body {
+            Body::Detected { cause, .. } => *cause,
+            Body::HardwareReset { .. } => Cause::Reset,
+            _ => return,
+        };
+        *self.causes.entry(cause.as_str()).or_default() += 1;
     }
 
     /// Adds what another run reached.

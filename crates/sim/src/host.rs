@@ -16,6 +16,7 @@ use hale_core::analyze::checks::PROBE_LOST_AFTER;
 use hale_core::driver::Host;
 use hale_core::effect::{Answer, Effect, Fence, Order};
 use hale_core::event::{EndWhy, Event, ExitStatus, Lost, ProbeFailure, ProbeOutcome, Question};
+use hale_core::hardware::{CARD_RESET, Past, PastReset};
 use hale_core::ids::{Epoch, Name, ProbeId, RecordId, RequestId};
 use hale_core::policy::{CheckKind, Mode, ServicePolicy, Signal};
 use hale_core::record::{Actor, Body, Class, OperatorOrder, Record};
@@ -108,6 +109,9 @@ impl<'a> FakeHost<'a> {
         };
         host.timeline.advance_to(BEGIN_US);
         host.timeline.at(BEGIN_US, Item::Tell(Event::Begin));
+        if scenario.rates.of(Fault::ResetByTimer) > 0 {
+            host.timeline.at(BEGIN_US + 1_000, Item::TellFault(Fault::ResetByTimer, host.past()));
+        }
         host.timeline.at(faults_end, Item::FaultsEnd);
         host.plan_orders();
         host.plan_disk();
@@ -340,6 +344,18 @@ impl<'a> FakeHost<'a> {
         }
     }
 
+    /// What kernel and ledger say of this boot and those before.
+    fn past(&self) -> Event {
+        let reset = |record: &Record| match &record.body {
+            Body::HardwareReset { boot_id, .. } => {
+                Some(PastReset { record: record.id, at: record.at, boot_id: boot_id.clone(), ordered: false })
+            }
+            _ => None,
+        };
+        let resets = Some(self.records.iter().filter_map(reset).collect());
+        Event::Past(Past { boot_status: Some(CARD_RESET), resets, previous: None })
+    }
+
     /// If the supervisor died, the world that the next one begins with, some time later.
     pub fn revive(&mut self, birth: Birth) -> Option<World> {
         if !self.supervisor.is_dead() {
@@ -367,6 +383,9 @@ impl<'a> FakeHost<'a> {
         let waits = self.inbox.iter().any(|event| matches!(event, Event::End { .. }));
         if self.end_sent.is_some() && !ending && !waits {
             self.inbox.push_back(end_event());
+        }
+        if self.scenario.rates.of(Fault::ResetByTimer) > 0 {
+            self.inbox.push_back(self.past());
         }
         let found = self.with_kernel(|kernel, _| kernel.found());
         let status = ExitStatus::Signal { signal: Signal::KILL, core_dumped: false };
