@@ -138,6 +138,11 @@ pub enum Event {
         /// The newest of them.
         up_to: RecordId,
     },
+    /// The ledger had no room for this record, which had to become durable: it never will, whatever is told of later ones.
+    NotDurable {
+        /// It.
+        record: RecordId,
+    },
     /// The ledger cannot be written at the moment; healing goes on.
     LedgerDegraded {
         /// The operating system's words.
@@ -405,6 +410,7 @@ impl Event {
             | Self::Tick
             | Self::Asked { .. }
             | Self::Durable { .. }
+            | Self::NotDurable { .. }
             | Self::LedgerDegraded { .. }
             | Self::LedgerRecovered
             | Self::HardwareTimer { .. }

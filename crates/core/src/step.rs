@@ -110,6 +110,7 @@ impl Brain<'_> {
                 self.durable(up_to);
                 self.hardware_durable(up_to);
             }
+            Event::NotDurable { record } => self.not_durable(record),
             Event::LedgerDegraded { error } => {
                 if self.world.ledger_error.is_none() {
                     self.record_in(None, None, Body::LedgerDegraded { error: error.clone() });

@@ -98,6 +98,8 @@ faults! {
     ProbeUnable = "probe-unable",
     /// The supervisor dies: between two steps, before its records are written, or before some of their effects.
     SupervisorDies = "supervisor-dies",
+    /// The ledger has no room for a durable record.
+    DurableRefused = "durable-refused",
     /// The hardware timer caused this boot.
     ResetByTimer = "reset-by-timer",
     /// The kernel's OOM killer takes the main process, or another one of the tree.

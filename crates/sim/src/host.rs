@@ -454,6 +454,13 @@ impl Host for FakeHost<'_> {
             durable |= record.body.class() == Class::Durable;
         }
         self.records.extend_from_slice(records);
+        let refuses = self.scenario.rates.of(Fault::DurableRefused);
+        if durable && !self.faults_over && self.ledger_dice.chance(refuses) {
+            self.coverage.fault(Fault::DurableRefused);
+            let refused = records.iter().filter(|record| record.body.class() == Class::Durable);
+            self.inbox.extend(refused.map(|record| Event::NotDurable { record: record.id }));
+            return;
+        }
         if self.disk_failed || !(durable || self.ledger_dice.chance(100)) {
             return;
         }

@@ -167,6 +167,24 @@ impl Brain<'_> {
         }
     }
 
+    /// A key whose record the ledger refused is not handed over: a reboot waits for its next decision, the permission is
+    /// asked for again later.
+    pub(super) fn hardware_not_durable(&mut self, refused: RecordId) {
+        let now = self.now();
+        if let Key::OnRecord { record, since } = self.world.hardware.reboot
+            && record == refused
+        {
+            self.record_in(None, None, Body::RebootNotDurable { decided: record, waited: now.since(since) });
+        }
+        if let Key::OnRecord { record, .. } = self.world.hardware.permission
+            && record == refused
+        {
+            self.world.hardware.permission = Key::Kept;
+            self.world.hardware.answer = None;
+            self.world.hardware.recheck = Some(now.after(DURABLE_WITHIN));
+        }
+    }
+
     /// What is due without an event: a reboot whose record the disk does not take, a budget that is free again.
     pub(super) fn hardware_due(&mut self) {
         let now = self.now();

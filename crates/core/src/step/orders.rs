@@ -67,6 +67,14 @@ impl Brain<'_> {
         }
     }
 
+    /// The record of an order, or of a reboot, was refused by the ledger.
+    pub(super) fn not_durable(&mut self, record: RecordId) {
+        if let Some(pending) = self.world.pending.remove(&record) {
+            self.carry_out_undurable(record, pending);
+        }
+        self.hardware_not_durable(record);
+    }
+
     /// Carries out the orders that have waited for the disk long enough: a full disk must not take the operator's
     /// hand off the machine.
     pub(super) fn orders_due(&mut self) {

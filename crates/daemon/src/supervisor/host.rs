@@ -1,11 +1,11 @@
 //! The real host: what `hale_core::driver` needs, on epoll, sockets, cgroups and files.
 
+mod adoption;
 mod memory;
 
 use super::console::Console;
 use super::evidence::{Collector, Job};
 use super::inbox::{Asker, Inbox, Outlet};
-use super::inheritance::Inheritance;
 use super::kept::Kept;
 use super::past;
 use super::prepare::{Prepared, prepare, touches_files};
@@ -21,13 +21,12 @@ use crate::monitor::probe::{ProbeOrder, Prober};
 use crate::sys::wait::Exit;
 use hale_core::driver::Host;
 use hale_core::effect::{Effect, Fence, Order};
-use hale_core::event::{EndWhy, Event, ExitStatus, Found, Life, Lost, Process, SpawnFailure};
+use hale_core::event::{EndWhy, Event, ExitStatus, SpawnFailure};
 use hale_core::ids::{Epoch, Name};
 use hale_core::policy::{Policy, ServicePolicy, Signal};
-use hale_core::record::Record;
+use hale_core::record::{Class, Record};
 use hale_core::time::{Monotonic, Now};
-use hale_core::world::service::Service;
-use hale_core::world::{Snapshot, World};
+use hale_core::world::Snapshot;
 use rustix::event::{Timespec, epoll};
 use rustix::time::{ClockId, clock_gettime};
 use std::collections::{BTreeMap, VecDeque};
@@ -232,7 +231,8 @@ impl DaemonHost {
     fn listen(&mut self, until: Option<Monotonic>) -> io::Result<()> {
         self.tell();
         self.flush_sockets()?;
-        let timeout = until.map(|until| timespec(until.since(now().mono).as_us()));
+        let wait_us = until.map(|until| until.since(now().mono).as_us());
+        let timeout = if self.events.is_empty() { wait_us } else { Some(0) }.map(timespec);
         self.buffer.clear();
         match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut self.buffer), timeout.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
@@ -264,9 +264,13 @@ impl DaemonHost {
     fn tell(&mut self) {
         for (record, line) in self.told.drain(..) {
             self.parts.console.record(&record);
-            if let Some(ledger) = &self.parts.ledger {
-                // What is dropped is counted by the ledger itself, in a record of its own.
-                let _ = ledger.append(line, record.body.class(), record.id.0);
+            let class = record.body.class();
+            // What is dropped is counted by the ledger itself, in a record of its own.
+            if let Some(ledger) = &self.parts.ledger
+                && ledger.append(line, class, record.id.0).is_err()
+                && class == Class::Durable
+            {
+                self.events.push_back(Event::NotDurable { record: record.id });
             }
         }
         for (service, epoch) in self.unacknowledged.drain(..) {
@@ -343,58 +347,6 @@ impl DaemonHost {
                     self.guardian_gone();
                     return Ok(());
                 }
-            }
-        }
-        Ok(())
-    }
-
-    /// Takes over what the guardian kept of the services of an earlier supervisor, as far as `world` knows a process of
-    /// them; the first step is told what there is.
-    pub(super) fn adopt(&mut self, lost: Lost, mut inherited: Inheritance, world: &World) -> io::Result<()> {
-        let mut found = BTreeMap::new();
-        for (name, hosted) in &mut self.services {
-            let slot = hosted.slot();
-            let notify = inherited.stored(StoreKey::Notify(slot));
-            let Some(kept) = inherited.slots.remove(&slot) else { continue };
-            hosted.configure(&mut self.parts.keeper)?;
-            let (epoch, executed) = (kept.epoch, kept.executed);
-            let mut life = match (&kept.exit, &kept.failure, &kept.process) {
-                (Some(exit), _, process) => {
-                    let pid = process.as_ref().map_or(0, |(pid, _)| *pid);
-                    Life::Ended { pid, status: exit_status(*exit), memory: None }
-                }
-                (None, Some(failure), _) => Life::NotMade { failure: hosted.explain(*failure) },
-                (None, None, Some((pid, _))) => {
-                    let unknown = Process { pid: *pid, start_ticks: 0, pidfd_inode: 0, cgroup: None };
-                    Life::Running { process: unknown, executed }
-                }
-                (None, None, None) => Life::Over,
-            };
-            let mut tree_empty = true;
-            if world.service(name).and_then(Service::epoch) == Some(epoch) {
-                let (known, empty) = hosted.adopt(kept, notify, &self.parts.trees)?;
-                if let (Life::Running { process, .. }, Some(known)) = (&mut life, known) {
-                    *process = known;
-                }
-                if let Life::Ended { memory, .. } = &mut life {
-                    *memory = hosted.gone();
-                }
-                tree_empty = empty;
-                if let Some(fd) = hosted.notify_fd() {
-                    epoll::add(&self.epoll, fd, Source::Notify(slot).data(), epoll::EventFlags::IN)?;
-                }
-            }
-            found.insert(name.clone(), Found { epoch, life, tree_empty });
-        }
-        let running = |found: &Found| matches!(found.life, Life::Running { .. });
-        let running: Vec<Name> =
-            found.iter().filter(|(_, found)| running(found)).map(|(name, _)| name.clone()).collect();
-        self.events.push_front(Event::TakeOver { lost, found });
-        for name in running {
-            self.watch_memory(&name);
-            // What was counted meanwhile nobody was told; what was told before is told once more.
-            if let Some(slot) = self.services.get(&name).map(Hosted::slot) {
-                self.hear_memory(slot);
             }
         }
         Ok(())

@@ -1,0 +1,72 @@
+//! Adopting what an earlier supervisor has made: trees, notify sockets, processes.
+
+use super::{DaemonHost, Source, exit_status};
+use crate::guardian::protocol::StoreKey;
+use crate::supervisor::inheritance::Inheritance;
+use crate::supervisor::service::Hosted;
+use hale_core::event::{Event, Found, Life, Lost, Process};
+use hale_core::ids::Name;
+use hale_core::world::World;
+use hale_core::world::service::Service;
+use rustix::event::epoll;
+use std::collections::BTreeMap;
+use std::io;
+
+impl DaemonHost {
+    /// Takes over what the guardian kept of the services of an earlier supervisor, as far as `world` knows a process of
+    /// them; the first step is told what there is.
+    pub(in crate::supervisor) fn adopt(
+        &mut self,
+        lost: Lost,
+        mut inherited: Inheritance,
+        world: &World,
+    ) -> io::Result<()> {
+        let mut found = BTreeMap::new();
+        for (name, hosted) in &mut self.services {
+            let slot = hosted.slot();
+            let notify = inherited.stored(StoreKey::Notify(slot));
+            let Some(kept) = inherited.slots.remove(&slot) else { continue };
+            hosted.configure(&mut self.parts.keeper)?;
+            let (epoch, executed) = (kept.epoch, kept.executed);
+            let mut life = match (&kept.exit, &kept.failure, &kept.process) {
+                (Some(exit), _, process) => {
+                    let pid = process.as_ref().map_or(0, |(pid, _)| *pid);
+                    Life::Ended { pid, status: exit_status(*exit), memory: None }
+                }
+                (None, Some(failure), _) => Life::NotMade { failure: hosted.explain(*failure) },
+                (None, None, Some((pid, _))) => {
+                    let unknown = Process { pid: *pid, start_ticks: 0, pidfd_inode: 0, cgroup: None };
+                    Life::Running { process: unknown, executed }
+                }
+                (None, None, None) => Life::Over,
+            };
+            let mut tree_empty = true;
+            if world.service(name).and_then(Service::epoch) == Some(epoch) {
+                let (known, empty) = hosted.adopt(kept, notify, &self.parts.trees)?;
+                if let (Life::Running { process, .. }, Some(known)) = (&mut life, known) {
+                    *process = known;
+                }
+                if let Life::Ended { memory, .. } = &mut life {
+                    *memory = hosted.gone();
+                }
+                tree_empty = empty;
+                if let Some(fd) = hosted.notify_fd() {
+                    epoll::add(&self.epoll, fd, Source::Notify(slot).data(), epoll::EventFlags::IN)?;
+                }
+            }
+            found.insert(name.clone(), Found { epoch, life, tree_empty });
+        }
+        let running = |found: &Found| matches!(found.life, Life::Running { .. });
+        let running: Vec<Name> =
+            found.iter().filter(|(_, found)| running(found)).map(|(name, _)| name.clone()).collect();
+        self.events.push_front(Event::TakeOver { lost, found });
+        for name in running {
+            self.watch_memory(&name);
+            // What was counted meanwhile nobody was told; what was told before is told once more.
+            if let Some(slot) = self.services.get(&name).map(Hosted::slot) {
+                self.hear_memory(slot);
+            }
+        }
+        Ok(())
+    }
+}
