@@ -7,9 +7,14 @@ use std::process::Command;
 /// What is built for.
 pub const TARGET: &str = "x86_64-unknown-linux-musl";
 
+/// Has rustup install the target, if it is not there.
+pub fn add_target() -> Outcome {
+    run(Command::new("rustup").args(["target", "add", TARGET]))
+}
+
 /// Builds `hale` and gives the path of the file. It takes rustup's target and musl's C compiler (for SQLite).
 pub fn build(root: &Path) -> Outcome<PathBuf> {
-    run(Command::new("rustup").args(["target", "add", TARGET]).current_dir(root))?;
+    add_target()?;
     run(&mut cargo(root, &["build", "--locked", "--release", "-p", "hale", "--target", TARGET]))?;
     Ok(target_dir(root)?.join(TARGET).join("release/hale"))
 }

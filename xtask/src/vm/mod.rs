@@ -85,8 +85,10 @@ pub fn left_out(why: String) -> LeftOut {
 
 /// What this machine lacks.
 pub fn missing() -> Option<String> {
-    let (program, package) = PROGRAMS.iter().find(|(program, _)| find_program(program).is_none())?;
-    Some(format!("no {program} (Debian: {package})"))
+    if let Some((program, package)) = PROGRAMS.iter().find(|(program, _)| find_program(program).is_none()) {
+        return Some(format!("no {program} (Debian: {package})"));
+    }
+    dist::add_target().err().map(|_| format!("rustup has no target {}", dist::TARGET))
 }
 
 fn scenarios(root: &Path, names: &[&str], full: bool) -> Outcome<(Tally, Outcome)> {
