@@ -280,6 +280,7 @@ pub fn line(body: &Body) -> Option<(String, Option<String>)> {
         Body::Waits { why } => because(String::from("waits"), why),
         Body::Blocked { on } => plain(format!("waits for {on} to be ready")),
         Body::SpawnIntended { .. } => None,
+        Body::Adopted { process, .. } => plain(format!("found pid {} running, which no record knew", process.pid)),
         Body::Spawned { process, .. } => plain(format!("started pid {}", process.pid)),
         Body::SpawnFailed { .. } => None,
         Body::BecameReady { by, .. } => plain(String::from(match by {

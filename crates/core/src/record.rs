@@ -68,6 +68,9 @@ pub enum Body {
         seed: u64,
         /// The kernel's boot id (`/proc/sys/kernel/random/boot_id`).
         boot_id: String,
+        /// The guardian under which this is: drawn by chance at its start. Only its own supervisors take over from each other.
+        #[serde(default)]
+        guardian: String,
     },
     /// A supervisor took over from one that was lost; services go on as they were.
     TookOver {
@@ -101,6 +104,13 @@ pub enum Body {
     },
     /// The process exists.
     Spawned {
+        /// Its number.
+        epoch: Epoch,
+        /// Who it is.
+        process: Process,
+    },
+    /// The guardian has this process, and no record says that it was ever ordered: the journal could not be written.
+    Adopted {
         /// Its number.
         epoch: Epoch,
         /// Who it is.
@@ -379,6 +389,7 @@ impl Body {
             | Self::Blocked { .. }
             | Self::SpawnIntended { .. }
             | Self::Spawned { .. }
+            | Self::Adopted { .. }
             | Self::SpawnFailed { .. }
             | Self::BecameReady { .. }
             | Self::CheckFailed { .. }

@@ -138,6 +138,7 @@ impl Brain<'_> {
             mode: birth.policy.host.mode,
             seed: birth.seed,
             boot_id: birth.boot_id.clone(),
+            guardian: birth.guardian.clone(),
         };
         self.record_in(None, None, began);
         for (service, incident) in core::mem::take(&mut self.world.birth.open_incidents) {
@@ -506,6 +507,7 @@ mod tests {
             seed: 1,
             version: String::from("test"),
             boot_id: String::from("boot"),
+            guardian: String::from("guardian"),
             first_record: RecordId(1),
             last_epoch: Epoch(0),
             open_incidents: Vec::new(),

@@ -57,6 +57,7 @@ pub fn body_name(body: &Body) -> &'static str {
         Body::Blocked { .. } => "blocked",
         Body::SpawnIntended { .. } => "spawn_intended",
         Body::Spawned { .. } => "spawned",
+        Body::Adopted { .. } => "adopted",
         Body::SpawnFailed { .. } => "spawn_failed",
         Body::BecameReady { .. } => "became_ready",
         Body::CheckFailed { .. } => "check_failed",

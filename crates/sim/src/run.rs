@@ -40,6 +40,7 @@ fn birth(seed: u64, policy: Policy) -> Birth {
         seed,
         version: String::from("simulated"),
         boot_id: String::from("00000000-0000-0000-0000-000000000000"),
+        guardian: String::from("simulated"),
         first_record: RecordId(1),
         last_epoch: hale_core::ids::Epoch(0),
         open_incidents: Vec::new(),

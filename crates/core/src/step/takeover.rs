@@ -39,9 +39,9 @@ impl Brain<'_> {
         for (name, before) in names.iter().zip(&before) {
             self.touched.insert(name.clone());
             self.resume_probes(name);
-            // One of those before it in this loop may have started it just now.
-            if self.phase(name) == *before {
-                self.reconcile(name, found.get(name));
+            // One of those before it in this loop may have started it just now; it may also have asked it to stop.
+            if self.phase(name).epoch() == before.epoch() {
+                self.reconcile(name, before, found.get(name));
             }
         }
         if self.world.ending.is_some() {
@@ -84,8 +84,14 @@ impl Brain<'_> {
         }
     }
 
-    fn reconcile(&mut self, name: &Name, found: Option<&Found>) {
+    fn reconcile(&mut self, name: &Name, before: &Phase, found: Option<&Found>) {
         let phase = self.phase(name);
+        let last = self.known(name).last_epoch;
+        if let Some(found) = found
+            && (found.epoch > last || (phase.epoch().is_none() && matches!(found.life, Life::Running { .. })))
+        {
+            return self.adopt_unrecorded(name, found);
+        }
         let Some(epoch) = phase.epoch() else {
             // Its end is on record, and perhaps not acknowledged.
             if let Some(Found { epoch, life: Life::Ended { .. } | Life::NotMade { .. }, .. }) = found {
@@ -94,16 +100,52 @@ impl Brain<'_> {
             return;
         };
         match found {
-            Some(found) if found.epoch == epoch => self.go_on(name, epoch, &phase, found),
+            Some(found) if found.epoch == epoch => self.go_on(name, epoch, before, found),
             // The order that the record announces was never sent.
             _ => self.order_again(name, epoch, &phase),
         }
     }
 
-    /// The guardian knows this process.
+    /// The guardian has a newer process than the records know, because the journal could not be written: it counts as
+    /// starting, and becomes ready and healthy by what it shows.
+    fn adopt_unrecorded(&mut self, name: &Name, found: &Found) {
+        let epoch = found.epoch;
+        let unknown = |pid| Process { pid, start_ticks: 0, pidfd_inode: 0, cgroup: None };
+        let process = match &found.life {
+            Life::Running { process, .. } => process.clone(),
+            Life::Ended { pid, .. } => unknown(*pid),
+            Life::NotMade { .. } | Life::Over => unknown(0),
+        };
+        self.world.admission.leave(name);
+        self.world.to_start.retain(|queued| queued != name);
+        if !self.record(name, Body::Adopted { epoch, process }) {
+            return;
+        }
+        self.resume_probes(name);
+        match &found.life {
+            Life::Running { executed, .. } => {
+                if *executed {
+                    self.executed(name, epoch);
+                }
+            }
+            Life::Ended { status, memory, .. } => self.exited(name, epoch, *status, found.tree_empty, *memory),
+            Life::NotMade { failure } => self.spawn_failed(name, epoch, failure.clone()),
+            Life::Over => {
+                let failure = SpawnFailure {
+                    step: String::from("journal"),
+                    path: String::new(),
+                    errno: 0,
+                    error: String::from("the journal could not be written, and nobody knows how this process ended"),
+                };
+                self.spawn_failed(name, epoch, failure);
+            }
+        }
+    }
+
+    /// The guardian knows this process. `phase`: where it stood before this step.
     fn go_on(&mut self, name: &Name, epoch: Epoch, phase: &Phase, found: &Found) {
         let unseen = self.known(name).process.is_none();
-        let main_gone = matches!(phase, Phase::Stopping { main_gone: true, .. } | Phase::Remains { .. });
+        let main_gone = matches!(self.phase(name), Phase::Stopping { main_gone: true, .. } | Phase::Remains { .. });
         match &found.life {
             Life::NotMade { failure } if !main_gone => return self.spawn_failed(name, epoch, failure.clone()),
             Life::Running { process, executed } => {
@@ -318,6 +360,19 @@ mod tests {
             let (_, output) = take_over(lived(ran()), Some(running(true, other)));
             assert!(output.records.iter().any(|record| matches!(record.body, Body::Violated { .. })), "{output:?}");
             assert_eq!(orders(&output), Vec::<&Order>::new());
+        }
+    }
+
+    #[test]
+    fn a_process_that_the_journal_does_not_know_is_adopted() {
+        let newer = Process { pid: 200, start_ticks: 9, ..process() };
+        let life = Life::Running { process: newer, executed: true };
+        for records in [lived(ran()), lived(vec![Event::Begin])] {
+            let found = Found { epoch: Epoch(4), life: life.clone(), tree_empty: false };
+            let (world, output) = take_over(records, Some(found));
+            assert_eq!(orders(&output), Vec::<&Order>::new());
+            let status = &world.status(at(101), Some(&bot())).unwrap().services[0];
+            assert_eq!((status.state, status.pid), (crate::status::State::Healthy, Some(200)));
         }
     }
 

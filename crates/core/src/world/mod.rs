@@ -35,6 +35,8 @@ pub struct Birth {
     pub version: String,
     /// The kernel's boot id.
     pub boot_id: String,
+    /// The guardian's name for itself.
+    pub guardian: String,
     /// The first record gets this id: one more than any record of this host had before.
     pub first_record: RecordId,
     /// No process of a service gets a number up to this one: under the same guardian each is used once. 0, unless the

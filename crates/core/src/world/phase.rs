@@ -216,6 +216,10 @@ impl Phase {
                 Self::Stopping { epoch: expected, main_gone: false, .. } if expected == epoch => Ok(self.clone()),
                 _ => illegal("a process nobody ordered"),
             },
+            Body::Adopted { epoch, process } if *epoch > last || (*epoch == last && without_process) => {
+                Ok(Self::Starting { run: Run { epoch: *epoch, pid: process.pid, since: now } })
+            }
+            Body::Adopted { .. } => illegal("adopting a process that is older than the newest"),
             Body::SpawnFailed { epoch, .. } => match self {
                 Self::Spawning { .. } | Self::Starting { .. } | Self::Stopping { .. } if alive(epoch) => Ok(Self::Down),
                 _ => illegal("a failed start nobody ordered"),

@@ -20,6 +20,8 @@ pub struct Snapshot {
     pub next_record: RecordId,
     /// The policy in force.
     pub policy: PolicyHash,
+    /// The guardian under which it was taken.
+    pub guardian: String,
     seed: u64,
     services: BTreeMap<Name, Known>,
     ending: Option<EndWhy>,
@@ -42,6 +44,7 @@ impl World {
         Snapshot {
             next_record: self.next_record,
             policy: self.birth.hash.clone(),
+            guardian: self.birth.guardian.clone(),
             seed: self.birth.seed,
             services: self.services.iter().map(known).collect(),
             ending: self.ending,

@@ -180,6 +180,14 @@ impl Service {
             }
             Body::Held { tries, .. } => self.known.counters.held_tries = Some(*tries),
             Body::Spawned { process, .. } => self.known.process = Some(process.clone()),
+            Body::Adopted { epoch, process } => {
+                self.known.last_epoch = *epoch;
+                self.known.process = Some(process.clone());
+                self.known.checks.iter_mut().for_each(|check| *check = CheckState::default());
+                self.known.healthy = false;
+                self.known.start_overdue = false;
+                self.senses.start_afresh();
+            }
             Body::Exited { .. } | Body::SpawnFailed { .. } => {
                 self.known.process = None;
                 self.known.checks.iter_mut().for_each(|check| *check = CheckState::default());

@@ -69,7 +69,7 @@ impl ClientError {
             }
             Self::Denied(path) => Some(sockets::how_to_get_in(path)),
             Self::Exchange { .. } => Some(
-                "the supervisor was replaced meanwhile; whether an order was taken is in `hale status` and `hale ledger show`"
+                "the supervisor ended or was replaced meanwhile; whether an order was taken is in `hale status` and `hale ledger show`"
                     .into(),
             ),
             Self::Connect { .. } | Self::Late(_) => None,

@@ -127,6 +127,10 @@ impl Guardian {
 
     /// No service is left: keeper and supervisor write what they still hold, then this process ends with this code.
     pub(super) fn drain(&mut self, exit_code: u8) {
+        if self.slots.running().next().is_some() {
+            // Whatever the supervisor believed: nothing may go on without anybody.
+            self.kill_services();
+        }
         if let Some(keeper) = &self.keeper {
             // A keeper whose socket is full is asked by the end of the time only.
             let _ = send(&keeper.socket, &DRAIN_MESSAGE, None);
@@ -137,6 +141,12 @@ impl Guardian {
     /// Kills every tree: by its cgroup, by the main process, and by being a child of this process. Says whether
     /// there was anything.
     fn kill_all(&mut self) -> bool {
+        let left = self.kill_services();
+        self.kill_children() || left
+    }
+
+    /// Kills the services' trees, as far as a cgroup or their main process tells.
+    fn kill_services(&mut self) -> bool {
         for slot in self.slots.all() {
             if let Some(cgroup) = self.slots.get(slot).and_then(|entry| entry.cgroup.as_ref())
                 && let Ok(file) = openat(cgroup, c"cgroup.kill", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
@@ -149,7 +159,7 @@ impl Guardian {
             kill(pid, Signal::KILL);
             left = true;
         }
-        self.kill_children() || left
+        left
     }
 
     /// Kills all children but the keeper, as /proc lists them (proc(5); absent without CONFIG_PROC_CHILDREN).

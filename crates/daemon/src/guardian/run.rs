@@ -20,7 +20,7 @@ use rustix::io::Errno;
 use rustix::process::Rlimit;
 use rustix::thread::Gid;
 use rustix::time::{ClockId, clock_gettime};
-use std::fmt;
+use std::fmt::{self, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
@@ -61,6 +61,8 @@ pub struct Guardian {
     pub(super) keeper_link: OwnedFd,
     /// The operator wants the end, and nobody is in control: when the guardian ends everything by itself.
     pub(super) end_alone_ms: Option<u64>,
+    /// The operator wants the end.
+    pub(super) end_wanted: bool,
     pub(super) keeper: Option<Keeper>,
     /// When there is none: when the next one starts, on the monotonic clock.
     pub(super) keeper_due_ms: u64,
@@ -145,6 +147,37 @@ impl Token {
 pub(super) fn now_ms() -> u64 {
     let now = clock_gettime(ClockId::Monotonic);
     now.tv_sec.unsigned_abs() * 1_000 + now.tv_nsec.unsigned_abs() / 1_000_000
+}
+
+/// One line for the operator, made without allocating.
+struct Line {
+    bytes: [u8; LINE_BYTES],
+    length: usize,
+}
+
+/// The longest line: what the kernel says of a supervisor that hangs, and a sentence around it.
+const LINE_BYTES: usize = 512;
+
+impl Default for Line {
+    fn default() -> Self {
+        Self { bytes: [0; LINE_BYTES], length: 0 }
+    }
+}
+
+impl Line {
+    fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
+}
+
+impl Write for Line {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let room = &mut self.bytes[self.length..];
+        let taken = text.len().min(room.len());
+        room[..taken].copy_from_slice(&text.as_bytes()[..taken]);
+        self.length += taken;
+        Ok(())
+    }
 }
 
 impl Guardian {
@@ -359,7 +392,11 @@ impl Guardian {
         let stderr = rustix::stdio::stderr();
         let mut ready = [PollFd::new(&stderr, PollFlags::OUT)];
         if poll(&mut ready, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) == Ok(1) {
-            eprintln!("hale: {text}");
+            let mut line = Line::default();
+            // What is too long is cut.
+            let _ = writeln!(line, "hale: {text}");
+            // Nobody may read it any more (EPIPE), and that must not end anything.
+            let _ = rustix::io::write(stderr, line.bytes());
         }
     }
 }

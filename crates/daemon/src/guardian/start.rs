@@ -19,6 +19,7 @@ use rustix::fs::{MemfdFlags, Mode, OFlags, memfd_create, open};
 use rustix::mm::{MlockAllFlags, mlockall};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Resource, Rlimit, getpid, getrlimit, set_child_subreaper, setrlimit};
+use rustix::rand::{GetRandomFlags, getrandom};
 use std::ffi::{CString, OsString};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
@@ -120,7 +121,7 @@ pub fn prepare(args: impl IntoIterator<Item = OsString>) -> Result<Guardian, Sta
         null: high(null)?,
         keeper_fds: keeper_fds?,
         environment: environment(),
-        supervisor_argv: [Ok(c"hale".into()), Ok(c"supervisor".into())]
+        supervisor_argv: [Ok(c"hale".into()), Ok(c"supervisor".into()), Ok(name())]
             .into_iter()
             .chain(supervisor_args)
             .collect::<Result<_, _>>()?,
@@ -145,6 +146,7 @@ pub fn prepare(args: impl IntoIterator<Item = OsString>) -> Result<Guardian, Sta
         store: Store::new(),
         keeper_link: high(supervisors_keeper)?,
         end_alone_ms: None,
+        end_wanted: false,
         keeper: None,
         keeper_due_ms: 0,
         _locks: locks,
@@ -182,6 +184,20 @@ fn lower_oom_score() -> Option<Vec<u8>> {
     let original = std::fs::read(PATH).ok()?;
     std::fs::write(PATH, "-1000").ok()?;
     Some(original)
+}
+
+/// A name that no other guardian has: what its supervisors leave is taken over under the same one only.
+fn name() -> CString {
+    let mut bytes = [0; 16];
+    let drawn = getrandom(&mut bytes, GetRandomFlags::empty()).unwrap_or(0);
+    if drawn < bytes.len() {
+        // Without randomness: the time since boot, which no other start has.
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        bytes[..8].copy_from_slice(&now.tv_sec.to_le_bytes());
+        bytes[8..].copy_from_slice(&now.tv_nsec.to_le_bytes());
+    }
+    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    CString::new(hex).unwrap_or_default()
 }
 
 fn environment() -> Vec<CString> {

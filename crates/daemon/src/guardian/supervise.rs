@@ -23,6 +23,10 @@ const ABORT_MS: u64 = 200;
 /// as its device does; it never runs again, so the next one need not wait for it.
 const GONE_MS: u64 = 1_000;
 
+/// How many orders are read before a supervisor whose proof did not come counts as lost: the proof stands behind what one
+/// step orders, and no step starts more than a few dozen services.
+const ORDERS_BEFORE_LOST: usize = 1_024;
+
 /// How long services go on without anybody in control after the operator asked for the end, in milliseconds: then the
 /// guardian ends them by itself.
 const END_ALONE_MS: u64 = 10_000;
@@ -100,12 +104,13 @@ impl Guardian {
 
     /// When [`supervise`](Self::supervise) has something to do.
     pub(super) fn supervisor_due_ms(&self) -> u64 {
-        match &self.supervisor {
-            Supervisor::Absent => self.supervisor_due_ms.min(self.end_alone_ms.unwrap_or(u64::MAX)),
+        let due_ms = match &self.supervisor {
+            Supervisor::Absent => self.supervisor_due_ms,
             Supervisor::Running(_) => self.progress.due_ms(),
             Supervisor::Aborting { kill_ms, .. } => *kill_ms,
             Supervisor::Killed { until_ms, .. } => *until_ms,
-        }
+        };
+        due_ms.min(self.end_alone_ms.unwrap_or(u64::MAX))
     }
 
     /// What is due about the supervisor.
@@ -128,7 +133,11 @@ impl Guardian {
                     return self.end_alone();
                 }
                 // The proof may be there, unread behind many orders.
-                while self.read_order(true) {}
+                for _ in 0..ORDERS_BEFORE_LOST {
+                    if !self.read_order(true) {
+                        break;
+                    }
+                }
                 match self.progress.due(now) {
                     Due::Nothing => {}
                     Due::Challenge => {
@@ -137,6 +146,10 @@ impl Guardian {
                     }
                     Due::Lost => self.abort_supervisor(now),
                 }
+            }
+            other if self.must_end_alone(now) => {
+                self.supervisor = other;
+                self.end_alone();
             }
             Supervisor::Aborting { live, .. } => {
                 kill(live.pid, Signal::KILL);
@@ -172,7 +185,11 @@ impl Guardian {
                 kill(live.pid, Signal::KILL);
                 self.supervisor = Supervisor::Killed { live, until_ms: now_ms() + GONE_MS };
             }
-            other => self.supervisor = other,
+            Supervisor::Killed { live, until_ms } => {
+                let _ = epoll::delete(&self.epoll, &live.socket);
+                self.supervisor = Supervisor::Killed { live, until_ms };
+            }
+            Supervisor::Absent => {}
         }
     }
 
@@ -192,6 +209,10 @@ impl Guardian {
             return self.drain(u8::try_from(code).unwrap_or(1));
         }
         self.lost = Some((exit, std::mem::take(&mut self.hung)));
+        if self.end_wanted {
+            // The next one goes on with the end, if it gets that far.
+            self.end_alone_ms.get_or_insert(now_ms() + END_ALONE_MS);
+        }
         let wait_ms = self.progress.end();
         self.supervisor_due_ms = now_ms() + wait_ms;
         match exit {
@@ -219,6 +240,7 @@ impl Guardian {
             return;
         }
         self.untold_signals[signal as usize] = true;
+        self.end_wanted |= matches!(signal, HostSignal::Terminate | HostSignal::Interrupt);
         if !self.progress.is_proven() && matches!(signal, HostSignal::Terminate | HostSignal::Interrupt) {
             match self.end_alone_ms {
                 None => self.end_alone_ms = Some(now_ms() + END_ALONE_MS),

@@ -13,6 +13,8 @@ pub const NAME: &str = "policy.json";
 /// A policy and its hash.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InForce {
+    /// The guardian under which it is in force.
+    pub guardian: String,
     /// As it stands in records.
     pub hash: PolicyHash,
     /// The policy.
@@ -35,10 +37,11 @@ pub fn write(runtime_dir: &Path, in_force: &InForce) -> io::Result<()> {
     fs::rename(beside, path)
 }
 
-/// The policy that was kept last; `None` when there is none that can be read.
+/// The policy that was kept under this guardian; `None` when there is none that can be read.
 #[must_use]
-pub fn read(runtime_dir: &Path) -> Option<InForce> {
-    serde_json::from_slice(&fs::read(runtime_dir.join(NAME)).ok()?).ok()
+pub fn read(runtime_dir: &Path, guardian: &str) -> Option<InForce> {
+    let found: InForce = serde_json::from_slice(&fs::read(runtime_dir.join(NAME)).ok()?).ok()?;
+    Some(found).filter(|found| found.guardian == guardian)
 }
 
 #[cfg(test)]
@@ -49,7 +52,7 @@ mod tests {
     #[test]
     fn a_policy_is_read_back_as_it_was() {
         let dir = tempfile::tempdir().unwrap();
-        assert_eq!(read(dir.path()), None);
+        assert_eq!(read(dir.path(), "g"), None);
         let source = hale_config::Source {
             name: "hale.toml".into(),
             text: "[service.bot]\ncommand = [\"/bin/bot\"]\n[[service.bot.check]]\nkind = \"tcp\"\naddress = \"127.0.0.1:1\"\n"
@@ -58,10 +61,11 @@ mod tests {
         let defaults =
             hale_config::HostDefaults { state_dir: "/s".into(), runtime_dir: "/r".into(), log_dir: "/l".into() };
         let validated = hale_config::parse(&[source], &defaults, "/").unwrap();
-        let in_force = InForce { hash: validated.hash, policy: validated.policy };
+        let in_force = InForce { guardian: "g".into(), hash: validated.hash, policy: validated.policy };
         write(dir.path(), &in_force).unwrap();
         write(dir.path(), &in_force).unwrap();
-        assert_eq!(read(dir.path()), Some(in_force));
+        assert_eq!(read(dir.path(), "another"), None, "it is of an earlier Hale");
+        assert_eq!(read(dir.path(), "g"), Some(in_force));
         let mode = fs::metadata(dir.path().join(NAME)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
     }

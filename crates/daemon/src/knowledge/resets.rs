@@ -134,7 +134,15 @@ mod tests {
 
     fn began(boot_id: &str) -> Body {
         let (version, boot_id) = (String::new(), String::from(boot_id));
-        Body::Began { version, core: 2, policy: PolicyHash::default(), mode: Mode::Heal, seed: 0, boot_id }
+        Body::Began {
+            version,
+            core: 2,
+            policy: PolicyHash::default(),
+            mode: Mode::Heal,
+            seed: 0,
+            boot_id,
+            guardian: String::new(),
+        }
     }
 
     fn reset(boot_id: &str, ordered: Option<u64>) -> Body {

@@ -138,6 +138,8 @@ pub(super) enum Ended {
     InOrder,
     /// The guardian is gone: all trees were killed.
     GuardianGone,
+    /// The kernel refused what the loop needs: the next supervisor takes over.
+    Failed,
 }
 
 impl DaemonHost {
@@ -514,8 +516,9 @@ impl Host for DaemonHost {
                 return Some(event);
             }
             if let Err(error) = self.listen(until) {
+                // Services go on: the guardian starts another supervisor.
                 self.parts.console.say(&format!("the supervisor cannot go on: {error}"));
-                self.guardian_gone();
+                self.ended = Some(Ended::Failed);
                 return None;
             }
             if self.events.is_empty() && until.is_some_and(|until| until <= now().mono) {

@@ -28,8 +28,6 @@ pub(super) struct Inheritance {
     pub(super) signals: Vec<HostSignal>,
     /// The hardware timer, if one is configured.
     pub(super) hardware: Option<TimerReport>,
-    /// Whether the keeper was replaced and nobody was told.
-    pub(super) keeper_replaced: bool,
     /// The first number that has to come back.
     pub(super) nonce: u64,
 }
@@ -91,8 +89,8 @@ impl Inheritance {
             }
             GuardianEvent::Signalled(signal) => self.signals.push(signal),
             GuardianEvent::Hardware(report) => self.hardware = Some(report),
-            GuardianEvent::KeeperReplaced => self.keeper_replaced = true,
-            GuardianEvent::Challenged { .. } | GuardianEvent::Gone => {}
+            // All of them are told to whatever keeper there is.
+            GuardianEvent::KeeperReplaced | GuardianEvent::Challenged { .. } | GuardianEvent::Gone => {}
         }
     }
 

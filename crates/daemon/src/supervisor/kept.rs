@@ -83,6 +83,7 @@ mod tests {
             seed: 1,
             version: text(),
             boot_id: text(),
+            guardian: text(),
             first_record: RecordId(1),
             last_epoch: hale_core::ids::Epoch(0),
             open_incidents: Vec::new(),

@@ -37,7 +37,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The descriptors that the guardian hands over.
 const GUARDIAN_FD: RawFd = 3;
@@ -91,7 +91,7 @@ fn failed(what: &'static str) -> impl FnOnce(io::Error) -> StartError {
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     match run(args) {
         Ok(Ended::InOrder) => ExitCode::SUCCESS,
-        Ok(Ended::GuardianGone) => ExitCode::FAILURE,
+        Ok(Ended::GuardianGone | Ended::Failed) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("hale: {error}");
             ExitCode::from(error.exit_code())
@@ -101,12 +101,15 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 fn run(args: impl IntoIterator<Item = OsString>) -> Result<Ended, StartError> {
     let mut args = args.into_iter().map(PathBuf::from);
-    let (Some(runtime_dir), Some(file)) = (args.next(), args.next()) else { return Err(StartError::NotByGuardian) };
+    let (Some(own), Some(runtime_dir), Some(file)) = (args.next(), args.next(), args.next()) else {
+        return Err(StartError::NotByGuardian);
+    };
+    let own = own.to_string_lossy().into_owned();
     let socket = |number| take_inherited(number).map_err(|_| StartError::NotByGuardian);
     let (guardian, keeper) = (socket(GUARDIAN_FD)?, socket(KEEPER_FD)?);
     let (mut guardian, keeper) = (GuardianClient::from_fd(guardian), KeeperClient::from_fd(keeper));
     let mut inherited = Inheritance::take(&mut guardian).map_err(failed("hear the guardian"))?;
-    let (in_force, unkept) = policy_in_force(&runtime_dir, &file, inherited.lost.is_some())?;
+    let (in_force, unkept) = policy_in_force(&own, &runtime_dir, &file)?;
     let host_policy = &in_force.policy.host;
 
     let console = Console::start().map_err(failed("start a thread"))?;
@@ -128,12 +131,20 @@ fn run(args: impl IntoIterator<Item = OsString>) -> Result<Ended, StartError> {
         seed: seed(),
         version: String::from(env!("CARGO_PKG_VERSION")),
         boot_id: boot_id(),
+        guardian: own,
         first_record: recovered.first_record,
         last_epoch: Epoch(0),
         open_incidents: Vec::new(),
     };
     let predecessor = inherited.lost.take();
-    let taken_over = predecessor.zip(Predecessor::read(&replay).filter(|left| left.policy == birth.hash));
+    let left = Predecessor::read(&replay).filter(|left| left.policy == birth.hash && left.guardian == birth.guardian);
+    if let (Some(lost), None, false) = (&predecessor, &left, inherited.slots.is_empty()) {
+        console.say(&format!(
+            "{lost}, and its journal or policy in {} is missing or does not fit: its services are ended and started anew",
+            runtime_dir.display()
+        ));
+    }
+    let taken_over = predecessor.zip(left);
     let (mut world, lost) = match taken_over {
         Some((lost, left)) => {
             trees.end_probes().map_err(failed("end the probes of the supervisor before this one"))?;
@@ -194,12 +205,16 @@ fn run(args: impl IntoIterator<Item = OsString>) -> Result<Ended, StartError> {
 
 /// The policy to run: of an earlier supervisor the one that it ran, else what the file says now, which is kept for the next
 /// supervisor; and why it could not be kept, if it could not.
-fn policy_in_force(runtime_dir: &Path, file: &Path, goes_on: bool) -> Result<(InForce, Option<io::Error>), StartError> {
-    if let Some(in_force) = policy_file::read(runtime_dir).filter(|_| goes_on) {
+fn policy_in_force(
+    guardian: &str,
+    runtime_dir: &Path,
+    file: &Path,
+) -> Result<(InForce, Option<io::Error>), StartError> {
+    if let Some(in_force) = policy_file::read(runtime_dir, guardian) {
         return Ok((in_force, None));
     }
     let validated = config_file::load(file)?.validated;
-    let in_force = InForce { hash: validated.hash, policy: validated.policy };
+    let in_force = InForce { guardian: guardian.to_owned(), hash: validated.hash, policy: validated.policy };
     let unkept = policy_file::write(runtime_dir, &in_force).err();
     Ok((in_force, unkept))
 }
@@ -207,6 +222,7 @@ fn policy_in_force(runtime_dir: &Path, file: &Path, goes_on: bool) -> Result<(In
 /// What an earlier supervisor of this guardian left in the journal.
 struct Predecessor {
     policy: PolicyHash,
+    guardian: String,
     snapshot: Option<Snapshot>,
     records: Vec<Record>,
 }
@@ -223,10 +239,20 @@ impl Predecessor {
         let began = records.iter().rposition(|record| matches!(record.body, Body::Began { .. }));
         match (began, snapshot) {
             (Some(at), _) => {
-                let Body::Began { policy, .. } = &records[at].body else { return None };
-                Some(Self { policy: policy.clone(), snapshot: None, records: records[at..].to_vec() })
+                let Body::Began { policy, guardian, .. } = &records[at].body else { return None };
+                Some(Self {
+                    policy: policy.clone(),
+                    guardian: guardian.clone(),
+                    snapshot: None,
+                    records: records[at..].to_vec(),
+                })
             }
-            (None, Some(snapshot)) => Some(Self { policy: snapshot.policy.clone(), snapshot: Some(snapshot), records }),
+            (None, Some(snapshot)) => Some(Self {
+                policy: snapshot.policy.clone(),
+                guardian: snapshot.guardian.clone(),
+                snapshot: Some(snapshot),
+                records,
+            }),
             (None, None) => None,
         }
     }
@@ -238,9 +264,14 @@ fn forget_slots(guardian: &mut GuardianClient, inherited: &Inheritance) -> io::R
     let lives = |kept: &&KeptSlot| kept.process.is_some() && kept.exit.is_none() && kept.failure.is_none();
     let mut living = inherited.slots.values().filter(lives).count();
     for (slot, kept) in &inherited.slots {
+        // Also what no cgroup and no variable of its environment tells of.
+        if let Some((_, Some(pidfd))) = &kept.process {
+            let _ = rustix::process::pidfd_send_signal(pidfd, rustix::process::Signal::KILL);
+        }
         guardian.ack(*slot, kept.epoch).map_err(io::Error::other)?;
     }
     guardian.flush()?;
+    let until = Instant::now() + LEFTOVERS_WITHIN;
     while living > 0 {
         match guardian.receive()? {
             Some(GuardianEvent::Exited { slot, epoch, .. } | GuardianEvent::SpawnFailed { slot, epoch, .. }) => {
@@ -251,9 +282,18 @@ fn forget_slots(guardian: &mut GuardianClient, inherited: &Inheritance) -> io::R
             Some(_) => {}
             None => {
                 let mut ready = [PollFd::new(guardian, PollFlags::IN)];
-                let within = Timespec { tv_sec: LEFTOVERS_WITHIN.as_secs().cast_signed(), tv_nsec: 0 };
+                let left = until.saturating_duration_since(Instant::now());
+                let within = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };
                 if poll(&mut ready, Some(&within))? == 0 {
-                    return Err(io::Error::other(format!("{living} processes are not reaped")));
+                    let pids: Vec<i32> = inherited
+                        .slots
+                        .values()
+                        .filter_map(|kept| kept.process.as_ref().map(|(pid, _)| *pid))
+                        .collect();
+                    return Err(io::Error::other(format!(
+                        "{living} of the processes {pids:?} survive SIGKILL; look at their state (D: a device or network \
+                         file system hangs). Hale tries again"
+                    )));
                 }
             }
         }

@@ -349,7 +349,7 @@ fn a_supervisor_that_dies_is_replaced_and_the_next_one_is_told_everything() {
     hale.next_supervisor();
     let told: Vec<String> = (0..8).map(|_| format!("{:?}", hale.event())).collect();
     let expected = [
-        "Lost { exit: Code(0), evidence: None }".to_owned(),
+        "Lost { exit: Code(78), evidence: None }".to_owned(),
         "Stored { key: Notify(Slot(0)), fd: Some(".to_owned(),
         format!("Spawned {{ slot: Slot(0), epoch: Epoch(1), pid: {pid}, pidfd: Some("),
         "Executed { slot: Slot(0), epoch: Epoch(1) }".to_owned(),
@@ -406,7 +406,7 @@ fn a_supervisor_that_cannot_start_ends_hale_with_its_code() {
     let mut hale = Hale::start();
     hale.supervisor = None;
     let (status, _) = hale.wait();
-    assert_eq!(status.code(), Some(0), "the code of the one that ended before it proved anything");
+    assert_eq!(status.code(), Some(78), "the code of the one that ended before it proved anything");
 }
 
 fn signals_reach_the_supervisor() {

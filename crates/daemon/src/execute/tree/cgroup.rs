@@ -185,19 +185,21 @@ impl Group {
         File::from(fd).write_all(b"1")
     }
 
-    /// Kills every process in the groups below, and removes those groups, as far as they are empty already.
-    pub fn kill_below(&self) -> io::Result<()> {
-        for subgroup in self.subgroups()?.iter().rev().filter(|subgroup| !subgroup.is_empty()) {
+    /// Kills every process in the groups below, and removes those groups; gives those that are not empty yet.
+    pub fn kill_below(&self) -> io::Result<Vec<String>> {
+        let mut left = Vec::new();
+        for subgroup in self.subgroups()?.into_iter().rev().filter(|subgroup| !subgroup.is_empty()) {
             // Not this group itself: nothing could ever be made in it again (docs/decisions/0008).
-            if let Ok(child) = self.existing_child(subgroup) {
+            if let Ok(child) = self.existing_child(&subgroup) {
                 child.kill()?;
             }
             match unlinkat(&self.dir, subgroup.as_str(), AtFlags::REMOVEDIR) {
-                Ok(()) | Err(Errno::NOENT | Errno::BUSY | Errno::NOTEMPTY) => {}
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(Errno::BUSY | Errno::NOTEMPTY) => left.push(subgroup),
                 Err(errno) => return Err(errno.into()),
             }
         }
-        Ok(())
+        Ok(left)
     }
 
     /// The processes in it and below. Dead ones that wait to be reaped are not among them.

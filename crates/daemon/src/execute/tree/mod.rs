@@ -158,7 +158,9 @@ impl Trees {
     ///
     /// The group cannot be made.
     pub fn probe_group(&self, key: u64) -> io::Result<ProbeGroup> {
-        let key = key.to_string();
+        // Each supervisor counts its probes anew, and a group that was killed in can never be used again
+        // (docs/decisions/0008).
+        let key = format!("{}-{key}", std::process::id());
         // A service's name has no slash.
         let tag = self.tag(&format!("probe/{key}"));
         let (place, home) = match &self.group {
@@ -181,7 +183,10 @@ impl Trees {
     pub fn end_probes(&self) -> io::Result<()> {
         match &self.group {
             Some(group) => match group.existing_child(PROBES) {
-                Ok(probes) => probes.kill_below(),
+                Ok(probes) => {
+                    lock(&self.unremoved).extend(probes.kill_below()?.into_iter().take(UNREMOVED_MAX));
+                    Ok(())
+                }
                 Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
                 Err(error) => Err(error),
             },

@@ -41,7 +41,7 @@ impl DaemonHost {
                 (None, None, None) => Life::Over,
             };
             let mut tree_empty = true;
-            if world.service(name).and_then(Service::epoch) == Some(epoch) {
+            if !matches!(life, Life::Over) || world.service(name).and_then(Service::epoch) == Some(epoch) {
                 let (known, empty) = hosted.adopt(kept, notify, &self.parts.trees)?;
                 if let (Life::Running { process, .. }, Some(known)) = (&mut life, known) {
                     *process = known;
