@@ -4,7 +4,7 @@ use crate::diagnostic::{Mistake, Place, Report};
 use crate::document::{Item, Value};
 use crate::kinds::{Kind, Map, Text};
 use crate::text;
-use hale_core::policy::{LISTEN_MAX, ListenAddress};
+use hale_core::policy::{CheckKind, CheckPolicy, LISTEN_MAX, ListenAddress};
 use serde_json::{Value as Json, json};
 use std::collections::BTreeMap;
 
@@ -63,6 +63,23 @@ impl Taken {
             } else {
                 self.0.insert(address, entry.item.at);
             }
+        }
+    }
+}
+
+/// A connection to a socket of Hale's own is made whether the service works or not: a `tcp` check there never fails.
+pub(crate) fn warn_of_idle_checks(
+    listen: &BTreeMap<String, ListenAddress>,
+    checks: &[CheckPolicy],
+    at: Place,
+    report: &mut Report<'_>,
+) {
+    for check in checks {
+        let CheckKind::Tcp { address } = &check.kind else { continue };
+        if parsed(address).is_ok_and(|address| listen.values().any(|own| *own == address)) {
+            let message = format!("check `{}` can never fail: Hale itself listens at {address}", check.name);
+            let help = "use a check that waits for an answer, of kind \"http\" or \"exec\"".to_owned();
+            report.warning(at, message, Some(help));
         }
     }
 }

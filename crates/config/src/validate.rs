@@ -5,7 +5,7 @@ use crate::document::{Entry, Item, Table, Value};
 use crate::fields::{Fields, nearest};
 use crate::listen::Taken;
 use crate::order::{self, After};
-use crate::{HostDefaults, checks, keys, text};
+use crate::{HostDefaults, checks, keys, listen, text};
 use hale_core::ids::Name;
 use hale_core::policy::{
     CheckPolicy, CrashLoop, HardwareWatchdog, HostPolicy, LogPolicy, Policy, Ready, ResourceLimits, RestartPolicy,
@@ -173,6 +173,9 @@ fn service(fields: &Fields<'_>, base_dir: &str, report: &mut Report<'_>) -> Opti
     };
     let listen = fields.get(&keys::LISTEN, report);
     let checks = checks::read(fields, report);
+    if let (Some(listen), Some(checks)) = (&listen, &checks) {
+        listen::warn_of_idle_checks(listen, checks, fields.place("check"), report);
+    }
     let start = start(&fields.table("start", &keys::START, report), checks.as_deref(), report);
     let stop = stop(&fields.table("stop", &keys::STOP, report), report);
     let restart = restart(&fields.table("restart", &keys::RESTART, report), report);
