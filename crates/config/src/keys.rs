@@ -2,6 +2,7 @@
 //! JSON Schema and the check of docs/configuration.md all come from here and so cannot disagree.
 
 use crate::kinds::{AnyJson, Bytes, Choice, Duration, Flag, Kind, List, Map, Number, SignalName, StatusCodes, Text};
+use crate::listen::Addresses;
 use crate::text;
 use hale_core::policy::{
     CRASH_LOOP_FAILURES_MAX, HELD_DELAY_MAX, Mode, REBOOTS_PER_DAY_MAX, Ready, Reboot, Signal, TIMER_TIMEOUT_MAX,
@@ -252,13 +253,14 @@ pub(crate) static SERVICE: Section = Section {
         &MEMORY_LIMIT,
         &TASKS_LIMIT,
         &CPU_WEIGHT,
+        &LISTEN,
         &START_TABLE,
         &STOP_TABLE,
         &RESTART_TABLE,
         &LOG_TABLE,
         &CHECK_TABLES,
     ],
-    planned: &["listen", "generations"],
+    planned: &["generations"],
 };
 
 pub(crate) static COMMAND: Key<List<Text>> = required(
@@ -312,6 +314,12 @@ pub(crate) static CPU_WEIGHT: Key<Number> = key(
     Number { min: 1, max: CPU_WEIGHT_MAX, default: None },
     "Its share of the processor against other services where there is not enough for all (`cpu.weight` of its \
      cgroup). Default: 100, as for everybody.",
+);
+pub(crate) static LISTEN: Key<Addresses> = key(
+    "listen",
+    Addresses,
+    "Addresses by name, at most 16, at which Hale listens for the service. Each process of it gets the sockets as \
+     systemd passes them (LISTEN_FDS, LISTEN_FDNAMES): clients that come while it restarts wait.",
 );
 
 static START_TABLE: Tables =

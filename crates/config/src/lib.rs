@@ -13,6 +13,7 @@ mod fields;
 mod hash;
 mod keys;
 mod kinds;
+mod listen;
 mod order;
 mod schema;
 mod text;

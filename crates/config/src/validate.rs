@@ -3,8 +3,9 @@
 use crate::diagnostic::{Place, Report};
 use crate::document::{Entry, Item, Table, Value};
 use crate::fields::{Fields, nearest};
+use crate::listen::Taken;
 use crate::order::{self, After};
-use crate::{HostDefaults, checks, keys, text};
+use crate::{HostDefaults, checks, keys, listen, text};
 use hale_core::ids::Name;
 use hale_core::policy::{
     CheckPolicy, CrashLoop, HardwareWatchdog, HostPolicy, LogPolicy, Policy, Ready, ResourceLimits, RestartPolicy,
@@ -41,6 +42,7 @@ pub(crate) fn policy(root: &Table, defaults: &HostDefaults, base_dir: &str, repo
 
     let mut services = BTreeMap::new();
     let mut afters = BTreeMap::new();
+    let mut taken = Taken::default();
     for (name, entry) in &tables.0 {
         let checked = Name::try_from(name.as_str())
             .map_err(|why| report.error(entry.key_at, format!("{name:?} cannot be a service's name: {why}"), None))
@@ -52,6 +54,9 @@ pub(crate) fn policy(root: &Table, defaults: &HostDefaults, base_dir: &str, repo
         };
         let fields = Fields::open(table, &keys::SERVICE, format!("[service.{name}]"), entry.key_at, report);
         let service = service(&fields, base_dir, report);
+        if let Some(entry) = fields.entry(keys::LISTEN.name) {
+            taken.add(&entry.item, report);
+        }
         let Some(name) = checked else { continue };
         afters.insert(name.clone(), after(&fields));
         if let (Some(host), Some(service)) = (&host, &service) {
@@ -166,7 +171,11 @@ fn service(fields: &Fields<'_>, base_dir: &str, report: &mut Report<'_>) -> Opti
         tasks: fields.given(&keys::TASKS_LIMIT, report),
         cpu_weight: fields.given(&keys::CPU_WEIGHT, report),
     };
+    let listen = fields.get(&keys::LISTEN, report);
     let checks = checks::read(fields, report);
+    if let (Some(listen), Some(checks)) = (&listen, &checks) {
+        listen::warn_of_idle_checks(listen, checks, fields.place("check"), report);
+    }
     let start = start(&fields.table("start", &keys::START, report), checks.as_deref(), report);
     let stop = stop(&fields.table("stop", &keys::STOP, report), report);
     let restart = restart(&fields.table("restart", &keys::RESTART, report), report);
@@ -186,6 +195,7 @@ fn service(fields: &Fields<'_>, base_dir: &str, report: &mut Report<'_>) -> Opti
         after: after?,
         open_files_limit,
         limits,
+        listen: listen?,
         start: start?,
         stop: stop?,
         restart: restart?,

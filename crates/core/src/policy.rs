@@ -10,6 +10,7 @@ use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 /// Everything that the core has to know of `hale.toml`.
@@ -123,6 +124,9 @@ pub struct ServicePolicy {
     pub open_files_limit: Option<u64>,
     /// What its whole tree may use.
     pub limits: ResourceLimits,
+    /// Where Hale listens for it (sd_listen_fds(3)), by the name that the service knows the socket by; at most
+    /// [`LISTEN_MAX`].
+    pub listen: BTreeMap<String, ListenAddress>,
     /// When the service counts as started.
     pub start: StartPolicy,
     /// How it is stopped.
@@ -144,6 +148,29 @@ pub struct ResourceLimits {
     pub tasks: Option<u32>,
     /// `cpu.weight`, 1 to 10,000; `None`: the kernel's 100.
     pub cpu_weight: Option<u32>,
+}
+
+/// How many addresses one service may have: a web server has one for each protocol and interface, and all of them
+/// become its lowest descriptors, of which a program may have as few as 16 (`open_files_limit`) beside its own.
+pub const LISTEN_MAX: usize = 16;
+
+/// Where stream sockets are bound; unlike a check's address never a name, which only a resolver could tell the address of.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ListenAddress {
+    /// TCP on IPv4 or IPv6; the port is not zero.
+    Tcp(SocketAddr),
+    /// A Unix socket by its absolute path, at most 107 bytes (unix(7)).
+    Unix(String),
+}
+
+impl core::fmt::Display for ListenAddress {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{path}"),
+        }
+    }
 }
 
 impl ServicePolicy {

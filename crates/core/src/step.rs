@@ -470,6 +470,7 @@ mod tests {
             after: Vec::new(),
             open_files_limit: None,
             limits: crate::policy::ResourceLimits::default(),
+            listen: BTreeMap::new(),
             start: StartPolicy { ready: Ready::Running, within: Span::from_secs(30) },
             stop: StopPolicy { signal: Signal::TERM, grace: Span::from_secs(10) },
             restart: RestartPolicy {

@@ -166,6 +166,7 @@ pub fn default_service() -> ServicePolicy {
         after: Vec::new(),
         open_files_limit: None,
         limits: ResourceLimits::default(),
+        listen: BTreeMap::new(),
         start: StartPolicy { ready: Ready::Running, within: Span::from_secs(30) },
         stop: StopPolicy { signal: Signal::TERM, grace: Span::from_secs(10) },
         restart: RestartPolicy {

@@ -7,7 +7,7 @@ use hale_core::time::Span;
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, open, openat2, readlink};
 use rustix::io::Errno;
 use std::collections::BTreeMap;
-use std::ffi::{CString, OsString};
+use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -37,6 +37,8 @@ pub struct Given<'a> {
     pub notify_socket: Option<&'a Path>,
     /// `WATCHDOG_USEC` (sd_watchdog_enabled(3)), if heartbeats are expected of it.
     pub watchdog: Option<Span>,
+    /// The names of the sockets that it gets, in their order.
+    pub listen: Vec<&'a str>,
     /// The user it runs as; `None`: Hale's own.
     pub identity: Option<&'a Identity>,
 }
@@ -156,6 +158,14 @@ fn base(identity: Option<&Identity>, own: impl Fn(&str) -> Option<OsString>) -> 
 fn tell(given: &Given<'_>, variables: &mut Variables) {
     variables.extend(given.tag.split_once('=').map(|(name, value)| (name.into(), value.into())));
     variables.extend(given.notify_socket.map(|path| ("NOTIFY_SOCKET".into(), path.into())));
+    // The process adds LISTEN_PID itself: nobody else knows its id before it runs.
+    for name in ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"] {
+        variables.remove(OsStr::new(name));
+    }
+    if !given.listen.is_empty() {
+        variables.insert("LISTEN_FDS".into(), given.listen.len().to_string().into());
+        variables.insert("LISTEN_FDNAMES".into(), given.listen.join(":").into());
+    }
     variables.extend(given.watchdog.map(|within| ("WATCHDOG_USEC".into(), within.as_us().to_string().into())));
 }
 
@@ -361,11 +371,12 @@ mod tests {
             variables: &BTreeMap::from([("LANG".into(), "C".into()), ("A".into(), "environment".into())]),
             files: &[
                 file("one", "A=one\nB=one\nHALE_SERVICE=other:x\nPATH=/bin"),
-                file("two", "B=two\nNOTIFY_SOCKET=/dev/null"),
+                file("two", "B=two\nNOTIFY_SOCKET=/dev/null\nLISTEN_PID=1\nLISTEN_FDS=7"),
             ],
             tag: "HALE_SERVICE=0:bot",
             notify_socket: Some(Path::new("/run/hale/notify/bot")),
             watchdog: Some(Span::from_us(5)),
+            listen: vec!["http", "local"],
             identity: Some(&user),
         };
         let environment = build(&given).unwrap();
@@ -378,6 +389,8 @@ mod tests {
                 "HALE_SERVICE=0:bot",
                 "HOME=/srv/bot",
                 "LANG=C",
+                "LISTEN_FDNAMES=http:local",
+                "LISTEN_FDS=2",
                 "LOGNAME=bot",
                 "NOTIFY_SOCKET=/run/hale/notify/bot",
                 "PATH=/bin",

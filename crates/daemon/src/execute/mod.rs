@@ -1,6 +1,7 @@
 //! Carries the core's effects out.
 
 pub mod environment;
+pub mod listen;
 pub mod program;
 pub mod tree;
 pub mod user;

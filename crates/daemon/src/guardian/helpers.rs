@@ -64,6 +64,7 @@ impl Helpers {
             program: Program::File(self.exe.as_fd()),
             argv: argv.fill(words.iter().map(CString::as_c_str)).ok_or(Errno::TOOBIG)?,
             environment: environment.fill(self.environment.iter().map(CString::as_c_str)).ok_or(Errno::TOOBIG)?,
+            listen_pid: None,
         };
         spawn(&plan).map(|(pid, _pidfd)| pid).map_err(|(_step, errno): (Step, Errno)| errno)
     }

@@ -7,6 +7,7 @@ use crate::guardian::wire::{Reader, Writer};
 use crate::sys::child::Step;
 use crate::sys::wait::Exit;
 use hale_core::ids::Epoch;
+use hale_core::policy::LISTEN_MAX;
 use std::ffi::{CStr, CString};
 use std::fmt;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -26,6 +27,9 @@ pub const MAX_STRINGS: usize = 4096;
 /// How many supplementary groups one order may have: the kernel's 65,536 (`NGROUPS_MAX`) would be 256 KiB of
 /// memory for something that has tens.
 pub const MAX_GROUPS: usize = 1024;
+
+/// How many kept descriptors one order may pass on: below the room that a child has for them ([`LOW_FDS`](crate::sys::child::LOW_FDS)).
+pub const MAX_PASSED: usize = LISTEN_MAX;
 
 /// The longest answer, in bytes: that of a lost supervisor, with what the kernel said of it.
 pub(crate) const MAX_ANSWER_BYTES: usize = 256;
@@ -58,7 +62,7 @@ pub struct Identity<'a> {
 /// Everything that is needed to start one process. Nothing is looked up or searched by the guardian.
 ///
 /// What no order can change: a new session, empty signal mask, default signal handlers, `/dev/null` as input, the
-/// slot's pipe as output and error output, no other descriptor, `no_new_privs`, and the `oom_score_adj` that Hale
+/// slot's pipe as output and error output, no other descriptor than those of the store, `no_new_privs`, and the `oom_score_adj` that Hale
 /// itself was started with.
 #[derive(Debug, Clone, Copy)]
 pub struct SpawnOrder<'a> {
@@ -82,6 +86,9 @@ pub struct SpawnOrder<'a> {
     pub open_files_limit: Option<u64>,
     /// Its cgroup's directory (cgroup v2; `O_PATH` is enough): it is born in it.
     pub cgroup: Option<BorrowedFd<'a>>,
+    /// What it gets of the guardian's store, from descriptor 3 on, in this order; at most [`MAX_PASSED`]. With any,
+    /// `LISTEN_PID` is added to its environment.
+    pub passed: &'a [StoreKey],
 }
 
 /// Why a process could not be started.
@@ -120,26 +127,45 @@ pub enum StoreKey {
     ControlApi,
     /// A service's notify socket.
     Notify(Slot),
+    /// A service's listening socket, by its place in the order of their names: below [`LISTEN_MAX`].
+    Listen(Slot, u8),
 }
 
 impl StoreKey {
-    fn numbers(self) -> (u8, u32) {
-        match self {
-            Self::ReadApi => (0, 0),
-            Self::ControlApi => (1, 0),
-            Self::Notify(slot) => (2, slot.0),
-        }
+    /// Kind, slot, and which one of the slot.
+    fn numbers(self) -> [u8; KEY_BYTES] {
+        let (kind, slot, index) = match self {
+            Self::ReadApi => (0, 0, 0),
+            Self::ControlApi => (1, 0, 0),
+            Self::Notify(slot) => (2, slot.0, 0),
+            Self::Listen(slot, index) => (3, slot.0, index),
+        };
+        let [a, b, c, d] = slot.to_le_bytes();
+        [kind, a, b, c, d, index]
     }
 
-    fn from_numbers(kind: u8, slot: u32) -> Option<Self> {
-        match (kind, slot) {
-            (0, 0) => Some(Self::ReadApi),
-            (1, 0) => Some(Self::ControlApi),
-            (2, slot) if slot < MAX_SERVICES => Some(Self::Notify(Slot(slot))),
+    fn from_numbers([kind, a, b, c, d, index]: [u8; KEY_BYTES]) -> Option<Self> {
+        let slot = u32::from_le_bytes([a, b, c, d]);
+        match (kind, slot, index) {
+            (0, 0, 0) => Some(Self::ReadApi),
+            (1, 0, 0) => Some(Self::ControlApi),
+            (2, slot, 0) if slot < MAX_SERVICES => Some(Self::Notify(Slot(slot))),
+            (3, slot, index) if slot < MAX_SERVICES && usize::from(index) < LISTEN_MAX => {
+                Some(Self::Listen(Slot(slot), index))
+            }
             _ => None,
         }
     }
+
+    fn read(reader: &mut Reader<'_>) -> Option<Self> {
+        let (bytes, rest) = reader.0.split_first_chunk()?;
+        reader.0 = rest;
+        Self::from_numbers(*bytes)
+    }
 }
+
+/// The length of a [`StoreKey`] in a message.
+const KEY_BYTES: usize = 6;
 
 /// What the guardian tells the supervisor.
 #[derive(Debug)]
@@ -277,6 +303,8 @@ pub(crate) fn write_spawn(out: &mut Vec<u8>, order: &SpawnOrder<'_>) {
         out.u32(count(strings.len()));
         strings.iter().for_each(|string| out.text(string));
     }
+    out.u32(count(order.passed.len()));
+    order.passed.iter().flat_map(|key| key.numbers()).for_each(|byte| out.u8(byte));
 }
 
 /// A length as it is written; a length beyond it is beyond every bound that is checked before and after.
@@ -324,11 +352,9 @@ pub(crate) fn write_unstore(out: &mut Vec<u8>, key: StoreKey) {
 }
 
 fn write_key(out: &mut Vec<u8>, what: u8, key: StoreKey) {
-    let (kind, slot) = key.numbers();
     let mut out = Writer(out);
     out.u8(what);
-    out.u8(kind);
-    out.u32(slot);
+    key.numbers().into_iter().for_each(|byte| out.u8(byte));
 }
 
 /// Writes whether the guardian may stop petting the hardware timer.
@@ -388,6 +414,7 @@ pub(crate) struct Spawn<'a> {
     pub directory: &'a CStr,
     pub argv: Strings<'a>,
     pub environment: Strings<'a>,
+    pub passed: Keys<'a>,
 }
 
 /// Numbers in a message.
@@ -401,6 +428,21 @@ impl Iterator for Numbers<'_> {
         let (head, tail) = self.0.split_first_chunk::<4>()?;
         self.0 = tail;
         Some(u32::from_le_bytes(*head))
+    }
+}
+
+/// Keys in a message, all checked to be ones.
+#[derive(Debug, Clone)]
+pub(crate) struct Keys<'a>(&'a [u8]);
+
+impl Iterator for Keys<'_> {
+    type Item = StoreKey;
+
+    fn next(&mut self) -> Option<StoreKey> {
+        let mut reader = Reader(self.0);
+        let key = StoreKey::read(&mut reader)?;
+        self.0 = reader.0;
+        Some(key)
     }
 }
 
@@ -436,8 +478,8 @@ pub(crate) fn read_order(message: &[u8]) -> Option<Order<'_>> {
         MAY_REBOOT => Order::MayReboot { allowed: reader.u8()? != 0 },
         REBOOT => Order::Reboot,
         PROVE => Order::Prove { nonce: reader.u64()? },
-        STORE => Order::Store { key: StoreKey::from_numbers(reader.u8()?, reader.u32()?)? },
-        UNSTORE => Order::Unstore { key: StoreKey::from_numbers(reader.u8()?, reader.u32()?)? },
+        STORE => Order::Store { key: StoreKey::read(&mut reader)? },
+        UNSTORE => Order::Unstore { key: StoreKey::read(&mut reader)? },
         _ => return None,
     };
     reader.end()?;
@@ -469,7 +511,17 @@ fn read_spawn<'a>(reader: &mut Reader<'a>) -> Option<Spawn<'a>> {
         directory: reader.text()?,
         argv: read_strings(reader)?,
         environment: read_strings(reader)?,
+        passed: read_keys(reader)?,
     })
+}
+
+fn read_keys<'a>(reader: &mut Reader<'a>) -> Option<Keys<'a>> {
+    let count = usize::try_from(reader.u32()?).ok().filter(|&count| count <= MAX_PASSED)?;
+    let all = reader.0;
+    for _ in 0..count {
+        StoreKey::read(reader)?;
+    }
+    Some(Keys(&all[..all.len() - reader.0.len()]))
 }
 
 fn read_strings<'a>(reader: &mut Reader<'a>) -> Option<Strings<'a>> {
@@ -538,8 +590,7 @@ impl Answer {
     }
 
     pub(crate) fn stored(key: StoreKey) -> Self {
-        let (kind, slot) = key.numbers();
-        Self::new(STORED).with(&[kind]).with(&slot.to_le_bytes())
+        Self::new(STORED).with(&key.numbers())
     }
 
     pub(crate) fn challenged(nonce: u64) -> Self {
@@ -583,7 +634,7 @@ pub(crate) fn read_answer(message: &[u8], fd: Option<OwnedFd>) -> Option<Guardia
         }),
         KEEPER_REPLACED => GuardianEvent::KeeperReplaced,
         HARDWARE => GuardianEvent::Hardware(TimerReport::read(&mut reader)?),
-        STORED => GuardianEvent::Stored { key: StoreKey::from_numbers(reader.u8()?, reader.u32()?)?, fd },
+        STORED => GuardianEvent::Stored { key: StoreKey::read(&mut reader)?, fd },
         CHALLENGED => GuardianEvent::Challenged { nonce: reader.u64()? },
         LOST => {
             let exit = read_exit(&mut reader)?;
@@ -637,6 +688,7 @@ mod tests {
             umask: 0o022,
             open_files_limit: Some(1024),
             cgroup: None,
+            passed: &[StoreKey::Listen(Slot(7), 0), StoreKey::Listen(Slot(7), 1)],
         }
     }
 
@@ -652,6 +704,7 @@ mod tests {
         assert_eq!((spawn.program, spawn.directory), (c"/bin/bot", c"/srv"));
         assert_eq!(spawn.argv.collect::<Vec<_>>(), [c"bot", c"--port", c""]);
         assert_eq!(spawn.environment.collect::<Vec<_>>(), [c"LANG=C"]);
+        assert_eq!(spawn.passed.collect::<Vec<_>>(), [0, 1].map(|index| StoreKey::Listen(Slot(7), index)));
     }
 
     #[test]
@@ -693,7 +746,7 @@ mod tests {
             panic!("not a lost supervisor")
         };
         assert_eq!((arrived, evidence.len()), (exit, MAX_EVIDENCE_BYTES));
-        for key in [StoreKey::ReadApi, StoreKey::ControlApi, StoreKey::Notify(Slot(MAX_SERVICES - 1))] {
+        for key in [StoreKey::ReadApi, StoreKey::ControlApi, StoreKey::Listen(Slot(MAX_SERVICES - 1), 15)] {
             let stored = read_answer(Answer::stored(key).bytes(), None);
             assert!(matches!(stored, Some(GuardianEvent::Stored { key: arrived, .. }) if arrived == key), "{stored:?}");
         }

@@ -2,10 +2,12 @@
 
 use crate::guardian::end::Phase;
 use crate::guardian::marker::{End, Marker};
-use crate::guardian::protocol::{MAX_SERVICES, Slot, Spawn, SpawnFailure};
+use crate::guardian::protocol::{MAX_PASSED, MAX_SERVICES, Slot, Spawn, SpawnFailure};
 use crate::guardian::run::{Guardian, Token};
 use crate::guardian::slots::{Entry, Life, OutputPipe, Start};
-use crate::sys::child::{LOW_FDS, Plan, Program, ProgramFds, STATUS_APART, STATUS_FAILURE_BYTES, Step, spawn};
+use crate::sys::child::{
+    LOW_FDS, ListenPid, Plan, Program, ProgramFds, STATUS_APART, STATUS_FAILURE_BYTES, Step, spawn,
+};
 use crate::sys::wait::Exit;
 use hale_core::ids::Epoch;
 use rustix::event::epoll::{self, EventFlags};
@@ -90,6 +92,16 @@ impl Guardian {
             marker = marker.ended(epoch, pid, end);
         }
         let marker = marker.starting(order.epoch);
+        let mut passed = [output.as_fd(); MAX_PASSED];
+        let mut count = 0;
+        for (place, key) in passed.iter_mut().zip(order.passed.clone()) {
+            *place = self.store.get(key).ok_or((Step::Listen, Errno::MFILE))?;
+            count += 1;
+        }
+        let listen_pid = ListenPid::new();
+        let listen_pid = (count > 0).then_some(&listen_pid);
+        // The store is above LOW_FDS: a child that gets something of it needs a copy of the whole table.
+        let low = count == 0 && output.as_raw_fd() < LOW_FDS && status_end.as_raw_fd() < LOW_FDS;
         let [argv, environment] = &mut self.pointers;
         let too_big = (Step::Order, Errno::TOOBIG);
         self.groups.clear();
@@ -100,9 +112,9 @@ impl Guardian {
             Rlimit { current: limit, maximum: limit }
         });
         let child = spawn(&Plan {
-            leave_high_fds: self.can_leave_high_fds && output.as_raw_fd() < LOW_FDS && status_end.as_raw_fd() < LOW_FDS,
+            leave_high_fds: self.can_leave_high_fds && low,
             status: status_end.as_fd(),
-            fds: ProgramFds::Output(output.as_fd()),
+            fds: ProgramFds::Service { output: output.as_fd(), passed: &passed[..count] },
             cgroup,
             oom_score_adj: self.oom_score_adj.as_deref(),
             open_files: Some(limit),
@@ -113,7 +125,8 @@ impl Guardian {
             marker: Some(marker.bytes()),
             program: Program::Path(order.program),
             argv: argv.fill(order.argv.clone()).ok_or(too_big)?,
-            environment: environment.fill(order.environment.clone()).ok_or(too_big)?,
+            environment: environment.fill_with(order.environment.clone(), listen_pid).ok_or(too_big)?,
+            listen_pid,
         });
         let (pid, pidfd) = child?;
         Ok((pid, pidfd, Start { status, ends: Some((status_end, output)), failure: None }))

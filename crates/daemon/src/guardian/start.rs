@@ -154,7 +154,8 @@ pub fn prepare(args: impl IntoIterator<Item = OsString>) -> Result<Guardian, Sta
         open_files,
         oom_score_adj,
         message: vec![0; MAX_ORDER_BYTES],
-        pointers: [PointerSpace::new(MAX_STRINGS), PointerSpace::new(MAX_STRINGS)],
+        // One more for LISTEN_PID.
+        pointers: [PointerSpace::new(MAX_STRINGS), PointerSpace::new(MAX_STRINGS + 1)],
         groups: Vec::with_capacity(MAX_GROUPS),
         untold_signals: [false; 3],
         doubtful_signals: [None; 3],

@@ -1,11 +1,11 @@
 //! Descriptors that outlive a supervisor: sockets in which what clients and services send waits for the next one.
 
 use crate::guardian::protocol::{MAX_SERVICES, StoreKey};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-/// How many descriptors are kept: a notify socket for each service, and a few of Hale's own. Reserved at the start, but
-/// only the used part costs memory.
-const MAX_STORED: usize = MAX_SERVICES as usize + 64;
+/// How many descriptors are kept: a notify socket and a listening one for each service (most have none, some have
+/// several), and a few of Hale's own. Reserved at the start, but only the used part costs memory.
+const MAX_STORED: usize = 2 * MAX_SERVICES as usize + 64;
 
 /// The store.
 #[derive(Debug)]
@@ -30,6 +30,11 @@ impl Store {
             self.told += usize::from(self.told == self.entries.len());
             self.entries.push((key, fd));
         }
+    }
+
+    /// What is kept under this key.
+    pub fn get(&self, key: StoreKey) -> Option<BorrowedFd<'_>> {
+        self.entries.iter().find(|(kept, _)| *kept == key).map(|(_, fd)| fd.as_fd())
     }
 
     /// Closes a descriptor.

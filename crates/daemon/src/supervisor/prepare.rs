@@ -2,13 +2,16 @@
 
 use super::service::failure;
 use crate::execute::environment::{self, Given};
+use crate::execute::listen::ListenSocket;
 use crate::execute::program;
 use crate::execute::user::{self, Identity};
 use hale_core::event::SpawnFailure;
-use hale_core::policy::ServicePolicy;
+use hale_core::policy::{ListenAddress, ServicePolicy};
+use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// What Hale itself adds to a service's environment.
 #[derive(Debug, Clone)]
@@ -17,7 +20,12 @@ pub(super) struct Paths {
     pub(super) tag: String,
     /// `NOTIFY_SOCKET`.
     pub(super) notify: Option<PathBuf>,
+    /// The sockets that are bound already.
+    pub(super) listening: Listening,
 }
+
+/// A service's sockets by their names.
+pub(super) type Listening = BTreeMap<String, Arc<ListenSocket>>;
 
 /// All that a spawn order borrows.
 #[derive(Debug, Clone)]
@@ -28,12 +36,14 @@ pub(super) struct Prepared {
     pub(super) directory: CString,
     pub(super) identity: Option<Identity>,
     pub(super) open_files_limit: Option<u64>,
+    pub(super) listening: Listening,
 }
 
-/// Whether preparing touches files, which may hang: a search in PATH, a user, files of variables.
+/// Whether preparing touches files, which may hang: a search in PATH, a user, files of variables, Unix sockets.
 pub(super) fn touches_files(policy: &ServicePolicy) -> bool {
     let searched = policy.command.first().is_some_and(|word| !word.contains('/'));
-    searched || policy.user.is_some() || !policy.environment_files.is_empty()
+    let unix = policy.listen.values().any(|address| matches!(address, ListenAddress::Unix(_)));
+    searched || unix || policy.user.is_some() || !policy.environment_files.is_empty()
 }
 
 /// Prepares one start. May block on files exactly when [`touches_files`] says so.
@@ -53,6 +63,7 @@ pub(super) fn prepare(policy: &ServicePolicy, paths: &Paths) -> Result<Prepared,
         tag: &paths.tag,
         notify_socket: paths.notify.as_deref(),
         watchdog: policy.heartbeat_within(),
+        listen: policy.listen.keys().map(String::as_str).collect(),
         identity: identity.as_ref(),
     };
     let environment = environment::build(&given).map_err(|error| failure("environment", "", &error))?;
@@ -63,14 +74,33 @@ pub(super) fn prepare(policy: &ServicePolicy, paths: &Paths) -> Result<Prepared,
     for word in policy.command.iter().skip(1) {
         argv.push(text("arguments", word)?);
     }
+    let directory = text("directory", &policy.directory)?;
+    // Last: what could not be prepared is bound to nothing.
+    let listening = listen(policy, &paths.listening, identity.as_ref())?;
     Ok(Prepared {
         program,
         argv,
         environment,
-        directory: text("directory", &policy.directory)?,
+        directory,
         identity,
         open_files_limit: policy.open_files_limit,
+        listening,
     })
+}
+
+/// Binds what is not bound yet, or whose file is gone.
+fn listen(policy: &ServicePolicy, bound: &Listening, owner: Option<&Identity>) -> Result<Listening, SpawnFailure> {
+    let socket = |(name, address): (&String, &ListenAddress)| {
+        let socket = match bound.get(name).filter(|socket| socket.in_place()) {
+            Some(socket) => socket.clone(),
+            None => {
+                let made = ListenSocket::bind(address, owner);
+                Arc::new(made.map_err(|error| failure("listen", &address.to_string(), &error))?)
+            }
+        };
+        Ok((name.clone(), socket))
+    };
+    policy.listen.iter().map(socket).collect()
 }
 
 #[cfg(test)]
@@ -83,7 +113,7 @@ mod tests {
         let defaults =
             hale_config::HostDefaults { state_dir: "/s".into(), runtime_dir: "/r".into(), log_dir: "/l".into() };
         let policy = hale_config::parse(&[source], &defaults, "/").unwrap().policy;
-        let paths = Paths { tag: "HALE_SERVICE=0:bot".into(), notify: None };
+        let paths = Paths { tag: "HALE_SERVICE=0:bot".into(), notify: None, listening: Listening::new() };
         prepare(policy.services.values().next().unwrap(), &paths).unwrap_err()
     }
 
@@ -96,5 +126,7 @@ mod tests {
         assert!(!program.contains("errno"), "the kernel was not asked: {program}");
         let user = refusal("command = [\"/bin/true\"]\nuser = \"nobody-of-this-name\"").to_string();
         assert!(user.starts_with("user nobody-of-this-name: there is no such user"), "{user}");
+        let listen = refusal("command = [\"/bin/true\"]\nlisten = { http = \"192.0.2.1:80\" }");
+        assert_eq!(listen.to_string(), "listen 192.0.2.1:80: Cannot assign requested address (errno 99)");
     }
 }

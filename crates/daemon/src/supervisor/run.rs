@@ -196,6 +196,8 @@ fn run(args: impl IntoIterator<Item = OsString>) -> Result<Ended, StartError> {
     };
     past::read(host_policy, boot_id(), &to_past);
     let mut host = DaemonHost::new(parts, &in_force.policy, first).map_err(failed("listen to the kernel"))?;
+    let sockets = host.adopt_sockets(&mut inherited, &in_force.policy).map_err(io::Error::other);
+    sockets.map_err(failed("take over the services' sockets"))?;
     if let Some(lost) = lost {
         host.adopt(lost, inherited, &world).map_err(failed("take over the services"))?;
     }

@@ -2,11 +2,12 @@
 
 use super::evidence::{Collector, Job};
 use super::inheritance::Kept;
-use super::prepare::{Paths, Prepared};
+use super::prepare::{Listening, Paths, Prepared};
+use crate::execute::listen::ListenSocket;
 use crate::execute::tree::{Tree, Trees, Until, Watcher};
 use crate::execute::user::Identity;
 use crate::guardian::client::GuardianClient;
-use crate::guardian::protocol::{self, Slot, SpawnOrder};
+use crate::guardian::protocol::{self, Slot, SpawnOrder, StoreKey};
 use crate::keeper::client::KeeperClient;
 use crate::keeper::protocol::LogTarget;
 use crate::monitor::memory::MemoryWatch;
@@ -24,6 +25,7 @@ use std::iter;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// A service as the host holds it.
 #[derive(Debug)]
@@ -50,6 +52,10 @@ pub(super) struct Hosted {
     cancelled: bool,
     /// Whom the service runs as, once it has a notify socket.
     owner: u32,
+    /// Where it listens, over all its processes.
+    listening: Listening,
+    /// The guardian keeps them; unknown after a start that failed.
+    stored: bool,
     /// What the last order was about, for failures that name only a step.
     last: (String, String),
 }
@@ -106,6 +112,8 @@ impl Hosted {
             sent: false,
             cancelled: false,
             owner: 0,
+            listening: Listening::new(),
+            stored: true,
             last: (String::new(), String::new()),
         }
     }
@@ -137,6 +145,11 @@ impl Hosted {
         let memory = MemoryWatch::open(&tree);
         self.ready = Some(Ready { tree, memory, notify });
         Ok((process, empty))
+    }
+
+    /// Takes over a listening socket that an earlier supervisor has bound.
+    pub(super) fn adopt_socket(&mut self, name: &str, socket: ListenSocket) {
+        self.listening.insert(String::from(name), Arc::new(socket));
     }
 
     /// The notify socket, to be watched.
@@ -179,6 +192,7 @@ impl Hosted {
     /// The process could not be made: the next one starts in a fresh tree.
     pub(super) fn not_made(&mut self) {
         self.process = None;
+        self.stored = false;
         self.stale = true;
     }
 
@@ -255,7 +269,28 @@ impl Hosted {
 
     /// Where the service's process is to find what Hale gives it.
     pub(super) fn paths(&self, trees: &Trees) -> Paths {
-        Paths { tag: trees.environment_tag(&self.name), notify: self.notify_path.clone() }
+        Paths {
+            tag: trees.environment_tag(&self.name),
+            notify: self.notify_path.clone(),
+            listening: self.listening.clone(),
+        }
+    }
+
+    /// Has the guardian keep the listening sockets that it does not have yet, and says what the process gets of its store.
+    fn store(&mut self, listening: &Listening, guardian: &mut GuardianClient) -> Result<Vec<StoreKey>, SpawnFailure> {
+        let mut keys = Vec::with_capacity(listening.len());
+        for (index, (name, socket)) in (0..).zip(listening) {
+            let key = StoreKey::Listen(self.slot, index);
+            let kept = self.listening.get(name).is_some_and(|kept| Arc::ptr_eq(kept, socket));
+            if !(kept && self.stored) {
+                let stored = guardian.store(key, socket.as_fd());
+                stored.map_err(|error| failure("order", "", &io::Error::other(error)))?;
+            }
+            keys.push(key);
+        }
+        self.listening = listening.clone();
+        self.stored = true;
+        Ok(keys)
     }
 
     /// Sends the order to the guardian.
@@ -267,6 +302,7 @@ impl Hosted {
     ) -> Result<(), SpawnFailure> {
         self.last = (lossy(&prepared.program), lossy(&prepared.directory));
         let identity = prepared.identity.as_ref();
+        let passed = self.store(&prepared.listening, guardian)?;
         let order = SpawnOrder {
             slot: self.slot,
             epoch,
@@ -278,6 +314,7 @@ impl Hosted {
             umask: 0o022,
             open_files_limit: prepared.open_files_limit,
             cgroup: self.tree().and_then(Tree::cgroup),
+            passed: &passed,
         };
         guardian.spawn(&order).map_err(|error| failure("order", "", &io::Error::other(error)))?;
         self.sent = true;
@@ -296,6 +333,7 @@ impl Hosted {
             | Step::Cgroup
             | Step::Signals
             | Step::Stdio
+            | Step::Listen
             | Step::OomScoreAdj
             | Step::Limits
             | Step::Groups

@@ -6,10 +6,11 @@
 use crate::sys::signals;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
-use rustix::fs::{Mode, OFlags, openat};
+use rustix::fs::{Mode, OFlags, fcntl_getfl, fcntl_setfl, openat};
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit};
 use rustix::thread::{Gid, Uid};
+use std::cell::Cell;
 use std::ffi::{CStr, c_char};
 use std::io::Write;
 use std::marker::PhantomData;
@@ -48,15 +49,59 @@ impl PointerSpace {
 
     /// Points to the strings; `None` when they are too many.
     pub fn fill<'a>(&'a mut self, strings: impl Iterator<Item = &'a CStr>) -> Option<Pointers<'a>> {
+        self.fill_with(strings, None)
+    }
+
+    /// Points to the strings and to the variable behind them; `None` when they are too many.
+    pub fn fill_with<'a>(
+        &'a mut self,
+        strings: impl Iterator<Item = &'a CStr>,
+        variable: Option<&'a ListenPid>,
+    ) -> Option<Pointers<'a>> {
         self.0.clear();
-        for string in strings {
+        let variable = variable.map(|variable| variable.0.as_ptr().cast_const().cast());
+        for string in strings.map(CStr::as_ptr).chain(variable) {
             if self.0.len() + 1 >= self.0.capacity() {
                 return None;
             }
-            self.0.push(string.as_ptr());
+            self.0.push(string);
         }
         self.0.push(ptr::null());
         Some(Pointers { list: &self.0, strings: PhantomData })
+    }
+}
+
+/// `LISTEN_PID=` (sd_listen_fds(3)) and room for a process id, which only the child knows: the child writes it in place,
+/// into its own copy of this memory.
+#[derive(Debug)]
+pub struct ListenPid(Cell<[u8; Self::BYTES]>);
+
+impl ListenPid {
+    const NAME: &[u8] = b"LISTEN_PID=";
+
+    /// With the ten digits of the largest `i32`, and the final NUL.
+    const BYTES: usize = Self::NAME.len() + 10 + 1;
+
+    /// Without a number yet.
+    #[must_use]
+    pub fn new() -> Self {
+        let mut bytes = [0; Self::BYTES];
+        bytes[..Self::NAME.len()].copy_from_slice(Self::NAME);
+        Self(Cell::new(bytes))
+    }
+
+    /// Writes this number, which is not negative.
+    fn set(&self, pid: i32) {
+        let mut bytes = self.0.get();
+        // There is room for each, and what is behind it is zero already.
+        let _ = write!(&mut bytes[Self::NAME.len()..Self::BYTES - 1], "{pid}");
+        self.0.set(bytes);
+    }
+}
+
+impl Default for ListenPid {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
@@ -72,8 +117,14 @@ pub enum Program<'a> {
 /// The descriptors with which a program starts.
 #[derive(Debug, Clone, Copy)]
 pub enum ProgramFds<'a> {
-    /// Input as this process has it, this one as output and error output, and no other.
-    Output(BorrowedFd<'a>),
+    /// Input as this process has it, `output` as output and error output, these from number 3 on, and no other. `passed`
+    /// must be at or above [`LOW_FDS`], and fewer than would reach it.
+    Service {
+        /// Where the program writes.
+        output: BorrowedFd<'a>,
+        /// Sockets that listen already.
+        passed: &'a [BorrowedFd<'a>],
+    },
     /// Input and outputs as this process has them, and these from number 3 on. All must be at or above
     /// [`LOW_FDS`].
     Pass(&'a [BorrowedFd<'a>]),
@@ -111,6 +162,8 @@ pub struct Plan<'a> {
     pub argv: Pointers<'a>,
     /// Its environment.
     pub environment: Pointers<'a>,
+    /// A variable of the environment that is to hold the child's process id.
+    pub listen_pid: Option<&'a ListenPid>,
 }
 
 /// `clone_args` of clone3(2), as of Linux 5.7.
@@ -245,9 +298,9 @@ fn prepare(plan: &Plan<'_>, flags: u64, status: &mut BorrowedFd<'_>) -> Result<(
     signals::default_sigpipe();
     signals::unblock_all().map_err(|_| (Step::Signals, last_errno()))?;
     match plan.fds {
-        ProgramFds::Output(output) => {
+        ProgramFds::Service { output, passed } => {
             put(output, 1).and_then(|()| put(output, 2)).map_err(at(Step::Stdio))?;
-            *status = close_others(*status).map_err(at(Step::Stdio))?;
+            *status = place(passed, *status).map_err(at(Step::Listen))?;
         }
         ProgramFds::Pass(fds) => pass(fds, plan.status).map_err(at(Step::Stdio))?,
     }
@@ -270,6 +323,9 @@ fn prepare(plan: &Plan<'_>, flags: u64, status: &mut BorrowedFd<'_>) -> Result<(
     }
     if let Some(directory) = plan.directory {
         rustix::process::chdir(directory).map_err(at(Step::Directory))?;
+    }
+    if let Some(variable) = plan.listen_pid {
+        variable.set(rustix::process::getpid().as_raw_nonzero().get());
     }
     if let Some(marker) = plan.marker {
         mark(marker).map_err(at(Step::Marker))?;
@@ -302,21 +358,30 @@ fn put(fd: BorrowedFd<'_>, number: RawFd) -> Result<(), Errno> {
     if unsafe { libc::dup2(fd.as_raw_fd(), number) } < 0 { Err(last_errno()) } else { Ok(()) }
 }
 
-/// Closes all but the standard descriptors and the status pipe, and gives the latter's new place: a child that waits
-/// long for its program must not hold the ends of other children's pipes.
-fn close_others(status: BorrowedFd<'_>) -> Result<BorrowedFd<'static>, Errno> {
-    const PLACE: RawFd = 3;
-    if status.as_raw_fd() != PLACE {
+/// Puts the passed descriptors to the numbers from 3 on and the status pipe behind them, closes all others, and gives the
+/// pipe's new place: a child that waits long for its program must not hold the ends of other children's pipes.
+fn place(passed: &[BorrowedFd<'_>], status: BorrowedFd<'_>) -> Result<BorrowedFd<'static>, Errno> {
+    // Bounded by LOW_FDS, which all of them are above: no number that is still needed is written over.
+    let behind = 3 + passed.len() as RawFd;
+    if behind >= LOW_FDS || passed.iter().any(|fd| fd.as_raw_fd() < LOW_FDS) {
+        return Err(Errno::BADF);
+    }
+    if status.as_raw_fd() != behind {
         // SAFETY: in the child nothing owns the descriptor that this number was before.
-        if unsafe { libc::dup3(status.as_raw_fd(), PLACE, libc::O_CLOEXEC) } < 0 {
+        if unsafe { libc::dup3(status.as_raw_fd(), behind, libc::O_CLOEXEC) } < 0 {
             return Err(last_errno());
         }
     }
+    for (number, fd) in (3..).zip(passed) {
+        put(*fd, number)?;
+        // The process before this one may have changed it, for all that share the socket. systemd does the same.
+        fcntl_setfl(fd, fcntl_getfl(fd)?.difference(OFlags::NONBLOCK))?;
+    }
     // SAFETY: nothing in the child uses the others any more. Where the call is missing (Linux before 5.9), exec
     // closes them.
-    unsafe { libc::syscall(libc::SYS_close_range, PLACE + 1, RawFd::MAX, 0) };
+    unsafe { libc::syscall(libc::SYS_close_range, behind + 1, RawFd::MAX, 0) };
     // SAFETY: it is open, and stays so until exec.
-    Ok(unsafe { BorrowedFd::borrow_raw(PLACE) })
+    Ok(unsafe { BorrowedFd::borrow_raw(behind) })
 }
 
 /// Puts `fds` to the numbers from 3 on; the status pipe gives way if it is among them.
@@ -382,6 +447,8 @@ pub enum Step {
     Signals,
     /// `/dev/null` as input, the pipe as output.
     Stdio,
+    /// Its listening sockets: not kept by the guardian, which has no room for more (`EMFILE`), or not put in place.
+    Listen,
     /// `oom_score_adj` back to the value Hale was started with.
     OomScoreAdj,
     /// `RLIMIT_NOFILE`.
@@ -402,7 +469,7 @@ pub enum Step {
 
 impl Step {
     /// All, at the index that is their number on the wire.
-    const ALL: [Self; 15] = [
+    const ALL: [Self; 16] = [
         Self::Order,
         Self::Pipe,
         Self::Clone,
@@ -410,6 +477,7 @@ impl Step {
         Self::Cgroup,
         Self::Signals,
         Self::Stdio,
+        Self::Listen,
         Self::OomScoreAdj,
         Self::Limits,
         Self::Groups,
@@ -443,6 +511,7 @@ impl Step {
             Self::Cgroup => "cgroup",
             Self::Signals => "signals",
             Self::Stdio => "stdio",
+            Self::Listen => "listen",
             Self::OomScoreAdj => "oom_score_adj",
             Self::Limits => "limits",
             Self::Groups => "groups",
@@ -460,10 +529,25 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_own_pid_is_written_in_place() {
+        let variable = ListenPid::new();
+        for pid in [i32::MAX, 7] {
+            let variable = ListenPid::new();
+            let mut space = PointerSpace::new(2);
+            let list = space.fill_with([c"A=b"].into_iter(), Some(&variable)).unwrap();
+            assert_eq!(list.list.len(), 3);
+            variable.set(pid);
+            let text = variable.0.get();
+            assert_eq!(CStr::from_bytes_until_nul(&text).unwrap().to_str().unwrap(), format!("LISTEN_PID={pid}"));
+        }
+        assert!(PointerSpace::new(1).fill_with([c"A=b"].into_iter(), Some(&variable)).is_none());
+    }
+
+    #[test]
     fn a_step_is_found_by_its_number() {
         for step in Step::ALL {
             assert_eq!(Step::from_number(step.number()), Some(step));
         }
-        assert_eq!(Step::from_number(15), None);
+        assert_eq!(Step::from_number(16), None);
     }
 }

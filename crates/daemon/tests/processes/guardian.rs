@@ -21,6 +21,10 @@ pub const TESTS: &[Test] = &[
     ("guardian::exits_are_told_exactly_and_once", exits_are_told_exactly_and_once),
     ("guardian::a_core_dump_is_told_as_the_kernel_tells_it", a_core_dump_is_told_as_the_kernel_tells_it),
     ("guardian::a_failed_start_names_step_and_errno", a_failed_start_names_step_and_errno),
+    (
+        "guardian::what_is_in_the_store_is_passed_on_and_nothing_else",
+        what_is_in_the_store_is_passed_on_and_nothing_else,
+    ),
     ("guardian::a_service_starts_clean", a_service_starts_clean),
     ("guardian::a_slot_is_for_one_process_and_epochs_only_grow", a_slot_is_for_one_process_and_epochs_only_grow),
     ("guardian::nonsense_is_refused_and_changes_nothing", nonsense_is_refused_and_changes_nothing),
@@ -145,6 +149,34 @@ fn a_failed_start_names_step_and_errno() {
     hale.spawn_script(0, epoch + 1, "exit 3");
     hale.expect_running(0);
     assert!(matches!(hale.event(), GuardianEvent::Exited { exit: Exit::Code(3), .. }));
+}
+
+fn what_is_in_the_store_is_passed_on_and_nothing_else() {
+    let mut hale = Hale::start();
+    let files = ["zero", "one"].map(|name| {
+        let path = hale.directory.path().join(name);
+        fs::write(&path, name).unwrap();
+        fs::File::open(&path).unwrap()
+    });
+    let keys = [0, 1].map(|index| StoreKey::Listen(Slot(0), index));
+    let script = r#"[ "$LISTEN_PID" = $$ ] && [ "$(cat <&4)$(cat <&3)" = zeroone ] && ! [ -e /proc/$$/fd/5 ]"#;
+    let (argv, environment) = ([c"sh", c"-c"].map(text).to_vec(), [text(c"PATH=/usr/bin:/bin")]);
+    let argv = [argv, vec![CString::new(script).unwrap()]].concat();
+    // The other way round, to see that it is the order's order that counts.
+    let passed = [keys[1], keys[0]];
+    hale.guardian.store(keys[0], files[0].as_fd()).unwrap();
+    hale.guardian.spawn(&SpawnOrder { passed: &passed, ..order(0, 1, &argv, &environment) }).unwrap();
+    match hale.event() {
+        GuardianEvent::SpawnFailed { failure, .. } => {
+            assert_eq!(failure, SpawnFailure { step: Step::Listen, errno: libc::EMFILE });
+        }
+        other => panic!("{other:?}"),
+    }
+    hale.guardian.store(keys[1], files[1].as_fd()).unwrap();
+    hale.guardian.spawn(&SpawnOrder { passed: &passed, ..order(0, 2, &argv, &environment) }).unwrap();
+    hale.expect_running(0);
+    let end = hale.event();
+    assert!(matches!(end, GuardianEvent::Exited { exit: Exit::Code(0), .. }), "{end:?}");
 }
 
 fn a_service_starts_clean() {

@@ -83,6 +83,7 @@ pub fn order<'a>(slot: u32, epoch: u64, argv: &'a [CString], environment: &'a [C
         umask: 0o022,
         open_files_limit: None,
         cgroup: None,
+        passed: &[],
     }
 }
 

@@ -5,6 +5,7 @@ mod field;
 mod full_disk;
 mod harness;
 mod lifecycle;
+mod listen;
 mod memory;
 mod needs_nginx;
 mod needs_python;

@@ -47,7 +47,7 @@ fn comes_to_exec(trial: &Group) -> io::Result<bool> {
     let plan = Plan {
         leave_high_fds: false,
         status: status_end.as_fd(),
-        fds: ProgramFds::Output(null.as_fd()),
+        fds: ProgramFds::Service { output: null.as_fd(), passed: &[] },
         cgroup: Some(trial.fd()),
         oom_score_adj: None,
         open_files: None,
@@ -60,6 +60,7 @@ fn comes_to_exec(trial: &Group) -> io::Result<bool> {
         program: Program::Path(c"/"),
         argv,
         environment,
+        listen_pid: None,
     };
     let (pid, pidfd) = spawn(&plan).map_err(|(_, errno)| errno)?;
     if retry_on_intr(|| poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&WITHIN)))? == 0 {

@@ -76,7 +76,7 @@ impl Process {
         let plan = Plan {
             leave_high_fds: false,
             status: status_end.as_fd(),
-            fds: ProgramFds::Output(output_end.as_fd()),
+            fds: ProgramFds::Service { output: output_end.as_fd(), passed: &[] },
             cgroup: group.fd(),
             oom_score_adj: None,
             open_files,
@@ -88,6 +88,7 @@ impl Process {
             program: Program::Path(&prepared.program),
             argv: argv.fill(prepared.argv.iter().map(CString::as_c_str)).ok_or_else(too_many)?,
             environment: environment.fill(prepared.environment.iter().map(CString::as_c_str)).ok_or_else(too_many)?,
+            listen_pid: None,
         };
         let (pid, pidfd) = child::spawn(&plan).map_err(|(step, errno)| refused(step.name())(errno))?;
         let pid = Pid::from_raw(pid).ok_or_else(|| Verdict::unable("the kernel gave no pid"))?;

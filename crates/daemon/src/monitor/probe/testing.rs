@@ -55,6 +55,7 @@ pub(super) fn policy(kind: CheckKind, timeout: Span) -> ServicePolicy {
         after: Vec::new(),
         open_files_limit: None,
         limits: ResourceLimits::default(),
+        listen: BTreeMap::new(),
         start: StartPolicy { ready: Ready::Check, within: LONG },
         stop: StopPolicy { signal: Signal::TERM, grace: LONG },
         restart: RestartPolicy {

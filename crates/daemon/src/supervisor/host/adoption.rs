@@ -1,11 +1,14 @@
-//! Adopting what an earlier supervisor has made: trees, notify sockets, processes.
+//! Adopting what an earlier supervisor has made: trees, sockets, processes.
 
 use super::{DaemonHost, Source, exit_status};
+use crate::execute::listen::ListenSocket;
+use crate::guardian::client::OrderError;
 use crate::guardian::protocol::StoreKey;
 use crate::supervisor::inheritance::Inheritance;
 use crate::supervisor::service::Hosted;
 use hale_core::event::{Event, Found, Life, Lost, Process};
 use hale_core::ids::Name;
+use hale_core::policy::Policy;
 use hale_core::world::World;
 use hale_core::world::service::Service;
 use rustix::event::epoll;
@@ -13,6 +16,30 @@ use std::collections::BTreeMap;
 use std::io;
 
 impl DaemonHost {
+    /// Takes over the sockets at which an earlier supervisor has listened for the services, whatever else is known of it:
+    /// nobody can bind their addresses while the guardian keeps them.
+    pub(in crate::supervisor) fn adopt_sockets(
+        &mut self,
+        inherited: &mut Inheritance,
+        policy: &Policy,
+    ) -> Result<(), OrderError> {
+        for (name, hosted) in &mut self.services {
+            let Some(service) = policy.services.get(name) else { continue };
+            for (index, (socket_name, address)) in (0..).zip(&service.listen) {
+                let key = StoreKey::Listen(hosted.slot(), index);
+                match inherited.stored(key).map(|socket| ListenSocket::inherited(address, socket)) {
+                    Some(Some(socket)) => hosted.adopt_socket(socket_name, socket),
+                    Some(None) => self.parts.guardian.unstore(key)?,
+                    None => {}
+                }
+            }
+        }
+        for key in inherited.store.keys().filter(|key| matches!(key, StoreKey::Listen(..))) {
+            self.parts.guardian.unstore(*key)?;
+        }
+        Ok(())
+    }
+
     /// Takes over what the guardian kept of the services of an earlier supervisor, as far as `world` knows a process of
     /// them; the first step is told what there is.
     pub(in crate::supervisor) fn adopt(
