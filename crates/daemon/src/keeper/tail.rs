@@ -13,9 +13,9 @@ use std::path::Path;
 /// How much is read from a file at once, in bytes: what a pipe brings the keeper at once.
 const READ_BYTES: usize = 64 * 1024;
 
-/// How often a directory is listed until a file counts as removed: a rename in the midst of a listing can hide it, and
-/// it gets a second name only once.
-const LISTINGS: usize = 3;
+/// How often the directory is listed to find a file that still has a name: a listing misses one that is renamed meanwhile, which
+/// the keeper does once for each file that it fills.
+const LISTINGS: usize = 100;
 
 /// The last `lines` lines of a service's log, oldest first and without their newlines, of at most `most_bytes` bytes
 /// together; a first line that is longer than what is left of that is cut at its front. Nothing is there before the
@@ -183,8 +183,12 @@ impl Follow {
 
     /// Where an open file is now; `None` when it was removed.
     fn place(directory: &OwnedFd, file: &File) -> io::Result<Option<Place>> {
-        let status = fstat(file)?;
         for _ in 0..LISTINGS {
+            // A listing can miss a file that is being renamed meanwhile: only its last name's end says that it was removed.
+            let status = fstat(file)?;
+            if status.st_nlink == 0 {
+                return Ok(None);
+            }
             for entry in rustix::fs::Dir::read_from(directory)? {
                 let entry = entry?;
                 if entry.ino() != status.st_ino {
