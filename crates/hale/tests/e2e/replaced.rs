@@ -199,6 +199,29 @@ fn a_supervisor_that_hangs_is_replaced_and_the_ledger_says_where_it_hung() {
     }
 }
 
+/// The probes of one supervisor are killed with it, and those of the next are not: no check fails by it.
+#[test]
+fn an_exec_check_does_not_fail_because_the_supervisor_was_replaced() {
+    let place = Place::new();
+    let hale = place.hale(
+        "[service.web]\ncommand = [\"sleep\", \"1000\"]\n[[service.web.check]]\nkind = \"exec\"\n\
+         command = [\"sh\", \"-c\", \"echo probed >@D/reports; sleep 0.1\"]\nevery = \"200ms\"\ntimeout = \"30s\"\nfailures = 1\n",
+    );
+    let pid = hale.ready("web");
+    for _ in 0..15 {
+        // One is running when its supervisor dies.
+        place.report("probed");
+        let old = hale.supervisor();
+        send(old, Signal::KILL);
+        await_end(old);
+        assert_eq!(place.status("web")["pid"], pid);
+    }
+    place.report("probed");
+    place.report("probed");
+    assert!(place.records("web", "check_failed").is_empty());
+    assert_eq!(place.records("web", "spawned").len(), 1);
+}
+
 /// What was going on goes on: a stop in its grace, a delay, a held service, an order that waits.
 #[test]
 fn a_stop_in_progress_and_a_delay_are_carried_on_by_the_next_supervisor() {
