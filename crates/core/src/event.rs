@@ -23,7 +23,9 @@ pub enum Event {
     TakeOver {
         /// How the one before was lost.
         lost: Lost,
-        /// The newest process that the guardian was ordered to make, for each service that it knows.
+        /// The newest process that the guardian was ordered to make, for each service that it knows. With
+        /// [`Lost::Guardian`] the host has first ended whatever the new guardian does not have, and tells what it does not
+        /// know of a recorded process as [`Life::Over`].
         found: BTreeMap<Name, Found>,
     },
     /// The guardian wants to see that the loop turns.
@@ -168,7 +170,7 @@ pub enum Event {
     },
 }
 
-/// How a supervisor was lost.
+/// How the supervisor before this one was lost.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "how", rename_all = "snake_case")]
 pub enum Lost {
@@ -182,6 +184,8 @@ pub enum Lost {
         /// What the kernel said of its main thread before that (proc_pid_stat(5), proc_pid_wchan(5), proc_pid_syscall(5)).
         evidence: String,
     },
+    /// It ended with its guardian, which was lost: a new one has what the init system kept.
+    Guardian,
 }
 
 impl fmt::Display for Lost {
@@ -189,6 +193,7 @@ impl fmt::Display for Lost {
         match self {
             Self::Ended { status } => write!(f, "the supervisor {status}"),
             Self::NoProgress { evidence } => write!(f, "the supervisor made no progress ({evidence})"),
+            Self::Guardian => f.write_str("the guardian was lost"),
         }
     }
 }
@@ -208,7 +213,7 @@ pub struct Found {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Life {
-    /// It was reaped, and that was acknowledged.
+    /// It was reaped, and that was acknowledged; or a new guardian does not know it.
     Over,
     /// It lives.
     Running {
@@ -289,6 +294,8 @@ pub enum ExitStatus {
         /// Whether the kernel dumped core.
         core_dumped: bool,
     },
+    /// It ended while no guardian was there, and the kernel does not tell afterwards how (Linux before 6.15).
+    Unknown,
 }
 
 impl ExitStatus {
@@ -305,6 +312,7 @@ impl fmt::Display for ExitStatus {
             Self::Code(code) => write!(f, "exited with status {code}"),
             Self::Signal { signal, core_dumped: false } => write!(f, "was ended by {signal}"),
             Self::Signal { signal, core_dumped: true } => write!(f, "was ended by {signal} and dumped core"),
+            Self::Unknown => f.write_str("ended while no guardian was there to see how"),
         }
     }
 }

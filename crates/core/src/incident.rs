@@ -85,7 +85,7 @@ impl fmt::Display for Cause {
 #[must_use]
 pub fn cause_of_exit(status: ExitStatus) -> Cause {
     match status {
-        ExitStatus::Code(_) => Cause::Exit,
+        ExitStatus::Code(_) | ExitStatus::Unknown => Cause::Exit,
         ExitStatus::Signal { .. } => Cause::Signal,
     }
 }

@@ -4,7 +4,7 @@
 use super::Brain;
 use crate::analyze::checks::CheckState;
 use crate::effect::Order;
-use crate::event::{Found, Life, Lost, Process, SpawnFailure};
+use crate::event::{ExitStatus, Found, Life, Lost, Process, SpawnFailure};
 use crate::ids::{Epoch, Name};
 use crate::record::{Body, CORE_VERSION};
 use crate::world::phase::{Phase, StopStage};
@@ -20,6 +20,7 @@ impl Brain<'_> {
     /// done again only where that does no harm: a process is ordered again only if the guardian never heard of it; signals
     /// are sent again, since asked twice is better than killed unasked; kills and acknowledgements are idempotent.
     pub(super) fn take_over(&mut self, lost: Lost, found: &BTreeMap<Name, Found>) {
+        let guardian_lost = lost == Lost::Guardian;
         let birth = &self.world.birth;
         let living = |found: &&Found| matches!(found.life, Life::Running { .. });
         let took_over = Body::TookOver {
@@ -41,7 +42,7 @@ impl Brain<'_> {
             self.resume_probes(name);
             // One of those before it in this loop may have started it just now; it may also have asked it to stop.
             if self.phase(name).epoch() == before.epoch() {
-                self.reconcile(name, before, found.get(name));
+                self.reconcile(name, before, found.get(name), guardian_lost);
             }
         }
         if self.world.ending.is_some() {
@@ -84,7 +85,7 @@ impl Brain<'_> {
         }
     }
 
-    fn reconcile(&mut self, name: &Name, before: &Phase, found: Option<&Found>) {
+    fn reconcile(&mut self, name: &Name, before: &Phase, found: Option<&Found>, guardian_lost: bool) {
         let phase = self.phase(name);
         let last = self.known(name).last_epoch;
         if let Some(found) = found
@@ -100,6 +101,9 @@ impl Brain<'_> {
             return;
         };
         match found {
+            Some(Found { epoch: of, life: Life::Over, tree_empty }) if *of == epoch && guardian_lost => {
+                self.unaccounted(name, epoch, before, *tree_empty);
+            }
             Some(found) if found.epoch == epoch => self.go_on(name, epoch, before, found),
             // The order that the record announces was never sent.
             _ => self.order_again(name, epoch, &phase),
@@ -210,6 +214,18 @@ impl Brain<'_> {
         }
     }
 
+    /// A new guardian does not know this process, because the one before had told nobody of it, or of its end: whatever there
+    /// was of it was ended before this step.
+    fn unaccounted(&mut self, name: &Name, epoch: Epoch, phase: &Phase, tree_empty: bool) {
+        if matches!(self.phase(name), Phase::Stopping { main_gone: true, .. } | Phase::Remains { .. }) {
+            if tree_empty { self.tree_empty(name, epoch) } else { self.stop_again(name, epoch, phase) }
+        } else if self.known(name).process.is_none() {
+            self.order_again(name, epoch, phase);
+        } else {
+            self.exited(name, epoch, ExitStatus::Unknown, tree_empty, None);
+        }
+    }
+
     /// The guardian does not know this process: it was announced and not ordered.
     fn order_again(&mut self, name: &Name, epoch: Epoch, phase: &Phase) {
         match phase {
@@ -250,7 +266,7 @@ impl Brain<'_> {
 mod tests {
     use super::*;
     use crate::effect::Effect;
-    use crate::event::{Event, ExitStatus};
+    use crate::event::Event;
     use crate::policy::Signal;
     use crate::record::Record;
     use crate::step::tests::{at, service, world};
@@ -290,10 +306,14 @@ mod tests {
 
     /// The next one takes over at 100 ms.
     fn take_over(records: Vec<Record>, found: Option<Found>) -> (World, Output) {
-        let mut world = World::restore(birth(), None, records);
         let status = ExitStatus::Signal { signal: Signal::KILL, core_dumped: false };
+        take_over_from(Lost::Ended { status }, records, found)
+    }
+
+    fn take_over_from(lost: Lost, records: Vec<Record>, found: Option<Found>) -> (World, Output) {
+        let mut world = World::restore(birth(), None, records);
         let found = found.map(|found| (bot(), found)).into_iter().collect();
-        let output = step(&mut world, at(100), Event::TakeOver { lost: Lost::Ended { status }, found });
+        let output = step(&mut world, at(100), Event::TakeOver { lost, found });
         assert!(matches!(output.records[0].body, Body::TookOver { .. }), "{:?}", output.records);
         (world, output)
     }
@@ -382,5 +402,35 @@ mod tests {
         let (_, output) = take_over(lived(ran()), Some(over));
         assert!(output.records.iter().any(|record| matches!(record.body, Body::Violated { .. })), "{output:?}");
         assert_eq!(orders(&output), Vec::<&Order>::new());
+    }
+
+    #[test]
+    fn what_a_lost_guardian_told_nobody_is_started_again_once_its_remains_are_ended() {
+        let over = || Some(Found { epoch: Epoch(1), life: Life::Over, tree_empty: true });
+        // Announced, and perhaps made: the same number is ordered again.
+        let (_, output) = take_over_from(Lost::Guardian, lived(vec![Event::Begin]), over());
+        assert!(matches!(orders(&output)[..], [Order::Spawn { .. }]), "{output:?}");
+        // It ran: that it is gone is an end like any other, only that nobody knows which.
+        let (_, output) = take_over_from(Lost::Guardian, lived(ran()), over());
+        let unknown = |record: &Record| matches!(record.body, Body::Exited { status: ExitStatus::Unknown, .. });
+        assert!(output.records.iter().any(unknown), "{output:?}");
+        assert!(output.records.iter().any(|record| matches!(record.body, Body::Detected { .. })), "{output:?}");
+    }
+
+    #[test]
+    fn a_stop_whose_last_process_ended_with_the_guardian_is_over() {
+        let mut events = ran();
+        events.push(Event::End { why: crate::event::EndWhy::Signal(Signal::TERM) });
+        events.push(Event::Exited {
+            service: bot(),
+            epoch: Epoch(1),
+            status: ExitStatus::Code(0),
+            tree_empty: false,
+            memory: None,
+        });
+        let over = Found { epoch: Epoch(1), life: Life::Over, tree_empty: true };
+        let (world, output) = take_over_from(Lost::Guardian, lived(events), Some(over));
+        assert!(!output.records.iter().any(|record| matches!(record.body, Body::Violated { .. })), "{output:?}");
+        assert_eq!(world.status(at(101), Some(&bot())).unwrap().services[0].state, crate::status::State::Stopped);
     }
 }
