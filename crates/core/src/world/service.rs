@@ -134,6 +134,12 @@ impl Service {
         Self { policy, known, senses: Senses { probes, ..Senses::default() } }
     }
 
+    /// Its newest process, as far as that is on record.
+    #[must_use]
+    pub fn process(&self) -> Option<&Process> {
+        self.known.process.as_ref()
+    }
+
     /// The newest process that may exist, if one may.
     #[must_use]
     pub fn epoch(&self) -> Option<Epoch> {

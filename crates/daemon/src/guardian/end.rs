@@ -3,6 +3,7 @@
 
 use crate::guardian::protocol::HostSignal;
 use crate::guardian::run::{Guardian, now_ms};
+use crate::guardian::systemd::Systemd;
 use crate::keeper::protocol::DRAIN_MESSAGE;
 use crate::sys::packet::send;
 use rustix::fs::{CWD, Mode, OFlags, openat};
@@ -47,13 +48,15 @@ impl Guardian {
             }
             Phase::Draining { until_ms, .. } => Some(until_ms),
         };
-        phase.into_iter().chain(self.hardware.deadline_ms()).min()
+        let pet = self.systemd.as_ref().and_then(Systemd::deadline_ms);
+        phase.into_iter().chain(self.hardware.deadline_ms()).chain(pet).min()
     }
 
     /// What has to happen after each turn; the exit code when it was the last one.
     pub(super) fn on_time(&mut self) -> Option<u8> {
         self.hardware.set_progress_lost(self.progress.is_lost_for_good(now_ms()));
         self.hardware.on_time(now_ms());
+        self.pet_systemd();
         if self.hardware.untold {
             self.tell_rest();
         }
@@ -69,7 +72,7 @@ impl Guardian {
                 if matches!(self.phase, Phase::Running) { None } else { self.on_time() }
             }
             Phase::Terminating { until_ms } => {
-                if self.slots.running().next().is_none() || now_ms() >= until_ms {
+                if !self.slots.any_running() || now_ms() >= until_ms {
                     self.phase = Phase::Killing { until_ms: now_ms() + KILL_MS };
                     return self.on_time();
                 }
@@ -108,11 +111,9 @@ impl Guardian {
             kill(live.pid, Signal::KILL);
         }
         Self::say(format_args!("no supervisor is in control: ending everything without one"));
-        for pid in self.slots.running() {
-            kill(pid, Signal::TERM);
-            // A stopped process would only see it later.
-            kill(pid, Signal::CONT);
-        }
+        self.slots.signal(Signal::TERM);
+        // A stopped process would only see it later.
+        self.slots.signal(Signal::CONT);
         self.phase = Phase::Terminating { until_ms: now_ms() + TERMINATE_MS };
     }
 
@@ -127,7 +128,7 @@ impl Guardian {
 
     /// No service is left: keeper and supervisor write what they still hold, then this process ends with this code.
     pub(super) fn drain(&mut self, exit_code: u8) {
-        if self.slots.running().next().is_some() {
+        if self.slots.any_running() {
             // Whatever the supervisor believed: nothing may go on without anybody.
             self.kill_services();
         }
@@ -154,12 +155,7 @@ impl Guardian {
                 let _ = rustix::io::write(file, b"1");
             }
         }
-        let mut left = false;
-        for pid in self.slots.running() {
-            kill(pid, Signal::KILL);
-            left = true;
-        }
-        left
+        self.slots.signal(Signal::KILL)
     }
 
     /// Kills all children but the keeper, as /proc lists them (proc(5); absent without CONFIG_PROC_CHILDREN).

@@ -1,7 +1,9 @@
 //! Supervisor and keeper: the guardian's own binary again, with the sockets between them.
 
 use crate::sys::child::{Plan, PointerSpace, Program, ProgramFds, Step, spawn};
+use crate::guardian::adopt::KEEPER_FDS;
 use rustix::io::Errno;
+use rustix::process::Pid;
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -12,8 +14,10 @@ pub(super) struct Helpers {
     pub exe: OwnedFd,
     /// `/dev/null`.
     pub null: OwnedFd,
-    /// What every keeper gets beside its socket to the guardian; kept here, so that nothing is lost with a keeper.
-    pub keeper_fds: Vec<OwnedFd>,
+    /// Both ends of the socket between supervisor and keeper, and a keeper's staging: nothing is lost with either of them.
+    pub shared: [OwnedFd; KEEPER_FDS],
+    /// This process, if its helpers end with it because there will be a next guardian.
+    pub dies_with: Option<Pid>,
     /// Of both.
     pub environment: Vec<CString>,
     pub supervisor_argv: Vec<CString>,
@@ -24,18 +28,17 @@ impl Helpers {
     /// Starts the supervisor with its ends of the sockets to guardian and keeper, as descriptors 3 and 4.
     pub fn supervisor(
         &self,
-        ends: [BorrowedFd<'_>; 2],
+        end: BorrowedFd<'_>,
         oom_score_adj: Option<&[u8]>,
         [argv, environment]: &mut [PointerSpace; 2],
     ) -> Result<i32, Errno> {
-        self.start(&ends, &self.supervisor_argv, oom_score_adj, argv, environment)
+        let [keeper, ..] = &self.shared;
+        self.start(&[end, keeper.as_fd()], &self.supervisor_argv, oom_score_adj, argv, environment)
     }
 
     /// Starts a keeper with its end of the socket to the guardian as descriptor 3, then what every keeper gets.
     pub fn keeper(&self, end: BorrowedFd<'_>, [argv, environment]: &mut [PointerSpace; 2]) -> Result<i32, Errno> {
-        let [supervisor, staging_read, staging_write, staged_slot] = &self.keeper_fds[..] else {
-            return Err(Errno::BADF);
-        };
+        let [_, supervisor, staging_read, staging_write, staged_slot] = &self.shared;
         let fds = [end, supervisor.as_fd(), staging_read.as_fd(), staging_write.as_fd(), staged_slot.as_fd()];
         self.start(&fds, &self.keeper_argv, None, argv, environment)
     }
@@ -50,6 +53,7 @@ impl Helpers {
     ) -> Result<i32, Errno> {
         let plan = Plan {
             leave_high_fds: false,
+            dies_with: self.dies_with,
             // Its failure to start shows as exit code 127.
             status: self.null.as_fd(),
             fds: ProgramFds::Pass(fds),

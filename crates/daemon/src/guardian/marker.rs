@@ -1,6 +1,7 @@
 //! The lines that the guardian puts into a service's output, so that each process's part of it has exact borders.
 
 use crate::guardian::protocol::SpawnFailure;
+use crate::guardian::text::Text;
 use crate::sys::child::MARKER_BYTES;
 use crate::sys::wait::Exit;
 use hale_core::ids::Epoch;
@@ -18,46 +19,34 @@ pub enum End {
 
 /// Lines on the stack, without allocating.
 #[derive(Debug)]
-pub struct Marker {
-    bytes: [u8; MARKER_BYTES],
-    length: usize,
-}
+pub struct Marker(Text<MARKER_BYTES>);
 
 impl Marker {
     /// Nothing yet.
     #[must_use]
     pub const fn new() -> Self {
-        Self { bytes: [0; MARKER_BYTES], length: 0 }
+        Self(Text::new())
     }
 
     /// A line that says how a process ended: `hale: epoch 3, pid 4711 ended: signal 9 SIGKILL`.
     #[must_use]
     pub fn ended(mut self, epoch: Epoch, pid: i32, end: End) -> Self {
         // The longest line has below 120 bytes, so that nothing is cut.
-        let _ = writeln!(self, "hale: epoch {epoch}, pid {pid} {}", Told(end));
+        let _ = writeln!(self.0, "hale: epoch {epoch}, pid {pid} {}", Told(end));
         self
     }
 
     /// The begin of a line that the child ends with its pid and ` started`.
     #[must_use]
     pub fn starting(mut self, epoch: Epoch) -> Self {
-        let _ = write!(self, "hale: epoch {epoch}, pid ");
+        let _ = write!(self.0, "hale: epoch {epoch}, pid ");
         self
     }
 
     /// What was written so far.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
-        &self.bytes[..self.length]
-    }
-}
-
-impl Write for Marker {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        let room = self.bytes.get_mut(self.length..self.length + text.len()).ok_or(fmt::Error)?;
-        room.copy_from_slice(text.as_bytes());
-        self.length += text.len();
-        Ok(())
+        self.0.bytes()
     }
 }
 
@@ -75,6 +64,7 @@ impl fmt::Display for Told {
                 }
                 f.write_str(if core_dumped { " (core dumped)" } else { "" })
             }
+            End::Exited(Exit::Unknown) => f.write_str("ended while no guardian was there"),
             // Without the error's text, for which the standard library allocates.
             End::Failed(SpawnFailure { step, errno }) => {
                 write!(f, "could not be started: {}: errno {errno}", step.name())

@@ -2,6 +2,7 @@
 //!
 //! `hale run` becomes it by [`launch::launch`]; the supervisor talks to it through [`client::GuardianClient`].
 
+mod adopt;
 pub mod client;
 mod end;
 mod hardware;
@@ -17,7 +18,9 @@ mod slots;
 mod start;
 mod store;
 mod supervise;
+mod systemd;
 mod tell;
+mod text;
 pub mod timer;
 pub mod wire;
 

@@ -133,7 +133,7 @@ pub enum StoreKey {
 
 impl StoreKey {
     /// Kind, slot, and which one of the slot.
-    fn numbers(self) -> [u8; KEY_BYTES] {
+    pub(super) fn numbers(self) -> [u8; KEY_BYTES] {
         let (kind, slot, index) = match self {
             Self::ReadApi => (0, 0, 0),
             Self::ControlApi => (1, 0, 0),
@@ -144,7 +144,7 @@ impl StoreKey {
         [kind, a, b, c, d, index]
     }
 
-    fn from_numbers([kind, a, b, c, d, index]: [u8; KEY_BYTES]) -> Option<Self> {
+    pub(super) fn from_numbers([kind, a, b, c, d, index]: [u8; KEY_BYTES]) -> Option<Self> {
         let slot = u32::from_le_bytes([a, b, c, d]);
         match (kind, slot, index) {
             (0, 0, 0) => Some(Self::ReadApi),
@@ -165,7 +165,7 @@ impl StoreKey {
 }
 
 /// The length of a [`StoreKey`] in a message.
-const KEY_BYTES: usize = 6;
+pub(super) const KEY_BYTES: usize = 6;
 
 /// What the guardian tells the supervisor.
 #[derive(Debug)]
@@ -215,6 +215,9 @@ pub enum GuardianEvent {
         /// What the kernel said of it, if it was killed because it made no progress.
         evidence: Option<String>,
     },
+    /// The guardian before this one was lost, and its supervisor with it: told like [`Lost`](Self::Lost). Slots that are not
+    /// told are unknown, not unused.
+    GuardianLost,
     /// A descriptor that an earlier supervisor has put into the store.
     Stored {
         /// What it is.
@@ -265,6 +268,7 @@ const LOST: u8 = 7;
 const STORED: u8 = 8;
 const OVER: u8 = 9;
 const CHALLENGED: u8 = 10;
+const GUARDIAN_LOST: u8 = 11;
 
 const HAS_IDENTITY: u8 = 1;
 const HAS_OPEN_FILES: u8 = 2;
@@ -581,6 +585,7 @@ impl Answer {
             Exit::Code(code) => (0, code),
             Exit::Signal { signal, core_dumped: false } => (1, signal),
             Exit::Signal { signal, core_dumped: true } => (2, signal),
+            Exit::Unknown => (3, 0),
         };
         self.with(&[how]).with(&number.to_le_bytes())
     }
@@ -601,6 +606,10 @@ impl Answer {
     pub(crate) fn lost(exit: Exit, evidence: Option<&[u8]>) -> Self {
         let answer = Self::new(LOST).with_exit(exit).with(&[u8::from(evidence.is_some())]);
         evidence.map_or(answer, |evidence| answer.with(&evidence[..evidence.len().min(MAX_EVIDENCE_BYTES)]))
+    }
+
+    pub(crate) fn guardian_lost() -> Self {
+        Self::new(GUARDIAN_LOST)
     }
 
     pub(crate) fn signalled(signal: HostSignal) -> Self {
@@ -633,6 +642,7 @@ pub(crate) fn read_answer(message: &[u8], fd: Option<OwnedFd>) -> Option<Guardia
             _ => return None,
         }),
         KEEPER_REPLACED => GuardianEvent::KeeperReplaced,
+        GUARDIAN_LOST => GuardianEvent::GuardianLost,
         HARDWARE => GuardianEvent::Hardware(TimerReport::read(&mut reader)?),
         STORED => GuardianEvent::Stored { key: StoreKey::read(&mut reader)?, fd },
         CHALLENGED => GuardianEvent::Challenged { nonce: reader.u64()? },
@@ -668,6 +678,7 @@ fn read_exit(reader: &mut Reader<'_>) -> Option<Exit> {
         0 => Some(Exit::Code(number)),
         1 => Some(Exit::Signal { signal: number, core_dumped: false }),
         2 => Some(Exit::Signal { signal: number, core_dumped: true }),
+        3 => Some(Exit::Unknown),
         _ => None,
     }
 }

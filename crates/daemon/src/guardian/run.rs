@@ -7,7 +7,9 @@ use crate::guardian::progress::Progress;
 use crate::guardian::protocol::{Answer, HostSignal, Order, Slot, read_address, read_order};
 use crate::guardian::slots::Slots;
 use crate::guardian::store::Store;
-use crate::guardian::supervise::{Evidence, Supervisor};
+use crate::guardian::supervise::{Evidence, Loss, Supervisor};
+use crate::guardian::systemd::Systemd;
+use crate::guardian::text::Text;
 use crate::keeper::protocol::pipe_message;
 use crate::sys::child::{LOW_FDS, PointerSpace};
 use crate::sys::packet::{self, Received, Sent, receive, send};
@@ -20,7 +22,7 @@ use rustix::io::Errno;
 use rustix::process::Rlimit;
 use rustix::thread::Gid;
 use rustix::time::{ClockId, clock_gettime};
-use std::fmt::{self, Write};
+use std::fmt::{Arguments, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
@@ -51,14 +53,14 @@ pub struct Guardian {
     /// When there is none: when the next one starts, on the monotonic clock.
     pub(super) supervisor_due_ms: u64,
     pub(super) progress: Progress,
-    /// How the last supervisor was lost, and whether because it made no progress: then the evidence is about it.
-    pub(super) lost: Option<(Exit, bool)>,
+    /// How the one before was lost.
+    pub(super) lost: Option<Loss>,
     pub(super) hung: bool,
     pub(super) evidence: Evidence,
     /// Outlives every supervisor.
     pub(super) store: Store,
-    /// Each supervisor's end of its socket to the keeper: what the keeper has said waits in it.
-    pub(super) keeper_link: OwnedFd,
+    /// Outlives this process, if there is one.
+    pub(super) systemd: Option<Systemd>,
     /// The operator wants the end, and nobody is in control: when the guardian ends everything by itself.
     pub(super) end_alone_ms: Option<u64>,
     /// The operator wants the end.
@@ -68,6 +70,8 @@ pub struct Guardian {
     pub(super) keeper_due_ms: u64,
     /// Held as long as this process lives.
     pub(super) _locks: [OwnedFd; 2],
+    /// Whether the kernel tells how processes ended that are not its children.
+    pub(super) tells_exits: bool,
     /// Whether children can be made without copying the table of descriptors.
     pub(super) can_leave_high_fds: bool,
     /// What Hale was started with: services get it back.
@@ -114,6 +118,10 @@ pub(super) enum Token {
     Status(Slot),
     /// Room in the slot's output pipe.
     Room(Slot),
+    /// The pidfd of a slot's process that is no child of this one.
+    Adopted(Slot),
+    /// Room in the socket to systemd.
+    Systemd,
 }
 
 impl Token {
@@ -124,6 +132,8 @@ impl Token {
             Self::Keeper => (2, 0),
             Self::Status(slot) => (3, slot.0),
             Self::Room(slot) => (4, slot.0),
+            Self::Adopted(slot) => (5, slot.0),
+            Self::Systemd => (6, 0),
             Self::Hardware => (32, 0),
         };
         EventData::new_u64(kind << 32 | u64::from(slot))
@@ -137,6 +147,8 @@ impl Token {
             2 => Some(Self::Keeper),
             3 => Some(Self::Status(slot)),
             4 => Some(Self::Room(slot)),
+            5 => Some(Self::Adopted(slot)),
+            6 => Some(Self::Systemd),
             32 => Some(Self::Hardware),
             _ => None,
         }
@@ -149,36 +161,8 @@ pub(super) fn now_ms() -> u64 {
     now.tv_sec.unsigned_abs() * 1_000 + now.tv_nsec.unsigned_abs() / 1_000_000
 }
 
-/// One line for the operator, made without allocating.
-struct Line {
-    bytes: [u8; LINE_BYTES],
-    length: usize,
-}
-
-/// The longest line: what the kernel says of a supervisor that hangs, and a sentence around it.
+/// The longest line for the operator: what the kernel says of a supervisor that hangs, and a sentence around it.
 const LINE_BYTES: usize = 512;
-
-impl Default for Line {
-    fn default() -> Self {
-        Self { bytes: [0; LINE_BYTES], length: 0 }
-    }
-}
-
-impl Line {
-    fn bytes(&self) -> &[u8] {
-        &self.bytes[..self.length]
-    }
-}
-
-impl Write for Line {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        let room = &mut self.bytes[self.length..];
-        let taken = text.len().min(room.len());
-        room[..taken].copy_from_slice(&text.as_bytes()[..taken]);
-        self.length += taken;
-        Ok(())
-    }
-}
 
 impl Guardian {
     /// Runs until everything has ended.
@@ -207,6 +191,7 @@ impl Guardian {
             }
             if let Some(code) = self.on_time() {
                 self.hardware.end();
+                self.end_systemd();
                 return ExitCode::from(code);
             }
         }
@@ -223,18 +208,9 @@ impl Guardian {
                 self.tell(slot);
             }
             Token::Room(slot) => self.write_end_marker(slot),
+            Token::Adopted(slot) => self.on_adopted(slot, flags),
+            Token::Systemd => self.on_systemd_room(),
         }
-    }
-
-    /// Watches the descriptor behind a token for input.
-    pub(super) fn watch(&self, token: Token) -> Result<(), Errno> {
-        let fd = match token {
-            Token::Signals => self.signals.as_fd(),
-            Token::Supervisor | Token::Keeper | Token::Hardware | Token::Status(_) | Token::Room(_) => {
-                return Err(Errno::INVAL);
-            }
-        };
-        epoll::add(&self.epoll, fd, token.data(), EventFlags::IN)
     }
 
     fn on_signals(&mut self) {
@@ -333,10 +309,14 @@ impl Guardian {
             Some(Order::Prove { nonce }) => self.on_proof(nonce),
             Some(Order::Store { key }) => {
                 if let Some(fd) = fd.and_then(|fd| rustix::io::fcntl_dupfd_cloexec(&fd, LOW_FDS).ok()) {
-                    self.store.put(key, fd);
+                    let was_kept = self.store.put(key, fd);
+                    self.stored(key, was_kept);
                 }
             }
-            Some(Order::Unstore { key }) => self.store.remove(key),
+            Some(Order::Unstore { key }) => {
+                let was_kept = self.store.remove(key);
+                self.stored(key, was_kept);
+            }
             None => {
                 let (slot, epoch) = read_address(message);
                 self.refuse(slot, epoch, Errno::BADMSG);
@@ -388,11 +368,11 @@ impl Guardian {
     }
 
     /// A line for the operator, if standard error takes it at once.
-    pub(super) fn say(text: fmt::Arguments<'_>) {
+    pub(super) fn say(text: Arguments<'_>) {
         let stderr = rustix::stdio::stderr();
         let mut ready = [PollFd::new(&stderr, PollFlags::OUT)];
         if poll(&mut ready, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) == Ok(1) {
-            let mut line = Line::default();
+            let mut line = Text::<LINE_BYTES>::new();
             // What is too long is cut.
             let _ = writeln!(line, "hale: {text}");
             // Nobody may read it any more (EPIPE), and that must not end anything.

@@ -5,9 +5,11 @@ use crate::guardian::marker::{End, Marker};
 use crate::guardian::protocol::{MAX_PASSED, MAX_SERVICES, Slot, Spawn, SpawnFailure};
 use crate::guardian::run::{Guardian, Token};
 use crate::guardian::slots::{Entry, Life, OutputPipe, Start};
+use crate::guardian::text::Text;
 use crate::sys::child::{
     LOW_FDS, ListenPid, Plan, Program, ProgramFds, STATUS_APART, STATUS_FAILURE_BYTES, Step, spawn,
 };
+use crate::sys::pidfd::exit_of;
 use crate::sys::wait::Exit;
 use hale_core::ids::Epoch;
 use rustix::event::epoll::{self, EventFlags};
@@ -16,7 +18,7 @@ use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::Rlimit;
 use rustix::thread::{Gid, Uid};
-use std::fmt::{self, Write};
+use std::fmt::Write;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 impl Guardian {
@@ -45,6 +47,9 @@ impl Guardian {
         let slot = order.slot;
         let made = self.start_service(order, cgroup.as_ref().map(AsFd::as_fd));
         let Some(entry) = self.slots.get(slot) else { return };
+        if let Life::Ended { pid: pid @ 1.., .. } = entry.life {
+            entry.unkept.over(entry.epoch, pid);
+        }
         entry.epoch = order.epoch;
         // Where the last process's strays may still be: kept until there is a next one.
         if let Some(cgroup) = cgroup {
@@ -58,6 +63,7 @@ impl Guardian {
                 entry.start = Some(start);
                 entry.pidfd = rustix::io::fcntl_dupfd_cloexec(&pidfd, LOW_FDS).ok();
                 entry.untold.spawned = true;
+                entry.unkept.process = true;
                 entry.unmarked = None;
                 self.slots.set_running(slot, pid);
             }
@@ -67,6 +73,8 @@ impl Guardian {
                 entry.untold.ended = true;
             }
         }
+        // First of all: what a supervisor knows, a guardian after this one knows.
+        self.tell_systemd_of(slot);
         self.tell(slot);
         self.offer_pipe(slot);
     }
@@ -82,6 +90,7 @@ impl Guardian {
         if entry.pipe.is_none() {
             entry.pipe = Some(OutputPipe::new().map_err(pipe_failed)?);
             entry.untold.pipe = true;
+            entry.unkept.output = true;
         }
         let pipe = entry.pipe.as_ref().ok_or((Step::Pipe, Errno::BADF))?;
         let output = rustix::io::fcntl_dupfd_cloexec(&pipe.write, 3).map_err(pipe_failed)?;
@@ -113,6 +122,7 @@ impl Guardian {
         });
         let child = spawn(&Plan {
             leave_high_fds: self.can_leave_high_fds && low,
+            dies_with: None,
             status: status_end.as_fd(),
             fds: ProgramFds::Service { output: output.as_fd(), passed: &passed[..count] },
             cgroup,
@@ -138,8 +148,12 @@ impl Guardian {
             && entry.epoch == epoch
             && is_told_end(entry)
         {
+            if let Life::Ended { pid: pid @ 1.., .. } = entry.life {
+                entry.unkept.over(epoch, pid);
+            }
             entry.life = Life::Empty;
             entry.pidfd = None;
+            self.tell_systemd_of(slot);
         }
     }
 
@@ -148,8 +162,23 @@ impl Guardian {
         self.write_end_marker(slot);
         let Some(entry) = self.slots.get(slot) else { return };
         if !matches!(entry.life, Life::Running { .. }) {
-            *entry = Entry { epoch: entry.epoch, ..Entry::default() };
+            *entry = Entry { epoch: entry.epoch, unkept: entry.unkept.released(), ..Entry::default() };
+            self.tell_systemd_of(slot);
         }
+    }
+
+    /// The process of a slot that an earlier guardian made has ended, or was reaped by whoever is its parent now.
+    pub(super) fn on_adopted(&mut self, slot: Slot, flags: EventFlags) {
+        let Some(entry) = self.slots.get(slot) else { return };
+        let (Life::Running { pid }, Some(pidfd)) = (entry.life, &entry.pidfd) else { return };
+        let told = exit_of(pidfd.as_fd());
+        if told.is_none() && self.tells_exits && !flags.contains(EventFlags::HUP) {
+            // Its status comes once it is reaped: that is told without being asked for.
+            let _ = epoll::modify(&self.epoll, pidfd, Token::Adopted(slot).data(), EventFlags::empty());
+            return;
+        }
+        let _ = epoll::delete(&self.epoll, pidfd);
+        self.on_service_end(slot, pid, told.unwrap_or(Exit::Unknown));
     }
 
     pub(super) fn on_service_end(&mut self, slot: Slot, pid: i32, exit: Exit) {
@@ -240,32 +269,22 @@ impl OutputPipe {
         // The capacity stays at the kernel's default, 64 KiB: more would let less trusted services pin kernel
         // memory, and users without rights have 64 MiB for all of their pipes (pipe(7)).
         let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
-        let mut path = FdPath::default();
-        write!(path, "/proc/self/fd/{}", write.as_raw_fd()).map_err(|_| Errno::NAMETOOLONG)?;
-        let marks = open(path.text(), OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())?;
+        let marks = reopen(&write, OFlags::WRONLY | OFlags::NONBLOCK)?;
         let high = |fd: OwnedFd| rustix::io::fcntl_dupfd_cloexec(fd, LOW_FDS);
         Ok(Self { read: high(read)?, write: high(write)?, marks: high(marks)? })
     }
-}
 
-/// A path below `/proc/self/fd`, on the stack.
-#[derive(Default)]
-struct FdPath {
-    bytes: [u8; 32],
-    length: usize,
-}
-
-impl FdPath {
-    fn text(&self) -> &[u8] {
-        &self.bytes[..self.length]
+    /// From the reading end alone, which the init system kept.
+    pub(super) fn kept(read: OwnedFd) -> Result<Self, Errno> {
+        let [write, marks] = [OFlags::WRONLY, OFlags::WRONLY | OFlags::NONBLOCK].map(|flags| reopen(&read, flags));
+        let high = |fd: OwnedFd| rustix::io::fcntl_dupfd_cloexec(fd, LOW_FDS);
+        Ok(Self { read: high(read)?, write: high(write?)?, marks: high(marks?)? })
     }
 }
 
-impl Write for FdPath {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        let room = self.bytes.get_mut(self.length..self.length + text.len()).ok_or(fmt::Error)?;
-        room.copy_from_slice(text.as_bytes());
-        self.length += text.len();
-        Ok(())
-    }
+/// The same pipe once more (proc_pid_fd(5)).
+fn reopen(fd: &OwnedFd, flags: OFlags) -> Result<OwnedFd, Errno> {
+    let mut path = Text::<32>::new();
+    let _ = write!(path, "/proc/self/fd/{}", fd.as_raw_fd());
+    open(path.bytes(), flags | OFlags::CLOEXEC, Mode::empty())
 }

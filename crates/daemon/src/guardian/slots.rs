@@ -2,8 +2,11 @@
 
 use crate::guardian::marker::End;
 use crate::guardian::protocol::{Slot, SpawnFailure};
+use crate::guardian::systemd::Unkept;
 use crate::guardian::tell::Untold;
+use crate::guardian::end::kill;
 use hale_core::ids::Epoch;
+use rustix::process::{Signal, pidfd_send_signal};
 use std::os::fd::OwnedFd;
 
 /// One service's place.
@@ -20,6 +23,8 @@ pub(super) struct Entry {
     /// Of the running process, for each supervisor anew.
     pub pidfd: Option<OwnedFd>,
     pub untold: Untold,
+    /// What systemd does not know.
+    pub unkept: Unkept,
     /// An end for which there was no room in the pipe: whoever comes next writes it, if there is room then.
     pub unmarked: Option<(Epoch, i32, End)>,
 }
@@ -30,7 +35,7 @@ pub(super) enum Life {
     /// None, or none that matters any more.
     #[default]
     Empty,
-    /// It was cloned and not reaped.
+    /// It was cloned and not reaped, here or by the guardian before this one.
     Running { pid: i32 },
     /// It was reaped, and that was not acknowledged.
     Ended { pid: i32, end: End },
@@ -59,7 +64,7 @@ pub(super) struct Start {
 #[derive(Debug)]
 pub(super) struct Slots {
     entries: Vec<Entry>,
-    /// The pid of each running process, zero elsewhere: what is searched at each exit, without touching the rest.
+    /// The pid of each running child, zero elsewhere: what is searched at each exit, without touching the rest.
     pids: Vec<i32>,
 }
 
@@ -92,7 +97,7 @@ impl Slots {
         (0..self.entries.len() as u32).map(Slot)
     }
 
-    /// Records that a process runs in the slot.
+    /// Records that a child runs in the slot.
     pub fn set_running(&mut self, slot: Slot, pid: i32) {
         if let Some(entry) = self.entry(slot) {
             entry.life = Life::Running { pid };
@@ -100,16 +105,31 @@ impl Slots {
         }
     }
 
-    /// Takes a process that was reaped off the list of running ones: its slot, if it was a service's.
+    /// Takes a child that was reaped off the list of running ones: its slot, if it was a service's.
     pub fn reaped(&mut self, pid: i32) -> Option<Slot> {
         let index = self.pids.iter().position(|&running| running == pid)?;
         self.pids[index] = 0;
         Some(Slot(index as u32))
     }
 
-    /// The pids of all that run.
-    pub fn running(&self) -> impl Iterator<Item = i32> {
-        self.pids.iter().copied().filter(|&pid| pid != 0)
+    /// Whether any process runs.
+    pub fn any_running(&self) -> bool {
+        self.entries.iter().any(|entry| matches!(entry.life, Life::Running { .. }))
+    }
+
+    /// Signals the main process of each service that runs; says whether there was one.
+    pub fn signal(&self, signal: Signal) -> bool {
+        for entry in &self.entries {
+            match (entry.life, &entry.pidfd) {
+                (Life::Running { .. }, Some(pidfd)) => {
+                    let _ = pidfd_send_signal(pidfd, signal);
+                }
+                // A child that was not reaped: its pid is its own. What was adopted always has a pidfd.
+                (Life::Running { pid }, None) => kill(pid, signal),
+                (Life::Empty | Life::Ended { .. }, _) => {}
+            }
+        }
+        self.any_running()
     }
 }
 
@@ -121,7 +141,7 @@ mod tests {
     fn a_process_is_found_once_by_its_pid() {
         let mut slots = Slots::new(4);
         slots.set_running(Slot(2), 77);
-        assert_eq!(slots.running().collect::<Vec<_>>(), [77]);
+        assert!(slots.any_running());
         assert_eq!(slots.reaped(78), None);
         assert_eq!(slots.reaped(77), Some(Slot(2)));
         assert_eq!(slots.reaped(77), None);

@@ -1,18 +1,22 @@
 //! From the command line to a guardian that needs no further memory.
 
+use crate::guardian::adopt::{self, Beginning, KEEPER_FDS, Left};
 use crate::guardian::end::Phase;
 use crate::guardian::hardware::{self, Hardware};
 use crate::guardian::helpers::Helpers;
 use crate::guardian::lock::lock;
 use crate::guardian::progress::Progress;
+use crate::guardian::launch::{END, LEAVE};
 use crate::guardian::protocol::{MAX_GROUPS, MAX_ORDER_BYTES, MAX_SERVICES, MAX_STRINGS};
 use crate::guardian::run::{Guardian, Token, now_ms};
 use crate::guardian::slots::Slots;
 use crate::guardian::store::Store;
 use crate::guardian::supervise::{Evidence, Supervisor};
+use crate::guardian::systemd::{Kept, Systemd};
 use crate::sys::child::{LOW_FDS, PointerSpace};
 use crate::sys::fds::{close_on_exec_from, has_close_range, take_inherited};
 use crate::sys::packet;
+use crate::sys::pidfd::tells_exits;
 use crate::sys::signals::SignalFd;
 use rustix::event::epoll;
 use rustix::fs::{MemfdFlags, Mode, OFlags, memfd_create, open};
@@ -91,8 +95,17 @@ pub fn prepare(args: impl IntoIterator<Item = OsString>) -> Result<Guardian, Sta
     };
     let (Some(device), Some(timeout_s)) = (args.next(), args.next()) else { return Err(StartError::Usage) };
     let exe: RawFd = exe.to_str().and_then(|text| text.parse().ok()).ok_or(StartError::Usage)?;
+    let supervisor_args: Vec<OsString> = args.collect();
 
     close_on_exec_from(3);
+    let (beginning, left) = (adopt::beginning(), Left::take());
+    let (beginning, left) = match (beginning, left) {
+        (Some(beginning), Some(left)) => (beginning, Some(left)),
+        _ => {
+            let given = [&runtime_dir, &state_dir, &device, &timeout_s].into_iter().cloned();
+            (Beginning { name: name(), args: given.chain(supervisor_args.iter().cloned()).collect() }, None)
+        }
+    };
     // The standard library has opened 0, 1 and 2 if they were closed, so no pipe can land there.
     let null = open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).map_err(kernel("/dev/null"))?;
     rustix::stdio::dup2_stdin(&null).map_err(kernel("standard input"))?;
@@ -110,20 +123,32 @@ pub fn prepare(args: impl IntoIterator<Item = OsString>) -> Result<Guardian, Sta
     // Best effort: needs a right (CAP_IPC_LOCK) or a limit that is high enough.
     let _ = mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT);
 
-    let (supervisors_keeper, keepers_supervisor) = packet::pair().map_err(kernel("socket pair"))?;
-    let (staging_read, staging_write) = pipe_with(PipeFlags::CLOEXEC).map_err(kernel("pipe"))?;
-    let staged_slot = memfd_create("hale-staged-slot", MemfdFlags::CLOEXEC).map_err(kernel("memory file"))?;
-    let keeper_fds =
-        [keepers_supervisor, staging_read, staging_write, staged_slot].map(high).into_iter().collect::<Result<_, _>>();
-    let supervisor_args = args.map(|arg| CString::new(arg.into_vec()).map_err(|_| StartError::Usage));
+    let mut systemd = Systemd::connect(now_ms()).unwrap_or_else(|error| {
+        // Not told: it kills this process once its time for a start is over, and says so.
+        eprintln!("hale: NOTIFY_SOCKET cannot be reached: {error}; systemd is not told that Hale runs");
+        None
+    });
+    let (shared, left) = match left {
+        Some(Left { keepers, rest }) => (keepers, Some(rest)),
+        None => (shared_by_helpers()?, None),
+    };
+    if let Some(systemd) = systemd.as_mut().filter(|_| left.is_none()) {
+        let copy = |(index, fd): (u8, &OwnedFd)| Ok((Kept::Keepers(index), high(fd)?));
+        let mut first: Vec<(Kept, OwnedFd)> = (0..).zip(&shared).map(copy).collect::<Result<_, StartError>>()?;
+        first.push((Kept::Beginning, high(beginning.write().map_err(kernel("memory file"))?)?));
+        systemd.keep_first(first);
+    }
+    let without_guardian = if systemd.is_some() { LEAVE } else { END };
     let helpers = Helpers {
         exe,
         null: high(null)?,
-        keeper_fds: keeper_fds?,
+        shared,
+        dies_with: systemd.is_some().then(getpid),
         environment: environment(),
-        supervisor_argv: [Ok(c"hale".into()), Ok(c"supervisor".into()), Ok(name())]
+        supervisor_argv: [c"hale".into(), c"supervisor".into(), beginning.name, without_guardian.into()]
             .into_iter()
-            .chain(supervisor_args)
+            .map(Ok)
+            .chain(supervisor_args.into_iter().map(|arg| CString::new(arg.into_vec()).map_err(|_| StartError::Usage)))
             .collect::<Result<_, _>>()?,
         keeper_argv: vec![c"hale".into(), c"keeper".into()],
     };
@@ -144,7 +169,8 @@ pub fn prepare(args: impl IntoIterator<Item = OsString>) -> Result<Guardian, Sta
         hung: false,
         evidence: Evidence::default(),
         store: Store::new(),
-        keeper_link: high(supervisors_keeper)?,
+        tells_exits: left.is_some() && tells_exits(),
+        systemd,
         end_alone_ms: None,
         end_wanted: false,
         keeper: None,
@@ -166,10 +192,31 @@ pub fn prepare(args: impl IntoIterator<Item = OsString>) -> Result<Guardian, Sta
         supervisor_full: false,
         phase: Phase::Running,
     };
-    guardian.watch(Token::Signals).map_err(kernel("epoll"))?;
+    epoll::add(&guardian.epoll, guardian.signals.as_fd(), Token::Signals.data(), epoll::EventFlags::IN)
+        .map_err(kernel("epoll"))?;
+    if let Some(left) = left {
+        left.restore(&mut guardian);
+    }
+    guardian.tell_systemd();
     guardian.start_keeper();
     guardian.start_supervisor().map_err(kernel("starting the supervisor"))?;
     Ok(guardian)
+}
+
+/// Both ends of the socket between supervisor and keeper, and a keeper's staging.
+fn shared_by_helpers() -> Result<[OwnedFd; KEEPER_FDS], StartError> {
+    let failed = |error: io::Error| StartError::Kernel { what: "socket, pipe and memory file", source: error };
+    let (supervisors_keeper, keepers_supervisor) = packet::pair().map_err(failed)?;
+    let (staging_read, staging_write) = pipe_with(PipeFlags::CLOEXEC).map_err(|errno| failed(errno.into()))?;
+    let staged_slot =
+        memfd_create("hale-staged-slot", MemfdFlags::CLOEXEC).map_err(|errno| failed(errno.into()))?;
+    Ok([
+        high(supervisors_keeper)?,
+        high(keepers_supervisor)?,
+        high(staging_read)?,
+        high(staging_write)?,
+        high(staged_slot)?,
+    ])
 }
 
 /// Moves a descriptor out of the range that children copy.
@@ -201,7 +248,10 @@ fn name() -> CString {
     CString::new(hex).unwrap_or_default()
 }
 
+/// Of supervisor and keeper: without what systemd means for this process alone (systemd.exec(5)).
 fn environment() -> Vec<CString> {
+    const OWN: [&str; 7] =
+        ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "FDSTORE"];
     let pair = |(name, value): (OsString, OsString)| CString::new([name.as_bytes(), b"=", value.as_bytes()].concat());
-    std::env::vars_os().map(pair).filter_map(Result::ok).collect()
+    std::env::vars_os().filter(|(name, _)| !OWN.iter().any(|own| name == own)).map(pair).filter_map(Result::ok).collect()
 }

@@ -10,26 +10,35 @@ const MAX_STORED: usize = 2 * MAX_SERVICES as usize + 64;
 /// The store.
 #[derive(Debug)]
 pub(super) struct Store {
+    /// New ones come last, also in place of one with the same key.
     entries: Vec<(StoreKey, OwnedFd)>,
     /// How many of them the supervisor was told.
     told: usize,
+    /// How many of them systemd keeps too.
+    kept: usize,
 }
 
 impl Store {
     pub fn new() -> Self {
-        Self { entries: Vec::with_capacity(MAX_STORED), told: 0 }
+        Self { entries: Vec::with_capacity(MAX_STORED), told: 0, kept: 0 }
     }
 
-    /// Keeps a descriptor, in place of one with the same key. Beyond the bound it is closed: its owner goes on with its own,
-    /// and the next supervisor makes a new one.
-    pub fn put(&mut self, key: StoreKey, fd: OwnedFd) {
-        if let Some((_, kept)) = self.entries.iter_mut().find(|(kept, _)| *kept == key) {
-            *kept = fd;
-        } else if self.entries.len() < self.entries.capacity() {
+    /// Keeps a descriptor, in place of one with the same key: says whether systemd has that one. Beyond the bound it is
+    /// closed: its owner goes on with its own, and the next supervisor makes a new one.
+    pub fn put(&mut self, key: StoreKey, fd: OwnedFd) -> bool {
+        let was_kept = self.remove(key);
+        if self.entries.len() < self.entries.capacity() {
             // Whoever put it knows it.
             self.told += usize::from(self.told == self.entries.len());
             self.entries.push((key, fd));
         }
+        was_kept
+    }
+
+    /// Takes over what systemd kept.
+    pub fn adopt(&mut self, key: StoreKey, fd: OwnedFd) {
+        self.put(key, fd);
+        self.kept = self.entries.len();
     }
 
     /// What is kept under this key.
@@ -37,12 +46,14 @@ impl Store {
         self.entries.iter().find(|(kept, _)| *kept == key).map(|(_, fd)| fd.as_fd())
     }
 
-    /// Closes a descriptor.
-    pub fn remove(&mut self, key: StoreKey) {
-        if let Some(at) = self.entries.iter().position(|(kept, _)| *kept == key) {
-            self.entries.remove(at);
-            self.told -= usize::from(at < self.told);
-        }
+    /// Closes a descriptor; says whether systemd has it.
+    pub fn remove(&mut self, key: StoreKey) -> bool {
+        let Some(at) = self.entries.iter().position(|(kept, _)| *kept == key) else { return false };
+        self.entries.remove(at);
+        self.told -= usize::from(at < self.told);
+        let was_kept = at < self.kept;
+        self.kept -= usize::from(was_kept);
+        was_kept
     }
 
     /// A new supervisor knows nothing.
@@ -59,6 +70,16 @@ impl Store {
     pub fn was_told(&mut self) {
         self.told += 1;
     }
+
+    /// The next one that systemd does not have.
+    pub fn unkept(&self) -> Option<&(StoreKey, OwnedFd)> {
+        self.entries.get(self.kept)
+    }
+
+    /// It has the next one.
+    pub fn was_kept(&mut self) {
+        self.kept += 1;
+    }
 }
 
 #[cfg(test)]
@@ -74,7 +95,9 @@ mod tests {
     fn what_is_kept_is_told_to_each_new_supervisor_once() {
         let mut store = Store::new();
         let keys = [StoreKey::Notify(Slot(3)), StoreKey::ReadApi, StoreKey::ControlApi];
-        keys.iter().for_each(|key| store.put(*key, null()));
+        for key in keys {
+            store.put(key, null());
+        }
         assert!(store.untold().is_none(), "the one who put them knows them");
         store.put(keys[0], null());
         store.forget_told();
@@ -84,8 +107,21 @@ mod tests {
             told.push(*key);
             store.was_told();
         }
-        assert_eq!(told, [keys[0], keys[2]]);
+        assert_eq!(told, [keys[2], keys[0]]);
         store.remove(keys[0]);
         assert!(store.untold().is_none());
+    }
+
+    #[test]
+    fn what_systemd_has_is_known_when_it_is_replaced_or_removed() {
+        let mut store = Store::new();
+        store.adopt(StoreKey::ReadApi, null());
+        assert!(!store.put(StoreKey::ControlApi, null()));
+        assert_eq!(store.unkept().map(|(key, _)| *key), Some(StoreKey::ControlApi));
+        assert!(store.put(StoreKey::ReadApi, null()), "the one before is to be removed there");
+        store.was_kept();
+        assert_eq!(store.unkept().map(|(key, _)| *key), Some(StoreKey::ReadApi));
+        assert!(store.remove(StoreKey::ControlApi));
+        assert!(!store.remove(StoreKey::ReadApi));
     }
 }

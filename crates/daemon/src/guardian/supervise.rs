@@ -5,6 +5,7 @@ use crate::guardian::progress::Due;
 use crate::guardian::protocol::{HostSignal, MAX_EVIDENCE_BYTES};
 use crate::guardian::run::{Guardian, Token, now_ms};
 use crate::guardian::tell::Untold;
+use crate::guardian::text::Text;
 use crate::sys::child::LOW_FDS;
 use crate::sys::packet;
 use crate::sys::wait::Exit;
@@ -12,7 +13,7 @@ use rustix::event::epoll;
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
 use rustix::process::Signal;
-use std::fmt::{self, Write};
+use std::fmt::Write;
 use std::os::fd::{AsFd, OwnedFd};
 
 /// How long a supervisor that makes no progress has between SIGABRT and SIGKILL, in milliseconds: enough for the kernel to
@@ -30,6 +31,15 @@ const ORDERS_BEFORE_LOST: usize = 1_024;
 /// How long services go on without anybody in control after the operator asked for the end, in milliseconds: then the
 /// guardian ends them by itself.
 const END_ALONE_MS: u64 = 10_000;
+
+/// How the one before was lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Loss {
+    /// The supervisor; `hung`: because it made no progress, and the evidence is about it.
+    Supervisor { exit: Exit, hung: bool },
+    /// The guardian before this one, and its supervisor with it.
+    Guardian,
+}
 
 /// How far the life of a supervisor has come.
 #[derive(Debug, Default)]
@@ -74,8 +84,7 @@ impl Guardian {
         let (socket, end) = packet::pair().map_err(failed)?;
         let socket = rustix::io::fcntl_dupfd_cloexec(&socket, LOW_FDS)?;
         let end = rustix::io::fcntl_dupfd_cloexec(&end, LOW_FDS)?;
-        let ends = [end.as_fd(), self.keeper_link.as_fd()];
-        let pid = self.helpers.supervisor(ends, self.oom_score_adj.as_deref(), &mut self.pointers)?;
+        let pid = self.helpers.supervisor(end.as_fd(), self.oom_score_adj.as_deref(), &mut self.pointers)?;
         epoll::add(&self.epoll, &socket, Token::Supervisor.data(), epoll::EventFlags::IN)?;
         self.supervisor = Supervisor::Running(Live { pid, socket });
         self.supervisor_full = false;
@@ -166,9 +175,12 @@ impl Guardian {
     fn abort_supervisor(&mut self, now: u64) {
         match std::mem::take(&mut self.supervisor) {
             Supervisor::Running(live) => {
-                self.evidence.collect(live.pid);
+                self.evidence = evidence_of(live.pid);
                 self.hung = true;
-                Self::say(format_args!("the supervisor makes no progress ({}): replacing it", self.evidence));
+                Self::say(format_args!(
+                    "the supervisor makes no progress ({}): replacing it",
+                    std::str::from_utf8(self.evidence.bytes()).unwrap_or_default()
+                ));
                 kill(live.pid, Signal::ABORT);
                 self.supervisor = Supervisor::Aborting { live, kill_ms: now + ABORT_MS };
             }
@@ -202,13 +214,17 @@ impl Guardian {
         if !matches!(self.phase, Phase::Running) {
             return;
         }
-        let idle = self.slots.running().next().is_none();
+        let idle = !self.slots.any_running();
         if let (Exit::Code(code), false, true) = (exit, self.progress.ever_proven(), idle) {
             // It has said why it cannot start; the next one could not either. That must not cost the machine.
             self.hardware.set_orderly();
             return self.drain(u8::try_from(code).unwrap_or(1));
         }
-        self.lost = Some((exit, std::mem::take(&mut self.hung)));
+        let hung = std::mem::take(&mut self.hung);
+        // Until one is in control, nobody has taken over from the lost guardian.
+        if self.lost != Some(Loss::Guardian) || self.progress.ever_proven() {
+            self.lost = Some(Loss::Supervisor { exit, hung });
+        }
         if self.end_wanted {
             // The next one goes on with the end, if it gets that far.
             self.end_alone_ms.get_or_insert(now_ms() + END_ALONE_MS);
@@ -217,6 +233,7 @@ impl Guardian {
         self.supervisor_due_ms = now_ms() + wait_ms;
         match exit {
             Exit::Code(code) => Self::say(format_args!("the supervisor ended with exit code {code}: replacing it")),
+            Exit::Unknown => {}
             Exit::Signal { signal, .. } => {
                 Self::say(format_args!("the supervisor was ended by signal {signal}: replacing it"));
             }
@@ -226,7 +243,11 @@ impl Guardian {
 
     /// The supervisor proves that its loop turns, and so that it has taken what it was told before.
     pub(super) fn on_proof(&mut self, nonce: u64) {
+        let first = !self.progress.ever_proven();
         if self.progress.prove(nonce, now_ms()) {
+            if first {
+                self.tell_ready();
+            }
             self.end_alone_ms = None;
             for doubt in &mut self.doubtful_signals {
                 doubt.take_if(|since| *since <= nonce);
@@ -240,7 +261,10 @@ impl Guardian {
             return;
         }
         self.untold_signals[signal as usize] = true;
-        self.end_wanted |= matches!(signal, HostSignal::Terminate | HostSignal::Interrupt);
+        if matches!(signal, HostSignal::Terminate | HostSignal::Interrupt) && !self.end_wanted {
+            self.end_wanted = true;
+            self.tell_stopping();
+        }
         if !self.progress.is_proven() && matches!(signal, HostSignal::Terminate | HostSignal::Interrupt) {
             match self.end_alone_ms {
                 None => self.end_alone_ms = Some(now_ms() + END_ALONE_MS),
@@ -262,58 +286,29 @@ impl Guardian {
 }
 
 /// What the kernel says of a process that hangs, in one line.
-#[derive(Debug)]
-pub(super) struct Evidence {
-    bytes: [u8; MAX_EVIDENCE_BYTES],
-    length: usize,
-}
+pub(super) type Evidence = Text<MAX_EVIDENCE_BYTES>;
 
-impl Default for Evidence {
-    fn default() -> Self {
-        Self { bytes: [0; MAX_EVIDENCE_BYTES], length: 0 }
+/// Reads what /proc has of the main thread of a process, which runs the loop: its state, where in the kernel it waits
+/// (proc_pid_wchan(5); empty or 0 where that is not told), and its system call (proc_pid_syscall(5)). None of these waits
+/// for the process.
+fn evidence_of(pid: i32) -> Evidence {
+    let mut evidence = Evidence::new();
+    for (what, file) in [("state", "stat"), ("in", "wchan"), ("system call", "syscall")] {
+        let mut path = Text::<64>::new();
+        let _ = write!(path, "/proc/{pid}/{file}");
+        let mut text = [0; 512];
+        let read = openat(CWD, path.bytes(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+            .and_then(|file| rustix::io::read(file, &mut text))
+            .unwrap_or(0);
+        let text = std::str::from_utf8(&text[..read]).unwrap_or_default();
+        // The name is in parentheses and may contain anything (proc_pid_stat(5)).
+        let word = match file {
+            "stat" => text.rsplit_once(") ").map_or("", |(_, rest)| rest),
+            _ => text,
+        };
+        let word = word.split([' ', '\n']).next().unwrap_or_default();
+        let comma = if evidence.bytes().is_empty() { "" } else { ", " };
+        let _ = write!(evidence, "{comma}{what} {}", if word.is_empty() { "unknown" } else { word });
     }
-}
-
-impl Evidence {
-    pub fn bytes(&self) -> &[u8] {
-        &self.bytes[..self.length]
-    }
-
-    /// Reads what /proc has of its main thread, which runs the loop: its state, where in the kernel it waits (proc_pid_wchan(5);
-    /// empty or 0 where that is not told), and its system call (proc_pid_syscall(5)). None of these waits for the process.
-    fn collect(&mut self, pid: i32) {
-        self.length = 0;
-        for (what, file) in [("state", "stat"), ("in", "wchan"), ("system call", "syscall")] {
-            let mut path = Evidence::default();
-            let _ = write!(path, "/proc/{pid}/{file}");
-            let mut text = [0; 512];
-            let read = openat(CWD, path.bytes(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-                .and_then(|file| rustix::io::read(file, &mut text))
-                .unwrap_or(0);
-            let text = std::str::from_utf8(&text[..read]).unwrap_or_default();
-            // The name is in parentheses and may contain anything (proc_pid_stat(5)).
-            let word = match file {
-                "stat" => text.rsplit_once(") ").map_or("", |(_, rest)| rest),
-                _ => text,
-            };
-            let word = word.split([' ', '\n']).next().unwrap_or_default();
-            let comma = if self.length == 0 { "" } else { ", " };
-            let _ = write!(self, "{comma}{what} {}", if word.is_empty() { "unknown" } else { word });
-        }
-    }
-}
-
-impl Write for Evidence {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        let room = self.bytes.get_mut(self.length..self.length + text.len()).ok_or(fmt::Error)?;
-        room.copy_from_slice(text.as_bytes());
-        self.length += text.len();
-        Ok(())
-    }
-}
-
-impl fmt::Display for Evidence {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(std::str::from_utf8(self.bytes()).unwrap_or_default())
-    }
+    evidence
 }

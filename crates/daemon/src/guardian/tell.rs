@@ -4,6 +4,7 @@ use crate::guardian::marker::End;
 use crate::guardian::protocol::{Answer, HostSignal, Slot, SpawnFailure};
 use crate::guardian::run::{Guardian, Token};
 use crate::guardian::slots::Life;
+use crate::guardian::supervise::Loss;
 use crate::sys::child::Step;
 use crate::sys::packet::{Sent, send};
 use hale_core::ids::Epoch;
@@ -124,9 +125,12 @@ impl Guardian {
     /// Tells the supervisor who was lost before it, and what is in the store.
     fn tell_inheritance(&mut self) {
         let Some(socket) = self.supervisor.socket() else { return };
-        if let Some((exit, hung)) = self.lost.filter(|_| self.untold_lost) {
-            let evidence = hung.then(|| self.evidence.bytes());
-            self.untold_lost = matches!(send(socket, Answer::lost(exit, evidence).bytes(), None), Ok(Sent::Full));
+        if let Some(lost) = self.lost.filter(|_| self.untold_lost) {
+            let answer = match lost {
+                Loss::Supervisor { exit, hung } => Answer::lost(exit, hung.then(|| self.evidence.bytes())),
+                Loss::Guardian => Answer::guardian_lost(),
+            };
+            self.untold_lost = matches!(send(socket, answer.bytes(), None), Ok(Sent::Full));
         }
         while let Some((key, fd)) = self.store.untold().filter(|_| !self.untold_lost) {
             if let Ok(Sent::Full) = send(socket, Answer::stored(*key).bytes(), Some(fd.as_fd())) {

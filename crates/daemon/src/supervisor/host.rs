@@ -100,6 +100,8 @@ pub(super) struct Parts {
     pub(super) trees: Arc<Trees>,
     pub(super) console: Console,
     pub(super) collector: Collector,
+    /// Whether services go on when the guardian is lost, because there will be a next one.
+    pub(super) leaves_services: bool,
 }
 
 /// The real host.
@@ -343,7 +345,10 @@ impl DaemonHost {
                 }
                 GuardianEvent::Challenged { nonce } => self.events.push_back(Event::Challenged { nonce }),
                 // These come before the first challenge only.
-                GuardianEvent::Lost { .. } | GuardianEvent::Stored { .. } | GuardianEvent::Over { .. } => {}
+                GuardianEvent::Lost { .. }
+                | GuardianEvent::GuardianLost
+                | GuardianEvent::Stored { .. }
+                | GuardianEvent::Over { .. } => {}
                 GuardianEvent::Hardware(report) => self.events.push_back(report.event()),
                 GuardianEvent::Gone => {
                     self.guardian_gone();
@@ -359,10 +364,12 @@ impl DaemonHost {
     }
 
     /// Without a guardian nobody reaps and nobody can start anything: what runs is killed, so that the next Hale starts
-    /// from nothing.
+    /// from nothing. Unless there will be a next guardian, which has all that this one had.
     fn guardian_gone(&mut self) {
-        for hosted in self.services.values_mut() {
-            hosted.kill_now();
+        if !self.parts.leaves_services {
+            for hosted in self.services.values_mut() {
+                hosted.kill_now();
+            }
         }
         self.ended = Some(Ended::GuardianGone);
     }
@@ -639,6 +646,7 @@ pub(super) fn exit_status(exit: Exit) -> ExitStatus {
     match exit {
         Exit::Code(code) => ExitStatus::Code(code),
         Exit::Signal { signal, core_dumped } => ExitStatus::Signal { signal: Signal(signal), core_dumped },
+        Exit::Unknown => ExitStatus::Unknown,
     }
 }
 

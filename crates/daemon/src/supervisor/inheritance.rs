@@ -77,6 +77,7 @@ impl Inheritance {
                     None => Lost::Ended { status: exit_status(exit) },
                 });
             }
+            GuardianEvent::GuardianLost => self.lost = Some(Lost::Guardian),
             GuardianEvent::Stored { key, fd } => {
                 self.store.extend(fd.map(|fd| (key, fd)));
             }
@@ -109,7 +110,7 @@ impl Inheritance {
 }
 
 impl Kept {
-    fn new(epoch: Epoch) -> Self {
+    pub(super) fn new(epoch: Epoch) -> Self {
         Self { epoch, process: None, executed: false, exit: None, failure: None }
     }
 }

@@ -10,6 +10,7 @@ use super::past;
 use crate::api;
 use crate::execute::tree::{self, Kind, Trees};
 use crate::guardian::client::GuardianClient;
+use crate::guardian::launch::LEAVE;
 use crate::guardian::protocol::{GuardianEvent, HostSignal, StoreKey};
 use crate::keeper::client::KeeperClient;
 use crate::knowledge::journal::{Journal, Replay};
@@ -32,6 +33,7 @@ use std::ffi::OsString;
 use std::fs::DirBuilder;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -45,7 +47,7 @@ const KEEPER_FD: RawFd = 4;
 
 /// How long the start waits for processes of an earlier Hale to be gone. They get SIGKILL, so this is the time of the
 /// kernel; what is still there then keeps its service, or Hale, from starting.
-const LEFTOVERS_WITHIN: Duration = Duration::from_secs(5);
+pub(super) const LEFTOVERS_WITHIN: Duration = Duration::from_secs(5);
 
 /// How many threads may do what can block for probes: name lookups and exec preparations, four at once each.
 const BLOCKING_THREADS: usize = 16;
@@ -101,9 +103,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 fn run(args: impl IntoIterator<Item = OsString>) -> Result<Ended, StartError> {
     let mut args = args.into_iter().map(PathBuf::from);
-    let (Some(own), Some(runtime_dir), Some(file)) = (args.next(), args.next(), args.next()) else {
-        return Err(StartError::NotByGuardian);
-    };
+    let (Some(own), Some(without_guardian)) = (args.next(), args.next()) else { return Err(StartError::NotByGuardian) };
+    let (Some(runtime_dir), Some(file)) = (args.next(), args.next()) else { return Err(StartError::NotByGuardian) };
     let own = own.to_string_lossy().into_owned();
     let socket = |number| take_inherited(number).map_err(|_| StartError::NotByGuardian);
     let (guardian, keeper) = (socket(GUARDIAN_FD)?, socket(KEEPER_FD)?);
@@ -193,6 +194,7 @@ fn run(args: impl IntoIterator<Item = OsString>) -> Result<Ended, StartError> {
         trees,
         console,
         collector,
+        leaves_services: without_guardian.as_os_str().as_bytes() == LEAVE.to_bytes(),
     };
     past::read(host_policy, boot_id(), &to_past);
     let mut host = DaemonHost::new(parts, &in_force.policy, first).map_err(failed("listen to the kernel"))?;

@@ -8,7 +8,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
 use rustix::fs::{Mode, OFlags, fcntl_getfl, fcntl_setfl, openat};
 use rustix::io::Errno;
-use rustix::process::{Resource, Rlimit};
+use rustix::process::{Pid, Resource, Rlimit, Signal};
 use rustix::thread::{Gid, Uid};
 use std::cell::Cell;
 use std::ffi::{CStr, c_char};
@@ -136,6 +136,8 @@ pub struct Plan<'a> {
     /// Whether the child may leave the descriptors at and above [`LOW_FDS`] behind without copying them. All that
     /// the plan names must be below then, and stay open here until [`STATUS_APART`] arrives.
     pub leave_high_fds: bool,
+    /// The process that makes it, if the kernel is to kill the child when that one ends (PR_SET_PDEATHSIG, prctl(2)).
+    pub dies_with: Option<Pid>,
     /// The writing end of the status pipe, closed by exec: [`STATUS_APART`], then a failure or the end.
     pub status: BorrowedFd<'a>,
     /// Its descriptors.
@@ -290,6 +292,13 @@ fn prepare(plan: &Plan<'_>, flags: u64, status: &mut BorrowedFd<'_>) -> Result<(
     }
     rustix::io::write(*status, &[STATUS_APART]).map_err(at(Step::Stdio))?;
     rustix::process::setsid().map_err(at(Step::Session))?;
+    if let Some(parent) = plan.dies_with {
+        rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).map_err(at(Step::Signals))?;
+        // It may have ended before.
+        if rustix::process::getppid() != Some(parent) {
+            return Err((Step::Signals, Errno::CHILD));
+        }
+    }
     if let Some(cgroup) = plan.cgroup
         && flags & CLONE_INTO_CGROUP == 0
     {

@@ -1,8 +1,9 @@
 //! File descriptors that were inherited: which of them exec keeps, and taking them over.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 /// Marks every descriptor from `first` on to be closed by exec. Linux 5.11 and newer; older kernels leave them.
 pub fn close_on_exec_from(first: RawFd) {
@@ -17,20 +18,18 @@ pub fn has_close_range() -> bool {
     unsafe { libc::syscall(libc::SYS_close_range, RawFd::MAX, RawFd::MAX, 0) == 0 }
 }
 
-/// Takes over a descriptor that this process was started with, 0 to 63, once. It is closed by exec from now on.
+/// Takes over a descriptor that this process was started with, once. It is closed by exec from now on.
 ///
 /// # Errors
 ///
 /// It is not open, or was taken already.
 pub fn take_inherited(number: RawFd) -> io::Result<OwnedFd> {
-    static TAKEN: AtomicU64 = AtomicU64::new(0);
-    let bit = u32::try_from(number).ok().and_then(|number| 1_u64.checked_shl(number));
-    let bit = bit.ok_or_else(|| io::Error::from_raw_os_error(libc::EBADF))?;
+    static TAKEN: Mutex<BTreeSet<RawFd>> = Mutex::new(BTreeSet::new());
     // SAFETY: setting a flag of a number that may not be open has no effect on memory.
     if unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } != 0 {
         return Err(io::Error::last_os_error());
     }
-    if TAKEN.fetch_or(bit, Ordering::AcqRel) & bit != 0 {
+    if !TAKEN.lock().unwrap_or_else(PoisonError::into_inner).insert(number) {
         return Err(io::Error::from_raw_os_error(libc::EBUSY));
     }
     // SAFETY: it is open, and nobody else owns it: it came through exec, and is taken here only once.

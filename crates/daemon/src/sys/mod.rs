@@ -4,6 +4,7 @@ pub mod child;
 pub mod datagram;
 pub mod fds;
 pub mod packet;
+pub mod pidfd;
 pub mod signals;
 pub mod strict;
 pub mod users;

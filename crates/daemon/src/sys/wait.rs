@@ -15,6 +15,8 @@ pub enum Exit {
         /// Whether the kernel wrote a core dump.
         core_dumped: bool,
     },
+    /// It ended while no guardian was there, and the kernel does not tell afterwards how.
+    Unknown,
 }
 
 /// Reaps one child that has ended, this one or whichever, and gives its pid; `None` when there is none now. Never

@@ -5,11 +5,13 @@ use crate::configuration;
 use crate::exit::Exit;
 use crate::failure::Failure;
 use hale_daemon::execute::tree::delegate;
-use hale_daemon::guardian::launch::{Launch, launch};
+use hale_daemon::guardian::launch::{Launch, launch, resume};
 use std::path::{Path, PathBuf};
 
 /// Checks the configuration and becomes the guardian; returns only when it cannot.
 pub fn run(file: Option<PathBuf>, global: &Global) -> Result<Exit, Failure> {
+    // The policy in force is the one that the services run under; only a reload reads the file.
+    resume().map_err(|error| Failure::new(Exit::Failed, "cannot become the next guardian").because(error))?;
     let path = configuration::path(file, global)?;
     let loaded = configuration::load(&path)?;
     configuration::warn(&loaded);

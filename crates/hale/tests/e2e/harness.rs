@@ -36,6 +36,8 @@ pub struct Place {
     read: Cell<usize>,
     /// What runs in front of `hale`, for another user.
     pub wrapper: Vec<String>,
+    /// That is a stand-in for systemd, and `hale` is its child.
+    under_init: bool,
 }
 
 impl Place {
@@ -49,7 +51,7 @@ impl Place {
         assert!(Command::new("mkfifo").args(["-m", "666"]).arg(&pipe).status().unwrap().success());
         // Open for both: it neither waits for a writer nor ends when one is gone.
         let reports = Lines::follow(File::options().read(true).write(true).open(&pipe).unwrap());
-        Self { directory, address, reports, read: Cell::new(0), wrapper: Vec::new() }
+        Self { directory, address, reports, read: Cell::new(0), wrapper: Vec::new(), under_init: false }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -88,11 +90,17 @@ impl Place {
 
     /// `hale`, as the user of this place.
     pub fn command(&self) -> Command {
+        // The stand-in for systemd starts Hale, and nothing else.
+        let wrapper = if self.under_init { &[] } else { &self.wrapper[..] };
+        self.command_behind(wrapper)
+    }
+
+    fn command_behind(&self, wrapper: &[String]) -> Command {
         let binary = match self.path("hale") {
             copied if copied.exists() => copied,
             _ => PathBuf::from(env!("CARGO_BIN_EXE_hale")),
         };
-        let mut words = self.wrapper.iter().map(PathBuf::from).chain([binary]);
+        let mut words = wrapper.iter().map(PathBuf::from).chain([binary]);
         let mut command = Command::new(words.next().unwrap());
         command.args(words).env("HALE_CONFIG", self.path("hale.toml")).env_remove("NOTIFY_SOCKET");
         command.current_dir("/").stdin(Stdio::null());
@@ -101,7 +109,7 @@ impl Place {
 
     /// Starts `hale run` with the configuration that is there.
     pub fn hale_again(&self) -> Hale<'_> {
-        let mut command = self.command();
+        let mut command = self.command_behind(&self.wrapper);
         command.arg("run").arg(self.path("hale.toml")).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let lines = Lines::follow(child.stderr.take().unwrap());
@@ -259,29 +267,31 @@ pub struct Hale<'a> {
 }
 
 impl Hale<'_> {
-    /// The guardian's process id.
+    /// The guardian's process id, as soon as there is one.
+    #[track_caller]
     pub fn guardian(&self) -> i32 {
-        self.child.id().cast_signed()
+        let child = self.child.id().cast_signed();
+        if self.place.under_init { self.own("guardian", child) } else { child }
     }
 
     /// The keeper's, as soon as there is one.
     #[track_caller]
     pub fn keeper(&self) -> i32 {
-        self.own("keeper")
+        self.own("keeper", self.guardian())
     }
 
     /// The supervisor's, as soon as there is one.
     #[track_caller]
     pub fn supervisor(&self) -> i32 {
-        self.own("supervisor")
+        self.own("supervisor", self.guardian())
     }
 
     #[track_caller]
-    fn own(&self, part: &str) -> i32 {
+    fn own(&self, part: &str, parent: i32) -> i32 {
         let is_it = |pid: &i32| words(*pid).get(1).is_some_and(|word| word == part) && !is_zombie(*pid);
         let begin = Instant::now();
         loop {
-            if let Some(pid) = children(self.guardian()).into_iter().find(is_it) {
+            if let Some(pid) = children(parent).into_iter().find(is_it) {
                 return pid;
             }
             assert!(begin.elapsed() < PATIENCE, "there is no {part}");
@@ -336,7 +346,7 @@ impl Hale<'_> {
     /// Waits for its end, and gives the exit code.
     #[track_caller]
     pub fn wait(&mut self) -> Option<i32> {
-        await_end(self.guardian());
+        await_end(self.child.id().cast_signed());
         self.ended = true;
         self.child.wait().unwrap().code()
     }
@@ -358,7 +368,8 @@ impl Drop for Hale<'_> {
             eprintln!("--- reports\n{}", self.place.reported().join("\n"));
         }
         if !self.ended {
-            let own = children(self.guardian());
+            let mut own = children(self.child.id().cast_signed());
+            own.extend(own.clone().into_iter().flat_map(children));
             let _ = self.child.kill();
             let _ = self.child.wait();
             for pid in own.into_iter().chain(self.place.living()) {
@@ -514,4 +525,86 @@ pub fn as_nobody(place: &mut Place) {
     std::os::unix::fs::chown(place.directory.path(), Some(NOBODY), Some(NOBODY)).unwrap();
     let ids = ["--reuid", "65534", "--regid", "65534", "--clear-groups", "--no-new-privs"];
     place.wrapper = ["setpriv"].into_iter().chain(ids).map(str::to_owned).collect();
+}
+
+/// Keeps descriptors and starts `hale` again as systemd does (sd_notify(3), FileDescriptorStoreMax=), reaps orphans, and
+/// ends with it when it ended in order. Before it starts it again it waits until somebody has written to the pipe `gate`.
+const INIT: &str = r#"
+import array, ctypes, os, select, signal, socket, sys
+directory, command = sys.argv[1], sys.argv[2:]
+ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
+path = os.path.join(directory, "init.sock")
+notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+notify.bind(path)
+notify.setblocking(False)
+store = []
+def report(text):
+    with open(os.path.join(directory, "reports"), "w") as reports:
+        reports.write(text + "\n")
+def hear():
+    while True:
+        try:
+            message, fds, _, _ = socket.recv_fds(notify, 4096, 16)
+        except BlockingIOError:
+            return
+        fields = dict(line.split("=", 1) for line in message.decode().splitlines())
+        name = fields.get("FDNAME", "stored")
+        if fields.get("FDSTOREREMOVE") == "1":
+            for entry in [entry for entry in store if entry[0] == name]:
+                store.remove(entry)
+                os.close(entry[1])
+        elif fields.get("FDSTORE") == "1":
+            assert fields["FDPOLL"] == "0"
+            store.extend((name, fd) for fd in fds)
+        elif "READY" in fields or "STOPPING" in fields:
+            report(f"init: {message.decode()}")
+def start():
+    pid = os.fork()
+    if pid:
+        return pid
+    high = [os.dup(fd) for _, fd in store]
+    while high and min(high) < 3 + len(store):
+        high = [os.dup(fd) for fd in high]
+    for number, fd in enumerate(high):
+        os.dup2(fd, 3 + number, inheritable=True)
+    os.closerange(3 + len(high), 4096)
+    environment = dict(os.environ, NOTIFY_SOCKET=path)
+    if high:
+        environment.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS=str(len(high)), LISTEN_FDNAMES=":".join(name for name, _ in store))
+    os.execvpe(command[0], command, environment)
+woken, wakes = os.pipe()
+os.set_blocking(wakes, False)
+signal.set_wakeup_fd(wakes)
+signal.signal(signal.SIGCHLD, lambda *_: None)
+main = start()
+while True:
+    select.select([notify, woken], [], [])
+    ready = select.select([woken], [], [], 0)[0]
+    if ready:
+        os.read(woken, 4096)
+    hear()
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            pid = 0
+        if pid == 0:
+            break
+        if pid != main:
+            continue
+        hear()
+        if os.WIFEXITED(status):
+            report(f"init: the end, {len(store)} kept: {' '.join(name for name, _ in store if name == 'hale.began')}")
+            sys.exit(os.WEXITSTATUS(status))
+        report(f"init: lost, {len(store)} kept")
+        open(os.path.join(directory, "gate")).read()
+        main = start()
+"#;
+
+/// Puts a stand-in for systemd in front of Hale.
+pub fn under_init(place: &mut Place) {
+    place.write("init.py", INIT);
+    assert!(Command::new("mkfifo").arg(place.path("gate")).status().unwrap().success());
+    place.wrapper = vec![python(), place.text("@D/init.py"), place.text("@D")];
+    place.under_init = true;
 }

@@ -3,6 +3,7 @@
 
 mod field;
 mod full_disk;
+mod guardian_lost;
 mod harness;
 mod lifecycle;
 mod listen;

@@ -1,10 +1,11 @@
 //! Ending what an earlier Hale of this instance left running, before anything is started.
 
-use super::cgroup::Group;
+use super::cgroup::{self, Group};
 use super::process::{Handle, Identity};
 use super::tags::{Evidence, Search, Tag};
-use super::{Trees, group_name, pidfd_inode};
+use super::{Trees, group_name, pidfd_inode, service_group};
 use hale_core::event::Process;
+use hale_core::ids::Name;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::Signal;
 use std::collections::{BTreeMap, BTreeSet};
@@ -48,19 +49,47 @@ impl Trees {
     ///
     /// /proc or the groups cannot be read: then nobody knows, and nothing may be started.
     pub fn end_leftovers(&self, known: &[Process], deadline: Duration) -> io::Result<Leftovers> {
-        let until = Instant::now() + deadline;
-        let groups = self.earlier_groups(known)?;
-        let mains = mains(known)?;
+        let ours = Tag::StartsWith(format!("{}:", self.instance));
+        let leftovers = self.end(&self.earlier_groups(known)?, &ours, &mains(known)?, Instant::now() + deadline)?;
+        if let Some(group) = &self.group {
+            // What could not be removed is taken up again.
+            let _ = group.remove_below();
+        }
+        Ok(leftovers)
+    }
+
+    /// The same for one service, of which `known` is the newest main process on record, and no other: for when its guardian
+    /// was lost and the next one knows nothing of it. To be called before its [`Trees::prepare`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn end_service(&self, service: &Name, known: Option<&Process>, until: Instant) -> io::Result<Leftovers> {
+        let name = service_group(service);
+        let group = self.group.as_ref().map(|group| group.existing_child(&name)).transpose();
+        let group = match group {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            group => group?,
+        };
+        if let Some(group) = &group
+            && !cgroup::is_populated(&group.events()?)?
+        {
+            return Ok(Leftovers::default());
+        }
+        let tag = Tag::Exactly(self.tag(service.as_str()));
+        let leftovers = self.end(group.as_slice(), &tag, &mains(known.map(std::slice::from_ref).unwrap_or_default())?, until)?;
+        // A group that was killed in is never used again (docs/decisions/0008); what is not empty is refused later.
+        let _ = self.remove(service);
+        Ok(leftovers)
+    }
+
+    fn end(&self, groups: &[Group], tag: &Tag, mains: &[Identity], until: Instant) -> io::Result<Leftovers> {
         let mut found = BTreeMap::new();
         loop {
             let mut round = Round::default();
-            self.kill_all(&groups, &mains, &mut round)?;
+            self.kill_all(groups, tag, mains, &mut round)?;
             found.extend(round.living.iter().map(|leftover| (leftover.pid, *leftover)));
             if round.living.is_empty() || Instant::now() >= until {
-                if let Some(group) = &self.group {
-                    // What could not be removed is taken up again.
-                    let _ = group.remove_below();
-                }
                 return Ok(Leftovers { found: found.into_values().collect(), remaining: round.living });
             }
             wait_for(round.pidfds, until)?;
@@ -84,7 +113,7 @@ impl Trees {
         Ok(groups.filter(|group| own.as_deref().is_none_or(|own| !group.contains(own))).collect())
     }
 
-    fn kill_all(&self, groups: &[Group], mains: &[Identity], round: &mut Round) -> io::Result<()> {
+    fn kill_all(&self, groups: &[Group], tag: &Tag, mains: &[Identity], round: &mut Round) -> io::Result<()> {
         for group in groups {
             // The list first: it says who was there.
             let result = group.each(|handle| round.add(&handle, Evidence::Cgroup)).and_then(|()| group.kill());
@@ -95,8 +124,7 @@ impl Trees {
                 return Err(error);
             }
         }
-        let tag = Tag::StartsWith(format!("{}:", self.instance));
-        Search { tag: &tag, mains, adopters: self.adopters }.each(|handle, _, evidence| {
+        Search { tag, mains, adopters: self.adopters }.each(|handle, _, evidence| {
             round.add(handle, evidence)?;
             // A refusal shows in what remains.
             let _ = handle.send(Signal::KILL);

@@ -46,6 +46,7 @@ fn comes_to_exec(trial: &Group) -> io::Result<bool> {
     };
     let plan = Plan {
         leave_high_fds: false,
+        dies_with: None,
         status: status_end.as_fd(),
         fds: ProgramFds::Service { output: null.as_fd(), passed: &[] },
         cgroup: Some(trial.fd()),

@@ -75,6 +75,7 @@ impl Process {
         let too_many = || Verdict::wrong("too many arguments or variables");
         let plan = Plan {
             leave_high_fds: false,
+            dies_with: None,
             status: status_end.as_fd(),
             fds: ProgramFds::Service { output: output_end.as_fd(), passed: &[] },
             cgroup: group.fd(),

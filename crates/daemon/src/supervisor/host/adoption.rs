@@ -4,7 +4,8 @@ use super::{DaemonHost, Source, exit_status};
 use crate::execute::listen::ListenSocket;
 use crate::guardian::client::OrderError;
 use crate::guardian::protocol::StoreKey;
-use crate::supervisor::inheritance::Inheritance;
+use crate::supervisor::inheritance::{Inheritance, Kept};
+use crate::supervisor::run::LEFTOVERS_WITHIN;
 use crate::supervisor::service::Hosted;
 use hale_core::event::{Event, Found, Life, Lost, Process};
 use hale_core::ids::Name;
@@ -14,6 +15,7 @@ use hale_core::world::service::Service;
 use rustix::event::epoll;
 use std::collections::BTreeMap;
 use std::io;
+use std::time::Instant;
 
 impl DaemonHost {
     /// Takes over the sockets at which an earlier supervisor has listened for the services, whatever else is known of it:
@@ -49,10 +51,16 @@ impl DaemonHost {
         world: &World,
     ) -> io::Result<()> {
         let mut found = BTreeMap::new();
+        if lost == Lost::Guardian {
+            self.end_unknown(&inherited, world, &mut found)?;
+        }
         for (name, hosted) in &mut self.services {
             let slot = hosted.slot();
             let notify = inherited.stored(StoreKey::Notify(slot));
-            let Some(kept) = inherited.slots.remove(&slot) else { continue };
+            // What survives of a service that the guardian does not know is awaited like what it knows.
+            let survives = |over: &Found| (!over.tree_empty).then(|| Kept::new(over.epoch));
+            let kept = inherited.slots.remove(&slot).or_else(|| found.get(name).and_then(survives));
+            let Some(kept) = kept else { continue };
             hosted.configure(&mut self.parts.keeper)?;
             let (epoch, executed) = (kept.epoch, kept.executed);
             let mut life = match (&kept.exit, &kept.failure, &kept.process) {
@@ -81,7 +89,7 @@ impl DaemonHost {
                     epoll::add(&self.epoll, fd, Source::Notify(slot).data(), epoll::EventFlags::IN)?;
                 }
             }
-            found.insert(name.clone(), Found { epoch, life, tree_empty });
+            found.entry(name.clone()).or_insert(Found { epoch, life, tree_empty });
         }
         let running = |found: &Found| matches!(found.life, Life::Running { .. });
         let running: Vec<Name> =
@@ -92,6 +100,39 @@ impl DaemonHost {
             // What was counted meanwhile nobody was told; what was told before is told once more.
             if let Some(slot) = self.services.get(&name).map(Hosted::slot) {
                 self.hear_memory(slot);
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends what runs of the services whose newest process a new guardian does not have, because the one before had not told
+    /// systemd of it yet, or was not understood. Nothing of a service is started beside what survives.
+    fn end_unknown(
+        &self,
+        inherited: &Inheritance,
+        world: &World,
+        found: &mut BTreeMap<Name, Found>,
+    ) -> io::Result<()> {
+        let until = Instant::now() + LEFTOVERS_WITHIN;
+        for (name, hosted) in &self.services {
+            let kept = inherited.slots.get(&hosted.slot());
+            let service = world.service(name);
+            let epoch = service.and_then(Service::epoch);
+            let runs = |kept: &Kept| kept.process.is_some() && kept.exit.is_none() && kept.failure.is_none();
+            if kept.is_some_and(|kept| runs(kept) || Some(kept.epoch) == epoch) {
+                continue;
+            }
+            let known = service.and_then(Service::process);
+            let left = self.parts.trees.end_service(name, known, until)?;
+            for process in &left.found {
+                self.parts.console.say(&format!(
+                    "{name}: ended pid {}, which the guardian that was lost had told nobody of",
+                    process.pid
+                ));
+            }
+            if let Some(epoch) = epoch {
+                let over = Found { epoch, life: Life::Over, tree_empty: left.remaining.is_empty() };
+                found.insert(name.clone(), over);
             }
         }
         Ok(())

@@ -1,0 +1,189 @@
+//! Taking over from a guardian that was lost: what systemd kept of it comes back as `LISTEN_FDS` (sd_listen_fds(3)).
+//!
+//! Its processes are no children of this one. Their pidfds tell when they end, and on Linux 6.15 and later how.
+
+use crate::guardian::protocol::{Slot, StoreKey};
+use crate::guardian::run::{Guardian, Token};
+use crate::guardian::slots::{Life, OutputPipe};
+use crate::guardian::supervise::Loss;
+use crate::guardian::systemd::{Kept, Systemd};
+use crate::sys::child::LOW_FDS;
+use crate::sys::fds::take_inherited;
+use hale_core::ids::Epoch;
+use rustix::event::epoll::{self, EventFlags};
+use rustix::fs::{MemfdFlags, memfd_create};
+use std::collections::BTreeSet;
+use std::ffi::{CString, OsStr, OsString};
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+
+/// What the first line of a beginning says: another Hale's may look different, and then nothing is taken over.
+const FORMAT: &str = "hale guardian 1";
+
+/// The first descriptor that systemd passes (SD_LISTEN_FDS_START).
+const FIRST_FD: RawFd = 3;
+
+/// How many descriptors keepers share.
+pub(super) const KEEPER_FDS: usize = 5;
+
+/// What a guardian was started with, as it is kept in a memory file for the one after it.
+#[derive(Debug)]
+pub(super) struct Beginning {
+    /// The name that its supervisors take over under.
+    pub name: CString,
+    /// The words behind the binary's descriptor.
+    pub args: Vec<OsString>,
+}
+
+impl Beginning {
+    /// A memory file with it.
+    pub fn write(&self) -> io::Result<OwnedFd> {
+        let mut file = File::from(memfd_create("hale-began", MemfdFlags::CLOEXEC)?);
+        let mut text = FORMAT.as_bytes().to_vec();
+        for word in std::iter::once(self.name.as_bytes()).chain(self.args.iter().map(|arg| arg.as_bytes())) {
+            text.push(0);
+            text.extend_from_slice(word);
+        }
+        file.write_all(&text)?;
+        Ok(file.into())
+    }
+
+    fn parse(text: &[u8]) -> Option<Self> {
+        let mut words = text.split(|&byte| byte == 0);
+        if words.next()? != FORMAT.as_bytes() {
+            return None;
+        }
+        let name = CString::new(words.next()?).ok()?;
+        Some(Self { name, args: words.map(|word| OsStr::from_bytes(word).to_owned()).collect() })
+    }
+}
+
+/// The names of the descriptors that systemd gave to this process, by their number.
+fn passed() -> Vec<(RawFd, String)> {
+    let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u32>().ok());
+    if number("LISTEN_PID") != Some(std::process::id()) {
+        return Vec::new();
+    }
+    let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
+    let count = number("LISTEN_FDS").unwrap_or(0) as usize;
+    (FIRST_FD..).zip(names.split(':').map(str::to_owned)).take(count).collect()
+}
+
+/// What the lost guardian was started with. Takes nothing over yet.
+pub(super) fn beginning() -> Option<Beginning> {
+    let (number, _) = passed().into_iter().find(|(_, name)| Kept::from_name(name) == Some(Kept::Beginning))?;
+    Beginning::parse(&std::fs::read(format!("/proc/self/fd/{number}")).ok()?)
+}
+
+/// Has systemd throw away what it keeps of a Hale that ended in order.
+pub(super) fn discard() {
+    let names: BTreeSet<String> = passed().into_iter().map(|(_, name)| name).collect();
+    let kept: Vec<Kept> = names.iter().filter_map(|name| Kept::from_name(name)).collect();
+    if !kept.is_empty()
+        && let Ok(Some(systemd)) = Systemd::connect(0)
+    {
+        systemd.discard(&kept);
+    }
+}
+
+/// Everything that a lost guardian left, apart from its beginning.
+#[derive(Debug)]
+pub(super) struct Left {
+    pub keepers: [OwnedFd; KEEPER_FDS],
+    pub rest: Rest,
+}
+
+/// What is not shared by its helpers.
+#[derive(Debug, Default)]
+pub(super) struct Rest {
+    processes: Vec<(Slot, Epoch, i32, OwnedFd)>,
+    outputs: Vec<(Slot, OwnedFd)>,
+    stored: Vec<(StoreKey, OwnedFd)>,
+}
+
+impl Left {
+    /// Takes it over; `None`: there is nothing, or not what every guardian leaves. What is not Hale's is closed.
+    pub fn take() -> Option<Self> {
+        let (mut keepers, mut rest) = (Vec::new(), Rest::default());
+        for (number, name) in passed() {
+            let Ok(fd) = take_inherited(number) else { continue };
+            let Ok(fd) = rustix::io::fcntl_dupfd_cloexec(&fd, LOW_FDS) else { continue };
+            match Kept::from_name(&name) {
+                Some(Kept::Keepers(index)) => keepers.push((index, fd)),
+                Some(Kept::Process(slot, epoch, pid)) => rest.processes.push((slot, epoch, pid, fd)),
+                Some(Kept::Output(slot)) => rest.outputs.push((slot, fd)),
+                Some(Kept::Stored(key)) => rest.stored.push((key, fd)),
+                Some(Kept::Beginning) | None => {}
+            }
+        }
+        keepers.sort_by_key(|(index, _)| *index);
+        let keepers: Vec<OwnedFd> = keepers.into_iter().map(|(_, fd)| fd).collect();
+        // An older one of the same slot, whose removal systemd did not hear of, comes first and is written over.
+        rest.processes.sort_by_key(|(slot, epoch, ..)| (*slot, *epoch));
+        Some(Self { keepers: keepers.try_into().ok()?, rest })
+    }
+}
+
+impl Rest {
+    /// Puts all of it where it was, but for what keepers share.
+    pub fn restore(self, guardian: &mut Guardian) {
+        guardian.lost = Some(Loss::Guardian);
+        for (slot, read) in self.outputs {
+            if let Some(entry) = guardian.slots.entry(slot) {
+                entry.pipe = OutputPipe::kept(read).ok();
+                entry.untold.pipe = entry.pipe.is_some();
+            }
+        }
+        for (slot, epoch, pid, pidfd) in self.processes {
+            let token = Token::Adopted(slot).data();
+            let Some(entry) = guardian.slots.entry(slot) else { continue };
+            if let Some(older) = entry.pidfd.take() {
+                let _ = epoll::delete(&guardian.epoll, older);
+                if let Life::Running { pid } = entry.life {
+                    entry.unkept.over(entry.epoch, pid);
+                }
+            }
+            entry.epoch = epoch;
+            entry.life = Life::Running { pid };
+            entry.cgroup = cgroup_of(pid);
+            // What has ended is ready at once.
+            let _ = epoll::add(&guardian.epoll, &pidfd, token, EventFlags::IN);
+            entry.pidfd = Some(pidfd);
+        }
+        for (key, fd) in self.stored {
+            guardian.store.adopt(key, fd);
+        }
+    }
+}
+
+/// The directory of a process's cgroup, for `cgroup.kill`, if it is where it usually is (proc_pid_cgroup(5)).
+fn cgroup_of(pid: i32) -> Option<OwnedFd> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+    let path = text.lines().find_map(|line| line.strip_prefix("0::"))?;
+    // Never the guardian's own, as when the process has ended and its number is somebody else's.
+    let own = std::fs::read_to_string("/proc/self/cgroup").ok()?;
+    if own.lines().any(|line| line.strip_prefix("0::").is_some_and(|own| own.starts_with(path))) {
+        return None;
+    }
+    let mounts = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
+    let dir = mounts.iter().find_map(|mount| File::open(format!("{mount}{path}")).ok())?;
+    rustix::io::fcntl_dupfd_cloexec(dir, LOW_FDS).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsRawFd;
+
+    #[test]
+    fn a_beginning_is_read_as_it_was_written_and_no_other_format_is() {
+        let args = vec![OsString::from("/run/hale"), OsString::new(), OsString::from("a b")];
+        let written = Beginning { name: c"abc".into(), args: args.clone() }.write().unwrap();
+        let text = std::fs::read(format!("/proc/self/fd/{}", written.as_raw_fd())).unwrap();
+        let read = Beginning::parse(&text).unwrap();
+        assert_eq!((read.name.as_c_str(), read.args), (c"abc", args));
+        assert!(Beginning::parse(b"hale guardian 2\0abc").is_none());
+    }
+}

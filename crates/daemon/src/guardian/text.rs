@@ -1,0 +1,53 @@
+//! Text on the stack: the guardian writes lines, paths and names without allocating.
+
+use std::fmt;
+
+/// At most `N` bytes of text; what does not fit is cut.
+#[derive(Debug, Clone, Copy)]
+pub struct Text<const N: usize> {
+    bytes: [u8; N],
+    length: usize,
+}
+
+impl<const N: usize> Text<N> {
+    /// Nothing yet.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { bytes: [0; N], length: 0 }
+    }
+
+    /// What was written so far.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
+}
+
+impl<const N: usize> Default for Text<N> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<const N: usize> fmt::Write for Text<N> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let room = &mut self.bytes[self.length..];
+        let taken = text.len().min(room.len());
+        room[..taken].copy_from_slice(&text.as_bytes()[..taken]);
+        self.length += taken;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fmt::Write;
+
+    #[test]
+    fn what_does_not_fit_is_cut() {
+        let mut text = Text::<6>::new();
+        write!(text, "{}-{}", 12, "long").unwrap();
+        assert_eq!(text.bytes(), b"12-lon");
+    }
+}
