@@ -1,7 +1,7 @@
 //! Supervisor and keeper: the guardian's own binary again, with the sockets between them.
 
-use crate::sys::child::{Plan, PointerSpace, Program, ProgramFds, Step, spawn};
 use crate::guardian::adopt::KEEPER_FDS;
+use crate::sys::child::{Plan, PointerSpace, Program, ProgramFds, Step, spawn};
 use rustix::io::Errno;
 use rustix::process::Pid;
 use std::ffi::CString;

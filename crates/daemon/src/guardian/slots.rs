@@ -1,10 +1,10 @@
 //! The table of all services' processes: what runs, how it ended, and what was not told yet.
 
+use crate::guardian::end::kill;
 use crate::guardian::marker::End;
 use crate::guardian::protocol::{Slot, SpawnFailure};
 use crate::guardian::systemd::Unkept;
 use crate::guardian::tell::Untold;
-use crate::guardian::end::kill;
 use hale_core::ids::Epoch;
 use rustix::process::{Signal, pidfd_send_signal};
 use std::os::fd::OwnedFd;

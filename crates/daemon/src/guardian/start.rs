@@ -4,9 +4,9 @@ use crate::guardian::adopt::{self, Beginning, KEEPER_FDS, Left};
 use crate::guardian::end::Phase;
 use crate::guardian::hardware::{self, Hardware};
 use crate::guardian::helpers::Helpers;
+use crate::guardian::launch::{END, LEAVE};
 use crate::guardian::lock::lock;
 use crate::guardian::progress::Progress;
-use crate::guardian::launch::{END, LEAVE};
 use crate::guardian::protocol::{MAX_GROUPS, MAX_ORDER_BYTES, MAX_SERVICES, MAX_STRINGS};
 use crate::guardian::run::{Guardian, Token, now_ms};
 use crate::guardian::slots::Slots;
@@ -208,8 +208,7 @@ fn shared_by_helpers() -> Result<[OwnedFd; KEEPER_FDS], StartError> {
     let failed = |error: io::Error| StartError::Kernel { what: "socket, pipe and memory file", source: error };
     let (supervisors_keeper, keepers_supervisor) = packet::pair().map_err(failed)?;
     let (staging_read, staging_write) = pipe_with(PipeFlags::CLOEXEC).map_err(|errno| failed(errno.into()))?;
-    let staged_slot =
-        memfd_create("hale-staged-slot", MemfdFlags::CLOEXEC).map_err(|errno| failed(errno.into()))?;
+    let staged_slot = memfd_create("hale-staged-slot", MemfdFlags::CLOEXEC).map_err(|errno| failed(errno.into()))?;
     Ok([
         high(supervisors_keeper)?,
         high(keepers_supervisor)?,
@@ -253,5 +252,9 @@ fn environment() -> Vec<CString> {
     const OWN: [&str; 7] =
         ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "FDSTORE"];
     let pair = |(name, value): (OsString, OsString)| CString::new([name.as_bytes(), b"=", value.as_bytes()].concat());
-    std::env::vars_os().filter(|(name, _)| !OWN.iter().any(|own| name == own)).map(pair).filter_map(Result::ok).collect()
+    std::env::vars_os()
+        .filter(|(name, _)| !OWN.iter().any(|own| name == own))
+        .map(pair)
+        .filter_map(Result::ok)
+        .collect()
 }

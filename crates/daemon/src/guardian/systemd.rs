@@ -215,7 +215,6 @@ impl Systemd {
         self.full = matches!(send(&self.socket, message.bytes(), fd), Ok(Sent::Full));
         !self.full
     }
-
 }
 
 impl Guardian {

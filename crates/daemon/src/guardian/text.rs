@@ -47,7 +47,7 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_cut() {
         let mut text = Text::<6>::new();
-        write!(text, "{}-{}", 12, "long").unwrap();
+        write!(text, "{}-long", 12).unwrap();
         assert_eq!(text.bytes(), b"12-lon");
     }
 }

@@ -8,14 +8,16 @@ use hale_daemon::sys::child::Step;
 use hale_daemon::sys::packet::{Sent, send};
 use hale_daemon::sys::wait::Exit;
 use rustix::process::Signal;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CString;
 use std::fs;
 use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 pub const TESTS: &[Test] = &[
     ("guardian::exits_are_told_exactly_and_once", exits_are_told_exactly_and_once),
@@ -47,6 +49,10 @@ pub const TESTS: &[Test] = &[
     (
         "guardian::a_signal_that_a_dying_supervisor_was_told_is_told_to_the_next_one",
         a_signal_that_a_dying_supervisor_was_told_is_told_to_the_next_one,
+    ),
+    (
+        "guardian::systemd_keeps_what_runs_and_nothing_else_however_late_it_reads",
+        systemd_keeps_what_runs_and_nothing_else_however_late_it_reads,
     ),
     (
         "guardian::a_supervisor_that_cannot_start_ends_hale_with_its_code",
@@ -432,6 +438,60 @@ fn a_signal_that_a_dying_supervisor_was_told_is_told_to_the_next_one() {
     hale.next_supervisor();
     assert!(matches!(hale.event(), GuardianEvent::Lost { .. }));
     assert!(matches!(hale.event(), GuardianEvent::Signalled(HostSignal::Terminate)));
+}
+
+fn systemd_keeps_what_runs_and_nothing_else_however_late_it_reads() {
+    const SERVICES: u32 = 40;
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("notify");
+    let systemd = UnixDatagram::bind(&path).unwrap();
+    systemd.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let mut hale = Hale::start_in(directory, &[("NOTIFY_SOCKET", &path)]);
+    hale.proves = true;
+    let shared = ["hale.began"].map(String::from).into_iter().chain((0..5).map(|n| format!("hale.keepers.{n}")));
+    let mut expected: BTreeSet<String> = shared.collect();
+    for slot in 0..SERVICES {
+        hale.spawn_script(slot, 1, "exec sleep 1000");
+        let (pid, _) = hale.expect_running(slot);
+        expected.insert(format!("hale.process.{slot}.1.{pid}"));
+        expected.insert(format!("hale.output.{slot}"));
+    }
+    // One that is over, one that was started again, and one whose slot is gone.
+    for (slot, epoch) in [(SERVICES, 1), (SERVICES + 1, 1), (SERVICES + 2, 1)] {
+        hale.spawn_script(slot, epoch, "exit 3");
+        hale.expect_running(slot);
+        assert!(matches!(hale.event(), GuardianEvent::Exited { .. }));
+    }
+    hale.guardian.ack(Slot(SERVICES), Epoch(1)).unwrap();
+    hale.spawn_script(SERVICES + 1, 2, "exec sleep 1000");
+    let (pid, _) = hale.expect_running(SERVICES + 1);
+    hale.guardian.ack(Slot(SERVICES + 2), Epoch(1)).unwrap();
+    hale.guardian.release(Slot(SERVICES + 2)).unwrap();
+    expected.insert(format!("hale.process.{}.2.{pid}", SERVICES + 1));
+    expected.extend([SERVICES, SERVICES + 1].map(|slot| format!("hale.output.{slot}")));
+    let kept = fs::File::open("/proc/self/comm").unwrap();
+    for key in [StoreKey::ReadApi, StoreKey::ControlApi, StoreKey::ReadApi] {
+        hale.guardian.store(key, kept.as_fd()).unwrap();
+    }
+    hale.guardian.unstore(StoreKey::ControlApi).unwrap();
+    expected.insert("hale.stored.000000000000".into());
+    hale.round_trip();
+
+    let (mut kept, mut ready) = (BTreeSet::new(), 0);
+    let mut message = [0; 256];
+    while kept != expected || ready == 0 {
+        let length = systemd.recv(&mut message).unwrap_or_else(|_| panic!("{kept:?} instead of {expected:?}"));
+        let text = std::str::from_utf8(&message[..length]).unwrap();
+        match text.split('\n').collect::<Vec<_>>()[..] {
+            ["READY=1"] => ready += 1,
+            ["FDSTORE=1", "FDPOLL=0", name] => {
+                assert!(kept.insert(name["FDNAME=".len()..].to_owned()), "{name} is kept twice");
+            }
+            ["FDSTOREREMOVE=1", name] => assert!(kept.remove(&name["FDNAME=".len()..]), "{name} was not kept"),
+            _ => panic!("{text:?}"),
+        }
+    }
+    assert_eq!(ready, 1);
 }
 
 fn a_supervisor_that_cannot_start_ends_hale_with_its_code() {

@@ -119,12 +119,16 @@ pub struct Hale {
 
 impl Hale {
     pub fn start() -> Self {
-        let directory = tempfile::tempdir().unwrap();
+        Self::start_in(tempfile::tempdir().unwrap(), &[])
+    }
+
+    /// In this directory, with these variables.
+    pub fn start_in(directory: tempfile::TempDir, environment: &[(&str, &Path)]) -> Self {
         // Services of other users write to places below it.
         fs::set_permissions(directory.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
         let meeting = directory.path().join("meeting");
         let listener = UnixListener::bind(&meeting).unwrap();
-        let process = Self::command(directory.path()).arg(&meeting).spawn().unwrap();
+        let process = Self::command(directory.path()).arg(&meeting).envs(environment.iter().copied()).spawn().unwrap();
         let (stream, [guardian, keeper]) = meet(&listener);
         let raw = guardian.try_clone().unwrap();
         Self {
@@ -152,6 +156,7 @@ impl Hale {
     pub fn command(directory: &Path) -> Command {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.arg("launch").args([directory.join("run"), directory.join("state")]).stderr(Stdio::piped());
+        command.env_remove("NOTIFY_SOCKET");
         command
     }
 

@@ -21,7 +21,7 @@ fn main() -> ExitCode {
         Some("launch") => return hale::launch(&args.skip(1).collect::<Vec<_>>()),
         Some("guardian") => return hale::guardian(args.skip(1)),
         Some("keeper") => return hale_daemon::keeper::main(args.skip(1)),
-        Some("supervisor") => return hale::supervisor(args.nth(2).unwrap_or_default()),
+        Some("supervisor") => return hale::supervisor(args.nth(3).unwrap_or_default()),
         Some(_) | None => {}
     }
     let tests = [guardian::TESTS, keeper::TESTS].concat();

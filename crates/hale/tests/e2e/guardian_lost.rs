@@ -6,11 +6,6 @@ mod needs_python {
     use crate::harness::{Place, await_end, is_alive, send, under_init};
     use rustix::process::Signal;
 
-    /// Lets the next Hale start.
-    fn open_gate(place: &Place) {
-        std::fs::write(place.path("gate"), "go").unwrap();
-    }
-
     #[test]
     fn the_next_guardian_adopts_everything_and_tells_what_ended_meanwhile_once() {
         let mut place = Place::new();
@@ -32,7 +27,7 @@ mod needs_python {
                 send(bot, Signal::USR1);
                 await_end(bot);
             }
-            open_gate(&place);
+            place.open_gate();
             place.report("READY=1");
             assert_eq!((place.status("web")["pid"].as_i64(), is_alive(web)), (Some(web.into()), true));
             assert_eq!(place.status("web")["restarts"], 0);

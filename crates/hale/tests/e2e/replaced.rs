@@ -21,7 +21,7 @@ impl Random {
 
 mod needs_python {
     use super::*;
-    use crate::harness::python;
+    use crate::harness::{Hale, python, under_init};
     use std::collections::BTreeMap;
 
     const SERVICES: usize = 50;
@@ -99,11 +99,31 @@ while True:
 
     #[test]
     fn killed_again_and_again_under_load_no_service_notices() {
+        storm(&Place::new(), kills(), |random, hale| match random.below(4) {
+            0 => vec![hale.keeper()],
+            1 => vec![hale.supervisor(), hale.keeper()],
+            _ => vec![hale.supervisor()],
+        });
+    }
+
+    /// The same with guardians, whose descriptors are kept by a stand-in for systemd.
+    #[test]
+    fn killed_with_its_guardian_again_and_again_under_load_no_service_notices() {
+        let mut place = Place::new();
+        under_init(&mut place);
+        storm(&place, kills() / 4, |random, hale| match random.below(4) {
+            0 => vec![hale.supervisor()],
+            1 => vec![hale.keeper(), hale.guardian()],
+            _ => vec![hale.guardian()],
+        });
+    }
+
+    /// Kills what `victims` says that often, and looks at everything afterwards.
+    fn storm(place: &Place, kills: u64, victims: impl Fn(&mut Random, &Hale<'_>) -> Vec<i32>) {
         let seed = u64::from(std::process::id());
         println!("seed {seed}");
         let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        let place = Place::new();
-        let hale = start(&place);
+        let hale = start(place);
         // Each says itself that it is up: what Hale prints dies with the one who prints it.
         let up = |number: usize| format!("up {} ", service(number));
         let all: Vec<String> = (0..SERVICES).map(up).collect();
@@ -115,24 +135,24 @@ while True:
         let mut crashes: BTreeMap<usize, u64> = BTreeMap::new();
         // Each that dies before its first proof is waited for twice as long.
         let mut young = 0;
-        for _ in 0..kills() {
+        for _ in 0..kills {
             // One of them crashes while nobody may be there to see it.
             let crashed = (random.below(4) == 0).then(|| random.below(SERVICES as u64) as usize);
             if let Some(number) = crashed {
                 send(pids[number], Signal::USR1);
                 *crashes.entry(number).or_default() += 1;
             }
-            let parts = match random.below(4) {
-                0 => vec![hale.keeper()],
-                1 => vec![hale.supervisor(), hale.keeper()],
-                _ => vec![hale.supervisor()],
-            };
+            let parts = victims(&mut random, &hale);
+            let guardian = hale.guardian();
             // Some die stopped, so that they are behind with what they were told; all at once.
             if random.below(4) == 0 {
                 parts.iter().for_each(|&pid| send(pid, Signal::STOP));
             }
             parts.iter().for_each(|&pid| send(pid, Signal::KILL));
             parts.iter().for_each(|&pid| await_end(pid));
+            if parts.contains(&guardian) {
+                place.open_gate();
+            }
             young += 1;
             if let Some(number) = crashed {
                 pids[number] = pid(&place.report(&up(number)));
@@ -170,7 +190,7 @@ while True:
             assert_eq!(statuses, expected, "{name}: each exit status once, and right");
             assert_eq!(of("spawned").len() as u64, 1 + crashed, "{name}: started once, and once for each crash");
             assert_eq!(of("violated"), Vec::<&serde_json::Value>::new());
-            assert_whole(&place, number, 1 + crashed);
+            assert_whole(place, number, 1 + crashed);
         }
         place.done(&["ledger", "verify"]);
         place.assert_nobody_left();

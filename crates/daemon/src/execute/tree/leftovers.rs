@@ -77,7 +77,8 @@ impl Trees {
             return Ok(Leftovers::default());
         }
         let tag = Tag::Exactly(self.tag(service.as_str()));
-        let leftovers = self.end(group.as_slice(), &tag, &mains(known.map(std::slice::from_ref).unwrap_or_default())?, until)?;
+        let leftovers =
+            self.end(group.as_slice(), &tag, &mains(known.map(std::slice::from_ref).unwrap_or_default())?, until)?;
         // A group that was killed in is never used again (docs/decisions/0008); what is not empty is refused later.
         let _ = self.remove(service);
         Ok(leftovers)

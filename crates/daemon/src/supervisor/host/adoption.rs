@@ -107,12 +107,7 @@ impl DaemonHost {
 
     /// Ends what runs of the services whose newest process a new guardian does not have, because the one before had not told
     /// systemd of it yet, or was not understood. Nothing of a service is started beside what survives.
-    fn end_unknown(
-        &self,
-        inherited: &Inheritance,
-        world: &World,
-        found: &mut BTreeMap<Name, Found>,
-    ) -> io::Result<()> {
+    fn end_unknown(&self, inherited: &Inheritance, world: &World, found: &mut BTreeMap<Name, Found>) -> io::Result<()> {
         let until = Instant::now() + LEFTOVERS_WITHIN;
         for (name, hosted) in &self.services {
             let kept = inherited.slots.get(&hosted.slot());
