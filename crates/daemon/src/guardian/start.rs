@@ -98,6 +98,9 @@ pub fn prepare(args: impl IntoIterator<Item = OsString>) -> Result<Guardian, Sta
     let supervisor_args: Vec<OsString> = args.collect();
 
     close_on_exec_from(3);
+    let open_files = getrlimit(Resource::Nofile);
+    // Best effort: without it, fewer services fit.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: open_files.maximum, maximum: open_files.maximum });
     let (beginning, left) = (adopt::beginning(), Left::take());
     let (beginning, left) = match (beginning, left) {
         (Some(beginning), Some(left)) => (beginning, Some(left)),
@@ -116,9 +119,6 @@ pub fn prepare(args: impl IntoIterator<Item = OsString>) -> Result<Guardian, Sta
 
     let signals = SignalFd::take(&SIGNALS).map_err(kernel("signalfd"))?;
     set_child_subreaper(Some(getpid())).map_err(kernel("becoming the parent of orphans"))?;
-    let open_files = getrlimit(Resource::Nofile);
-    // Best effort: without it, fewer services fit.
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: open_files.maximum, maximum: open_files.maximum });
     let oom_score_adj = lower_oom_score();
     // Best effort: needs a right (CAP_IPC_LOCK) or a limit that is high enough.
     let _ = mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT);
@@ -138,12 +138,13 @@ pub fn prepare(args: impl IntoIterator<Item = OsString>) -> Result<Guardian, Sta
         first.push((Kept::Beginning, high(beginning.write().map_err(kernel("memory file"))?)?));
         systemd.keep_first(first);
     }
-    let without_guardian = if systemd.is_some() { LEAVE } else { END };
+    let has_next = systemd.as_ref().is_some_and(Systemd::keeps);
+    let without_guardian = if has_next { LEAVE } else { END };
     let helpers = Helpers {
         exe,
         null: high(null)?,
         shared,
-        dies_with: systemd.is_some().then(getpid),
+        dies_with: has_next.then(getpid),
         environment: environment(),
         supervisor_argv: [c"hale".into(), c"supervisor".into(), beginning.name, without_guardian.into()]
             .into_iter()

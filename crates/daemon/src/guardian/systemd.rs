@@ -13,6 +13,7 @@ use hale_core::ids::Epoch;
 use rustix::event::epoll::{self, EventFlags};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+use rustix::process::{Pid, getppid};
 use std::ffi::OsStr;
 use std::fmt::{self, Write};
 use std::io;
@@ -125,6 +126,9 @@ impl Unkept {
 #[derive(Debug)]
 pub(super) struct Systemd {
     socket: OwnedFd,
+    /// Whether it started this very process, and so keeps its descriptors and starts a next one. Others have inherited
+    /// `NOTIFY_SOCKET` from a service, or run below another program that listens there.
+    keeps: bool,
     /// There was no room, and it is watched for room.
     full: bool,
     untold_ready: bool,
@@ -160,8 +164,11 @@ impl Systemd {
         let pet_ms = number("WATCHDOG_USEC")
             .filter(|_| number("WATCHDOG_PID").is_none_or(own))
             .map(|usec| (usec / 1_000 / PETS_PER_TIMEOUT).max(1));
+        // Set from systemd 248 on (systemd.exec(5)); before that it is the parent.
+        let keeps = number("SYSTEMD_EXEC_PID").map_or_else(|| getppid().is_some_and(Pid::is_init), own);
         Ok(Some(Self {
             socket,
+            keeps,
             full: false,
             untold_ready: false,
             untold_stopping: false,
@@ -170,6 +177,11 @@ impl Systemd {
             first: Vec::new(),
             removals: Vec::with_capacity(MAX_REMOVALS),
         }))
+    }
+
+    /// Whether a next guardian gets what this one has.
+    pub fn keeps(&self) -> bool {
+        self.keeps
     }
 
     /// When it wants to hear of life.
@@ -183,11 +195,11 @@ impl Systemd {
     }
 
     fn keep(&mut self, what: Kept, fd: BorrowedFd<'_>) -> bool {
-        self.send(format_args!("FDSTORE=1\nFDPOLL=0\nFDNAME={what}"), Some(fd))
+        !self.keeps || self.send(format_args!("FDSTORE=1\nFDPOLL=0\nFDNAME={what}"), Some(fd))
     }
 
     fn remove(&mut self, what: Kept) -> bool {
-        self.send(format_args!("FDSTOREREMOVE=1\nFDNAME={what}"), None)
+        !self.keeps || self.send(format_args!("FDSTOREREMOVE=1\nFDNAME={what}"), None)
     }
 
     /// Removes all of these, waiting for room: before there is a guardian.

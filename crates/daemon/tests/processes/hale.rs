@@ -154,7 +154,9 @@ impl Hale {
 
     /// `launch` with the directories of a test.
     pub fn command(directory: &Path) -> Command {
-        let mut command = Command::new(std::env::current_exe().unwrap());
+        // As systemd tells the process that it starts (systemd.exec(5)).
+        let mut command = Command::new("sh");
+        command.args(["-c", "SYSTEMD_EXEC_PID=$$ exec \"$0\" \"$@\""]).arg(std::env::current_exe().unwrap());
         command.arg("launch").args([directory.join("run"), directory.join("state")]).stderr(Stdio::piped());
         command.env_remove("NOTIFY_SOCKET");
         command

@@ -573,7 +573,7 @@ def start():
     for number, fd in enumerate(high):
         os.dup2(fd, 3 + number, inheritable=True)
     os.closerange(3 + len(high), 4096)
-    environment = dict(os.environ, NOTIFY_SOCKET=path)
+    environment = dict(os.environ, NOTIFY_SOCKET=path, SYSTEMD_EXEC_PID=str(os.getpid()))
     if high:
         environment.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS=str(len(high)), LISTEN_FDNAMES=":".join(name for name, _ in store))
     os.execvpe(command[0], command, environment)
