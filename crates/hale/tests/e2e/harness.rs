@@ -356,6 +356,17 @@ impl Hale<'_> {
         self.child.wait().unwrap().code()
     }
 
+    /// Kills guardian, supervisor and keeper at once, as nothing in Hale can: none of them sees another one end.
+    #[track_caller]
+    pub fn kill_all(mut self) {
+        let own = [self.supervisor(), self.keeper(), self.guardian()];
+        for signal in [Signal::STOP, Signal::KILL] {
+            own.iter().for_each(|&pid| send(pid, signal));
+        }
+        self.wait();
+        own.iter().for_each(|&pid| await_end(pid));
+    }
+
     /// Ends it in order: nothing is left, and the ledger is whole.
     #[track_caller]
     pub fn stop(mut self) {

@@ -97,8 +97,9 @@ impl Clients {
 
 mod needs_python {
     use super::*;
+    use crate::harness::{Hale, under_init};
 
-    fn start(place: &Place) -> crate::harness::Hale<'_> {
+    fn start(place: &Place) -> Hale<'_> {
         place.write("server.py", SERVER);
         place.hale(&SERVICE.replace("@Y", &python()))
     }
@@ -134,19 +135,30 @@ mod needs_python {
 
     #[test]
     fn no_connection_is_refused_while_supervisor_and_service_are_killed() {
-        let place = Place::new();
-        let hale = start(&place);
+        killed_with(&Place::new(), |hale| hale.supervisor(), |_| ());
+    }
+
+    #[test]
+    fn no_connection_is_refused_while_guardian_and_service_are_killed() {
+        let mut place = Place::new();
+        under_init(&mut place);
+        killed_with(&place, |hale| hale.guardian(), Place::open_gate);
+    }
+
+    fn killed_with(place: &Place, victim: impl Fn(&Hale<'_>) -> i32, after: impl Fn(&Place)) {
+        let hale = start(place);
         let mut pid = hale.ready("bot");
         let clients = Clients::start(place.address);
         for round in 0..10 {
-            let old = hale.supervisor();
-            // The service dies before, with, or after its supervisor; or not at all.
+            let old = victim(&hale);
+            // The service dies before, with, or after it; or not at all.
             if round % 3 != 2 {
                 send(pid, Signal::KILL);
             }
             send(old, Signal::KILL);
             await_end(old);
-            let (name, answering) = std::iter::repeat_with(|| ask_unix(&place)).find_map(|answer| answer).unwrap();
+            after(place);
+            let (name, answering) = std::iter::repeat_with(|| ask_unix(place)).find_map(|answer| answer).unwrap();
             assert_eq!((&*name, answering == pid), ("local", round % 3 == 2));
             pid = answering;
             assert_eq!(place.status("bot")["pid"], pid);

@@ -61,7 +61,7 @@ while True:
         40 + number as u64
     }
 
-    fn start(place: &Place) -> crate::harness::Hale<'_> {
+    fn start(place: &Place, services: usize) -> Hale<'_> {
         place.write("writer.py", WRITER);
         let one = |number: usize| {
             format!(
@@ -72,7 +72,7 @@ while True:
                 status = status(number),
             )
         };
-        place.hale(&(0..SERVICES).map(one).collect::<String>())
+        place.hale(&(0..services).map(one).collect::<String>())
     }
 
     /// Every line of every process is there once, in order, up to its last word.
@@ -118,12 +118,36 @@ while True:
         });
     }
 
+    /// Without systemd nobody has what a killed guardian had: what it left behind is ended before anything is started.
+    #[test]
+    fn killed_as_a_whole_and_started_again_nothing_ever_runs_twice() {
+        let place = Place::new();
+        // Ten: each round starts all of them, and that takes far longer than killing does.
+        let mut hale = start(&place, 10);
+        let up: Vec<String> = (0..10).map(|number| format!("up {} ", service(number))).collect();
+        let up: Vec<&str> = up.iter().map(String::as_str).collect();
+        for round in 0..kills() / 4 {
+            // Some are killed before all services are up.
+            if round % 4 != 3 {
+                place.reports(&up);
+            }
+            hale.kill_all();
+            hale = place.hale_again();
+        }
+        place.reports(&up);
+        assert_eq!(place.json(&["status"])["services"].as_array().unwrap().len(), 10);
+        let reported = place.reported();
+        assert!(!reported.iter().any(|line| line.starts_with("double")), "{reported:?}");
+        assert_eq!(place.living().len(), 10);
+        hale.stop();
+    }
+
     /// Kills what `victims` says that often, and looks at everything afterwards.
     fn storm(place: &Place, kills: u64, victims: impl Fn(&mut Random, &Hale<'_>) -> Vec<i32>) {
         let seed = u64::from(std::process::id());
         println!("seed {seed}");
         let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        let hale = start(place);
+        let hale = start(place, SERVICES);
         // Each says itself that it is up: what Hale prints dies with the one who prints it.
         let up = |number: usize| format!("up {} ", service(number));
         let all: Vec<String> = (0..SERVICES).map(up).collect();
