@@ -28,6 +28,10 @@ mod needs_python {
                 await_end(bot);
             }
             place.open_gate();
+            if round == 1 {
+                // Most likely before it has taken over: the one after it is told of the guardian, too.
+                send(hale.supervisor(), Signal::KILL);
+            }
             place.report("READY=1");
             assert_eq!((place.status("web")["pid"].as_i64(), is_alive(web)), (Some(web.into()), true));
             assert_eq!(place.status("web")["restarts"], 0);
@@ -38,8 +42,8 @@ mod needs_python {
         assert_eq!(exits.len(), 1, "{exits:?}");
         let exact = serde_json::json!({"code": 41});
         assert!(exits[0]["status"] == exact || exits[0]["status"] == "unknown", "{exits:?}");
-        let lost: Vec<_> = place.records("", "took_over").into_iter().map(|record| record["lost"].clone()).collect();
-        assert_eq!(lost, vec![serde_json::json!({"how": "guardian"}); 3]);
+        let lost = place.records("", "took_over").into_iter().filter(|record| record["lost"]["how"] == "guardian");
+        assert!(lost.count() >= 3);
         for service in ["bot", "web"] {
             assert!(place.records(service, "violated").is_empty());
         }
