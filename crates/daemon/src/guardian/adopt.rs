@@ -11,6 +11,7 @@ use crate::sys::child::LOW_FDS;
 use crate::sys::fds::take_inherited;
 use hale_core::ids::Epoch;
 use rustix::event::epoll::{self, EventFlags};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, memfd_create};
 use std::collections::BTreeSet;
 use std::ffi::{CString, OsStr, OsString};
@@ -101,6 +102,7 @@ pub(super) struct Rest {
     processes: Vec<(Slot, Epoch, i32, OwnedFd)>,
     outputs: Vec<(Slot, OwnedFd)>,
     stored: Vec<(StoreKey, OwnedFd)>,
+    names: Vec<Kept>,
 }
 
 impl Left {
@@ -110,7 +112,9 @@ impl Left {
         for (number, name) in passed() {
             let Ok(fd) = take_inherited(number) else { continue };
             let Ok(fd) = rustix::io::fcntl_dupfd_cloexec(&fd, LOW_FDS) else { continue };
-            match Kept::from_name(&name) {
+            let kept = Kept::from_name(&name);
+            rest.names.extend(kept);
+            match kept {
                 Some(Kept::Keepers(index)) => keepers.push((index, fd)),
                 Some(Kept::Process(slot, epoch, pid)) => rest.processes.push((slot, epoch, pid, fd)),
                 Some(Kept::Output(slot)) => rest.outputs.push((slot, fd)),
@@ -130,6 +134,9 @@ impl Rest {
     /// Puts all of it where it was, but for what keepers share.
     pub fn restore(self, guardian: &mut Guardian) {
         guardian.lost = Some(Loss::Guardian);
+        if let Some(systemd) = &mut guardian.systemd {
+            systemd.adopt(self.names.into_iter());
+        }
         for (slot, read) in self.outputs {
             if let Some(entry) = guardian.slots.entry(slot) {
                 entry.pipe = OutputPipe::kept(read).ok();
@@ -147,7 +154,7 @@ impl Rest {
             }
             entry.epoch = epoch;
             entry.life = Life::Running { pid };
-            entry.cgroup = cgroup_of(pid);
+            entry.cgroup = cgroup_of(pid, &pidfd);
             // What has ended is ready at once.
             let _ = epoll::add(&guardian.epoll, &pidfd, token, EventFlags::IN);
             entry.pidfd = Some(pidfd);
@@ -158,13 +165,17 @@ impl Rest {
     }
 }
 
-/// The directory of a process's cgroup, for `cgroup.kill`, if it is where it usually is (proc_pid_cgroup(5)).
-fn cgroup_of(pid: i32) -> Option<OwnedFd> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
-    let path = text.lines().find_map(|line| line.strip_prefix("0::"))?;
-    // Never the guardian's own, as when the process has ended and its number is somebody else's.
-    let own = std::fs::read_to_string("/proc/self/cgroup").ok()?;
-    if own.lines().any(|line| line.strip_prefix("0::").is_some_and(|own| own.starts_with(path))) {
+/// The directory of a process's cgroup, for `cgroup.kill`, if it lives and that is where it usually is (proc_pid_cgroup(5)).
+fn cgroup_of(pid: i32, pidfd: &OwnedFd) -> Option<OwnedFd> {
+    let group = |pid: &str| {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+        Some(text.lines().find_map(|line| line.strip_prefix("0::"))?.to_owned())
+    };
+    let (path, own) = (group(&pid.to_string())?, group("self")?);
+    // What lives now had this number a moment ago; of what has ended it may be somebody else's, and so the group.
+    let lives = poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&Timespec::default())) == Ok(0);
+    // Never one that the guardian itself is in.
+    if !lives || own.starts_with(&path) {
         return None;
     }
     let mounts = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
@@ -176,6 +187,16 @@ fn cgroup_of(pid: i32) -> Option<OwnedFd> {
 mod tests {
     use super::*;
     use std::os::fd::AsRawFd;
+
+    #[test]
+    fn the_group_of_a_process_that_has_ended_is_nobodys() {
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let pidfd =
+            rustix::process::pidfd_open(rustix::process::Pid::from_child(&child), rustix::process::PidfdFlags::empty());
+        child.wait().unwrap();
+        // Somebody else's by then, as far as the number tells.
+        assert!(cgroup_of(1, &pidfd.unwrap()).is_none());
+    }
 
     #[test]
     fn a_beginning_is_read_as_it_was_written_and_no_other_format_is() {

@@ -133,19 +133,16 @@ pub enum StoreKey {
 
 impl StoreKey {
     /// Kind, slot, and which one of the slot.
-    pub(super) fn numbers(self) -> [u8; KEY_BYTES] {
-        let (kind, slot, index) = match self {
+    pub(super) fn parts(self) -> (u8, u32, u8) {
+        match self {
             Self::ReadApi => (0, 0, 0),
             Self::ControlApi => (1, 0, 0),
             Self::Notify(slot) => (2, slot.0, 0),
             Self::Listen(slot, index) => (3, slot.0, index),
-        };
-        let [a, b, c, d] = slot.to_le_bytes();
-        [kind, a, b, c, d, index]
+        }
     }
 
-    pub(super) fn from_numbers([kind, a, b, c, d, index]: [u8; KEY_BYTES]) -> Option<Self> {
-        let slot = u32::from_le_bytes([a, b, c, d]);
+    pub(super) fn from_parts(kind: u8, slot: u32, index: u8) -> Option<Self> {
         match (kind, slot, index) {
             (0, 0, 0) => Some(Self::ReadApi),
             (1, 0, 0) => Some(Self::ControlApi),
@@ -157,6 +154,16 @@ impl StoreKey {
         }
     }
 
+    fn numbers(self) -> [u8; KEY_BYTES] {
+        let (kind, slot, index) = self.parts();
+        let [a, b, c, d] = slot.to_le_bytes();
+        [kind, a, b, c, d, index]
+    }
+
+    fn from_numbers([kind, a, b, c, d, index]: [u8; KEY_BYTES]) -> Option<Self> {
+        Self::from_parts(kind, u32::from_le_bytes([a, b, c, d]), index)
+    }
+
     fn read(reader: &mut Reader<'_>) -> Option<Self> {
         let (bytes, rest) = reader.0.split_first_chunk()?;
         reader.0 = rest;
@@ -165,7 +172,7 @@ impl StoreKey {
 }
 
 /// The length of a [`StoreKey`] in a message.
-pub(super) const KEY_BYTES: usize = 6;
+const KEY_BYTES: usize = 6;
 
 /// What the guardian tells the supervisor.
 #[derive(Debug)]

@@ -3,7 +3,7 @@
 //!
 //! systemd answers nothing, so a descriptor that it could not keep shows only by being missing later.
 
-use crate::guardian::protocol::{KEY_BYTES, MAX_SERVICES, Slot, StoreKey};
+use crate::guardian::protocol::{MAX_SERVICES, Slot, StoreKey};
 use crate::guardian::run::{Guardian, Token, now_ms};
 use crate::guardian::slots::Life;
 use crate::guardian::text::Text;
@@ -27,6 +27,11 @@ const MESSAGE_BYTES: usize = 128;
 /// not read; a descriptor that stays in its store by that is thrown away by the next guardian.
 const MAX_REMOVALS: usize = 1_024;
 
+/// How long the names of all that is kept may be together, in bytes: they come back as one variable of the environment, and a
+/// process with one of more than 128 KiB (`MAX_ARG_STRLEN`, execve(2)) cannot be started: then there would be no next guardian at all.
+/// That is more than two thousand services.
+const MAX_NAMES_BYTES: usize = 120 * 1_024;
+
 /// How long the last message may wait for room, in seconds: PID 1 is busy for that long only when the machine hardly runs,
 /// and what is missed is that the next start throws away what it finds.
 const LAST_WORD_S: i64 = 1;
@@ -49,17 +54,18 @@ pub(super) enum Kept {
     Stored(StoreKey),
 }
 
-/// Allowed are 255 printable characters but the colon (sd_pid_notify_with_fds(3), FDNAME=).
+/// Short, because all of them together are one variable of the next guardian's environment. Allowed are 255 printable
+/// characters but the colon (sd_pid_notify_with_fds(3), FDNAME=).
 impl fmt::Display for Kept {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Beginning => f.write_str("hale.began"),
             Self::Keepers(index) => write!(f, "hale.keepers.{index}"),
-            Self::Process(slot, epoch, pid) => write!(f, "hale.process.{slot}.{epoch}.{pid}"),
-            Self::Output(slot) => write!(f, "hale.output.{slot}"),
+            Self::Process(slot, epoch, pid) => write!(f, "hp.{slot}.{epoch}.{pid}"),
+            Self::Output(slot) => write!(f, "ho.{slot}"),
             Self::Stored(key) => {
-                f.write_str("hale.stored.")?;
-                key.numbers().iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+                let (kind, slot, index) = key.parts();
+                write!(f, "hs.{kind}.{slot}.{index}")
             }
         }
     }
@@ -68,29 +74,30 @@ impl fmt::Display for Kept {
 impl Kept {
     /// Reads a name; `None` when it is none of Hale's.
     pub fn from_name(name: &str) -> Option<Self> {
-        let (kind, rest) = name.strip_prefix("hale.")?.split_once('.').unwrap_or((name.strip_prefix("hale.")?, ""));
+        let (kind, rest) = name.split_once('.')?;
         let slot = |text: &str| text.parse().ok().filter(|&number| number < MAX_SERVICES).map(Slot);
-        let mut numbers = rest.split('.');
+        let mut words = rest.split('.');
+        let mut word = || words.next();
         let kept = match kind {
-            "began" => Self::Beginning,
-            "keepers" => Self::Keepers(rest.parse().ok()?),
-            "output" => Self::Output(slot(rest)?),
-            "process" => {
-                let (slot, epoch, pid) = (slot(numbers.next()?)?, numbers.next()?.parse().ok()?, numbers.next()?);
-                Self::Process(slot, Epoch(epoch), pid.parse().ok()?)
-            }
-            "stored" => {
-                let byte = |at: usize| u8::from_str_radix(rest.get(2 * at..2 * at + 2)?, 16).ok();
-                let mut bytes = [0; KEY_BYTES];
-                for (at, place) in bytes.iter_mut().enumerate() {
-                    *place = byte(at)?;
-                }
-                Self::Stored(StoreKey::from_numbers(bytes)?)
+            "hale" if rest == "began" => Self::Beginning,
+            "hale" => Self::Keepers(rest.strip_prefix("keepers.")?.parse().ok()?),
+            "hp" => Self::Process(slot(word()?)?, Epoch(word()?.parse().ok()?), word()?.parse().ok()?),
+            "ho" => Self::Output(slot(rest)?),
+            "hs" => {
+                let (kind, slot, index) = (word()?.parse().ok()?, word()?.parse().ok()?, word()?.parse().ok()?);
+                Self::Stored(StoreKey::from_parts(kind, slot, index)?)
             }
             _ => return None,
         };
         // Only one spelling is a name.
         (kept.to_string() == name).then_some(kept)
+    }
+
+    /// What its name takes of the variable, with the colon behind it.
+    fn bytes(self) -> usize {
+        let mut name = Text::<MESSAGE_BYTES>::new();
+        let _ = write!(name, "{self}:");
+        name.bytes().len()
     }
 }
 
@@ -129,6 +136,8 @@ pub(super) struct Systemd {
     /// Whether it started this very process, and so keeps its descriptors and starts a next one. Others have inherited
     /// `NOTIFY_SOCKET` from a service, or run below another program that listens there.
     keeps: bool,
+    /// How long the names of all that it keeps are.
+    names_bytes: usize,
     /// There was no room, and it is watched for room.
     full: bool,
     untold_ready: bool,
@@ -169,6 +178,7 @@ impl Systemd {
         Ok(Some(Self {
             socket,
             keeps,
+            names_bytes: 0,
             full: false,
             untold_ready: false,
             untold_stopping: false,
@@ -194,12 +204,32 @@ impl Systemd {
         self.first = first;
     }
 
-    fn keep(&mut self, what: Kept, fd: BorrowedFd<'_>) -> bool {
-        !self.keeps || self.send(format_args!("FDSTORE=1\nFDPOLL=0\nFDNAME={what}"), Some(fd))
+    /// What it has kept for this process.
+    pub fn adopt(&mut self, kept: impl Iterator<Item = Kept>) {
+        self.names_bytes = kept.map(Kept::bytes).sum();
     }
 
+    /// `false`: there is no room now, or too much is kept already.
+    fn keep(&mut self, what: Kept, fd: BorrowedFd<'_>) -> bool {
+        if !self.keeps {
+            return true;
+        }
+        let names_bytes = self.names_bytes + what.bytes();
+        let kept =
+            names_bytes <= MAX_NAMES_BYTES && self.send(format_args!("FDSTORE=1\nFDPOLL=0\nFDNAME={what}"), Some(fd));
+        if kept {
+            self.names_bytes = names_bytes;
+        }
+        kept
+    }
+
+    /// `false`: there is no room now.
     fn remove(&mut self, what: Kept) -> bool {
-        !self.keeps || self.send(format_args!("FDSTOREREMOVE=1\nFDNAME={what}"), None)
+        let removed = !self.keeps || self.send(format_args!("FDSTOREREMOVE=1\nFDNAME={what}"), None);
+        if removed {
+            self.names_bytes = self.names_bytes.saturating_sub(what.bytes());
+        }
+        removed
     }
 
     /// Removes all of these, waiting for room: before there is a guardian.
@@ -372,15 +402,7 @@ mod tests {
             assert!("FDSTOREREMOVE=1\nFDNAME=".len() + name.len() <= MESSAGE_BYTES, "{name}");
             assert_eq!(Kept::from_name(&name), Some(what), "{name}");
         }
-        let strange = [
-            "hale.output.8192",
-            "hale.output.01",
-            "hale.process.1.2",
-            "hale.process.1.2.3.4",
-            "hale.stored.ff",
-            "hale.",
-            "http",
-        ];
+        let strange = ["ho.8192", "ho.01", "hp.1.2", "hp.1.2.3.4", "hs.9.0.0", "hale.", "http"];
         for name in strange {
             assert_eq!(Kept::from_name(name), None, "{name}");
         }

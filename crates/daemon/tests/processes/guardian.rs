@@ -453,8 +453,8 @@ fn systemd_keeps_what_runs_and_nothing_else_however_late_it_reads() {
     for slot in 0..SERVICES {
         hale.spawn_script(slot, 1, "exec sleep 1000");
         let (pid, _) = hale.expect_running(slot);
-        expected.insert(format!("hale.process.{slot}.1.{pid}"));
-        expected.insert(format!("hale.output.{slot}"));
+        expected.insert(format!("hp.{slot}.1.{pid}"));
+        expected.insert(format!("ho.{slot}"));
     }
     // One that is over, one that was started again, and one whose slot is gone.
     for (slot, epoch) in [(SERVICES, 1), (SERVICES + 1, 1), (SERVICES + 2, 1)] {
@@ -467,14 +467,14 @@ fn systemd_keeps_what_runs_and_nothing_else_however_late_it_reads() {
     let (pid, _) = hale.expect_running(SERVICES + 1);
     hale.guardian.ack(Slot(SERVICES + 2), Epoch(1)).unwrap();
     hale.guardian.release(Slot(SERVICES + 2)).unwrap();
-    expected.insert(format!("hale.process.{}.2.{pid}", SERVICES + 1));
-    expected.extend([SERVICES, SERVICES + 1].map(|slot| format!("hale.output.{slot}")));
+    expected.insert(format!("hp.{}.2.{pid}", SERVICES + 1));
+    expected.extend([SERVICES, SERVICES + 1].map(|slot| format!("ho.{slot}")));
     let kept = fs::File::open("/proc/self/comm").unwrap();
     for key in [StoreKey::ReadApi, StoreKey::ControlApi, StoreKey::ReadApi] {
         hale.guardian.store(key, kept.as_fd()).unwrap();
     }
     hale.guardian.unstore(StoreKey::ControlApi).unwrap();
-    expected.insert("hale.stored.000000000000".into());
+    expected.insert("hs.0.0.0".into());
     hale.round_trip();
 
     let (mut kept, mut ready) = (BTreeSet::new(), 0);

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 /// Cuts with a disk that keeps what it took.
-const CUTS: u64 = 3;
+const CUTS: u64 = 10;
 /// The same with `--full`.
 const CUTS_FULL: u64 = 100;
 
