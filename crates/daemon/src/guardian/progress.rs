@@ -22,6 +22,10 @@ const RETRY_MAX_MS: u64 = 5_000;
 /// [`START_MS`], or some twenty died of the same thing.
 const BEYOND_REPLACEMENT_MS: u64 = 2 * START_MS + PATIENCE_MS;
 
+/// Less than this that it could not run is nothing to wait for, in milliseconds: it is what any process on a machine with work
+/// to do waits for a processor now and then.
+const WORTH_WAITING_MS: u64 = 50;
+
 /// What the proofs say.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
@@ -108,6 +112,17 @@ impl Progress {
         Due::Challenge
     }
 
+    /// The supervisor could not run for this long of the time since it was asked, because others did: that is no fault of its own.
+    /// It gets that time again, without being asked anew. Says whether that is worth waiting for.
+    pub fn excuse(&mut self, starved_ms: u64) -> bool {
+        let excused = starved_ms >= WORTH_WAITING_MS;
+        if excused {
+            // The last proof grows old all the same: a machine on which nothing runs is one to be reset.
+            self.due_ms += starved_ms;
+        }
+        excused
+    }
+
     /// This process itself was late: it was stopped, or the machine was too busy for it, and so for the supervisor.
     pub fn credit(&mut self, late_ms: u64) {
         self.due_ms = self.due_ms.saturating_add(late_ms);
@@ -162,6 +177,23 @@ mod tests {
         progress.credit(10_000);
         assert_eq!(progress.due(11_999), Due::Nothing);
         assert_eq!(progress.due(12_000), Due::Lost);
+    }
+
+    #[test]
+    fn what_it_could_not_run_is_given_again_but_no_proof_becomes_younger_by_it() {
+        let mut progress = Progress::default();
+        progress.begin(0);
+        progress.prove(progress.nonce(), 0);
+        assert_eq!(progress.due(500), Due::Challenge);
+        assert_eq!(progress.due(2_000), Due::Lost);
+        assert!(progress.excuse(1_400));
+        assert_eq!(progress.due(3_399), Due::Nothing);
+        assert_eq!(progress.due(3_400), Due::Lost);
+        assert!(!progress.excuse(WORTH_WAITING_MS - 1), "an endless loop wants to run, too");
+        while progress.due_ms() <= BEYOND_REPLACEMENT_MS {
+            assert!(progress.excuse(1_000));
+        }
+        assert!(progress.is_lost_for_good(progress.due_ms()));
     }
 
     #[test]

@@ -53,6 +53,8 @@ pub struct Guardian {
     /// When there is none: when the next one starts, on the monotonic clock.
     pub(super) supervisor_due_ms: u64,
     pub(super) progress: Progress,
+    /// When it was looked at how long the supervisor had run, and how long that was, in milliseconds.
+    pub(super) asked: (u64, u64),
     /// How the one before was lost.
     pub(super) lost: Option<Loss>,
     pub(super) hung: bool,

@@ -166,6 +166,7 @@ pub fn prepare(args: impl IntoIterator<Item = OsString>) -> Result<Guardian, Sta
         supervisor: Supervisor::Absent,
         supervisor_due_ms: 0,
         progress: Progress::default(),
+        asked: (0, 0),
         lost: None,
         hung: false,
         evidence: Evidence::default(),

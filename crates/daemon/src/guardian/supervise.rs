@@ -150,10 +150,16 @@ impl Guardian {
                 match self.progress.due(now) {
                     Due::Nothing => {}
                     Due::Challenge => {
+                        self.starved_ms(now);
                         self.untold_challenge = true;
                         self.tell_challenge();
                     }
-                    Due::Lost => self.abort_supervisor(now),
+                    Due::Lost => {
+                        let starved_ms = self.starved_ms(now);
+                        if !self.progress.excuse(starved_ms) {
+                            self.abort_supervisor(now);
+                        }
+                    }
                 }
             }
             other if self.must_end_alone(now) => {
@@ -169,6 +175,21 @@ impl Guardian {
                 self.on_supervisor_lost(Exit::Signal { signal: libc::SIGKILL, core_dumped: false });
             }
         }
+    }
+
+    /// How long its main thread, which runs the loop, wanted to run since this was called last, and others did, in
+    /// milliseconds: only while it is runnable (proc_pid_stat(5)) is the time that it did not run (the first number of
+    /// `/proc/PID/schedstat`, in nanoseconds; sched-stats.rst) somebody else's. 0 where the kernel does not count.
+    fn starved_ms(&mut self, now: u64) -> u64 {
+        let Some(live) = self.supervisor.live() else { return 0 };
+        let (mut stat, mut schedstat) = ([0; 512], [0; 512]);
+        let (read, counted) = (read_of(live.pid, "stat", &mut stat), read_of(live.pid, "schedstat", &mut schedstat));
+        let ran = std::str::from_utf8(&schedstat[..counted]).ok().and_then(|text| text.split(' ').next()?.parse().ok());
+        let Some(ran_ms) = ran.map(|ran: u64| ran / 1_000_000) else { return 0 };
+        let (before_ms, had_run_ms) = std::mem::replace(&mut self.asked, (now, ran_ms));
+        // The name is in parentheses and may contain anything.
+        let runnable = stat[..read].rsplit(|&byte| byte == b')').next().is_some_and(|rest| rest.starts_with(b" R"));
+        if runnable { (now - before_ms).saturating_sub(ran_ms.saturating_sub(had_run_ms)) } else { 0 }
     }
 
     /// It makes no progress: what the kernel says of it is kept, then it is ended.
@@ -294,12 +315,8 @@ pub(super) type Evidence = Text<MAX_EVIDENCE_BYTES>;
 fn evidence_of(pid: i32) -> Evidence {
     let mut evidence = Evidence::new();
     for (what, file) in [("state", "stat"), ("in", "wchan"), ("system call", "syscall")] {
-        let mut path = Text::<64>::new();
-        let _ = write!(path, "/proc/{pid}/{file}");
         let mut text = [0; 512];
-        let read = openat(CWD, path.bytes(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-            .and_then(|file| rustix::io::read(file, &mut text))
-            .unwrap_or(0);
+        let read = read_of(pid, file, &mut text);
         let text = std::str::from_utf8(&text[..read]).unwrap_or_default();
         // The name is in parentheses and may contain anything (proc_pid_stat(5)).
         let word = match file {
@@ -311,4 +328,13 @@ fn evidence_of(pid: i32) -> Evidence {
         let _ = write!(evidence, "{comma}{what} {}", if word.is_empty() { "unknown" } else { word });
     }
     evidence
+}
+
+/// The part of a file below /proc that is read here, none of which waits for the process.
+fn read_of(pid: i32, file: &str, buffer: &mut [u8; 512]) -> usize {
+    let mut path = Text::<64>::new();
+    let _ = write!(path, "/proc/{pid}/{file}");
+    openat(CWD, path.bytes(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .and_then(|file| rustix::io::read(file, buffer))
+        .unwrap_or(0)
 }
