@@ -40,6 +40,7 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("boot", scenarios::boot::run),
     ("watchdog-reset", scenarios::watchdog_reset::run),
     ("hardware-timer", scenarios::hardware_timer::run),
+    ("memory", scenarios::memory::run),
     ("power-cut", scenarios::power_cut::run),
 ];
 

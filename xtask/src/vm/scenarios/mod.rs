@@ -2,6 +2,7 @@
 
 pub mod boot;
 pub mod hardware_timer;
+pub mod memory;
 pub mod power_cut;
 pub mod watchdog_reset;
 
