@@ -1,5 +1,6 @@
 //! What the host tells the core: the only way in.
 
+use crate::analyze::stall::Stall;
 use crate::hardware::{Past, Timer};
 use crate::ids::{Epoch, IncidentId, Name, ProbeId, RecordId, RequestId};
 use crate::memory::{MemoryAtExit, MemoryReport, OomKills};
@@ -84,6 +85,16 @@ pub enum Event {
         kills: OomKills,
         /// What the kernel says of the tree's memory.
         memory: MemoryReport,
+    },
+    /// The tree waits for memory so much that it can hardly work ([`crate::analyze::stall::Stall`]). Said again every
+    /// two seconds at least, and at most once a second, while that is so; that it is over is not said.
+    MemoryStalled {
+        /// Whose.
+        service: Name,
+        /// Which of its processes was running.
+        epoch: Epoch,
+        /// What the kernel says.
+        stall: Stall,
     },
     /// After a signal or a kill: the main process was reaped and nothing of its tree is left.
     TreeEmpty {
@@ -408,6 +419,7 @@ impl Event {
             | Self::Exited { service, .. }
             | Self::TreeEmpty { service, .. }
             | Self::OomKilled { service, .. }
+            | Self::MemoryStalled { service, .. }
             | Self::Probed { service, .. }
             | Self::Notified { service, .. }
             | Self::Collected { service, .. }

@@ -1,5 +1,6 @@
 //! Incidents: one story from the first failure that counts to its outcome, told from records alone.
 
+use crate::analyze::stall::Stall;
 use crate::event::ExitStatus;
 use crate::ids::{IncidentId, Name, RecordId};
 use crate::memory::MemoryReport;
@@ -28,6 +29,8 @@ pub enum Cause {
     Slow,
     /// It answered wrongly, or refused to.
     Check,
+    /// It did not answer, or too late, while the kernel said that it waited for memory.
+    Memory,
     /// It sent no heartbeat.
     NoHeartbeat,
     /// It did not become ready in time.
@@ -42,13 +45,14 @@ pub enum Cause {
 
 impl Cause {
     /// All of them, for tables.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Exit,
         Self::Signal,
         Self::Oom,
         Self::Hang,
         Self::Slow,
         Self::Check,
+        Self::Memory,
         Self::NoHeartbeat,
         Self::StartTimeout,
         Self::Spawn,
@@ -66,6 +70,7 @@ impl Cause {
             Self::Hang => "hang",
             Self::Slow => "slow",
             Self::Check => "check",
+            Self::Memory => "memory",
             Self::NoHeartbeat => "no_heartbeat",
             Self::StartTimeout => "start_timeout",
             Self::Spawn => "spawn",
@@ -164,7 +169,7 @@ pub struct Story {
     pub timeline: Vec<Entry>,
     /// The last lines of output of the process that failed first.
     pub output: Vec<String>,
-    /// What the kernel said of the tree's memory at the end of the process that failed first.
+    /// What the kernel said of the tree's memory while the process that failed first waited for it, or at its end.
     pub memory: Option<MemoryReport>,
     /// The last records of the boot before, where the machine was reset.
     pub records_before: Vec<RecordId>,
@@ -197,10 +202,13 @@ pub fn tell<'a>(records: impl IntoIterator<Item = &'a Record>) -> Option<Story> 
 /// The story that a record opens.
 fn open(record: &Record) -> Option<Story> {
     let id = record.incident?;
-    let (cause, blame, what, why, memory, records_before) = if let Body::Detected { cause, finding, .. } = &record.body
+    let (cause, blame, what, why, memory, records_before) = if let Body::Detected { cause, finding, stall, .. } =
+        &record.body
     {
         record.service.as_ref()?;
-        (*cause, Blame::Unknown, format!("detected: {finding}"), None, finding.memory(), Vec::new())
+        let (what, why) = line(&record.body)?;
+        let memory = finding.memory().or(stall.as_ref().map(Stall::report));
+        (*cause, Blame::Unknown, what, why, memory, Vec::new())
     } else if let Body::HardwareReset { previous, .. } = &record.body {
         let (what, why) = line(&record.body)?;
         let last = previous.as_ref().map(|previous| previous.last.clone());
@@ -260,7 +268,8 @@ pub fn line(body: &Body) -> Option<(String, Option<String>)> {
     let plain = |what: String| Some((what, None));
     let because = |what: String, why: &dyn fmt::Display| Some((what, Some(why.to_string())));
     match body {
-        Body::Detected { finding, .. } => plain(format!("detected: {finding}")),
+        Body::Detected { finding, stall: None, .. } => plain(format!("detected: {finding}")),
+        Body::Detected { finding, stall: Some(stall), .. } => plain(format!("detected: {finding}; {stall}")),
         Body::Decided(decision) => {
             let choice = &decision.choice;
             let what = match choice.verdict {
@@ -300,6 +309,8 @@ pub fn line(body: &Body) -> Option<(String, Option<String>)> {
         Body::Exited { status, tree_empty: true, .. } => plain(format!("the process {status}")),
         Body::Exited { status, tree_empty: false, .. } => plain(format!("the process {status} and left others behind")),
         Body::OomKilled { kills, memory, .. } => plain(format!("{}: {}", kills.words(), kills.why(memory))),
+        Body::MemoryStalled { stall, .. } => plain(stall.to_string()),
+        Body::MemoryRelieved { after, .. } => plain(format!("waits for memory no longer, after {after}")),
         Body::StopIntended { signal, grace, why, .. } => {
             because(format!("sent {signal} to all of it, {grace} to end"), why)
         }
@@ -415,6 +426,7 @@ mod tests {
                 Body::Detected {
                     cause: Cause::Exit,
                     finding: Finding::Exit { epoch: Epoch(1), status, memory: None },
+                    stall: None,
                     last_good: Monotonic::from_us(900),
                 },
             ),

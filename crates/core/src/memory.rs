@@ -44,6 +44,14 @@ pub struct MemoryReport {
     /// `memory.pressure`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pressure: Option<Pressure>,
+    /// How often the tree was at its limit, so that the kernel had to take memory from it first (`max` of
+    /// `memory.events`), since this process began (for a supervisor that took over: since its cgroup was made).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit_hits: Option<u64>,
+    /// How often the tree was held back because somebody set `memory.high`, which Hale does not (`high` of
+    /// `memory.events`); since when as above.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub high_hits: Option<u64>,
 }
 
 /// How much of the last ten seconds was lost to waiting for memory (PSI's `avg10`), in hundredths of a percent.
@@ -135,7 +143,7 @@ mod tests {
 
     #[test]
     fn an_oom_kill_is_a_sentence() {
-        let report = MemoryReport { limit_bytes: Some(512 << 20), peak_bytes: Some(511 << 20), pressure: None };
+        let report = MemoryReport { limit_bytes: Some(512 << 20), peak_bytes: Some(511 << 20), ..MemoryReport::default() };
         let why = |scope, report| OomKills { count: 1, scope }.why(report);
         assert_eq!(why(OomScope::OwnLimit, &report), "its cgroup was at its limit of 512 MiB, peak 511 MiB");
         let unknown = MemoryReport::default();

@@ -1,5 +1,6 @@
 //! What the core writes down: the only thing that changes the world, and the text of the ledger.
 
+use crate::analyze::stall::Stall;
 use crate::event::{EndWhy, ExitStatus, Lost, ProbeFailure, Process, SpawnFailure};
 use crate::hardware::{PreviousBoot, Timer};
 use crate::ids::{Epoch, IncidentId, Name, RecordId, RequestId};
@@ -167,6 +168,9 @@ pub enum Body {
         cause: Cause,
         /// Its evidence.
         finding: Finding,
+        /// That the service waited for memory, if it did.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        stall: Option<Stall>,
         /// The last moment that it was known to work.
         last_good: Monotonic,
     },
@@ -200,6 +204,20 @@ pub enum Body {
         kills: OomKills,
         /// What the kernel says of the tree's memory.
         memory: MemoryReport,
+    },
+    /// The tree begins to wait for memory so much that it can hardly work. No failure by itself: the checks tell.
+    MemoryStalled {
+        /// Its number.
+        epoch: Epoch,
+        /// How much, and what holds it back.
+        stall: Stall,
+    },
+    /// It does not wait so much any more.
+    MemoryRelieved {
+        /// Its number.
+        epoch: Epoch,
+        /// From the first word of it to the last.
+        after: Span,
     },
     /// The tree is about to be asked to end.
     StopIntended {
@@ -400,6 +418,8 @@ impl Body {
             | Self::Waits { .. }
             | Self::Exited { .. }
             | Self::OomKilled { .. }
+            | Self::MemoryStalled { .. }
+            | Self::MemoryRelieved { .. }
             | Self::StopIntended { .. }
             | Self::KillIntended { .. }
             | Self::Unkillable { .. }

@@ -3,11 +3,12 @@
 mod hardware;
 mod orders;
 mod probing;
+mod stalling;
 mod starting;
 mod stopping;
 mod takeover;
 
-use crate::analyze::oom;
+use crate::analyze::{oom, stall};
 use crate::effect::{Effect, Fence, Order};
 use crate::event::{Event, ExitStatus};
 use crate::ids::{Epoch, IncidentId, Name, RecordId};
@@ -96,6 +97,7 @@ impl Brain<'_> {
                     self.record(&service, Body::OomKilled { epoch, kills, memory });
                 }
             }
+            Event::MemoryStalled { service, epoch, stall } => self.stalled(&service, epoch, stall),
             Event::TreeEmpty { service, epoch } => self.tree_empty(&service, epoch),
             Event::Probed { service, epoch, probe, outcome } => self.probed(&service, epoch, probe, &outcome),
             Event::Notified { service, epoch, notice } => self.notified(&service, epoch, notice),
@@ -155,6 +157,7 @@ impl Brain<'_> {
         let now = self.now();
         for name in self.world.due(now, SERVICES_PER_STEP) {
             self.touched.insert(name.clone());
+            self.relieved_due(&name);
             let Some(service) = self.world.services.get(&name) else { continue };
             let deadline_passed = |at: Option<Monotonic>| at.is_some_and(|at| at <= now);
             match service.known.phase.clone() {
@@ -229,7 +232,9 @@ impl Brain<'_> {
     fn failed(&mut self, name: &Name, cause: Cause, finding: &Finding) {
         let now = self.now();
         let last_good = self.known(name).bad_since.unwrap_or(now);
-        if !self.record(name, Body::Detected { cause, finding: finding.clone(), last_good }) {
+        let stall = self.stall(name, finding);
+        let cause = stall::cause(cause, stall.as_ref());
+        if !self.record(name, Body::Detected { cause, finding: finding.clone(), stall, last_good }) {
             return;
         }
         self.world.admission.leave(name);
@@ -437,7 +442,7 @@ impl Brain<'_> {
                 self.record(name, Body::Unkillable { epoch, after });
                 let last_good = self.known(name).bad_since.unwrap_or(now);
                 let finding = Finding::Unkillable { after };
-                self.record(name, Body::Detected { cause: Cause::Unkillable, finding, last_good });
+                self.record(name, Body::Detected { cause: Cause::Unkillable, finding, stall: None, last_good });
                 self.end_those_before(name);
                 let reboot = self.reboot_rung(name);
                 self.take_reboot_rung(reboot);
@@ -580,12 +585,12 @@ mod tests {
     }
 
     /// A service that is ready once its one check passes, which one failure is enough for, and its process.
-    fn starting(world: &mut World, name: &Name) {
+    pub(super) fn starting(world: &mut World, name: &Name) {
         let _ = step(world, at(0), Event::Begin);
         let _ = step(world, at(1), spawned(name, 1));
     }
 
-    fn checked() -> ServicePolicy {
+    pub(super) fn checked() -> ServicePolicy {
         let check = CheckPolicy {
             name: Name::try_from("tcp").unwrap(),
             kind: CheckKind::Tcp { address: String::from("127.0.0.1:1") },
@@ -599,7 +604,7 @@ mod tests {
     }
 
     /// Waits for the next probe, answers it, and returns what was recorded from there on.
-    fn probe(world: &mut World, name: &Name, failure: Option<ProbeFailure>) -> Vec<Body> {
+    pub(super) fn probe(world: &mut World, name: &Name, failure: Option<ProbeFailure>) -> Vec<Body> {
         let due = world.services[name].senses.probes[0].due.unwrap();
         let now = Now { mono: due, ..at(0) };
         let mut records = step(world, now, Event::Tick).records;

@@ -2,4 +2,5 @@
 
 pub mod checks;
 pub mod oom;
+pub mod stall;
 pub mod timers;

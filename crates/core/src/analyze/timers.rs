@@ -1,6 +1,7 @@
 //! The one deadline of a service: the earliest of all that can fall due in its phase.
 
 use crate::analyze::checks::CheckState;
+use crate::analyze::stall::RELIEVED_AFTER;
 use crate::policy::Ready;
 use crate::time::Monotonic;
 use crate::world::phase::{Phase, StopStage, UNKILLABLE_AFTER};
@@ -24,7 +25,13 @@ impl Service {
             | Phase::Blocked { .. }
             | Phase::Remains { .. } => None,
         };
-        by_phase.into_iter().chain(self.probes_due()).min()
+        by_phase.into_iter().chain(self.probes_due()).chain(self.relieved_at()).min()
+    }
+
+    /// When it counts as waiting for memory no longer, unless that is said once more.
+    pub(crate) fn relieved_at(&self) -> Option<Monotonic> {
+        let (since, _) = self.known.stalled?;
+        Some(self.senses.stall_told.unwrap_or(since).max(since).after(RELIEVED_AFTER))
     }
 
     /// When the start counts as failed.

@@ -68,6 +68,8 @@ impl Brain<'_> {
     fn resume_probes(&mut self, name: &Name) {
         let now = self.now();
         let Some(service) = self.world.services.get_mut(name) else { return };
+        // The one before may have heard of it until just now.
+        service.senses.stall_told = service.known.stalled.map(|_| now);
         let (known, policy) = (&service.known, &service.policy);
         if known.phase.run().is_none() {
             return;

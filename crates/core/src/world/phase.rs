@@ -288,6 +288,8 @@ impl Phase {
             | Body::Waits { .. }
             | Body::CountersForgotten
             | Body::OomKilled { .. }
+            | Body::MemoryStalled { .. }
+            | Body::MemoryRelieved { .. }
             | Body::IncidentClosed { .. }
             | Body::Ordered { .. }
             | Body::CarriedOut { .. }

@@ -1,13 +1,14 @@
 //! All that the core knows of one service: phase, counters, checks, open incident, and what its senses say.
 
 use crate::analyze::checks::CheckState;
+use crate::analyze::stall::Stall;
 use crate::event::Process;
 use crate::ids::{Epoch, IncidentId, Name, RequestId};
 use crate::incident::Cause;
 use crate::memory::OomKills;
 use crate::plan::ladder::Counters;
 use crate::policy::ServicePolicy;
-use crate::record::{Body, Record};
+use crate::record::{Body, Finding, Record};
 use crate::time::{Monotonic, Span};
 use crate::world::phase::{Illegal, Phase};
 use alloc::collections::VecDeque;
@@ -69,6 +70,9 @@ pub(crate) struct Known {
     /// The newest OOM kill in its tree while this process ran, for which no end of the main process was told yet.
     #[serde(default)]
     pub(crate) oom: Option<(Monotonic, OomKills)>,
+    /// Since when this process waits for memory, and what was said of that first.
+    #[serde(default)]
+    pub(crate) stalled: Option<(Monotonic, Stall)>,
 }
 
 /// An incident in progress.
@@ -87,6 +91,8 @@ pub(crate) struct Senses {
     pub(crate) probes: Vec<crate::analyze::checks::Probing>,
     /// The last `STATUS=`.
     pub(crate) status_text: String,
+    /// When it was last said that it waits for memory, while it does; `None`: not since this supervisor began.
+    pub(crate) stall_told: Option<Monotonic>,
     /// Clients that wait for the end of an order.
     pub(crate) waiters: VecDeque<Waiter>,
 }
@@ -130,6 +136,7 @@ impl Service {
             heartbeat_within: None,
             promises: 0,
             oom: None,
+            stalled: None,
         };
         Self { policy, known, senses: Senses { probes, ..Senses::default() } }
     }
@@ -169,15 +176,16 @@ impl Service {
                 self.known.heartbeat_within = None;
                 self.known.promises = 0;
                 self.known.oom = None;
+                self.known.stalled = None;
                 // Each start while held is a try: the next delay is longer.
                 self.known.counters.held_tries = self.known.counters.held_tries.map(|tries| tries.saturating_add(1));
                 self.senses.start_afresh();
             }
-            Body::Detected { cause, last_good, .. } => {
+            Body::Detected { cause, finding, last_good, .. } => {
                 self.known.counters.count(now, self.policy.restart.crash_loop);
                 self.known.last_failure = Some(now);
                 self.known.healthy = false;
-                self.known.start_overdue |= *cause == Cause::StartTimeout;
+                self.known.start_overdue |= matches!(finding, Finding::StartTimeout { .. });
                 let opened = Open { id: IncidentId(record.id.0), cause: *cause, detected: now, last_good: *last_good };
                 let open = self.known.incident.get_or_insert(opened);
                 if *cause == Cause::Unkillable {
@@ -189,6 +197,7 @@ impl Service {
             Body::Adopted { epoch, process } => {
                 self.known.last_epoch = *epoch;
                 self.known.process = Some(process.clone());
+                self.known.stalled = None;
                 self.known.checks.iter_mut().for_each(|check| *check = CheckState::default());
                 self.known.healthy = false;
                 self.known.start_overdue = false;
@@ -196,10 +205,13 @@ impl Service {
             }
             Body::Exited { .. } | Body::SpawnFailed { .. } => {
                 self.known.process = None;
+                self.known.stalled = None;
                 self.known.checks.iter_mut().for_each(|check| *check = CheckState::default());
                 self.known.healthy = false;
             }
             Body::OomKilled { kills, .. } => self.known.oom = Some((now, *kills)),
+            Body::MemoryStalled { stall, .. } => self.known.stalled = Some((now, *stall)),
+            Body::MemoryRelieved { .. } => self.known.stalled = None,
             Body::BackingOff { .. } | Body::Stopped { .. } => self.known.healthy = false,
             Body::CountersForgotten => {
                 self.known.counters = Counters::default();
@@ -281,5 +293,6 @@ impl Senses {
     fn start_afresh(&mut self) {
         self.probes.iter_mut().for_each(|probing| *probing = crate::analyze::checks::Probing::default());
         self.status_text.clear();
+        self.stall_told = None;
     }
 }

@@ -1,0 +1,110 @@
+//! Whether a service waits for memory so much that this, and not the service itself, explains why it does not answer.
+
+use crate::incident::Cause;
+use crate::memory::{MemoryReport, Size};
+use crate::time::Span;
+use core::fmt;
+use serde::{Deserialize, Serialize};
+
+/// How much of the last ten seconds all tasks of a service must have waited (`full avg10` of its `memory.pressure`), in
+/// hundredths of a percent. A fifth is two seconds without a pause, which no busy page cache comes to; what swaps or
+/// reads its own program again and again is far above (systemd-oomd kills from 60 % on, kept for 30 s).
+pub const STALLED_FROM_PERMYRIAD: u32 = 2_000;
+
+/// How long after the last word of it a stall counts as over. The kernel's average is one of ten seconds, and it speaks
+/// again after two at the latest while there is a stall.
+pub const RELIEVED_AFTER: Span = Span::from_secs(10);
+
+/// Figures that say that a service is stalled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Stall(MemoryReport);
+
+impl Stall {
+    /// The stall that `report` tells of, if it does.
+    #[must_use]
+    pub fn of(report: &MemoryReport) -> Option<Self> {
+        let pressure = report.pressure.filter(|pressure| pressure.full_permyriad >= STALLED_FROM_PERMYRIAD);
+        pressure.map(|_| Self(*report))
+    }
+
+    /// The figures.
+    #[must_use]
+    pub fn report(&self) -> MemoryReport {
+        self.0
+    }
+}
+
+/// How much, and what held it back as far as that is known.
+impl fmt::Display for Stall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let permyriad = self.0.pressure.map_or(0, |pressure| pressure.full_permyriad);
+        write!(f, "{} % of the last 10 s were lost to waiting for memory", permyriad / 100)?;
+        let some = |hits: Option<u64>| hits.is_some_and(|hits| hits > 0);
+        if let Some(limit) = self.0.limit_bytes.filter(|_| some(self.0.limit_hits)) {
+            write!(f, ", at its limit of {}", Size(limit))?;
+        }
+        if some(self.0.high_hits) {
+            f.write_str(", held back by memory.high")?;
+        }
+        Ok(())
+    }
+}
+
+/// The cause of a failure of a service that is stalled: being late is explained by it, a wrong answer or an end is not.
+#[must_use]
+pub fn cause(cause: Cause, stall: Option<&Stall>) -> Cause {
+    match cause {
+        Cause::Hang | Cause::Slow | Cause::NoHeartbeat | Cause::StartTimeout if stall.is_some() => Cause::Memory,
+        Cause::Hang
+        | Cause::Slow
+        | Cause::NoHeartbeat
+        | Cause::StartTimeout
+        | Cause::Exit
+        | Cause::Signal
+        | Cause::Oom
+        | Cause::Check
+        | Cause::Memory
+        | Cause::Spawn
+        | Cause::Unkillable
+        | Cause::Reset => cause,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::Pressure;
+    use std::string::ToString;
+
+    fn report(full_permyriad: u32) -> MemoryReport {
+        let pressure = Some(Pressure { some_permyriad: 10_000, full_permyriad });
+        MemoryReport { pressure, limit_bytes: Some(48 << 20), ..MemoryReport::default() }
+    }
+
+    #[test]
+    fn a_stall_is_when_all_of_it_waits_and_not_one_task() {
+        assert_eq!(Stall::of(&report(STALLED_FROM_PERMYRIAD - 1)), None);
+        assert!(Stall::of(&report(STALLED_FROM_PERMYRIAD)).is_some());
+        assert_eq!(Stall::of(&MemoryReport::default()), None);
+    }
+
+    #[test]
+    fn being_late_is_explained_by_a_stall_and_nothing_else_is() {
+        let stall = Stall::of(&report(5_000));
+        let explained = |cause_before: &Cause| cause(*cause_before, stall.as_ref()) != *cause_before;
+        let changed: std::vec::Vec<Cause> = Cause::ALL.into_iter().filter(explained).collect();
+        assert_eq!(changed, [Cause::Hang, Cause::Slow, Cause::NoHeartbeat, Cause::StartTimeout]);
+        assert_eq!(cause(Cause::Hang, None), Cause::Hang);
+    }
+
+    #[test]
+    fn what_holds_it_back_is_said_where_the_kernel_counted_it() {
+        let lost = "85 % of the last 10 s were lost to waiting for memory";
+        assert_eq!(Stall::of(&report(8_599)).unwrap().to_string(), lost);
+        let at_limit = MemoryReport { limit_hits: Some(7), high_hits: Some(0), ..report(8_599) };
+        assert_eq!(Stall::of(&at_limit).unwrap().to_string(), std::format!("{lost}, at its limit of 48 MiB"));
+        let held_back = MemoryReport { limit_hits: Some(0), high_hits: Some(3), ..report(8_599) };
+        assert_eq!(Stall::of(&held_back).unwrap().to_string(), std::format!("{lost}, held back by memory.high"));
+    }
+}
