@@ -45,7 +45,8 @@ pub struct MemoryReport {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pressure: Option<Pressure>,
     /// How often the tree was at its limit, so that the kernel had to take memory from it first (`max` of
-    /// `memory.events`), since this process began (for a supervisor that took over: since its cgroup was made).
+    /// `memory.events`), since this process began (for a supervisor that took over: since its cgroup was made). `None`, as
+    /// of the next: never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit_hits: Option<u64>,
     /// How often the tree was held back because somebody set `memory.high`, which Hale does not (`high` of

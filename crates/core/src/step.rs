@@ -232,8 +232,9 @@ impl Brain<'_> {
     fn failed(&mut self, name: &Name, cause: Cause, finding: &Finding) {
         let now = self.now();
         let last_good = self.known(name).bad_since.unwrap_or(now);
+        self.relieved_due(name);
         let stall = self.stall(name, finding);
-        let cause = stall::cause(cause, stall.as_ref());
+        let cause = if stall.is_some() && stall::explains(finding) { Cause::Memory } else { cause };
         if !self.record(name, Body::Detected { cause, finding: finding.clone(), stall, last_good }) {
             return;
         }

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 /// Kinds of records that must be reached. `violated` is not among them: it must never be.
-pub const BODIES: [&str; 35] = [
+pub const BODIES: [&str; 37] = [
     "began",
     "took_over",
     "ending",
@@ -45,6 +45,8 @@ pub const BODIES: [&str; 35] = [
     "probe_lost",
     "probe_unable",
     "oom_killed",
+    "memory_stalled",
+    "memory_relieved",
 ];
 
 /// The name of a record's kind, as in its JSON.
@@ -68,6 +70,8 @@ pub fn body_name(body: &Body) -> &'static str {
         Body::Waits { .. } => "waits",
         Body::Exited { .. } => "exited",
         Body::OomKilled { .. } => "oom_killed",
+        Body::MemoryStalled { .. } => "memory_stalled",
+        Body::MemoryRelieved { .. } => "memory_relieved",
         Body::StopIntended { .. } => "stop_intended",
         Body::KillIntended { .. } => "kill_intended",
         Body::Unkillable { .. } => "unkillable",

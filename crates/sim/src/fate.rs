@@ -48,6 +48,8 @@ pub struct Fate {
     pub ends: Option<(u64, ExitStatus)>,
     /// When the kernel takes it or one of its children for memory.
     pub oom: Option<(u64, OomVictim)>,
+    /// From when to when it waits for memory.
+    pub stalls: Option<(u64, u64)>,
     /// From when on it answers nothing.
     pub hangs_after: Option<u64>,
     /// From when on it is slow.
@@ -89,6 +91,7 @@ impl Fate {
             says_ready_after: rng.scaled(10, USUAL_UP_US),
             ends: None,
             oom: None,
+            stalls: None,
             hangs_after: None,
             slow_after: None,
             wrong_after: None,
@@ -149,6 +152,13 @@ impl Fate {
             (rng.scaled(1, longest_us), victim)
         });
         fate.hangs_after = when(Fault::Hang);
+        if let Some(mut rng) = hit(Fault::MemoryStall) {
+            let begins = rng.scaled(1, longest_us);
+            fate.stalls = Some((begins, begins + rng.scaled(1_000_000, 30_000_000)));
+            if rng.chance(500) {
+                fate.hangs_after = Some(begins + rng.scaled(1, 5_000_000));
+            }
+        }
         fate.slow_after = when(Fault::Slow);
         fate.wrong_after = when(Fault::Wrong);
         fate.silent_after = when(Fault::HeartbeatStops);

@@ -104,6 +104,8 @@ faults! {
     ResetByTimer = "reset-by-timer",
     /// The kernel's OOM killer takes the main process, or another one of the tree.
     OomKill = "oom-kill",
+    /// Waits for memory for a while, sometimes so long that it answers nothing any more.
+    MemoryStall = "memory-stall",
 }
 
 impl Fault {

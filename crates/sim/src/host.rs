@@ -202,6 +202,7 @@ impl<'a> FakeHost<'a> {
             | Item::Up(..)
             | Item::EndsBy(..)
             | Item::OomKills(..)
+            | Item::Stalls(..)
             | Item::Dies(..)
             | Item::StraysEnd(..)
             | Item::Beats(..)

@@ -7,9 +7,10 @@ use crate::fate::{Birth, Fate, OomVictim};
 use crate::fault::Fault;
 use crate::scenario::{BEGIN_US, Scenario};
 use crate::timeline::{Item, Timeline};
+use hale_core::analyze::stall::Stall;
 use hale_core::event::{Event, ExitStatus, Found, Life, Notice, Process, SpawnFailure};
 use hale_core::ids::{Epoch, Name};
-use hale_core::memory::{MemoryAtExit, MemoryReport, OomKills, OomScope};
+use hale_core::memory::{MemoryAtExit, MemoryReport, OomKills, OomScope, Pressure};
 use hale_core::policy::{ServicePolicy, Signal};
 use hale_core::time::Span;
 use std::collections::BTreeMap;
@@ -53,6 +54,9 @@ pub enum Fact {
 
 /// What the OOM killer always does here.
 const OOM_KILLS: OomKills = OomKills { count: 1, scope: OomScope::OwnLimit };
+
+/// How often the kernel speaks of a stall.
+const STALL_EVERY_US: u64 = 1_000_000;
 
 /// One process and what it forked.
 #[derive(Debug)]
@@ -350,6 +354,7 @@ impl Kernel {
                 }
             }
             Item::OomKills(service, epoch, victim) => self.oom_kills(around, &service, epoch, victim),
+            Item::Stalls(service, epoch) => self.stalls(around, &service, epoch),
             Item::Dies(service, epoch, status) => self.die(around, &service, epoch, status, None),
             Item::StraysEnd(service, epoch) => {
                 if let Some(tree) = self.tree(&service, epoch) {
@@ -392,7 +397,7 @@ impl Kernel {
         let Some(tree) = self.tree(service, epoch).filter(|tree| !over && tree.main && !tree.killed) else { return };
         tree.strays = if victim == OomVictim::Other { tree.strays.saturating_sub(1) } else { tree.strays };
         around.coverage.fault(Fault::OomKill);
-        let memory = MemoryReport { limit_bytes: Some(1 << 29), peak_bytes: Some(1 << 29), pressure: None };
+        let memory = MemoryReport { limit_bytes: Some(1 << 29), peak_bytes: Some(1 << 29), ..MemoryReport::default() };
         if victim != OomVictim::Main {
             self.say(
                 around,
@@ -406,6 +411,23 @@ impl Kernel {
             let oom = (victim == OomVictim::Main).then_some(OOM_KILLS);
             let status = ExitStatus::Signal { signal: Signal::KILL, core_dumped: false };
             self.die(around, service, epoch, status, Some(MemoryAtExit { oom, report: memory }));
+        }
+    }
+
+    /// A process waits for memory: the kernel says so again and again, whoever hears it.
+    fn stalls(&mut self, around: &mut Around<'_>, service: &Name, epoch: Epoch) {
+        let (over, now) = (around.faults_over(), around.timeline.now());
+        let Some(tree) = self.tree(service, epoch).filter(|tree| !over && tree.main) else { return };
+        let age = now.saturating_sub(tree.executed_at.unwrap_or(now));
+        if tree.fate.stalls.is_none_or(|(_, until)| until <= age) {
+            return;
+        }
+        around.coverage.fault(Fault::MemoryStall);
+        around.timeline.after(STALL_EVERY_US, Item::Stalls(service.clone(), epoch));
+        let pressure = Some(Pressure { some_permyriad: 9_000, full_permyriad: 9_000 });
+        if let Some(stall) = Stall::of(&MemoryReport { pressure, ..MemoryReport::default() }) {
+            let event = Event::MemoryStalled { service: service.clone(), epoch, stall };
+            around.timeline.after(50, Item::Tell(event));
         }
     }
 
@@ -426,6 +448,9 @@ impl Kernel {
         if let Some((after, status)) = fate.ends {
             let fault = if status.is_success() { Fault::ExitZero } else { Fault::Crash };
             plan(Some(after), Item::EndsBy(service_name.clone(), epoch, status, fault));
+        }
+        if let Some((after, _)) = fate.stalls {
+            plan(Some(after), Item::Stalls(service_name.clone(), epoch));
         }
         if let Some((after, victim)) = fate.oom {
             plan(Some(after), Item::OomKills(service_name.clone(), epoch, victim));

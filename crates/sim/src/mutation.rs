@@ -26,6 +26,8 @@ pub enum Mutation {
     ExitTwice,
     /// What the kernel says of memory at the end of a process is not heard.
     DeafToOom,
+    /// That a service waits for memory is not heard.
+    DeafToStalls,
     /// Timers fire before their time, under a clock that says otherwise.
     EarlyTimers,
     /// The core computes with another `restart.delay` than the operator wants.
@@ -164,6 +166,9 @@ impl Host for Mutated<'_, '_> {
         }
         if let (Mutation::DeafToOom, Event::Exited { memory, .. }) = (self.mutation, &mut event) {
             *memory = None;
+        }
+        if self.mutation == Mutation::DeafToStalls && matches!(event, Event::MemoryStalled { .. }) {
+            event = Event::Tick;
         }
         if self.mutation == Mutation::ExitTwice && matches!(event, Event::Exited { .. }) {
             self.again = Some(event.clone());

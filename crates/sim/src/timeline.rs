@@ -23,6 +23,8 @@ pub enum Item {
     EndsBy(Name, Epoch, ExitStatus, Fault),
     /// The kernel takes a process of a tree for memory, unless faults are over.
     OomKills(Name, Epoch, OomVictim),
+    /// The kernel says that a process waits for memory, and will say it again.
+    Stalls(Name, Epoch),
     /// A process ends because it was told to.
     Dies(Name, Epoch, ExitStatus),
     /// What a process left behind ends.

@@ -25,6 +25,7 @@ const CASES: &[(&str, Mutation)] = &[
     ("recomputes", Mutation::AlteredDecision),
     ("answers", Mutation::AnswerTwice),
     ("oom-is-named", Mutation::DeafToOom),
+    ("stalls-are-named", Mutation::DeafToStalls),
     ("liveness", Mutation::NoSpawnAfterFailure),
     ("no-spinning", Mutation::Restless),
     ("ends", Mutation::NeverDone),

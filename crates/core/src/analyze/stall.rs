@@ -1,7 +1,8 @@
 //! Whether a service waits for memory so much that this, and not the service itself, explains why it does not answer.
 
-use crate::incident::Cause;
+use crate::event::ProbeFailure;
 use crate::memory::{MemoryReport, Size};
+use crate::record::Finding;
 use crate::time::Span;
 use core::fmt;
 use serde::{Deserialize, Serialize};
@@ -51,31 +52,28 @@ impl fmt::Display for Stall {
     }
 }
 
-/// The cause of a failure of a service that is stalled: being late is explained by it, a wrong answer or an end is not.
+/// Whether a stall explains a failure: that something came late or not at all is explained by it, a wrong answer, an end
+/// and the service's own word are not.
 #[must_use]
-pub fn cause(cause: Cause, stall: Option<&Stall>) -> Cause {
-    match cause {
-        Cause::Hang | Cause::Slow | Cause::NoHeartbeat | Cause::StartTimeout if stall.is_some() => Cause::Memory,
-        Cause::Hang
-        | Cause::Slow
-        | Cause::NoHeartbeat
-        | Cause::StartTimeout
-        | Cause::Exit
-        | Cause::Signal
-        | Cause::Oom
-        | Cause::Check
-        | Cause::Memory
-        | Cause::Spawn
-        | Cause::Unkillable
-        | Cause::Reset => cause,
+pub fn explains(finding: &Finding) -> bool {
+    match finding {
+        Finding::Check { failure, .. } => match failure {
+            ProbeFailure::Timeout | ProbeFailure::Killed | ProbeFailure::Slow => true,
+            ProbeFailure::Wrong | ProbeFailure::Unable => false,
+        },
+        Finding::NoHeartbeat { triggered, .. } => !triggered,
+        Finding::StartTimeout { .. } => true,
+        Finding::Exit { .. } | Finding::Oom { .. } | Finding::Spawn { .. } | Finding::Unkillable { .. } => false,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::ExitStatus;
+    use crate::ids::{Epoch, Name};
     use crate::memory::Pressure;
-    use std::string::ToString;
+    use std::string::{String, ToString};
 
     fn report(full_permyriad: u32) -> MemoryReport {
         let pressure = Some(Pressure { some_permyriad: 10_000, full_permyriad });
@@ -91,11 +89,14 @@ mod tests {
 
     #[test]
     fn being_late_is_explained_by_a_stall_and_nothing_else_is() {
-        let stall = Stall::of(&report(5_000));
-        let explained = |cause_before: &Cause| cause(*cause_before, stall.as_ref()) != *cause_before;
-        let changed: std::vec::Vec<Cause> = Cause::ALL.into_iter().filter(explained).collect();
-        assert_eq!(changed, [Cause::Hang, Cause::Slow, Cause::NoHeartbeat, Cause::StartTimeout]);
-        assert_eq!(cause(Cause::Hang, None), Cause::Hang);
+        let check = || Name::try_from("http").unwrap();
+        let failed = |failure| Finding::Check { check: check(), failures: 3, failure, detail: String::new() };
+        assert!(explains(&failed(ProbeFailure::Timeout)) && explains(&failed(ProbeFailure::Slow)));
+        assert!(!explains(&failed(ProbeFailure::Wrong)));
+        let silent = |triggered| Finding::NoHeartbeat { check: check(), within: Span::ZERO, triggered };
+        assert!(explains(&silent(false)) && !explains(&silent(true)));
+        let exit = Finding::Exit { epoch: Epoch(1), status: ExitStatus::Code(1), memory: None };
+        assert!(!explains(&exit));
     }
 
     #[test]

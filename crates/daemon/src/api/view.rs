@@ -163,12 +163,12 @@ pub struct Evidence {
     /// The last records of the boot before, where the machine was reset.
     #[serde(default)]
     pub records_before: Vec<u64>,
-    /// What the kernel said of the service's memory when that process ended, where it was asked.
+    /// What the kernel said of the service's memory when that process ended, or while it waited for memory.
     #[serde(default)]
     pub memory: Option<Memory>,
 }
 
-/// Figures of a cgroup at the end of a process; `null` where the kernel does not give one.
+/// Figures of a cgroup at the end of a process, or while it waited for memory; `null` where the kernel does not give one.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Memory {
     /// The limit in force.
@@ -179,6 +179,12 @@ pub struct Memory {
     pub pressure_some_percent: Option<f64>,
     /// How much of them all tasks did.
     pub pressure_full_percent: Option<f64>,
+    /// How often it was at the limit; `null`: never.
+    #[serde(default)]
+    pub limit_hits: Option<u64>,
+    /// How often `memory.high` held it back; `null`: never.
+    #[serde(default)]
+    pub high_hits: Option<u64>,
 }
 
 impl From<&MemoryReport> for Memory {
@@ -191,6 +197,8 @@ impl From<&MemoryReport> for Memory {
             peak_bytes: report.peak_bytes,
             pressure_some_percent: percent(|pressure| pressure.some_permyriad),
             pressure_full_percent: percent(|pressure| pressure.full_permyriad),
+            limit_hits: report.limit_hits,
+            high_hits: report.high_hits,
         }
     }
 }

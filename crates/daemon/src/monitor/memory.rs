@@ -3,6 +3,7 @@
 //! Formats: <https://docs.kernel.org/admin-guide/cgroup-v2.html>, <https://docs.kernel.org/accounting/psi.html>.
 
 use crate::execute::tree::Tree;
+use hale_core::analyze::stall::Stall;
 use hale_core::memory::{MemoryAtExit, MemoryReport, OomKills, OomScope, Pressure};
 use rustix::io::{pread, pwrite};
 use std::io;
@@ -16,19 +17,36 @@ pub struct MemoryWatch {
     limit: Option<OwnedFd>,
     peak: Option<OwnedFd>,
     pressure: Option<OwnedFd>,
-    told: Counts,
+    told: Kills,
+    began: Hits,
 }
 
 /// Counters of `memory.events`, since the group was made.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Counts {
+    kills: Kills,
+    hits: Hits,
+}
+
+/// How often it was held back.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Hits {
+    /// At `memory.max`.
+    max: u64,
+    /// At `memory.high`.
+    high: u64,
+}
+
+/// Whom it lost.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Kills {
     /// How often the group's own limit led to the OOM killer.
     oom: u64,
     /// Processes of the group that any OOM killer took.
     oom_kill: u64,
 }
 
-impl Counts {
+impl Kills {
     /// What was taken from here to `now`, to where it goes on. The kernel counts that the limit was reached some time
     /// before it counts whom it took for that: what is in between stays for the next look.
     fn kills_until(&mut self, now: Self) -> Option<OomKills> {
@@ -49,13 +67,14 @@ impl MemoryWatch {
             // Writing resets what this descriptor shows (Linux 6.12 and later; before it cannot be opened so).
             peak: tree.open_file("memory.peak", true).or_else(|| tree.open_file("memory.peak", false)),
             pressure: tree.open_file("memory.pressure", false),
-            told: Counts::default(),
+            told: Kills::default(),
+            began: Hits::default(),
         }
     }
 
     /// A new process is about to be made: what is counted from here on is of its time.
     pub fn begin(&mut self) {
-        self.told = self.counts().unwrap_or_default();
+        Counts { kills: self.told, hits: self.began } = self.counts().unwrap_or_default();
         if let Some(peak) = &self.peak {
             // Refused where the kernel cannot: it stays the peak of the group.
             let _ = pwrite(peak, b"reset\n", 0);
@@ -65,7 +84,7 @@ impl MemoryWatch {
     /// Whether anybody was ever taken in this group.
     #[must_use]
     pub fn has_counted(&self) -> bool {
-        self.counts().is_ok_and(|counts| counts != Counts::default())
+        self.counts().is_ok_and(|counts| counts.kills != Kills::default())
     }
 
     /// Becomes ready with `EPOLLPRI` when `memory.events` changed, at most 100 times a second. Only [`Self::look`]
@@ -82,24 +101,44 @@ impl MemoryWatch {
     /// The group is gone: nothing more will come of it.
     pub fn look(&mut self) -> io::Result<Option<OomKills>> {
         let now = self.counts()?;
-        Ok(self.told.kills_until(now))
+        Ok(self.told.kills_until(now.kills))
     }
 
     /// The figures of this moment.
     #[must_use]
     pub fn report(&self) -> MemoryReport {
+        self.report_with(self.counts().unwrap_or_default())
+    }
+
+    /// That the tree waits for memory now, if it does. For most it is one pread(2).
+    #[must_use]
+    pub fn stall(&self) -> Option<Stall> {
+        let pressure = self.pressure();
+        Stall::of(&MemoryReport { pressure, ..MemoryReport::default() }).and_then(|_| Stall::of(&self.report()))
+    }
+
+    fn report_with(&self, counts: Counts) -> MemoryReport {
         let number = |file: &Option<OwnedFd>| read(file.as_ref()?).ok()?.trim().parse().ok();
+        // What never happened is not worth a word.
+        let since = |now: u64, began: u64| Some(now.saturating_sub(began)).filter(|&hits| hits > 0);
         MemoryReport {
             // "max" is no number, and no limit.
             limit_bytes: number(&self.limit),
             peak_bytes: number(&self.peak),
-            pressure: self.pressure.as_ref().and_then(|file| pressure(&read(file).ok()?)),
+            pressure: self.pressure(),
+            limit_hits: since(counts.hits.max, self.began.max),
+            high_hits: since(counts.hits.high, self.began.high),
         }
+    }
+
+    fn pressure(&self) -> Option<Pressure> {
+        self.pressure.as_ref().and_then(|file| pressure(&read(file).ok()?))
     }
 
     /// What is known at the end of a main process; `None` where the kernel tells nothing at all.
     pub fn at_exit(&mut self) -> Option<MemoryAtExit> {
-        let at_exit = MemoryAtExit { oom: self.look().ok().flatten(), report: self.report() };
+        let now = self.counts().unwrap_or_default();
+        let at_exit = MemoryAtExit { oom: self.told.kills_until(now.kills), report: self.report_with(now) };
         (at_exit.oom.is_some() || at_exit.report != MemoryReport::default()).then_some(at_exit)
     }
 
@@ -120,7 +159,10 @@ fn counts(text: &str) -> Counts {
         let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         value.and_then(|value| value.parse().ok()).unwrap_or_default()
     };
-    Counts { oom: count("oom"), oom_kill: count("oom_kill") }
+    Counts {
+        kills: Kills { oom: count("oom"), oom_kill: count("oom_kill") },
+        hits: Hits { max: count("max"), high: count("high") },
+    }
 }
 
 /// `some avg10=12.34 avg60=... total=...`, and the same with `full`.
@@ -141,19 +183,20 @@ mod tests {
     #[test]
     fn counts_are_read_by_name() {
         let text = "low 0\nhigh 3\nmax 12\noom 2\noom_kill 1\noom_group_kill 0\n";
-        assert_eq!(counts(text), Counts { oom: 2, oom_kill: 1 });
+        let expected = Counts { kills: Kills { oom: 2, oom_kill: 1 }, hits: Hits { max: 12, high: 3 } };
+        assert_eq!(counts(text), expected);
         assert_eq!(counts(""), Counts::default());
     }
 
     #[test]
     fn a_look_between_the_limit_and_the_kill_does_not_take_the_one_for_anothers() {
-        let mut told = Counts::default();
-        assert_eq!(told.kills_until(Counts { oom: 1, oom_kill: 0 }), None);
+        let mut told = Kills::default();
+        assert_eq!(told.kills_until(Kills { oom: 1, oom_kill: 0 }), None);
         let own = OomKills { count: 1, scope: OomScope::OwnLimit };
-        assert_eq!(told.kills_until(Counts { oom: 1, oom_kill: 1 }), Some(own));
-        assert_eq!(told.kills_until(Counts { oom: 1, oom_kill: 1 }), None);
+        assert_eq!(told.kills_until(Kills { oom: 1, oom_kill: 1 }), Some(own));
+        assert_eq!(told.kills_until(Kills { oom: 1, oom_kill: 1 }), None);
         let above = OomKills { count: 2, scope: OomScope::Above };
-        assert_eq!(told.kills_until(Counts { oom: 1, oom_kill: 3 }), Some(above));
+        assert_eq!(told.kills_until(Kills { oom: 1, oom_kill: 3 }), Some(above));
     }
 
     #[test]

@@ -5,6 +5,7 @@ pub mod features;
 pub mod kernel_log;
 pub mod memory;
 pub mod notify;
+pub mod pressure;
 pub mod probe;
 mod text;
 pub mod watchdog_chain;

@@ -17,6 +17,7 @@ use crate::keeper::client::KeeperClient;
 use crate::keeper::protocol::KeeperEvent;
 use crate::knowledge::ledger_store::LedgerStore;
 use crate::monitor::kernel_log::KernelLog;
+use crate::monitor::pressure::StallTrigger;
 use crate::monitor::probe::{ProbeOrder, Prober};
 use crate::sys::wait::Exit;
 use hale_core::driver::Host;
@@ -56,6 +57,7 @@ enum Source {
     Tree(Slot),
     Memory(Slot),
     KernelLog,
+    Stalls,
 }
 
 impl Source {
@@ -68,6 +70,7 @@ impl Source {
             Self::Tree(slot) => (4, slot.0),
             Self::Memory(slot) => (5, slot.0),
             Self::KernelLog => (6, 0),
+            Self::Stalls => (7, 0),
         };
         epoll::EventData::new_u64(kind << 32 | u64::from(slot))
     }
@@ -82,6 +85,7 @@ impl Source {
             4 => Some(Self::Tree(slot)),
             5 => Some(Self::Memory(slot)),
             6 => Some(Self::KernelLog),
+            7 => Some(Self::Stalls),
             _ => None,
         }
     }
@@ -128,6 +132,8 @@ pub(super) struct DaemonHost {
     ended: Option<Ended>,
     /// Where there is no memory controller to count OOM kills.
     kernel_log: Option<KernelLog>,
+    /// Where the kernel says that some service waits for memory.
+    stalls: Option<StallTrigger>,
 }
 
 /// An order that is prepared, or cannot be.
@@ -191,6 +197,7 @@ impl DaemonHost {
             unacknowledged: Vec::new(),
             ended: None,
             kernel_log: None,
+            stalls: None,
             parts,
         };
         host.prepare_memory(policy);
@@ -258,6 +265,7 @@ impl DaemonHost {
                 Source::Tree(slot) => self.look_at_tree(slot),
                 Source::Memory(slot) => self.hear_memory(slot),
                 Source::KernelLog => self.hear_kernel_log(),
+                Source::Stalls => self.hear_stalls(),
             }
         }
         Ok(())

@@ -374,6 +374,11 @@ impl Hosted {
         self.ready.as_mut().map(|ready| &mut ready.memory)
     }
 
+    /// Whether its main process, as far as is known, lives.
+    pub(super) fn lives(&self) -> bool {
+        self.process.is_some()
+    }
+
     /// Whether its main process has this number.
     pub(super) fn is_main(&self, pid: i32) -> bool {
         self.process.as_ref().is_some_and(|living| living.pid == pid)

@@ -6,6 +6,7 @@ mod liveness;
 mod oom;
 mod processes;
 mod records;
+mod stalls;
 
 use crate::kernel::Fact;
 use crate::scenario::Scenario;
@@ -138,6 +139,7 @@ pub fn oracles(scenario: &Scenario) -> Vec<Box<dyn Oracle>> {
         Box::new(records::Recomputes),
         Box::new(records::Answers::default()),
         Box::new(oom::OomIsNamed::default()),
+        Box::new(stalls::StallsAreNamed::default()),
         Box::new(liveness::Liveness),
         Box::new(liveness::NoSpinning),
         Box::new(liveness::Ends::default()),

@@ -113,6 +113,12 @@ impl Trees {
         &self.kind
     }
 
+    /// Opens a file of the group that all services are in, to read and to write.
+    pub(crate) fn open_file(&self, name: &str) -> io::Result<OwnedFd> {
+        let group = self.group.as_ref().ok_or(rustix::io::Errno::NOENT)?;
+        group.open(name, OFlags::RDWR)
+    }
+
     /// The controllers that services cannot have here.
     #[must_use]
     pub fn lacking(&self) -> &[Lacking] {

@@ -1,11 +1,13 @@
 //! How the host hears of the OOM killer: from the services' `memory.events`, and where there is no memory controller
-//! from the kernel's log.
+//! from the kernel's log. And how it hears that a service waits for memory.
 
 use super::{DaemonHost, Source};
 use crate::execute::tree::delegate::Controller;
 use crate::execute::tree::limits::not_enforced;
 use crate::guardian::protocol::Slot;
 use crate::monitor::kernel_log::KernelLog;
+use crate::monitor::memory::MemoryWatch;
+use crate::monitor::pressure::StallTrigger;
 use hale_core::event::Event;
 use hale_core::ids::Name;
 use hale_core::memory::{MemoryReport, OomKills};
@@ -19,6 +21,10 @@ impl DaemonHost {
         for text in not_enforced(policy, &self.parts.trees) {
             self.parts.console.say(&format!("{text}; `hale doctor` lists what this host lacks"));
         }
+        // Without it incidents have the figures of the end of a process only, and `hale doctor` says why.
+        self.stalls = StallTrigger::open(&self.parts.trees).ok().filter(|stalls| {
+            epoll::add(&self.epoll, stalls.fd(), Source::Stalls.data(), epoll::EventFlags::PRI).is_ok()
+        });
         if !self.parts.trees.lacking().iter().any(|lacking| lacking.controller == Controller::Memory) {
             return;
         }
@@ -53,6 +59,19 @@ impl DaemonHost {
                 if let Some(fd) = self.services.get(&service).and_then(|hosted| hosted.memory()?.events_fd()) {
                     let _ = epoll::delete(&self.epoll, fd);
                 }
+            }
+        }
+    }
+
+    /// Some service waits for memory: looks which, about 2 µs for each.
+    pub(super) fn hear_stalls(&mut self) {
+        if let Some(stalls) = self.stalls.take_if(|stalls| !stalls.lives()) {
+            let _ = epoll::delete(&self.epoll, stalls.fd());
+        }
+        for (service, hosted) in self.services.iter().filter(|(_, hosted)| hosted.lives()) {
+            if let Some(stall) = hosted.memory().and_then(MemoryWatch::stall) {
+                let (service, epoch) = (service.clone(), hosted.newest());
+                self.events.push_back(Event::MemoryStalled { service, epoch, stall });
             }
         }
     }

@@ -1,0 +1,97 @@
+//! Guarantees about waiting for memory, judged by what the kernel told of it.
+
+use super::{Oracle, Seen};
+use crate::kernel::Fact;
+use hale_core::event::{Event, ProbeFailure};
+use hale_core::ids::{Epoch, Name};
+use hale_core::incident::Cause;
+use hale_core::record::{Body, Finding, Record};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What the kernel says of a living process is on record, and is the cause of being late while it lasts, and then alone.
+#[derive(Debug, Default)]
+pub struct StallsAreNamed {
+    living: BTreeMap<Name, Epoch>,
+    /// Services that wait for memory, as recorded.
+    open: BTreeSet<Name>,
+    /// Told, and not on record yet.
+    owed: Option<Name>,
+}
+
+impl StallsAreNamed {
+    fn record(&mut self, name: &Name, record: &Record) -> Result<(), String> {
+        match &record.body {
+            Body::Spawned { epoch, .. } | Body::Adopted { epoch, .. } => {
+                self.living.insert(name.clone(), *epoch);
+                self.open.remove(name);
+            }
+            Body::Exited { .. } | Body::SpawnFailed { .. } => {
+                self.living.remove(name);
+                self.open.remove(name);
+            }
+            Body::MemoryStalled { .. } => {
+                if self.owed.take().as_ref() != Some(name) || !self.open.insert(name.clone()) {
+                    return Err(format!("{name} waits for memory: nobody said so, or it is on record already"));
+                }
+            }
+            Body::MemoryRelieved { .. } => {
+                if !self.open.remove(name) {
+                    return Err(format!("{name} waits for memory no longer: it did not before"));
+                }
+            }
+            Body::Detected { cause, finding, .. } => {
+                let explained = is_late(finding) && self.open.contains(name);
+                if (*cause == Cause::Memory) != explained {
+                    return Err(format!("{name} failed for {cause}: {finding}"));
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// Whether the failure is that something did not come, or came late.
+fn is_late(finding: &Finding) -> bool {
+    match finding {
+        Finding::Check { failure: ProbeFailure::Timeout | ProbeFailure::Killed | ProbeFailure::Slow, .. } => true,
+        Finding::NoHeartbeat { triggered: false, .. } | Finding::StartTimeout { .. } => true,
+        _ => false,
+    }
+}
+
+impl Oracle for StallsAreNamed {
+    fn name(&self) -> &'static str {
+        "stalls-are-named"
+    }
+
+    fn guarantee(&self) -> &'static str {
+        "that a living process waits for memory is on record, and it is the cause of being late just while it does"
+    }
+
+    fn see(&mut self, _now_us: u64, seen: Seen<'_>) -> Result<(), String> {
+        match seen {
+            Seen::Event(event) => {
+                if let Some(name) = self.owed.take() {
+                    return Err(format!("{name} waits for memory, and nothing is on record"));
+                }
+                if let Event::MemoryStalled { service, epoch, .. } = event
+                    && self.living.get(service) == Some(epoch)
+                    && !self.open.contains(service)
+                {
+                    self.owed = Some(service.clone());
+                }
+                Ok(())
+            }
+            Seen::Record(record) => match &record.service {
+                Some(name) => self.record(name, record),
+                None => Ok(()),
+            },
+            Seen::Fact(Fact::SupervisorDied) => {
+                self.owed = None;
+                Ok(())
+            }
+            Seen::Fact(_) | Seen::Effect(_) => Ok(()),
+        }
+    }
+}
