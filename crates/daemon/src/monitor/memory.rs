@@ -3,11 +3,15 @@
 //! Formats: <https://docs.kernel.org/admin-guide/cgroup-v2.html>, <https://docs.kernel.org/accounting/psi.html>.
 
 use crate::execute::tree::Tree;
-use hale_core::analyze::stall::Stall;
+use hale_core::analyze::stall::{STALLED_FROM_PERMYRIAD, Stall};
 use hale_core::memory::{MemoryAtExit, MemoryReport, OomKills, OomScope, Pressure};
 use rustix::io::{pread, pwrite};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// What [`STALLED_FROM_PERMYRIAD`] is of ten seconds, in microseconds: so much of the average a process must have come to
+/// by itself.
+const STALLED_FROM_US: u64 = STALLED_FROM_PERMYRIAD as u64 * 1_000;
 
 /// The files of one cgroup, as far as this kernel and its controllers have them. It watches one group: one that was made
 /// anew gets another.
@@ -19,6 +23,8 @@ pub struct MemoryWatch {
     pressure: Option<OwnedFd>,
     told: Kills,
     began: Hits,
+    /// How long all tasks of the tree had waited for memory before this process was made, in microseconds.
+    waited_us: u64,
 }
 
 /// Counters of `memory.events`, since the group was made.
@@ -69,12 +75,14 @@ impl MemoryWatch {
             pressure: tree.open_file("memory.pressure", false),
             told: Kills::default(),
             began: Hits::default(),
+            waited_us: 0,
         }
     }
 
     /// A new process is about to be made: what is counted from here on is of its time.
     pub fn begin(&mut self) {
         Counts { kills: self.told, hits: self.began } = self.counts().unwrap_or_default();
+        self.waited_us = self.pressure().map_or(0, |(_, waited_us)| waited_us);
         if let Some(peak) = &self.peak {
             // Refused where the kernel cannot: it stays the peak of the group.
             let _ = pwrite(peak, b"reset\n", 0);
@@ -110,11 +118,14 @@ impl MemoryWatch {
         self.report_with(self.counts().unwrap_or_default())
     }
 
-    /// That the tree waits for memory now, if it does. For most it is one pread(2).
+    /// That the tree waits for memory now, if it does: not that it did while the process before this one ran, which the
+    /// average still knows. For most it is one pread(2).
     #[must_use]
     pub fn stall(&self) -> Option<Stall> {
-        let pressure = self.pressure();
-        Stall::of(&MemoryReport { pressure, ..MemoryReport::default() }).and_then(|_| Stall::of(&self.report()))
+        let (pressure, waited_us) = self.pressure()?;
+        let waited_us = waited_us.checked_sub(self.waited_us)?;
+        (pressure.full_permyriad >= STALLED_FROM_PERMYRIAD && waited_us >= STALLED_FROM_US)
+            .then(|| Stall::of(&self.report()))?
     }
 
     fn report_with(&self, counts: Counts) -> MemoryReport {
@@ -125,13 +136,13 @@ impl MemoryWatch {
             // "max" is no number, and no limit.
             limit_bytes: number(&self.limit),
             peak_bytes: number(&self.peak),
-            pressure: self.pressure(),
+            pressure: self.pressure().map(|(pressure, _)| pressure),
             limit_hits: since(counts.hits.max, self.began.max),
             high_hits: since(counts.hits.high, self.began.high),
         }
     }
 
-    fn pressure(&self) -> Option<Pressure> {
+    fn pressure(&self) -> Option<(Pressure, u64)> {
         self.pressure.as_ref().and_then(|file| pressure(&read(file).ok()?))
     }
 
@@ -165,15 +176,19 @@ fn counts(text: &str) -> Counts {
     }
 }
 
-/// `some avg10=12.34 avg60=... total=...`, and the same with `full`.
-fn pressure(text: &str) -> Option<Pressure> {
-    let average = |who: &str| {
+/// `some avg10=12.34 avg60=... total=...`, and the same with `full`: the averages, and that total in microseconds.
+fn pressure(text: &str) -> Option<(Pressure, u64)> {
+    let value = |who: &str, name: &str| {
         let line = text.lines().find_map(|line| line.strip_prefix(who))?;
-        let (whole, hundredths) = line.trim_start().strip_prefix("avg10=")?.split(' ').next()?.split_once('.')?;
+        line.split(' ').find_map(|word| word.strip_prefix(name)?.strip_prefix('='))
+    };
+    let average = |who: &str| {
+        let (whole, hundredths) = value(who, "avg10")?.split_once('.')?;
         let hundredths: u32 = (hundredths.len() == 2).then(|| hundredths.parse().ok())??;
         Some(whole.parse::<u32>().ok()?.saturating_mul(100).saturating_add(hundredths))
     };
-    Some(Pressure { some_permyriad: average("some")?, full_permyriad: average("full")? })
+    let pressure = Pressure { some_permyriad: average("some")?, full_permyriad: average("full")? };
+    Some((pressure, value("full", "total")?.parse().ok()?))
 }
 
 #[cfg(test)]
@@ -203,7 +218,7 @@ mod tests {
     fn pressure_is_read_without_rounding() {
         let text =
             "some avg10=12.34 avg60=0.00 avg300=0.00 total=5\nfull avg10=100.00 avg60=0.00 avg300=0.00 total=2\n";
-        assert_eq!(pressure(text), Some(Pressure { some_permyriad: 1_234, full_permyriad: 10_000 }));
+        assert_eq!(pressure(text), Some((Pressure { some_permyriad: 1_234, full_permyriad: 10_000 }, 2)));
         assert_eq!(pressure("some avg10=x.00"), None);
         assert_eq!(pressure(""), None);
     }

@@ -1,5 +1,6 @@
-//! Whatever ends for want of memory is told as `oom`, what somebody kills is not, a worker's end is no failure, and a fork
-//! bomb stays in its service: the others keep their processes.
+//! Whatever the kernel kills for memory is told as `oom`, whether a limit or the host had run out; what somebody else kills is
+//! not, and a worker that is killed is no failure. Waiting for memory is told, and is the cause of not answering. A fork bomb
+//! stays in its service. All the while the others keep their processes.
 
 use crate::tools::Outcome;
 use crate::vm::guest::Guest;
@@ -8,9 +9,10 @@ use crate::vm::machine::{Bench, Machine};
 use serde_json::Value;
 use std::time::Duration;
 
-/// A leak to its limit takes some seconds in an emulated machine that has other work.
+/// Each step takes seconds in an emulated machine that has other work.
 const WITHIN: Duration = Duration::from_secs(60);
 
+/// `slow` is a program that we did not write, which forks for each request.
 const CONFIGURATION: &str = r#"
 [service.neighbour]
 command = ["hale", "demo-service", "web", "--port", "8701"]
@@ -25,6 +27,14 @@ memory_limit = "48MiB"
 kind = "tcp"
 address = "127.0.0.1:8702"
 
+[service.slow]
+command = ["/bin/busybox", "httpd", "-f", "-p", "127.0.0.1:8703", "-h", "/etc"]
+[[service.slow.check]]
+kind = "http"
+url = "http://127.0.0.1:8703/inittab"
+timeout = "1s"
+failures = 4
+
 # Bombs once for each time that it is told to.
 [service.bomber]
 command = ["/bin/sh", "-c", """
@@ -35,10 +45,25 @@ tasks_limit = 32
 "#;
 
 pub fn run(bench: &Bench) -> Outcome {
-    let machine = Machine { files: vec![GuestFile::text("/etc/hale/hale.toml", CONFIGURATION)], ..Machine::default() };
-    let mut guest = bench.boot_new(&machine)?;
-    healthy(&mut guest)?;
+    at_limits(bench)?;
+    without_controller(bench)
+}
+
+fn at_limits(bench: &Bench) -> Outcome {
+    let mut guest = boot(bench, Machine::default())?;
     let neighbour = pid_of(&mut guest, "neighbour")?;
+
+    // Its leak is held back, on a thread of its own: it goes on answering.
+    hold_back(&mut guest, "leaky", "16M")?;
+    ask(&mut guest, "8702/break/leak?mib=40")?;
+    guest.await_console("were lost to waiting for memory, held back by memory.high", WITHIN)?;
+    hold_back(&mut guest, "leaky", "max")?;
+
+    hold_back(&mut guest, "slow", "4096")?;
+    guest.await_console("slow: detected: check http failed 4 times in a row: no answer within 1 s", WITHIN)?;
+    hold_back(&mut guest, "slow", "max")?;
+    guest.await_console("slow: all checks pass: recovered", WITHIN)?;
+    guest.await_console("leaky: waits for memory no longer", WITHIN)?;
 
     ask(&mut guest, "8702/break/leak?mib=100")?;
     guest.await_console("leaky: detected: killed by the kernel for memory: its cgroup was at its limit of 48 MiB", WITHIN)?;
@@ -58,30 +83,57 @@ pub fn run(bench: &Bench) -> Outcome {
 
     expect_pid(&mut guest, "leaky", leaky)?;
     expect_pid(&mut guest, "neighbour", neighbour)?;
-    let causes = causes(&mut guest)?;
-    println!("{causes:?}");
+    let expected = [("slow", "memory"), ("leaky", "oom"), ("leaky", "signal"), ("bomber", "exit")];
+    let incidents = expect_causes(&mut guest, &expected)?;
+    println!("{incidents:#}");
     Ok(())
 }
 
-fn healthy(guest: &mut Guest) -> Outcome {
-    guest.await_console(" has begun", WITHIN)?;
-    for service in ["neighbour", "leaky", "bomber"] {
-        guest.must(&format!("hale start {service}"))?;
+/// The kernel has no memory controller, and nothing is limited: the whole host runs out.
+fn without_controller(bench: &Bench) -> Outcome {
+    let small = Machine { memory_mib: 256, kernel_arguments: vec!["cgroup_disable=memory"], ..Machine::default() };
+    let mut guest = boot(bench, small)?;
+    let neighbour = pid_of(&mut guest, "neighbour")?;
+    ask(&mut guest, "8702/break/leak?mib=1000")?;
+    guest.await_console("leaky: detected: killed by the kernel for memory: the host was out of memory", WITHIN)?;
+    guest.await_console("leaky: all checks pass: recovered", WITHIN)?;
+    expect_pid(&mut guest, "neighbour", neighbour)?;
+    expect_causes(&mut guest, &[("leaky", "oom")])?;
+    let doctor = guest.run("hale doctor")?;
+    if doctor.exit != 1 || !doctor.output.contains("missing: cgroup v2 controller memory\n") {
+        return Err(guest.failure(&format!("hale doctor: {}: {}", doctor.exit, doctor.output)));
     }
     Ok(())
 }
 
+/// A machine whose services are all healthy.
+fn boot(bench: &Bench, machine: Machine) -> Outcome<Guest> {
+    let files = vec![GuestFile::text("/etc/hale/hale.toml", CONFIGURATION)];
+    let mut guest = bench.boot_new(&Machine { files, ..machine })?;
+    guest.await_console(" has begun", WITHIN)?;
+    for service in ["neighbour", "leaky", "slow", "bomber"] {
+        guest.must(&format!("hale start {service}"))?;
+    }
+    Ok(guest)
+}
+
+/// Has the kernel hold back a service that uses more than so much.
+fn hold_back(guest: &mut Guest, service: &str, high: &str) -> Outcome {
+    guest.must(&format!("for group in /sys/fs/cgroup/hale-*/{service}; do echo {high} >$group/memory.high; done")).map(drop)
+}
+
+/// Asks a demo service to break, whether or not it lives to answer.
 fn ask(guest: &mut Guest, url: &str) -> Outcome {
     guest.run(&format!("wget -q -O - 'http://127.0.0.1:{url}'")).map(drop)
 }
 
-/// Service and cause of each incident, oldest first.
-fn causes(guest: &mut Guest) -> Outcome<Vec<(String, String)>> {
+/// Service and cause of each incident, oldest first, are as `expected`.
+fn expect_causes(guest: &mut Guest, expected: &[(&str, &str)]) -> Outcome<Value> {
     let incidents = json(guest, "hale incidents --json")?;
-    println!("{incidents:#}");
-    let text = |incident: &Value, key: &str| incident[key].as_str().unwrap_or_default().to_owned();
     let each = incidents.as_array().into_iter().flatten();
-    Ok(each.map(|incident| (text(incident, "service"), text(incident, "cause"))).collect())
+    let causes: Vec<_> = each.map(|incident| (incident["service"].as_str(), incident["cause"].as_str())).collect();
+    let expected: Vec<_> = expected.iter().map(|(service, cause)| (Some(*service), Some(*cause))).collect();
+    if causes == expected { Ok(incidents) } else { Err(guest.failure(&format!("{causes:?} instead of {expected:?}"))) }
 }
 
 fn pid_of(guest: &mut Guest, service: &str) -> Outcome<u64> {
@@ -89,12 +141,12 @@ fn pid_of(guest: &mut Guest, service: &str) -> Outcome<u64> {
     status["services"][0]["pid"].as_u64().ok_or_else(|| guest.failure(&format!("{service} has no pid: {status}")))
 }
 
-fn json(guest: &mut Guest, command: &str) -> Outcome<Value> {
-    let text = guest.must(command)?;
-    serde_json::from_str(&text).map_err(|e| format!("{e}: {text}"))
-}
-
 fn expect_pid(guest: &mut Guest, service: &str, expected: u64) -> Outcome {
     let found = pid_of(guest, service)?;
     if found == expected { Ok(()) } else { Err(guest.failure(&format!("{service} has pid {found} instead of {expected}"))) }
+}
+
+fn json(guest: &mut Guest, command: &str) -> Outcome<Value> {
+    let text = guest.must(command)?;
+    serde_json::from_str(&text).map_err(|e| format!("{e}: {text}"))
 }
