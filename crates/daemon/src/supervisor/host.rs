@@ -2,7 +2,9 @@
 
 mod adoption;
 mod memory;
+mod rests;
 
+use self::rests::Rests;
 use super::console::Console;
 use super::evidence::{Collector, Job};
 use super::inbox::{Asker, Inbox, Outlet};
@@ -58,6 +60,7 @@ enum Source {
     Memory(Slot),
     KernelLog,
     Stalls,
+    Rests,
 }
 
 impl Source {
@@ -71,6 +74,7 @@ impl Source {
             Self::Memory(slot) => (5, slot.0),
             Self::KernelLog => (6, 0),
             Self::Stalls => (7, 0),
+            Self::Rests => (8, 0),
         };
         epoll::EventData::new_u64(kind << 32 | u64::from(slot))
     }
@@ -86,6 +90,7 @@ impl Source {
             5 => Some(Self::Memory(slot)),
             6 => Some(Self::KernelLog),
             7 => Some(Self::Stalls),
+            8 => Some(Self::Rests),
             _ => None,
         }
     }
@@ -134,6 +139,8 @@ pub(super) struct DaemonHost {
     kernel_log: Option<KernelLog>,
     /// Where the kernel says that some service waits for memory.
     stalls: Option<StallTrigger>,
+    /// Services whose memory is not listened to for a while.
+    rests: Rests,
 }
 
 /// An order that is prepared, or cannot be.
@@ -162,6 +169,8 @@ impl DaemonHost {
         watch(&parts.guardian, Source::Guardian)?;
         watch(&parts.keeper, Source::Keeper)?;
         watch(&parts.outlet, Source::Inbox)?;
+        let rests = Rests::new()?;
+        watch(&rests.fd(), Source::Rests)?;
         let (prepared_sender, prepared) = channel();
         let (found_empty, empty) = channel();
         let bell = parts.inbox.clone();
@@ -198,6 +207,7 @@ impl DaemonHost {
             ended: None,
             kernel_log: None,
             stalls: None,
+            rests,
             parts,
         };
         host.prepare_memory(policy);
@@ -266,6 +276,7 @@ impl DaemonHost {
                 Source::Memory(slot) => self.hear_memory(slot),
                 Source::KernelLog => self.hear_kernel_log(),
                 Source::Stalls => self.hear_stalls(),
+                Source::Rests => self.end_rests(),
             }
         }
         Ok(())

@@ -100,6 +100,7 @@ impl fmt::Display for Why {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoCgroup => f.write_str("there is no cgroup v2 to use"),
+            Self::NotGiven { group } if group == "/" => f.write_str("cgroup v2 does not have it here"),
             Self::NotGiven { group } => {
                 write!(
                     f,

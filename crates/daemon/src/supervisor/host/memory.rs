@@ -14,6 +14,9 @@ use hale_core::memory::{MemoryReport, OomKills};
 use hale_core::policy::Policy;
 use rustix::event::epoll;
 
+/// Once, and not again before it is asked for again.
+const ONCE: epoll::EventFlags = epoll::EventFlags::PRI.union(epoll::EventFlags::ONESHOT);
+
 impl DaemonHost {
     /// Says which limits of the policy cannot be enforced here, and opens the kernel's log where nothing else tells
     /// an OOM kill from any other SIGKILL.
@@ -34,12 +37,12 @@ impl DaemonHost {
             .filter(|log| epoll::add(&self.epoll, log, Source::KernelLog.data(), epoll::EventFlags::IN).is_ok());
     }
 
-    /// Wants to know of each change of a service's `memory.events`.
+    /// Wants to know of the next change of a service's `memory.events`.
     pub(super) fn watch_memory(&mut self, service: &Name) {
         let Some(hosted) = self.services.get(service) else { return };
         if let Some(fd) = hosted.memory().and_then(|memory| memory.events_fd()) {
-            // EEXIST: it is watched already.
-            let _ = epoll::add(&self.epoll, fd, Source::Memory(hosted.slot()).data(), epoll::EventFlags::PRI);
+            // EEXIST: it is watched already, or rests.
+            let _ = epoll::add(&self.epoll, fd, Source::Memory(hosted.slot()).data(), ONCE);
         }
     }
 
@@ -48,19 +51,31 @@ impl DaemonHost {
         let Some((service, hosted)) = self.by_slot(slot) else { return };
         let epoch = hosted.newest();
         let Some(memory) = hosted.memory_mut() else { return };
-        match memory.look() {
-            Ok(Some(kills)) => {
-                let event = Event::OomKilled { service, epoch, kills, memory: memory.report() };
-                self.events.push_back(event);
-            }
-            Ok(None) => {}
-            // Its group is gone, and would be ready for ever.
-            Err(_) => {
-                if let Some(fd) = self.services.get(&service).and_then(|hosted| hosted.memory()?.events_fd()) {
-                    let _ = epoll::delete(&self.epoll, fd);
-                }
-            }
+        // An error: its group is gone, and nothing more will come of it.
+        let Ok(kills) = memory.look() else { return };
+        if let Some(kills) = kills {
+            let event = Event::OomKilled { service, epoch, kills, memory: memory.report() };
+            self.events.push_back(event);
         }
+        if self.rests.begin(slot).is_err() {
+            self.listen_again(slot);
+        }
+    }
+
+    /// Those that rested are listened to again: what changed meanwhile is told at once.
+    pub(super) fn end_rests(&mut self) {
+        for slot in self.rests.end() {
+            self.listen_again(slot);
+        }
+    }
+
+    fn listen_again(&mut self, slot: Slot) {
+        let Some(fd) = self.names.get(slot.0 as usize).and_then(|name| self.services.get(name)?.memory()?.events_fd())
+        else {
+            return;
+        };
+        // ENOENT: its group was made anew, and is watched from its next start on.
+        let _ = epoll::modify(&self.epoll, fd, Source::Memory(slot).data(), ONCE);
     }
 
     /// Some service waits for memory: looks which, about 2 µs for each.
