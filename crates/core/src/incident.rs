@@ -202,20 +202,19 @@ pub fn tell<'a>(records: impl IntoIterator<Item = &'a Record>) -> Option<Story> 
 /// The story that a record opens.
 fn open(record: &Record) -> Option<Story> {
     let id = record.incident?;
-    let (cause, blame, what, why, memory, records_before) = if let Body::Detected { cause, finding, stall, .. } =
-        &record.body
-    {
-        record.service.as_ref()?;
-        let (what, why) = line(&record.body)?;
-        let memory = finding.memory().or(stall.as_ref().map(Stall::report));
-        (*cause, Blame::Unknown, what, why, memory, Vec::new())
-    } else if let Body::HardwareReset { previous, .. } = &record.body {
-        let (what, why) = line(&record.body)?;
-        let last = previous.as_ref().map(|previous| previous.last.clone());
-        (Cause::Reset, Blame::Host, what, why, None, last.unwrap_or_default())
-    } else {
-        return None;
-    };
+    let (cause, blame, what, why, memory, records_before) =
+        if let Body::Detected { cause, finding, stall, .. } = &record.body {
+            record.service.as_ref()?;
+            let (what, why) = line(&record.body)?;
+            let memory = finding.memory().or(stall.as_ref().map(Stall::report));
+            (*cause, Blame::Unknown, what, why, memory, Vec::new())
+        } else if let Body::HardwareReset { previous, .. } = &record.body {
+            let (what, why) = line(&record.body)?;
+            let last = previous.as_ref().map(|previous| previous.last.clone());
+            (Cause::Reset, Blame::Host, what, why, None, last.unwrap_or_default())
+        } else {
+            return None;
+        };
     Some(Story {
         id,
         service: record.service.clone(),

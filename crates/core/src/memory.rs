@@ -144,7 +144,8 @@ mod tests {
 
     #[test]
     fn an_oom_kill_is_a_sentence() {
-        let report = MemoryReport { limit_bytes: Some(512 << 20), peak_bytes: Some(511 << 20), ..MemoryReport::default() };
+        let report =
+            MemoryReport { limit_bytes: Some(512 << 20), peak_bytes: Some(511 << 20), ..MemoryReport::default() };
         let why = |scope, report| OomKills { count: 1, scope }.why(report);
         assert_eq!(why(OomScope::OwnLimit, &report), "its cgroup was at its limit of 512 MiB, peak 511 MiB");
         let unknown = MemoryReport::default();

@@ -59,7 +59,7 @@ fn run(cli: Cli, out: &mut impl Write) -> Result<Exit, Failure> {
         Command::Stop { service } => commands::order::run("stop", &service, global, out),
         Command::Restart { service } => commands::order::run("restart", &service, global, out),
         Command::Ledger { command } => commands::ledger::run(&command, global, out),
-        Command::Doctor { format } => commands::doctor::run(format, out),
+        Command::Doctor { format } => commands::doctor::run(format, global, out),
         Command::Schema => commands::schema::run(out),
         Command::Completions { shell } => commands::completions::run(shell, out),
     }

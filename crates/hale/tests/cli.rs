@@ -234,7 +234,11 @@ fn write_ledger(host: &Host) {
     let status = ExitStatus::Signal { signal: Signal::KILL, core_dumped: false };
     let finding = Finding::Exit { epoch: Epoch(1), status, memory: None };
     let records = [
-        record(5, 1_000, Body::Detected { cause: Cause::Signal, finding, last_good: Monotonic::from_us(900) }),
+        record(
+            5,
+            1_000,
+            Body::Detected { cause: Cause::Signal, finding, stall: None, last_good: Monotonic::from_us(900) },
+        ),
         record(6, 1_500, Body::Output { lines: vec!["last words\u{1b}[2J".into()] }),
         record(
             7,

@@ -1,6 +1,6 @@
 //! One Hale for one directory: a lock on a file in it, which ends with the process that holds it (flock(2)).
 
-use crate::guardian::start::StartError;
+use crate::guardian::start::{NAME, StartError};
 use rustix::fs::{FlockOperation, Mode, OFlags, flock, ftruncate, open};
 use rustix::io::Errno;
 use std::fs::DirBuilder;
@@ -39,6 +39,15 @@ pub(super) fn lock(directory: &Path) -> Result<OwnedFd, StartError> {
     let _ = ftruncate(&file, 0);
     let _ = rustix::io::pwrite(&file, format!("{}\n", std::process::id()).as_bytes(), 0);
     Ok(file)
+}
+
+/// The guardian that has locked this directory, if there is one and this user may know.
+#[must_use]
+pub fn holder(directory: &Path) -> Option<i32> {
+    let pid = std::fs::read_to_string(directory.join("lock")).ok()?.trim().parse().ok()?;
+    // The file outlives its process.
+    let name = std::fs::read(format!("/proc/{pid}/comm")).ok()?;
+    (name.trim_ascii_end() == NAME.to_bytes()).then_some(pid)
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ mod end;
 mod hardware;
 mod helpers;
 pub mod launch;
-mod lock;
+pub mod lock;
 mod marker;
 mod progress;
 pub mod protocol;

@@ -24,7 +24,7 @@ use rustix::mm::{MlockAllFlags, mlockall};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Resource, Rlimit, getpid, getrlimit, set_child_subreaper, setrlimit};
 use rustix::rand::{GetRandomFlags, getrandom};
-use std::ffi::{CString, OsString};
+use std::ffi::{CStr, CString, OsString};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -75,6 +75,9 @@ impl StartError {
     }
 }
 
+/// The guardian's name in a list of processes.
+pub(super) const NAME: &CStr = c"hale-guardian";
+
 /// The signals that the guardian reads instead of dying of them.
 const SIGNALS: [i32; 5] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGCHLD, libc::SIGPIPE];
 
@@ -114,7 +117,7 @@ pub fn prepare(args: impl IntoIterator<Item = OsString>) -> Result<Guardian, Sta
     rustix::stdio::dup2_stdin(&null).map_err(kernel("standard input"))?;
     let exe = high(take_inherited(exe).map_err(|_| StartError::Usage)?)?;
     // Best effort: only for people who look at the list of processes.
-    let _ = rustix::thread::set_name(c"hale-guardian");
+    let _ = rustix::thread::set_name(NAME);
     let locks = [high(lock(runtime_dir.as_ref())?)?, high(lock(state_dir.as_ref())?)?];
 
     let signals = SignalFd::take(&SIGNALS).map_err(kernel("signalfd"))?;

@@ -1,9 +1,10 @@
 //! What Hale uses of the kernel and this host does not have: what it costs, and how to mend it.
 
 use super::kernel_log::KernelLog;
-use crate::execute::tree::delegate::{Controller, host_lacks};
+use super::pressure::StallTrigger;
+use crate::execute::tree::delegate::{Controller, host_lacks, lacking_under};
 use crate::execute::tree::has_unique_pidfds;
-use std::path::Path;
+use rustix::io::Errno;
 
 /// Something that is missing.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -16,9 +17,10 @@ pub struct Missing {
     pub mend: String,
 }
 
-/// Everything that is missing, the most important first. Makes no group and changes nothing.
+/// Everything that is missing, the most important first: on this host, and for the services of this `guardian`. Makes no
+/// group and changes nothing.
 #[must_use]
-pub fn missing() -> Vec<Missing> {
+pub fn missing(guardian: Option<i32>) -> Vec<Missing> {
     let mut found = Vec::new();
     let mut tell = |feature: &str, cost: &str, mend: &str| {
         found.push(Missing { feature: feature.to_owned(), cost: cost.to_owned(), mend: mend.to_owned() });
@@ -49,6 +51,18 @@ pub fn missing() -> Vec<Missing> {
             }
         }
     }
+    // What the host has and Hale's group does not.
+    let host_has = |controller| lacking.as_ref().is_some_and(|lacking| !lacking.contains(&controller));
+    for lacking in guardian.and_then(lacking_under).unwrap_or_default() {
+        if host_has(lacking.controller) {
+            let (name, key) = (lacking.controller.name(), lacking.controller.key());
+            tell(
+                &format!("cgroup v2 controller {name} for Hale's services"),
+                &format!("{key} is not enforced"),
+                &lacking.why.to_string(),
+            );
+        }
+    }
     if lacking.is_none_or(|lacking| lacking.contains(&Controller::Memory))
         && let Err(error) = KernelLog::open()
     {
@@ -58,12 +72,23 @@ pub fn missing() -> Vec<Missing> {
             "run Hale in the first pid namespace, with CAP_SYSLOG and with /dev/kmsg in place, or have the memory controller",
         );
     }
-    if !Path::new("/proc/pressure/memory").exists() {
-        tell(
+    match StallTrigger::on_host() {
+        Ok(_) => {}
+        Err(error)
+            if matches!(error.raw_os_error().map(Errno::from_raw_os_error), Some(Errno::INVAL | Errno::PERM)) =>
+        {
+            tell(
+                "events of pressure stall information",
+                "a service that hangs because it waits for memory is not told from one that hangs for another reason",
+                "run Hale with CAP_SYS_RESOURCE, or Linux 6.5 or later",
+            )
+        }
+        Err(_) => tell(
             "pressure stall information",
-            "incidents do not say how much time was lost to waiting for memory",
+            "incidents do not say how much time was lost to waiting for memory, and a service that hangs because it waits \
+             for memory is not told from one that hangs for another reason",
             "a kernel built with CONFIG_PSI; boot with psi=1 where it is off by default",
-        );
+        ),
     }
     if !has_unique_pidfds() {
         tell(
@@ -87,8 +112,8 @@ mod tests {
                 std::fs::read_to_string(format!("{place}/cgroup.controllers")).is_ok_and(|list| list.contains("memory"))
             })
         });
-        let told = missing().iter().any(|missing| missing.feature == "cgroup v2 controller memory");
-        let no_cgroup = missing().iter().any(|missing| missing.feature == "cgroup v2");
+        let told = missing(None).iter().any(|missing| missing.feature == "cgroup v2 controller memory");
+        let no_cgroup = missing(None).iter().any(|missing| missing.feature == "cgroup v2");
         assert_eq!(told || no_cgroup, !has_memory);
     }
 }

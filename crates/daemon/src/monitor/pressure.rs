@@ -12,8 +12,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
 /// Some task waited for 15 % of the time: in each second (`CAP_SYS_RESOURCE`), or in each two seconds, which Linux 6.5 and
-/// later grant to everybody. A service that counts as stalled has that behind it several times over.
-const TRIGGERS: [&str; 2] = ["some 150000 1000000", "some 300000 2000000"];
+/// later grant to everybody. A service that counts as stalled has that behind it several times over. The NUL is what the
+/// kernel's `psi_write` overwrites.
+const TRIGGERS: [&str; 2] = ["some 150000 1000000\0", "some 300000 2000000\0"];
 
 /// An open trigger. It is gone when this is dropped.
 #[derive(Debug)]
@@ -63,6 +64,18 @@ fn arm(open: impl Fn() -> io::Result<File>) -> io::Result<StallTrigger> {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+
+    #[test]
+    fn the_host_takes_a_trigger_wherever_it_has_pressure_files_for_everybody() {
+        // The kernel that grants it to everybody lets everybody write.
+        use std::os::unix::fs::PermissionsExt;
+        let for_all = std::fs::metadata("/proc/pressure/memory").is_ok_and(|file| file.permissions().mode() & 0o002 != 0);
+        if for_all {
+            StallTrigger::on_host().unwrap();
+        }
+    }
+
     mod needs_cgroup2 {
         use super::super::*;
         use crate::execute::tree::instance;

@@ -72,7 +72,9 @@ fn memory(report: &MemoryReport) -> Option<String> {
         let (whole, hundredths) = (pressure.some_permyriad / 100, pressure.some_permyriad % 100);
         format!("{whole}.{hundredths:02} % of the last 10 s lost to waiting for it")
     });
-    let figures: Vec<String> = [limit, peak, pressure].into_iter().flatten().collect();
+    let hits = report.limit_hits.map(|hits| format!("at its limit {hits} times"));
+    let high = report.high_hits.map(|hits| format!("held back by memory.high {hits} times"));
+    let figures: Vec<String> = [limit, peak, hits, high, pressure].into_iter().flatten().collect();
     (!figures.is_empty()).then(|| figures.join(", "))
 }
 
@@ -125,6 +127,8 @@ mod tests {
                 limit_bytes: Some(512 << 20),
                 peak_bytes: Some(511 << 20),
                 pressure: Some(Pressure { some_permyriad: 1_234, full_permyriad: 900 }),
+                limit_hits: Some(12),
+                high_hits: None,
             }),
         };
         let expected = "\
@@ -135,7 +139,7 @@ opened 1970-01-01T00:00:00.000Z
   T+0.4 ms  decided to restart it at once, because it was healthy before
   T+18 ms   all checks pass: recovered in 18 ms
 
-its memory: limit 512 MiB, peak 511 MiB, 12.34 % of the last 10 s lost to waiting for it
+its memory: limit 512 MiB, peak 511 MiB, at its limit 12 times, 12.34 % of the last 10 s lost to waiting for it
 
 its last output:
   | web listens on 127.0.0.1:8701

@@ -155,12 +155,33 @@ fn a_limit_that_cannot_be_enforced_is_never_silently_ignored() {
     assert!(place.incidents().is_empty());
 }
 
+#[test]
+fn doctor_finds_the_guardian_and_tells_what_is_above_it() {
+    let place = Place::new();
+    let doctor = |place: &Place| -> serde_json::Value {
+        serde_json::from_slice(&place.run(&["doctor", "--json"]).stdout).unwrap()
+    };
+    let hale = place.hale("[service.idle]\ncommand = [\"sleep\", \"1000\"]\n");
+    hale.ready("idle");
+    let report = doctor(&place);
+    assert_eq!(report["guardian"], parent(hale.supervisor()).unwrap());
+    let gap = report["missing"].as_array().unwrap().iter().any(|found| found["feature"] == "hardware timer above Hale");
+    // No test has a timer of its own; somebody else's may run, which not everybody can see.
+    assert!(!report["watchdog"]["closed"].as_bool().unwrap());
+    assert_eq!(gap, !report["watchdog"]["chain"].as_str().unwrap().contains("only root can see"));
+    hale.stop();
+    assert_eq!(doctor(&place)["guardian"], serde_json::Value::Null);
+}
+
+fn parent(pid: i32) -> Option<i32> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().parse().ok()
+}
+
 /// `memory.max` of a service's group, as the kernel has it.
 fn limit_in_force(supervisor: i32, service: &str) -> Option<String> {
     let children = |pid: i32| std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-    let status = std::fs::read_to_string(format!("/proc/{supervisor}/status")).unwrap();
-    let guardian = status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().parse().ok()?;
-    let group = children(guardian).split(' ').find_map(|pid| {
+    let group = children(parent(supervisor)?).split(' ').find_map(|pid| {
         let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
         let path = groups.lines().find_map(|line| line.strip_prefix("0::"))?;
         path.ends_with(&format!("/{service}")).then(|| path.to_owned())

@@ -66,7 +66,10 @@ fn at_limits(bench: &Bench) -> Outcome {
     guest.await_console("leaky: waits for memory no longer", WITHIN)?;
 
     ask(&mut guest, "8702/break/leak?mib=100")?;
-    guest.await_console("leaky: detected: killed by the kernel for memory: its cgroup was at its limit of 48 MiB", WITHIN)?;
+    guest.await_console(
+        "leaky: detected: killed by the kernel for memory: its cgroup was at its limit of 48 MiB",
+        WITHIN,
+    )?;
     guest.await_console("leaky: all checks pass: recovered", WITHIN)?;
 
     let leaky = pid_of(&mut guest, "leaky")?;
@@ -119,7 +122,9 @@ fn boot(bench: &Bench, machine: Machine) -> Outcome<Guest> {
 
 /// Has the kernel hold back a service that uses more than so much.
 fn hold_back(guest: &mut Guest, service: &str, high: &str) -> Outcome {
-    guest.must(&format!("for group in /sys/fs/cgroup/hale-*/{service}; do echo {high} >$group/memory.high; done")).map(drop)
+    guest
+        .must(&format!("for group in /sys/fs/cgroup/hale-*/{service}; do echo {high} >$group/memory.high; done"))
+        .map(drop)
 }
 
 /// Asks a demo service to break, whether or not it lives to answer.
@@ -143,7 +148,11 @@ fn pid_of(guest: &mut Guest, service: &str) -> Outcome<u64> {
 
 fn expect_pid(guest: &mut Guest, service: &str, expected: u64) -> Outcome {
     let found = pid_of(guest, service)?;
-    if found == expected { Ok(()) } else { Err(guest.failure(&format!("{service} has pid {found} instead of {expected}"))) }
+    if found == expected {
+        Ok(())
+    } else {
+        Err(guest.failure(&format!("{service} has pid {found} instead of {expected}")))
+    }
 }
 
 fn json(guest: &mut Guest, command: &str) -> Outcome<Value> {

@@ -151,6 +151,29 @@ pub fn host_lacks() -> Option<Vec<Controller>> {
     Some(Controller::ALL.into_iter().filter(|controller| !controller.is_in(&list)).collect())
 }
 
+/// The controllers that the services of a running Hale cannot have, and why, as far as its group shows. `None`: there is
+/// no such process, or its group cannot be seen.
+#[must_use]
+pub fn lacking_under(guardian: i32) -> Option<Vec<Lacking>> {
+    let groups = std::fs::read_to_string(format!("/proc/{guardian}/cgroup")).ok()?;
+    let own = groups.lines().find_map(|line| line.strip_prefix("0::"))?;
+    let home = own.strip_suffix(SELF).map_or(own, |home| if home == "/" { home } else { home.trim_end_matches('/') });
+    let home = Group::at(home)?;
+    let lists = ["cgroup.controllers", "cgroup.subtree_control"].map(|file| home.read(file).unwrap_or_default());
+    Some(Controller::ALL.into_iter().filter_map(|controller| lacks(controller, &lists, home.path())).collect())
+}
+
+/// What a group with these controllers, of which it hands these down, keeps from its services.
+fn lacks(controller: Controller, [has, hands_down]: &[String; 2], group: &str) -> Option<Lacking> {
+    let group = group.to_owned();
+    let why = match (controller.is_in(has), controller.is_in(hands_down)) {
+        (true, true) => return None,
+        (false, _) => Why::NotGiven { group },
+        (true, false) => Why::Shared { group },
+    };
+    Some(Lacking { controller, why })
+}
+
 /// Has `home` hand controllers down to `group`, and that to the services in it, as far as the kernel lets them.
 /// Returns those that the services cannot have.
 pub(super) fn hand_down(home: &Group, group: &Group) -> Vec<Lacking> {
@@ -188,6 +211,15 @@ mod tests {
         assert!(Controller::Cpu.is_in("cpuset cpu io memory pids\n"));
         assert!(!Controller::Cpu.is_in("cpuset io\n"));
         assert!(!Controller::Memory.is_in(""));
+    }
+
+    #[test]
+    fn what_a_group_does_not_hand_down_is_told_from_what_it_does_not_have() {
+        let lists = ["cpu memory\n".into(), "memory\n".into()];
+        let why = |controller| lacks(controller, &lists, "/a").map(|lacking| lacking.why);
+        assert!(why(Controller::Memory).is_none());
+        assert!(matches!(why(Controller::Cpu), Some(Why::Shared { .. })));
+        assert!(matches!(why(Controller::Tasks), Some(Why::NotGiven { group }) if group == "/a"));
     }
 
     #[test]
