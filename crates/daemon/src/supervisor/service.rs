@@ -63,6 +63,8 @@ pub(super) struct Hosted {
 #[derive(Debug)]
 struct Ready {
     tree: Tree,
+    /// What the kernel enforces for the tree; `None`: not known, as after a supervisor that was lost.
+    limits: Option<ResourceLimits>,
     memory: MemoryWatch,
     notify: Option<Notify>,
 }
@@ -143,7 +145,7 @@ impl Hosted {
         }
         let empty = tree.is_empty().unwrap_or(false);
         let memory = MemoryWatch::open(&tree);
-        self.ready = Some(Ready { tree, memory, notify });
+        self.ready = Some(Ready { tree, limits: None, memory, notify });
         Ok((process, empty))
     }
 
@@ -216,6 +218,7 @@ impl Hosted {
             },
             Some(ready) => {
                 ready.tree = fresh_tree(trees, &self.name)?;
+                ready.limits = Some(ResourceLimits::default());
                 ready.memory = MemoryWatch::open(&ready.tree);
                 if let Some(notify) = &mut ready.notify {
                     notify.member = membership(&ready.tree, self.owner);
@@ -225,12 +228,15 @@ impl Hosted {
                 let tree = fresh_tree(trees, &self.name)?;
                 self.configure(keeper).map_err(|error| failure("keeper", "", &error))?;
                 let memory = MemoryWatch::open(&tree);
-                self.ready = Some(Ready { tree, memory, notify: None });
+                self.ready = Some(Ready { tree, limits: Some(ResourceLimits::default()), memory, notify: None });
             }
         }
         self.stale = false;
         if let Some(ready) = &mut self.ready {
-            ready.tree.limit(limits).map_err(|(file, error)| failure("limits", file, &error))?;
+            if ready.limits != Some(*limits) {
+                ready.tree.limit(limits).map_err(|(file, error)| failure("limits", file, &error))?;
+                ready.limits = Some(*limits);
+            }
             ready.memory.begin();
         }
         Ok(())
@@ -468,7 +474,7 @@ impl Hosted {
     }
 }
 
-/// A tree that nothing was ever killed in.
+/// A tree that nothing was ever killed in, and that has no limits.
 fn fresh_tree(trees: &Trees, name: &Name) -> Result<Tree, SpawnFailure> {
     match trees.remove(name) {
         Ok(()) => trees.prepare(name).map_err(|error| failure("cgroup", "", &error)),

@@ -1,4 +1,4 @@
-//! The limits of one service, written into its cgroup before each of its processes is made.
+//! The limits of one service, written into its cgroup before the first process in it is made.
 
 use super::cgroup::Group;
 use super::delegate::{Controller, Lacking, Why};
