@@ -142,6 +142,8 @@ pub fn initramfs(kernel: &Kernel, hale: &Path, files: &[GuestFile], archive: &Pa
     link("bin/busybox", &tree.join("init"))?;
     link("bin", &tree.join("sbin"))?;
     copy(hale, &tree.join("bin/hale"))?;
+    // busybox as Debian builds it has none.
+    with_libraries("chrt", &tree)?;
     run(Command::new("cp").args(["-r"]).arg(kernel.modules.join("lib")).arg(&tree))?;
     for file in common_files().iter().chain(files) {
         let path = tree.join(file.path.trim_start_matches('/'));
@@ -153,6 +155,16 @@ pub fn initramfs(kernel: &Kernel, hale: &Path, files: &[GuestFile], archive: &Pa
     }
     pack(&tree, archive)?;
     remove_folder(&tree)
+}
+
+/// Copies a program of this machine to `bin`, and the libraries that it is linked with to where it looks for them (ldd(1)).
+fn with_libraries(name: &str, tree: &Path) -> Outcome {
+    let program = find_program(name).ok_or_else(|| format!("no {name}"))?;
+    let libraries = output_of(Command::new("ldd").arg(&program))?;
+    for library in libraries.split_whitespace().filter(|word| word.starts_with('/')) {
+        copy(Path::new(library), &tree.join(library.trim_start_matches('/')))?;
+    }
+    copy(&program, &tree.join("bin").join(name))
 }
 
 /// Not compressed: the emulated machine would need longer to unpack it than this one to read it. Owned by root,

@@ -40,6 +40,7 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("boot", scenarios::boot::run),
     ("watchdog-reset", scenarios::watchdog_reset::run),
     ("hardware-timer", scenarios::hardware_timer::run),
+    ("wedged", scenarios::wedged::run),
     ("memory", scenarios::memory::run),
     ("power-cut", scenarios::power_cut::run),
 ];
@@ -52,6 +53,8 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("mke2fs", "e2fsprogs"),
     ("musl-gcc", "musl-tools"),
     ("setpriv", "util-linux"),
+    ("chrt", "util-linux"),
+    ("ldd", "libc-bin"),
     ("apt-get", "apt"),
     ("dpkg-deb", "dpkg"),
     ("rustup", "rustup"),

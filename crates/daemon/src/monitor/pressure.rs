@@ -70,7 +70,8 @@ mod tests {
     fn the_host_takes_a_trigger_wherever_it_has_pressure_files_for_everybody() {
         // The kernel that grants it to everybody lets everybody write.
         use std::os::unix::fs::PermissionsExt;
-        let for_all = std::fs::metadata("/proc/pressure/memory").is_ok_and(|file| file.permissions().mode() & 0o002 != 0);
+        let for_all =
+            std::fs::metadata("/proc/pressure/memory").is_ok_and(|file| file.permissions().mode() & 0o002 != 0);
         if for_all {
             StallTrigger::on_host().unwrap();
         }

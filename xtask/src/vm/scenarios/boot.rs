@@ -1,8 +1,7 @@
 //! Hale starts as a child of init on a host with cgroup v2 alone, heals a killed service, and ends in order on SIGTERM.
 
-use super::{SERVICES, await_healthy, configuration};
+use super::{SERVICES, await_healthy, configuration, pid_of};
 use crate::tools::Outcome;
-use crate::vm::guest::Guest;
 use crate::vm::machine::{Bench, Machine};
 use std::time::Duration;
 
@@ -45,11 +44,4 @@ pub fn run(bench: &Bench) -> Outcome {
         return Err(guest.failure(&format!("processes were left behind: {}", left.output)));
     }
     guest.must("hale ledger verify").map(drop)
-}
-
-/// The pid of the service's main process, as `hale status` says.
-fn pid_of(guest: &mut Guest, service: &str) -> Outcome<u64> {
-    let text = guest.must(&format!("hale status {service} --json"))?;
-    let status: serde_json::Value = serde_json::from_str(&text).map_err(|e| format!("{e}: {text}"))?;
-    status["services"][0]["pid"].as_u64().ok_or_else(|| guest.failure(&format!("{service} has no pid: {text}")))
 }

@@ -8,7 +8,7 @@ use crate::vm::machine::{Bench, HARDWARE_TIMER, Machine};
 use std::time::Duration;
 
 /// Two stages of 6 s, in a machine that is emulated beside other work.
-const RESET_WITHIN: Duration = Duration::from_secs(120);
+pub(super) const RESET_WITHIN: Duration = Duration::from_secs(120);
 
 /// Longer than twice the timer's time.
 const LONGER_THAN_THE_TIMER: Duration = Duration::from_secs(30);
@@ -18,9 +18,9 @@ const LOAD: Duration = Duration::from_secs(120);
 const LOAD_FULL: Duration = Duration::from_secs(1_800);
 
 /// The oldest process of Hale, as the guest's shell finds it.
-const GUARDIAN: &str = "$(pidof hale | tr ' ' '\\n' | sort -n | head -n 1)";
+pub(super) const GUARDIAN: &str = "$(pidof hale | tr ' ' '\\n' | sort -n | head -n 1)";
 
-const CONFIGURATION: &str = r#"
+pub(super) const CONFIGURATION: &str = r#"
 [host.hardware_watchdog]
 timeout = "6s"
 
@@ -70,7 +70,7 @@ fn budget(bench: &Bench) -> Outcome {
     guest.stays_up(LONGER_THAN_THE_TIMER)
 }
 
-fn boot_new(bench: &Bench, configuration: &str) -> Outcome<Guest> {
+pub(super) fn boot_new(bench: &Bench, configuration: &str) -> Outcome<Guest> {
     let machine = Machine {
         modules: vec!["i6300esb"],
         qemu_arguments: HARDWARE_TIMER.to_vec(),
@@ -86,7 +86,7 @@ fn boot_new(bench: &Bench, configuration: &str) -> Outcome<Guest> {
 }
 
 /// The timer resets the machine, and everything says so afterwards.
-fn expect_reset(guest: &mut Guest, why: &str) -> Outcome {
+pub(super) fn expect_reset(guest: &mut Guest, why: &str) -> Outcome {
     if guest.await_reset(RESET_WITHIN)? != (Reset { by_watchdog: true }) {
         return Err(guest.failure("a reset, but not by the hardware timer"));
     }

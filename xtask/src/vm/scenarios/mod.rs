@@ -5,10 +5,12 @@ pub mod hardware_timer;
 pub mod memory;
 pub mod power_cut;
 pub mod watchdog_reset;
+pub mod wedged;
 
 use super::guest::Guest;
 use super::image::GuestFile;
 use crate::tools::Outcome;
+use serde_json::Value;
 
 /// The services of [`configuration`].
 pub const SERVICES: [&str; 5] = ["web", "worker", "api", "web2", "worker2"];
@@ -28,4 +30,25 @@ pub fn await_healthy(guest: &mut Guest) -> Outcome {
         guest.must(&format!("hale start {service}"))?;
     }
     Ok(())
+}
+
+/// What `command`, which prints JSON, prints.
+pub fn json(guest: &mut Guest, command: &str) -> Outcome<Value> {
+    let text = guest.must(command)?;
+    serde_json::from_str(&text).map_err(|e| format!("{e}: {text}"))
+}
+
+/// The pid of the service's main process, as `hale status` says.
+pub fn pid_of(guest: &mut Guest, service: &str) -> Outcome<u64> {
+    let status = json(guest, &format!("hale status {service} --json"))?;
+    status["services"][0]["pid"].as_u64().ok_or_else(|| guest.failure(&format!("{service} has no pid: {status}")))
+}
+
+/// The service's main process is still the one with this pid.
+pub fn expect_pid(guest: &mut Guest, service: &str, expected: u64) -> Outcome {
+    let found = pid_of(guest, service)?;
+    if found == expected {
+        return Ok(());
+    }
+    Err(guest.failure(&format!("{service} has pid {found} instead of {expected}")))
 }
