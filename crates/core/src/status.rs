@@ -168,11 +168,12 @@ impl Service {
             Phase::Stopping { stage: StopStage::Asked { kill_at }, .. } => {
                 format!("has {} to end", kill_at.since(now))
             }
+            Phase::Spawning { .. } | Phase::Starting { .. } | Phase::Running { .. } => {
+                let stalled = |(since, stall)| format!("{stall}, {} ago", now.since(since));
+                self.known.stalled.map_or(String::new(), stalled)
+            }
             Phase::Stopping { stage: StopStage::Killed { .. }, .. }
             | Phase::Down
-            | Phase::Spawning { .. }
-            | Phase::Starting { .. }
-            | Phase::Running { .. }
             | Phase::Remains { .. } => String::new(),
         }
     }

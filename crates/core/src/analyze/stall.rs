@@ -8,8 +8,9 @@ use core::fmt;
 use serde::{Deserialize, Serialize};
 
 /// How much of the last ten seconds all tasks of a service must have waited (`full avg10` of its `memory.pressure`), in
-/// hundredths of a percent. A fifth is two seconds without a pause, which no busy page cache comes to; what swaps or
-/// reads its own program again and again is far above (systemd-oomd kills from 60 % on, kept for 30 s).
+/// hundredths of a percent. A fifth is two seconds without a pause. A program that read a file of six times its limit
+/// again and again, in an emulated machine, came to 15 %; what swaps, or reads its own program again and again, is far
+/// above (systemd-oomd kills from 60 % on, kept for 30 s).
 pub const STALLED_FROM_PERMYRIAD: u32 = 2_000;
 
 /// How long after the last word of it a stall counts as over. The kernel's average is one of ten seconds, and it speaks

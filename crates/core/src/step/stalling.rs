@@ -75,6 +75,8 @@ mod tests {
         let begins = told(&mut world, &name, 1_000);
         assert!(matches!(&begins.records[..], [record] if matches!(record.body, Body::MemoryStalled { .. })));
         let again = told(&mut world, &name, 3_000);
+        let detail = |world: &World| world.status(at(4_000), Some(&name)).unwrap().services[0].detail.clone();
+        assert_eq!(detail(&world), "90 % of the last 10 s were lost to waiting for memory, 3 s ago");
         assert!(again.records.is_empty() && again.effects.is_empty() && begins.effects.is_empty());
         let ends = at(3_000).mono.after(RELIEVED_AFTER);
         assert_eq!(world.services[&name].deadline(), Some(ends));
@@ -85,6 +87,7 @@ mod tests {
             "{bodies:?}"
         );
         assert!(relieved.effects.is_empty());
+        assert_eq!(detail(&world), "");
     }
 
     #[test]
