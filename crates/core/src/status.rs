@@ -172,9 +172,9 @@ impl Service {
                 let stalled = |(since, stall)| format!("{stall}, {} ago", now.since(since));
                 self.known.stalled.map_or(String::new(), stalled)
             }
-            Phase::Stopping { stage: StopStage::Killed { .. }, .. }
-            | Phase::Down
-            | Phase::Remains { .. } => String::new(),
+            Phase::Stopping { stage: StopStage::Killed { .. }, .. } | Phase::Down | Phase::Remains { .. } => {
+                String::new()
+            }
         }
     }
 

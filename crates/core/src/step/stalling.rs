@@ -100,9 +100,8 @@ mod tests {
                 let _ = told(&mut world, &name, 500);
             }
             let failed = probe(&mut world, &name, Some(ProbeFailure::Timeout));
-            let detected = failed.iter().find_map(|body| match body {
-                Body::Detected { cause, stall, .. } => Some((*cause, *stall)),
-                _ => None,
+            let detected = failed.iter().find_map(|body| {
+                if let Body::Detected { cause, stall, .. } = body { Some((*cause, *stall)) } else { None }
             });
             let expected = if stalls { (Cause::Memory, Some(stall())) } else { (Cause::Hang, None) };
             assert_eq!(detected, Some(expected));

@@ -81,7 +81,7 @@ pub fn missing(guardian: Option<i32>) -> Vec<Missing> {
                 "events of pressure stall information",
                 "a service that hangs because it waits for memory is not told from one that hangs for another reason",
                 "run Hale with CAP_SYS_RESOURCE, or Linux 6.5 or later",
-            )
+            );
         }
         Err(_) => tell(
             "pressure stall information",

@@ -30,14 +30,21 @@ impl StallsAreNamed {
                 self.open.remove(name);
             }
             Body::MemoryStalled { .. } => {
-                if self.owed.take().as_ref() != Some(name) || !self.open.insert(name.clone()) {
-                    return Err(format!("{name} waits for memory: nobody said so, or it is on record already"));
-                }
+                let is_owed = self.owed.take().as_ref() == Some(name);
+                let begins = self.open.insert(name.clone());
+                return if is_owed && begins {
+                    Ok(())
+                } else {
+                    Err(format!("{name} waits for memory, and nobody said so"))
+                };
             }
             Body::MemoryRelieved { .. } => {
-                if !self.open.remove(name) {
-                    return Err(format!("{name} waits for memory no longer: it did not before"));
-                }
+                let ends = self.open.remove(name);
+                return if ends {
+                    Ok(())
+                } else {
+                    Err(format!("{name} waits for memory no longer, and did not before"))
+                };
             }
             Body::Detected { cause, finding, .. } => {
                 let explained = is_late(finding) && self.open.contains(name);
@@ -53,11 +60,12 @@ impl StallsAreNamed {
 
 /// Whether the failure is that something did not come, or came late.
 fn is_late(finding: &Finding) -> bool {
-    match finding {
-        Finding::Check { failure: ProbeFailure::Timeout | ProbeFailure::Killed | ProbeFailure::Slow, .. } => true,
-        Finding::NoHeartbeat { triggered: false, .. } | Finding::StartTimeout { .. } => true,
-        _ => false,
-    }
+    matches!(
+        finding,
+        Finding::Check { failure: ProbeFailure::Timeout | ProbeFailure::Killed | ProbeFailure::Slow, .. }
+            | Finding::NoHeartbeat { triggered: false, .. }
+            | Finding::StartTimeout { .. }
+    )
 }
 
 impl Oracle for StallsAreNamed {
