@@ -27,6 +27,7 @@ const PACKAGES: &[Package] = &[
     Package { name: "busybox-static", program: "busybox", why: "all programs of those machines, beside Hale" },
     Package { name: "cpio", program: "cpio", why: "packs their initramfs" },
     Package { name: "e2fsprogs", program: "mke2fs", why: "makes their disk" },
+    Package { name: "mmdebstrap", program: "mmdebstrap", why: "the Debian of the machine with systemd" },
     Package { name: "musl-tools", program: "musl-gcc", why: "the static binary of Hale that they run" },
 ];
 

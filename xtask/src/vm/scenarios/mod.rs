@@ -3,6 +3,7 @@
 pub mod boot;
 pub mod hardware_timer;
 pub mod power_cut;
+pub mod systemd;
 pub mod watchdog_reset;
 
 use super::guest::Guest;
