@@ -82,6 +82,19 @@ pub fn has_memory_v1() -> bool {
     own.is_some_and(|own| Path::new(&format!("/sys/fs/cgroup/memory{own}/memory.limit_in_bytes")).exists())
 }
 
+/// Whether a systemd can be process 1 of new namespaces here, with file systems of its own: tried, because containers differ.
+pub fn can_boot_systemd() -> bool {
+    const SCRIPT: &str = "mount --make-rprivate / && mount -t tmpfs x /tmp && cd /tmp && mkdir proc sys old && mount --rbind / old \
+                          && mount -t proc proc proc && mount -t sysfs -o ro sysfs sys && mount -t cgroup2 cgroup2 sys/fs/cgroup";
+    let namespaces = ["--pid", "--fork", "--kill-child", "--mount", "--cgroup", "--ipc", "--uts"];
+    let tried = || Command::new("unshare").args(namespaces).args(["sh", "-c", SCRIPT]).output();
+    is_root()
+        && Path::new("/lib/systemd/systemd").exists()
+        && ["nsenter", "journalctl", "systemctl"].iter().all(|program| find_program(program).is_some())
+        && has_cgroup2()
+        && tried().is_ok_and(|output| output.status.success())
+}
+
 /// Formats: proc_pid_mountinfo(5), cgroups(7).
 fn own_cgroup2(mounts: &str, groups: &str) -> Option<PathBuf> {
     let mount = mounts.lines().find(|line| line.contains(" - cgroup2 "))?.split(' ').nth(4)?;

@@ -29,7 +29,8 @@ const LOOK_AGAIN_NS: i64 = 100_000_000;
 enum Duty {
     /// The next main process cannot be started beside the services: the controllers are taken back until it is.
     TakeBack,
-    /// A stop was not over in time, so systemd killed the guardian, and with `KillMode=process` nothing else.
+    /// A stop was not over in time, so that systemd killed the guardian, or hit a guardian that had not begun to take
+    /// signals yet: with `KillMode=process` services are left.
     End,
     /// Hale has ended in order, or the next guardian goes on with what is there.
     Nothing,
@@ -40,7 +41,7 @@ impl Duty {
     fn from_systemd(result: &str, code: &str, status: &str) -> Self {
         match (result, code, status) {
             (_, "exited", EXIT_CGROUP) => Self::TakeBack,
-            ("timeout", _, _) => Self::End,
+            ("timeout", _, _) | (_, "killed", "TERM") => Self::End,
             _ => Self::Nothing,
         }
     }
@@ -69,7 +70,7 @@ impl Duty {
                 take_back(&unit()?)
             }
             Self::End => {
-                eprintln!("hale: was not stopped in time; ends what is left of it and its services");
+                eprintln!("hale: the guardian could not stop its services; ends what is left of them");
                 end(&unit()?)
             }
         }
@@ -150,6 +151,7 @@ mod tests {
             (("exit-code", "exited", "219"), Duty::TakeBack),
             (("timeout", "killed", "KILL"), Duty::End),
             (("timeout", "exited", "0"), Duty::End),
+            (("success", "killed", "TERM"), Duty::End),
             (("success", "exited", "0"), Duty::Nothing),
             (("signal", "killed", "KILL"), Duty::Nothing),
             (("watchdog", "dumped", "ABRT"), Duty::Nothing),
