@@ -1,17 +1,32 @@
-//! The Debian of guests with systemd: as few packages as systemd needs, made by mmdebstrap, once for each version.
+//! The Debian of guests with systemd: as few packages as systemd needs, made by mmdebstrap, once for each release.
 
-use super::image::{GuestFile, candidate, disk as make_disk, fingerprint, remove_folder};
+use super::image::{GuestFile, disk as make_disk, fingerprint, remove_folder};
 use crate::host;
 use crate::tools::{Outcome, find_program, run};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Debian 12, whose systemd (252) is the oldest that is tested.
-const SUITE: &str = "bookworm";
+/// A release of Debian, for its systemd; the kernel is always that of this machine's packages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Release {
+    /// Debian 12, systemd 252.
+    Bookworm,
+    /// Debian 13, systemd 257.
+    Trixie,
+}
+
+impl Release {
+    fn suite(self) -> &'static str {
+        match self {
+            Self::Bookworm => "bookworm",
+            Self::Trixie => "trixie",
+        }
+    }
+}
 
 /// mmdebstrap(1): the packages that no Debian can do without, and systemd as /sbin/init. Without udev, dbus and kmod,
-/// which nothing here needs, a boot takes 12 s; without texts for people the image is 80 MiB.
+/// which nothing here needs, a boot takes 12 s; without texts for people it is 80 MiB.
 const RECIPE: &[&str] = &[
     "--mode=root",
     "--variant=essential",
@@ -63,17 +78,16 @@ pub fn missing() -> Option<String> {
 }
 
 /// Makes `disk` a new disk with the system on it.
-pub fn disk(cache: &Path, disk: &Path) -> Outcome {
-    let made = image(cache)?;
+pub fn disk(cache: &Path, release: Release, disk: &Path) -> Outcome {
+    let made = image(cache, release)?;
     // It is mostly holes.
     run(Command::new("cp").args(["--sparse=always", "--reflink=auto"]).arg(&made).arg(disk))
 }
 
-/// The disk as it is made once for each version of systemd and of [`RECIPE`].
-fn image(cache: &Path) -> Outcome<PathBuf> {
-    let key = format!("{SUITE}_{}_{:016x}", candidate("systemd")?, fingerprint(RECIPE));
+/// The disk as it is made once for each release and [`RECIPE`]. A stable release changes little: what is there stays.
+fn image(cache: &Path, release: Release) -> Outcome<PathBuf> {
     let folder = cache.join("debian");
-    let made = folder.join(key.replace(':', ".")).with_added_extension("img");
+    let made = folder.join(format!("{}_{:016x}.img", release.suite(), fingerprint(RECIPE)));
     if made.is_file() {
         return Ok(made);
     }
@@ -82,7 +96,7 @@ fn image(cache: &Path) -> Outcome<PathBuf> {
         remove_folder(&tree)?;
     }
     fs::create_dir_all(&folder).map_err(|e| format!("cannot make {}: {e}", folder.display()))?;
-    bootstrap(&tree, &folder.join("mmdebstrap.log"))?;
+    bootstrap(release, &tree, &folder.join("mmdebstrap.log"))?;
     let half_made = folder.join("half-made");
     make_disk(&half_made, DISK_MIB, Some(&tree))?;
     remove_folder(&tree)?;
@@ -92,10 +106,10 @@ fn image(cache: &Path) -> Outcome<PathBuf> {
 }
 
 /// What mmdebstrap and all the packages say is only of interest when it fails.
-fn bootstrap(tree: &Path, log: &Path) -> Outcome {
+fn bootstrap(release: Release, tree: &Path, log: &Path) -> Outcome {
     let failed = |e: std::io::Error| format!("cannot run mmdebstrap: {e}");
     let out = fs::File::create(log).map_err(failed)?;
     let both = out.try_clone().map_err(failed)?;
-    run(Command::new("mmdebstrap").args(RECIPE).arg(SUITE).arg(tree).stdout(both).stderr(out))
+    run(Command::new("mmdebstrap").args(RECIPE).arg(release.suite()).arg(tree).stdout(both).stderr(out))
         .map_err(|message| format!("{message}; it said why in {}", log.display()))
 }

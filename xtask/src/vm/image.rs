@@ -66,7 +66,9 @@ pub fn kernel(cache: &Path) -> Outcome<Kernel> {
         package = kernel_package()?;
     }
     let package = &package.ok_or_else(|| format!("apt-cache knows no dependency of {KERNEL_PACKAGE}"))?;
-    let version = candidate(package)?;
+    let policy = output_of(Command::new("apt-cache").args(["policy", package]))?;
+    let version = policy.lines().find_map(|line| line.trim().strip_prefix("Candidate: "));
+    let version = version.ok_or_else(|| format!("apt-cache knows no version of {package}"))?;
     let key = format!("{package}_{version}_{:016x}", fingerprint(MODULES));
     let folder = cache.join("kernel").join(key.replace(':', "."));
     let kernel = Kernel { image: folder.join("vmlinuz"), modules: folder.join("modules") };
@@ -99,13 +101,6 @@ pub fn kernel(cache: &Path) -> Outcome<Kernel> {
     copy(&tree.join("boot").join(format!("vmlinuz-{release_name}")), &kernel.image)?;
     remove_folder(&unpacked)?;
     Ok(kernel)
-}
-
-/// The version of `package` that apt would install now.
-pub(super) fn candidate(package: &str) -> Outcome<String> {
-    let policy = output_of(Command::new("apt-cache").args(["policy", package]))?;
-    let version = policy.lines().find_map(|line| line.trim().strip_prefix("Candidate: "));
-    version.map(str::to_owned).ok_or_else(|| format!("apt-cache knows no version of {package}"))
 }
 
 /// The package that [`KERNEL_PACKAGE`] stands for now, if apt has lists of packages.

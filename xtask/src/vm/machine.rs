@@ -1,6 +1,6 @@
 //! The machine that a scenario asks for, and QEMU's command line for it.
 
-use super::debian;
+use super::debian::{self, Release};
 use super::guest::Guest;
 use super::image::{self, GuestFile, Kernel};
 use crate::tools::Outcome;
@@ -31,8 +31,8 @@ impl DiskCache {
 pub enum System {
     /// busybox, all in memory; the disk is mounted on /var/lib/hale.
     Busybox,
-    /// systemd, on a Debian 12 that is the disk. `hale` is in /usr/bin, and only its unit starts it.
-    Debian,
+    /// systemd, on a Debian that is the disk. `hale` is in /usr/bin, and only its unit starts it.
+    Debian(Release),
 }
 
 /// A machine; `Machine::default()` is one with busybox, 512 MiB, one processor, a disk, and no hardware timer.
@@ -101,7 +101,7 @@ impl Bench {
     pub fn boot_new(&self, machine: &Machine) -> Outcome<Guest> {
         match machine.system {
             System::Busybox => image::disk(&self.disk(), DISK_MIB, None)?,
-            System::Debian => debian::disk(&self.cache, &self.disk())?,
+            System::Debian(release) => debian::disk(&self.cache, release, &self.disk())?,
         }
         self.boot(machine)
     }
@@ -113,7 +113,7 @@ impl Bench {
         let mut files = vec![GuestFile::text("/etc/guest/modules", &modules)];
         match machine.system {
             System::Busybox => files.extend(machine.files.iter().cloned()),
-            System::Debian => files.extend(debian::files().iter().chain(&machine.files).map(debian::laid_over)),
+            System::Debian(_) => files.extend(debian::files().iter().chain(&machine.files).map(debian::laid_over)),
         }
         let initramfs = self.folder.join("initramfs");
         image::initramfs(&self.kernel, &self.hale, &files, &initramfs)?;
@@ -146,7 +146,7 @@ impl Bench {
             .args(qemu_arguments);
         let of_system: &[&str] = match system {
             System::Busybox => &[],
-            System::Debian => &debian::KERNEL_ARGUMENTS,
+            System::Debian(_) => &debian::KERNEL_ARGUMENTS,
         };
         let words = ["console=ttyS0", "quiet", "panic=1"].iter().chain(of_system).chain(kernel_arguments).copied();
         qemu.arg("-append").arg(words.collect::<Vec<_>>().join(" "));

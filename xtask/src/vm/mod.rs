@@ -43,10 +43,11 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("hardware-timer", scenarios::hardware_timer::run),
     ("power-cut", scenarios::power_cut::run),
     ("systemd", scenarios::systemd::run),
+    ("systemd-newer", scenarios::systemd::run_on_newer),
 ];
 
 /// Those on a Debian of their own, which takes more than the others to make.
-const ON_DEBIAN: &[&str] = &["systemd"];
+const ON_DEBIAN: &[&str] = &["systemd", "systemd-newer"];
 
 /// What has to be there, and which Debian package brings it.
 const PROGRAMS: &[(&str, &str)] = &[

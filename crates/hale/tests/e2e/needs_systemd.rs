@@ -249,6 +249,29 @@ fn a_stop_that_takes_too_long_leaves_nothing() {
     booted.assert_nobody_left();
 }
 
+/// There is no main process to stop then, and nothing that systemd would run: what goes on is ended by the next start.
+#[test]
+fn a_stop_right_after_a_death_is_made_good_by_the_next_start() {
+    let booted = Booted::new("RestartSec=1h", |_| SLEEPER.to_owned());
+    booted.must("systemctl start hale");
+    let pid = booted.status("web")["pid"].clone();
+    booted.signal("KILL", "guardian");
+    booted.await_property("SubState", "auto-restart");
+    booted.must("systemctl stop hale");
+    assert_eq!(booted.show("ActiveState"), "inactive");
+    booted.must(&format!("[ -e /proc/{pid} ] && systemctl start hale && [ ! -e /proc/{pid} ]"));
+    booted.done(&["start", "web"]);
+    assert_eq!(booted.living().len(), 1);
+    booted.signal("KILL", "guardian");
+    booted.await_property("SubState", "auto-restart");
+    booted.must("systemctl stop hale && systemctl kill --signal=KILL hale");
+    booted.await_property("ActiveState", "inactive");
+    let begin = Instant::now();
+    while !booted.living().is_empty() {
+        assert!(begin.elapsed() < PATIENCE, "{:?} go on", booted.living());
+    }
+}
+
 #[test]
 fn a_configuration_that_cannot_be_used_is_told_and_not_tried_again() {
     let booted = Booted::new("", |_| "[service.web]\ncomand = [\"sleep\"]\n".to_owned());

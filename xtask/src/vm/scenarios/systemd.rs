@@ -1,8 +1,9 @@
-//! Under systemd 252 the unit is active when Hale works, limits are in force, and no service notices that guardian, supervisor
-//! or keeper dies, hangs, or that systemd executes itself anew; each end is told once, each line is there, and a stop leaves
+//! Under systemd the unit is active when Hale works, limits are in force, and no service notices that guardian, supervisor
+//! or keeper dies or hangs, or that systemd executes itself anew; each end is told once, each line is there, and a stop leaves
 //! nothing. Under Linux 6.1 the status of what ended while there was no guardian is unknown.
 
 use crate::tools::Outcome;
+use crate::vm::debian::Release;
 use crate::vm::guest::Guest;
 use crate::vm::image::GuestFile;
 use crate::vm::machine::{Bench, Machine, System};
@@ -21,7 +22,11 @@ const AWAIT: &str = "await() { while ! eval \"$1\"; do sleep 0.1; done; }; ";
 
 /// Of the guest's shell: the guardian's pid, and that of a child of it.
 const PIDS: &str = "guardian() { systemctl show hale --property MainPID --value; }
-    own() { for pid in $(pidof hale); do case $(tr '\\0' ' ' </proc/$pid/cmdline) in \"hale $1\"*) echo $pid ;; esac; done; }
+    own() {
+        for pid in $(cat /sys/fs/cgroup/system.slice/hale.service/hale-self/cgroup.procs); do
+            case $(tr '\\0' ' ' </proc/$pid/cmdline) in \"hale $1\"*) echo $pid ;; esac
+        done
+    }
     ";
 
 /// Of the guest's shell: fails unless all lines of the counter are there, and gives how many times it said its last word.
@@ -33,9 +38,19 @@ const LINES: &str = "cat /var/log/hale/counter/* | perl -ne '
 
 const GROUP: &str = "/sys/fs/cgroup/system.slice/hale.service";
 
+/// On systemd 252, which has to be helped to start Hale beside its services.
 pub fn run(bench: &Bench) -> Outcome {
+    run_on(bench, Release::Bookworm)
+}
+
+/// On systemd 257, which knows `DelegateSubgroup=` and needs no help.
+pub fn run_on_newer(bench: &Bench) -> Outcome {
+    run_on(bench, Release::Trixie)
+}
+
+fn run_on(bench: &Bench, release: Release) -> Outcome {
     let machine = Machine {
-        system: System::Debian,
+        system: System::Debian(release),
         files: vec![
             GuestFile::text("/etc/hale/hale.toml", include_str!("../guest/systemd.toml")),
             GuestFile::text(
@@ -50,7 +65,7 @@ pub fn run(bench: &Bench) -> Outcome {
         ..Machine::default()
     };
     let mut guest = bench.boot_new(&machine)?;
-    unit_is_understood(&mut guest)?;
+    unit_is_understood(&mut guest, release)?;
     guest.must("systemctl start hale && hale status")?;
     guest.must("for service in counter hog worker; do hale start $service; done")?;
     limits_are_in_force(&mut guest)?;
@@ -61,16 +76,32 @@ pub fn run(bench: &Bench) -> Outcome {
     deaths_go_unnoticed(&mut guest, &pids)?;
     let pids = an_end_while_nobody_is_there_is_told_once(&mut guest, &pids)?;
     the_limit_is_enforced(&mut guest)?;
+    helped_only_if_needed(&mut guest, release)?;
     a_stop_leaves_nothing(&mut guest, &pids)
 }
 
-/// systemd understands each line but the one that is for a newer one; sysusers has made the groups at boot.
-fn unit_is_understood(guest: &mut Guest) -> Outcome {
+/// systemd understands each line, the older one all but the one that is not for it; sysusers has made the groups at boot.
+fn unit_is_understood(guest: &mut Guest, release: Release) -> Outcome {
     let said = guest.must("systemd-analyze verify hale.service 2>&1")?;
-    if said.lines().count() != 1 || !said.contains("Unknown key 'DelegateSubgroup'") {
+    let understood = match release {
+        Release::Bookworm => said.lines().count() == 1 && said.contains("Unknown key 'DelegateSubgroup'"),
+        Release::Trixie => said.is_empty(),
+    };
+    if !understood {
         return Err(guest.failure(&format!("systemd does not understand the unit: {said}")));
     }
     guest.must("getent group hale && getent group hale-admin").map(drop)
+}
+
+/// Controllers were taken back only where systemd could not start Hale beside its services.
+fn helped_only_if_needed(guest: &mut Guest, release: Release) -> Outcome {
+    let told = guest.must("journalctl --unit=hale --no-pager --output=cat")?;
+    let refused = told.matches("status=219/CGROUP").count();
+    let helped = told.matches("takes the controllers of its services back").count();
+    if helped == refused && (helped > 0) == (release == Release::Bookworm) {
+        return Ok(());
+    }
+    Err(guest.failure(&format!("systemd could not start Hale {refused} times, and was helped {helped} times")))
 }
 
 /// The kernel has the limits of a service, and Hale's own three processes are in the leaf.
@@ -161,7 +192,9 @@ fn a_stop_leaves_nothing(guest: &mut Guest, before: &[u64; 3]) -> Outcome {
     if shown.split_whitespace().collect::<Vec<_>>() != ["0", "success", "inactive"] {
         return Err(guest.failure(&format!("after a stop: {shown}")));
     }
-    guest.must(&format!("! pidof hale perl && [ ! -e {GROUP} ] && [ ! -e /run/hale ] && hale ledger verify"))?;
+    guest.must(&format!(
+        "! grep -shE '^(hale|perl)' /proc/[0-9]*/comm && [ ! -e {GROUP} ] && [ ! -e /run/hale ] && hale ledger verify"
+    ))?;
     // Told to by hand twice, by the restart, by the stop.
     let lines = guest.must(LINES)?;
     if lines != "4 0" {
