@@ -35,6 +35,11 @@ const NEEDS: &[Need] = &[
         why_not: "no systemd-notify",
         is_met: || find_program("systemd-notify").is_some(),
     },
+    Need {
+        module: "needs_systemd",
+        why_not: "no systemd, or this user may not make it process 1 of new namespaces",
+        is_met: host::can_boot_systemd,
+    },
     // Met by the caller: it takes a download.
     Need { module: NEEDS_SDNOTIFY, why_not: "no Python with PyPI's sdnotify could be made", is_met: || true },
 ];

@@ -27,6 +27,7 @@ const PACKAGES: &[Package] = &[
     Package { name: "busybox-static", program: "busybox", why: "all programs of those machines, beside Hale" },
     Package { name: "cpio", program: "cpio", why: "packs their initramfs" },
     Package { name: "e2fsprogs", program: "mke2fs", why: "makes their disk" },
+    Package { name: "mmdebstrap", program: "mmdebstrap", why: "the Debian of the machine with systemd" },
     Package { name: "musl-tools", program: "musl-gcc", why: "the static binary of Hale that they run" },
 ];
 
@@ -79,6 +80,19 @@ pub fn has_memory_v1() -> bool {
     let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let own = groups.lines().find_map(|line| line.split_once(":memory:")).map(|(_, own)| own);
     own.is_some_and(|own| Path::new(&format!("/sys/fs/cgroup/memory{own}/memory.limit_in_bytes")).exists())
+}
+
+/// Whether a systemd can be process 1 of new namespaces here, with file systems of its own: tried, because containers differ.
+pub fn can_boot_systemd() -> bool {
+    const SCRIPT: &str = "mount --make-rprivate / && mount -t tmpfs x /tmp && cd /tmp && mkdir proc sys old && mount --rbind / old \
+                          && mount -t proc proc proc && mount -t sysfs -o ro sysfs sys && mount -t cgroup2 cgroup2 sys/fs/cgroup";
+    let namespaces = ["--pid", "--fork", "--kill-child", "--mount", "--cgroup", "--ipc", "--uts"];
+    let tried = || Command::new("unshare").args(namespaces).args(["sh", "-c", SCRIPT]).output();
+    is_root()
+        && Path::new("/lib/systemd/systemd").exists()
+        && ["nsenter", "journalctl", "systemctl"].iter().all(|program| find_program(program).is_some())
+        && has_cgroup2()
+        && tried().is_ok_and(|output| output.status.success())
 }
 
 /// Formats: proc_pid_mountinfo(5), cgroups(7).

@@ -62,6 +62,9 @@ fn steps(root: &Path, report: &mut Report) {
     if let Some(why) = vm::missing() {
         return report.leave_out(vm::left_out(why));
     }
+    if let Some(entry) = vm::left_out_on_debian() {
+        report.leave_out(entry);
+    }
     if report.step(Phase::Machines, "static binary", |_| dist::build(root).map(drop)) {
         report.step(Phase::Machines, "power cuts and more in emulated machines", |report| {
             let (tally, outcome) = vm::run_all(root)?;

@@ -305,7 +305,7 @@ pub enum ExitStatus {
         /// Whether the kernel dumped core.
         core_dumped: bool,
     },
-    /// It ended while no guardian was there, and the kernel does not tell afterwards how (Linux before 6.15).
+    /// The guardian that started it was gone, and the kernel tells no other how it ended (Linux before 6.15).
     Unknown,
 }
 
@@ -323,7 +323,7 @@ impl fmt::Display for ExitStatus {
             Self::Code(code) => write!(f, "exited with status {code}"),
             Self::Signal { signal, core_dumped: false } => write!(f, "was ended by {signal}"),
             Self::Signal { signal, core_dumped: true } => write!(f, "was ended by {signal} and dumped core"),
-            Self::Unknown => f.write_str("ended while no guardian was there to see how"),
+            Self::Unknown => f.write_str("ended, unseen by the guardian that had started it"),
         }
     }
 }

@@ -26,6 +26,7 @@ fn main() -> ExitCode {
         Some("guardian") => hale_daemon::guardian::main(arguments),
         Some("supervisor") => hale_daemon::supervisor::main(arguments),
         Some("keeper") => hale_daemon::keeper::main(arguments),
+        Some("after-stop") => hale_daemon::execute::tree::after_stop::main(),
         Some("demo-service") => demo::main(arguments),
         Some(_) | None => command_line(),
     }

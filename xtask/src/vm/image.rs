@@ -26,7 +26,7 @@ pub struct Kernel {
 #[derive(Debug, Clone)]
 pub struct GuestFile {
     /// Absolute, as the guest sees it.
-    pub path: &'static str,
+    pub path: String,
     /// What is in it.
     pub text: String,
     /// Whether it can be executed.
@@ -35,23 +35,24 @@ pub struct GuestFile {
 
 impl GuestFile {
     /// A file with text.
-    pub fn text(path: &'static str, text: &str) -> Self {
-        Self { path, text: text.to_owned(), is_program: false }
+    pub fn text(path: &str, text: &str) -> Self {
+        Self { path: path.to_owned(), text: text.to_owned(), is_program: false }
     }
 
     /// A script.
-    pub fn program(path: &'static str, text: &str) -> Self {
-        Self { path, text: text.to_owned(), is_program: true }
+    pub fn program(path: &str, text: &str) -> Self {
+        Self { path: path.to_owned(), text: text.to_owned(), is_program: true }
     }
 }
 
 /// The files that each guest has.
-fn common_files() -> [GuestFile; 4] {
+fn common_files() -> [GuestFile; 5] {
     [
         GuestFile::text("/etc/inittab", include_str!("guest/inittab")),
         GuestFile::program("/etc/guest/setup", include_str!("guest/setup")),
         GuestFile::program("/etc/guest/agent", include_str!("guest/agent")),
         GuestFile::program("/etc/guest/start", include_str!("guest/start")),
+        GuestFile::program("/etc/guest/enter", include_str!("guest/enter")),
     ]
 }
 
@@ -192,14 +193,18 @@ fn pack(tree: &Path, archive: &Path) -> Outcome {
     }
 }
 
-/// Makes an empty ext4 file system of `mib` MiB in the file `disk`, without mounting it.
-pub fn disk(disk: &Path, mib: u32) -> Outcome {
+/// Makes an ext4 file system of `mib` MiB in the file `disk`, without mounting it: with what is in `content`, or empty.
+pub fn disk(disk: &Path, mib: u32, content: Option<&Path>) -> Outcome {
     if disk.exists() {
         fs::remove_file(disk).map_err(|e| format!("cannot remove {}: {e}", disk.display()))?;
     }
-    let mke2fs = find_program("mke2fs").ok_or("no mke2fs")?;
+    let mut mke2fs = Command::new(find_program("mke2fs").ok_or("no mke2fs")?);
+    mke2fs.args(["-q", "-t", "ext4", "-F"]);
+    if let Some(folder) = content {
+        mke2fs.arg("-d").arg(folder);
+    }
     // It says that it makes a regular file, even when told to be quiet.
-    output_of(Command::new(mke2fs).args(["-q", "-t", "ext4", "-F"]).arg(disk).arg(format!("{mib}M"))).map(drop)
+    output_of(mke2fs.arg(disk).arg(format!("{mib}M"))).map(drop)
 }
 
 /// Makes `folder` an empty one.
@@ -214,7 +219,7 @@ fn make_folder(folder: &Path) -> Outcome {
     fs::create_dir_all(folder).map_err(|e| format!("cannot make {}: {e}", folder.display()))
 }
 
-fn remove_folder(folder: &Path) -> Outcome {
+pub(super) fn remove_folder(folder: &Path) -> Outcome {
     fs::remove_dir_all(folder).map_err(|e| format!("cannot remove {}: {e}", folder.display()))
 }
 
@@ -246,7 +251,7 @@ fn file_name(path: &Path) -> Outcome<String> {
 }
 
 /// FNV-1a (RFC draft-eastlake-fnv): tells lists apart that somebody edited, nothing more.
-fn fingerprint(words: &[&str]) -> u64 {
+pub(super) fn fingerprint(words: &[&str]) -> u64 {
     let bytes = words.iter().flat_map(|word| word.bytes().chain([0]));
     bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }

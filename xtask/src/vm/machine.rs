@@ -1,5 +1,6 @@
 //! The machine that a scenario asks for, and QEMU's command line for it.
 
+use super::debian::{self, Release};
 use super::guest::Guest;
 use super::image::{self, GuestFile, Kernel};
 use crate::tools::Outcome;
@@ -25,14 +26,25 @@ impl DiskCache {
     }
 }
 
-/// A machine; `Machine::default()` is one with 512 MiB, one processor, a disk, and no hardware timer.
+/// What is process 1 of a guest, and what its disk is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum System {
+    /// busybox, all in memory; the disk is mounted on /var/lib/hale.
+    Busybox,
+    /// systemd, on a Debian that is the disk. `hale` is in /usr/bin, and only its unit starts it.
+    Debian(Release),
+}
+
+/// A machine; `Machine::default()` is one with busybox, 512 MiB, one processor, a disk, and no hardware timer.
 #[derive(Debug, Clone)]
 pub struct Machine {
+    /// Process 1.
+    pub system: System,
     /// Memory, in MiB.
     pub memory_mib: u32,
     /// Emulated processors.
     pub processors: u32,
-    /// The disk's cache. It is /dev/vda, ext4, mounted on /var/lib/hale.
+    /// The disk's cache. It is /dev/vda, ext4.
     pub disk_cache: DiskCache,
     /// Words for the kernel; a later word wins over an earlier one, these come last.
     pub kernel_arguments: Vec<&'static str>,
@@ -41,13 +53,14 @@ pub struct Machine {
     pub modules: Vec<&'static str>,
     /// Words for QEMU, such as [`HARDWARE_TIMER`].
     pub qemu_arguments: Vec<&'static str>,
-    /// Files of the guest. With `/etc/hale/hale.toml` among them `hale run` is started at boot, by init.
+    /// Files of the guest. With `/etc/hale/hale.toml` among them busybox starts `hale run` at boot.
     pub files: Vec<GuestFile>,
 }
 
 impl Default for Machine {
     fn default() -> Self {
         Self {
+            system: System::Busybox,
             memory_mib: 512,
             processors: 1,
             disk_cache: DiskCache::WriteThrough,
@@ -69,6 +82,8 @@ const DISK_MIB: u32 = 128;
 /// What is the same for all guests of a run, and where this scenario's files are.
 #[derive(Debug)]
 pub struct Bench {
+    /// `target/vm`, for what is made once.
+    pub cache: PathBuf,
     /// The kernel.
     pub kernel: Kernel,
     /// The static binary.
@@ -84,7 +99,10 @@ pub struct Bench {
 impl Bench {
     /// Makes the machine with a new disk and boots it; returns once it takes commands.
     pub fn boot_new(&self, machine: &Machine) -> Outcome<Guest> {
-        image::disk(&self.disk(), DISK_MIB)?;
+        match machine.system {
+            System::Busybox => image::disk(&self.disk(), DISK_MIB, None)?,
+            System::Debian(release) => debian::disk(&self.cache, release, &self.disk())?,
+        }
         self.boot(machine)
     }
 
@@ -93,7 +111,10 @@ impl Bench {
         let modules = ["virtio_pci", "virtio_blk", "virtio_rng", "ext4"].iter().chain(&machine.modules);
         let modules: String = modules.map(|module| format!("{module}\n")).collect();
         let mut files = vec![GuestFile::text("/etc/guest/modules", &modules)];
-        files.extend(machine.files.iter().cloned());
+        match machine.system {
+            System::Busybox => files.extend(machine.files.iter().cloned()),
+            System::Debian(_) => files.extend(debian::files().iter().chain(&machine.files).map(debian::laid_over)),
+        }
         let initramfs = self.folder.join("initramfs");
         image::initramfs(&self.kernel, &self.hale, &files, &initramfs)?;
         Guest::start(self.qemu(machine, &initramfs), &self.folder.join("console.log"))
@@ -107,7 +128,7 @@ impl Bench {
     /// QMP monitor, standard error the console: sockets that [`Guest::start`] hands over, so there is nothing to
     /// connect to, and nothing to wait for. setpriv ends QEMU when we end.
     fn qemu(&self, machine: &Machine, initramfs: &Path) -> Command {
-        let Machine { memory_mib, processors, disk_cache, kernel_arguments, qemu_arguments, .. } = machine;
+        let Machine { system, memory_mib, processors, disk_cache, kernel_arguments, qemu_arguments, .. } = machine;
         let mut qemu = Command::new("setpriv");
         qemu.args(["--pdeathsig", "KILL", "qemu-system-x86_64"])
             .args(["-accel", "tcg", "-no-user-config", "-nodefaults", "-display", "none", "-name", "hale-guest"])
@@ -123,7 +144,11 @@ impl Bench {
             .arg("-initrd")
             .arg(initramfs)
             .args(qemu_arguments);
-        let words = ["console=ttyS0", "quiet", "panic=1"].iter().chain(kernel_arguments).copied();
+        let of_system: &[&str] = match system {
+            System::Busybox => &[],
+            System::Debian(_) => &debian::KERNEL_ARGUMENTS,
+        };
+        let words = ["console=ttyS0", "quiet", "panic=1"].iter().chain(of_system).chain(kernel_arguments).copied();
         qemu.arg("-append").arg(words.collect::<Vec<_>>().join(" "));
         qemu
     }

@@ -18,6 +18,7 @@
 //! console, and `target/vm/SCENARIO` keeps all of it, the disk and the initramfs.
 
 mod agent;
+mod debian;
 mod guest;
 mod image;
 mod machine;
@@ -43,7 +44,12 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("wedged", scenarios::wedged::run),
     ("memory", scenarios::memory::run),
     ("power-cut", scenarios::power_cut::run),
+    ("systemd", scenarios::systemd::run),
+    ("systemd-newer", scenarios::systemd::run_on_newer),
 ];
+
+/// Those on a Debian of their own, which takes more than the others to make.
+const ON_DEBIAN: &[&str] = &["systemd", "systemd-newer"];
 
 /// What has to be there, and which Debian package brings it.
 const PROGRAMS: &[(&str, &str)] = &[
@@ -72,6 +78,9 @@ pub fn run(root: &Path, words: &[&str]) -> Outcome {
     if let Some(why) = missing() {
         return Err(format!("cannot run machines here: {why}"));
     }
+    if let (true, Some(why)) = (names.iter().any(|name| ON_DEBIAN.contains(name)), debian::missing()) {
+        return Err(format!("cannot make a Debian here: {why}"));
+    }
     let (tally, outcome) = scenarios(root, &names, full)?;
     println!("{} passed, {} failed", tally.passed, tally.failed);
     outcome
@@ -85,6 +94,12 @@ pub fn run_all(root: &Path) -> Outcome<(Tally, Outcome)> {
 /// How many scenarios cannot be run, and why.
 pub fn left_out(why: String) -> LeftOut {
     LeftOut { what: "scenarios in emulated machines".to_owned(), count: SCENARIOS.len() as u64, why }
+}
+
+/// The scenarios on a Debian of their own, where only that cannot be made.
+pub fn left_out_on_debian() -> Option<LeftOut> {
+    let why = debian::missing()?;
+    Some(LeftOut { what: ON_DEBIAN.join(", "), count: ON_DEBIAN.len() as u64, why })
 }
 
 /// What this machine lacks.
@@ -104,10 +119,14 @@ fn scenarios(root: &Path, names: &[&str], full: bool) -> Outcome<(Tally, Outcome
     println!("HALE_VM_SEED={seed}");
     let mut tally = Tally::default();
     let mut failures = Vec::new();
-    for (name, scenario) in SCENARIOS.iter().filter(|(name, _)| names.is_empty() || names.contains(name)) {
+    let without_debian = debian::missing().is_some();
+    let chosen = |name: &&str| {
+        if names.is_empty() { !(without_debian && ON_DEBIAN.contains(name)) } else { names.contains(name) }
+    };
+    for (name, scenario) in SCENARIOS.iter().filter(|(name, _)| chosen(name)) {
         let folder = cache.join(name);
         image::fresh_folder(&folder)?;
-        let bench = Bench { kernel: kernel.clone(), hale: hale.clone(), folder, full, seed };
+        let bench = Bench { cache: cache.clone(), kernel: kernel.clone(), hale: hale.clone(), folder, full, seed };
         let start = Instant::now();
         let outcome = scenario(&bench);
         let took = start.elapsed().as_secs_f64();

@@ -12,7 +12,7 @@ use crate::time::{Monotonic, Span};
 pub const DEATH_WITHIN: Span = Span::from_secs(10);
 
 /// The kills that ended the main process, if it was the OOM killer: it ends by SIGKILL alone, and the kernel's count
-/// grew since it was told last, or was told to have grown within [`DEATH_WITHIN`].
+/// grew since it was told last, or was told to have grown within [`DEATH_WITHIN`]. An end that nobody saw may be one.
 ///
 /// The count is the cgroup's: when the OOM killer takes a worker, and a stranger SIGKILLs the main process within this
 /// time, the kernel's word is believed. What Hale itself kills is not asked about here: its cause is known.
@@ -23,7 +23,7 @@ pub fn killed_main(
     told: Option<(Monotonic, OomKills)>,
     now: Monotonic,
 ) -> Option<OomKills> {
-    if !matches!(status, ExitStatus::Signal { signal: Signal::KILL, .. }) {
+    if !matches!(status, ExitStatus::Signal { signal: Signal::KILL, .. } | ExitStatus::Unknown) {
         return None;
     }
     let told = told.filter(|(at, _)| now.since(*at) <= DEATH_WITHIN).map(|(_, kills)| kills);
@@ -48,6 +48,8 @@ mod tests {
         let silent = MemoryAtExit { oom: None, report: MemoryReport::default() };
         assert_eq!(killed_main(KILLED, Some(&counted), None, at(1)), Some(KILLS));
         assert_eq!(killed_main(KILLED, Some(&silent), None, at(1)), None);
+        assert_eq!(killed_main(ExitStatus::Unknown, Some(&counted), None, at(1)), Some(KILLS));
+        assert_eq!(killed_main(ExitStatus::Unknown, Some(&silent), None, at(1)), None);
         assert_eq!(killed_main(KILLED, None, None, at(1)), None);
         let aborted = ExitStatus::Signal { signal: Signal::ABRT, core_dumped: true };
         assert_eq!(killed_main(aborted, Some(&counted), None, at(1)), None);

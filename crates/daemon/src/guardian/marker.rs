@@ -64,7 +64,7 @@ impl fmt::Display for Told {
                 }
                 f.write_str(if core_dumped { " (core dumped)" } else { "" })
             }
-            End::Exited(Exit::Unknown) => f.write_str("ended while no guardian was there"),
+            End::Exited(Exit::Unknown) => f.write_str("ended, unseen by the guardian that had started it"),
             // Without the error's text, for which the standard library allocates.
             End::Failed(SpawnFailure { step, errno }) => {
                 write!(f, "could not be started: {}: errno {errno}", step.name())

@@ -201,7 +201,7 @@ fn run(args: impl IntoIterator<Item = OsString>) -> Result<Ended, StartError> {
     let sockets = host.adopt_sockets(&mut inherited, &in_force.policy).map_err(io::Error::other);
     sockets.map_err(failed("take over the services' sockets"))?;
     if let Some(lost) = lost {
-        host.adopt(lost, inherited, &world).map_err(failed("take over the services"))?;
+        host.adopt(lost, inherited, &in_force.policy, &world).map_err(failed("take over the services"))?;
     }
     driver::run(&mut world, &mut host);
     Ok(host.finish())

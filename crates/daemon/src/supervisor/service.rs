@@ -242,6 +242,12 @@ impl Hosted {
         Ok(())
     }
 
+    /// Sets the limits of an adopted tree again: they are gone where controllers were taken back so that systemd could start
+    /// the next guardian (docs/decisions/0018). Gives the file that the kernel refused.
+    pub(super) fn limit(&self, limits: &ResourceLimits) -> Result<(), (&'static str, io::Error)> {
+        self.tree().map_or(Ok(()), |tree| tree.limit(limits))
+    }
+
     fn tree(&self) -> Option<&Tree> {
         self.ready.as_ref().map(|ready| &ready.tree)
     }

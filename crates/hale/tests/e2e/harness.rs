@@ -509,7 +509,7 @@ pub fn children(pid: i32) -> Vec<i32> {
 }
 
 /// The directory of this process's cgroup v2.
-fn own_cgroup() -> Option<PathBuf> {
+pub fn own_cgroup() -> Option<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
     let mount = mounts.lines().find(|line| line.contains(" - cgroup2 "))?.split(' ').nth(4)?.to_owned();
     let groups = fs::read_to_string("/proc/self/cgroup").unwrap();

@@ -21,81 +21,10 @@ impl Random {
 
 mod needs_python {
     use super::*;
-    use crate::harness::{Hale, python, under_init};
-    use std::collections::BTreeMap;
+    use crate::harness::{Hale, under_init};
+    use crate::writers::{Crashes, assert_all, await_all, configuration, pid, service, up};
 
     const SERVICES: usize = 50;
-
-    /// Writes numbered lines, 10 kB a second, and exits with a status of its own when it is told to. Whoever starts it a
-    /// second time finds its lock taken.
-    const WRITER: &str = r#"
-import fcntl, os, signal, sys
-name, status = sys.argv[1], int(sys.argv[2])
-lock = open(os.path.join(sys.argv[3], name + ".lock"), "w")
-try:
-    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-except OSError:
-    open(os.path.join(sys.argv[3], "reports"), "w").write("double " + name + "\n")
-    sys.exit(99)
-for number in (signal.SIGUSR1, signal.SIGTERM):
-    signal.signal(number, signal.SIG_DFL)
-signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1, signal.SIGTERM})
-with open(os.path.join(sys.argv[3], "reports"), "w") as reports:
-    reports.write(f"up {name} {os.getpid()}\n")
-count = 0
-while True:
-    os.write(1, (f"{name} {count} " + "." * 80 + "\n").encode())
-    count += 1
-    told = signal.sigtimedwait({signal.SIGUSR1, signal.SIGTERM}, 0.01)
-    if told is not None:
-        os.write(1, f"{name} end {count}\n".encode())
-        os._exit(status if told.si_signo == signal.SIGUSR1 else 0)
-"#;
-
-    fn service(number: usize) -> String {
-        format!("w{number:02}")
-    }
-
-    /// Its exit status when it is told to crash.
-    fn status(number: usize) -> u64 {
-        40 + number as u64
-    }
-
-    fn start(place: &Place, services: usize) -> Hale<'_> {
-        place.write("writer.py", WRITER);
-        let one = |number: usize| {
-            format!(
-                "[service.{name}]\ncommand = [\"{python}\", \"@D/writer.py\", \"{name}\", \"{status}\", \"@D\"]\n\
-                 restart.crash_loop = false\nrestart.delay = \"0s\"\nlog.keep = 1000\n",
-                name = service(number),
-                python = python(),
-                status = status(number),
-            )
-        };
-        place.hale(&(0..services).map(one).collect::<String>())
-    }
-
-    /// Every line of every process is there once, in order, up to its last word.
-    fn assert_whole(place: &Place, number: usize, ends: u64) {
-        let name = service(number);
-        let mut next = 0;
-        let mut ended = 0;
-        for line in place.log(&name).lines().filter(|line| !line.starts_with("hale: ")) {
-            let words: Vec<&str> = line.split(' ').collect();
-            match words[..] {
-                [own, "end", count] => {
-                    assert_eq!((own, count), (&*name, &*next.to_string()), "a line before its last word is missing");
-                    (next, ended) = (0, ended + 1);
-                }
-                [own, count, _] => {
-                    assert_eq!((own, count), (&*name, &*next.to_string()), "a line is missing, or is there twice");
-                    next += 1;
-                }
-                _ => panic!("{name} never wrote this: {line}"),
-            }
-        }
-        assert_eq!((next, ended), (0, ends), "{name}: its last words");
-    }
 
     #[test]
     fn killed_again_and_again_under_load_no_service_notices() {
@@ -123,8 +52,8 @@ while True:
     fn killed_as_a_whole_and_started_again_nothing_ever_runs_twice() {
         let place = Place::new();
         // Ten: each round starts all of them, and that takes far longer than killing does.
-        let mut hale = start(&place, 10);
-        let up: Vec<String> = (0..10).map(|number| format!("up {} ", service(number))).collect();
+        let mut hale = place.hale(&configuration(&place, 10));
+        let up: Vec<String> = (0..10).map(up).collect();
         let up: Vec<&str> = up.iter().map(String::as_str).collect();
         for round in 0..kills() / 4 {
             // Some are killed before all services are up.
@@ -147,16 +76,9 @@ while True:
         let seed = u64::from(std::process::id());
         println!("seed {seed}");
         let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        let hale = start(place, SERVICES);
-        // Each says itself that it is up: what Hale prints dies with the one who prints it.
-        let up = |number: usize| format!("up {} ", service(number));
-        let all: Vec<String> = (0..SERVICES).map(up).collect();
-        place.reports(&all.iter().map(String::as_str).collect::<Vec<_>>());
-        let pid = |line: &str| line.rsplit(' ').next().unwrap().parse::<i32>().unwrap();
-        let reported = place.reported();
-        let first = |number: usize| reported.iter().find(|line| line.starts_with(&up(number))).unwrap();
-        let mut pids: Vec<i32> = (0..SERVICES).map(|number| pid(first(number))).collect();
-        let mut crashes: BTreeMap<usize, u64> = BTreeMap::new();
+        let hale = place.hale(&configuration(place, SERVICES));
+        let mut pids = await_all(place, SERVICES);
+        let mut crashes = Crashes::new();
         // Each that dies before its first proof is waited for twice as long.
         let mut young = 0;
         for _ in 0..kills {
@@ -197,25 +119,7 @@ while True:
             assert!(is_alive(pid));
         }
         hale.stop();
-        let reported = place.reported();
-        assert!(!reported.iter().any(|line| line.starts_with("double")), "{reported:?}");
-        let records = place.ledger();
-        for number in 0..SERVICES {
-            let name = service(number);
-            let crashed = crashes.get(&number).copied().unwrap_or(0);
-            let of = |kind: &str| {
-                let is_it = |record: &&serde_json::Value| record["service"] == name.as_str() && record["kind"] == kind;
-                records.iter().filter(is_it).collect::<Vec<_>>()
-            };
-            let statuses: Vec<Option<u64>> =
-                of("exited").iter().map(|record| record["status"]["code"].as_u64()).collect();
-            let mut expected = vec![Some(status(number)); usize::try_from(crashed).unwrap()];
-            expected.push(Some(0));
-            assert_eq!(statuses, expected, "{name}: each exit status once, and right");
-            assert_eq!(of("spawned").len() as u64, 1 + crashed, "{name}: started once, and once for each crash");
-            assert_eq!(of("violated"), Vec::<&serde_json::Value>::new());
-            assert_whole(place, number, 1 + crashed);
-        }
+        assert_all(place, SERVICES, &crashes, true);
         place.done(&["ledger", "verify"]);
         place.assert_nobody_left();
     }

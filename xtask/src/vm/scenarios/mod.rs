@@ -4,6 +4,7 @@ pub mod boot;
 pub mod hardware_timer;
 pub mod memory;
 pub mod power_cut;
+pub mod systemd;
 pub mod watchdog_reset;
 pub mod wedged;
 

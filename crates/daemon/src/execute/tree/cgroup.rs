@@ -252,8 +252,13 @@ impl Group {
         Ok(())
     }
 
+    /// The names of the groups directly in it.
+    pub(super) fn children(&self) -> io::Result<Vec<String>> {
+        Ok(self.subgroups()?.into_iter().filter(|path| !path.is_empty() && !path.contains('/')).collect())
+    }
+
     /// The paths of this group (empty) and all below, each after the one that it is in.
-    fn subgroups(&self) -> io::Result<Vec<String>> {
+    pub(super) fn subgroups(&self) -> io::Result<Vec<String>> {
         let mut found = vec![String::new()];
         let mut next = 0;
         while let Some(group) = found.get(next).cloned() {
@@ -330,7 +335,7 @@ fn open_dir(at: impl AsFd, path: &Path) -> io::Result<OwnedFd> {
 }
 
 /// A removed group answers `ENODEV` through descriptors that were opened before.
-fn is_gone(error: &io::Error) -> bool {
+pub(super) fn is_gone(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(Errno::NODEV.raw_os_error())
 }
 

@@ -3,6 +3,7 @@
 //! With a writable cgroup v2 the kernel keeps the tree: nothing leaves it by forking twice or by a new session, one
 //! write kills all of it, and the kernel tells when it is empty. Without, see [`tags`].
 
+pub mod after_stop;
 mod cgroup;
 pub mod delegate;
 mod leftovers;

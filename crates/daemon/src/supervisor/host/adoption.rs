@@ -48,6 +48,7 @@ impl DaemonHost {
         &mut self,
         lost: Lost,
         mut inherited: Inheritance,
+        policy: &Policy,
         world: &World,
     ) -> io::Result<()> {
         let mut found = BTreeMap::new();
@@ -78,6 +79,12 @@ impl DaemonHost {
             let mut tree_empty = true;
             if !matches!(life, Life::Over) || world.service(name).and_then(Service::epoch) == Some(epoch) {
                 let (known, empty) = hosted.adopt(kept, notify, &self.parts.trees)?;
+                // A service that runs without its limit is better than one that nobody looks after.
+                if let Some(limits) = policy.services.get(name).map(|service| &service.limits)
+                    && let Err((file, error)) = hosted.limit(limits)
+                {
+                    self.parts.console.say(&format!("{name}: its limit cannot be set again: {file}: {error}"));
+                }
                 if let (Life::Running { process, .. }, Some(known)) = (&mut life, known) {
                     *process = known;
                 }
