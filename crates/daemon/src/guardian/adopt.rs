@@ -155,9 +155,15 @@ impl Rest {
             entry.epoch = epoch;
             entry.life = Life::Running { pid };
             entry.cgroup = cgroup_of(pid, &pidfd);
-            // What has ended is ready at once.
             let _ = epoll::add(&guardian.epoll, &pidfd, token, EventFlags::IN);
+            let mut now = [PollFd::new(&pidfd, PollFlags::IN)];
+            let has_ended = poll(&mut now, Some(&Timespec::default())) == Ok(1);
+            let reaped = now[0].revents().contains(PollFlags::HUP);
             entry.pidfd = Some(pidfd);
+            // Before the supervisor is told of it: its end may be on record, and its successor announced.
+            if has_ended {
+                guardian.on_adopted(slot, if reaped { EventFlags::HUP } else { EventFlags::IN });
+            }
         }
         for (key, fd) in self.stored {
             guardian.store.adopt(key, fd);
