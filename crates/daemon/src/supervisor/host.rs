@@ -49,6 +49,9 @@ const INBOX_PER_ROUND: usize = 256;
 /// ledger misses.
 const LEDGER_CLOSE_WITHIN: Duration = Duration::from_secs(5);
 
+/// How long an orderly end waits for probes that it killed: one that hangs in the kernel does not end at all.
+const PROBES_END_WITHIN: Duration = Duration::from_secs(1);
+
 /// What an epoll event is about, in its 64 bits of data: the kind above, the slot below.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Source {
@@ -225,7 +228,7 @@ impl DaemonHost {
         if ended == Some(Ended::InOrder) {
             drop(services);
             // What is not empty stays, and the next Hale ends what is in it.
-            let _ = parts.trees.close();
+            let _ = parts.trees.close_within(PROBES_END_WITHIN);
         } else {
             // With its guardian the locks are gone, and the next Hale may be at work: groups and notify sockets of these
             // names may be that one's already.

@@ -169,6 +169,19 @@ fn an_exec_check_does_not_fail_because_the_supervisor_was_replaced() {
     place.report("probed");
     assert!(place.records("web", "check_failed").is_empty());
     assert_eq!(place.records("web", "spawned").len(), 1);
+    hale.stop();
+}
+
+/// A probe that runs when everything ends is ended too, and nothing of it is left.
+#[test]
+fn a_running_exec_check_ends_with_hale() {
+    let place = Place::new();
+    let hale = place.hale(
+        "[service.web]\ncommand = [\"sleep\", \"1000\"]\nstart.ready = \"running\"\n[[service.web.check]]\nkind = \"exec\"\n\
+         command = [\"sh\", \"-c\", \"setsid sleep 1000 & echo probing >@D/reports; exec sleep 1000\"]\ntimeout = \"30s\"\n",
+    );
+    place.report("probing");
+    hale.stop();
 }
 
 /// What was going on goes on: a stop in its grace, a delay, a held service, an order that waits.
