@@ -6,6 +6,7 @@ use crate::guardian::timer::TimerReport;
 use crate::guardian::wire::{Reader, Writer};
 use crate::sys::child::Step;
 use crate::sys::wait::Exit;
+use hale_core::descriptor::STORED_MAX;
 use hale_core::ids::Epoch;
 use hale_core::policy::LISTEN_MAX;
 use std::ffi::{CStr, CString};
@@ -29,7 +30,7 @@ pub const MAX_STRINGS: usize = 4096;
 pub const MAX_GROUPS: usize = 1024;
 
 /// How many kept descriptors one order may pass on: below the room that a child has for them ([`LOW_FDS`](crate::sys::child::LOW_FDS)).
-pub const MAX_PASSED: usize = LISTEN_MAX;
+pub const MAX_PASSED: usize = LISTEN_MAX + STORED_MAX;
 
 /// The longest answer, in bytes: that of a lost supervisor, with what the kernel said of it.
 pub(crate) const MAX_ANSWER_BYTES: usize = 256;
@@ -129,9 +130,20 @@ pub enum StoreKey {
     Notify(Slot),
     /// A service's listening socket, by its place in the order of their names: below [`LISTEN_MAX`].
     Listen(Slot, u8),
+    /// What a service left for its next process, by its place: below [`STORED_MAX`].
+    Left(Slot, u8),
 }
 
 impl StoreKey {
+    /// Whose it is; `None`: Hale's own.
+    #[must_use]
+    pub fn slot(self) -> Option<Slot> {
+        match self {
+            Self::ReadApi | Self::ControlApi => None,
+            Self::Notify(slot) | Self::Listen(slot, _) | Self::Left(slot, _) => Some(slot),
+        }
+    }
+
     /// Kind, slot, and which one of the slot.
     pub(super) fn parts(self) -> (u8, u32, u8) {
         match self {
@@ -139,6 +151,7 @@ impl StoreKey {
             Self::ControlApi => (1, 0, 0),
             Self::Notify(slot) => (2, slot.0, 0),
             Self::Listen(slot, index) => (3, slot.0, index),
+            Self::Left(slot, index) => (4, slot.0, index),
         }
     }
 
@@ -149,6 +162,9 @@ impl StoreKey {
             (2, slot, 0) if slot < MAX_SERVICES => Some(Self::Notify(Slot(slot))),
             (3, slot, index) if slot < MAX_SERVICES && usize::from(index) < LISTEN_MAX => {
                 Some(Self::Listen(Slot(slot), index))
+            }
+            (4, slot, index) if slot < MAX_SERVICES && usize::from(index) < STORED_MAX => {
+                Some(Self::Left(Slot(slot), index))
             }
             _ => None,
         }
@@ -263,6 +279,7 @@ const REBOOT: u8 = 33;
 const PROVE: u8 = 5;
 const STORE: u8 = 6;
 const UNSTORE: u8 = 7;
+const CLOSE: u8 = 8;
 
 const SPAWNED: u8 = 1;
 const EXECUTED: u8 = 2;
@@ -368,6 +385,11 @@ fn write_key(out: &mut Vec<u8>, what: u8, key: StoreKey) {
     key.numbers().into_iter().for_each(|byte| out.u8(byte));
 }
 
+/// Writes that the descriptor which goes beside it is to be closed.
+pub(crate) fn write_close(out: &mut Vec<u8>) {
+    Writer(out).u8(CLOSE);
+}
+
 /// Writes whether the guardian may stop petting the hardware timer.
 pub(crate) fn write_may_reboot(out: &mut Vec<u8>, allowed: bool) {
     let mut out = Writer(out);
@@ -409,6 +431,8 @@ pub(crate) enum Order<'a> {
     Unstore {
         key: StoreKey,
     },
+    /// Nothing but to close what came along: whoever waits for that knows that everything before it was read.
+    Close,
 }
 
 /// A [`SpawnOrder`] on the guardian's side.
@@ -491,6 +515,7 @@ pub(crate) fn read_order(message: &[u8]) -> Option<Order<'_>> {
         PROVE => Order::Prove { nonce: reader.u64()? },
         STORE => Order::Store { key: StoreKey::read(&mut reader)? },
         UNSTORE => Order::Unstore { key: StoreKey::read(&mut reader)? },
+        CLOSE => Order::Close,
         _ => return None,
     };
     reader.end()?;
@@ -764,7 +789,7 @@ mod tests {
             panic!("not a lost supervisor")
         };
         assert_eq!((arrived, evidence.len()), (exit, MAX_EVIDENCE_BYTES));
-        for key in [StoreKey::ReadApi, StoreKey::ControlApi, StoreKey::Listen(Slot(MAX_SERVICES - 1), 15)] {
+        for key in [StoreKey::ReadApi, StoreKey::ControlApi, StoreKey::Left(Slot(MAX_SERVICES - 1), 31)] {
             let stored = read_answer(Answer::stored(key).bytes(), None);
             assert!(matches!(stored, Some(GuardianEvent::Stored { key: arrived, .. }) if arrived == key), "{stored:?}");
         }
