@@ -103,7 +103,7 @@ impl Brain<'_> {
             Event::Probed { service, epoch, probe, outcome } => self.probed(&service, epoch, probe, &outcome),
             Event::Notified { service, epoch, notice } => self.notified(&service, epoch, notice),
             Event::DescriptorGone { service, stored, why } => {
-                self.drop_stored(&service, |kept| kept.id == stored, &why)
+                self.drop_stored(&service, |kept| kept.id == stored, &why);
             }
             Event::Collected { service, incident, lines } => {
                 self.record_in(Some(&service), Some(incident), Body::Output { lines });

@@ -25,8 +25,11 @@ impl Left {
         let mut notices = Vec::new();
         for _ in 0..count {
             self.offers += 1;
-            let offer =
-                Offer { id: OfferId(self.offers), name: name(self.offers % 2 == 1), watched: self.offers % 3 == 0 };
+            let offer = Offer {
+                id: OfferId(self.offers),
+                name: name(!self.offers.is_multiple_of(2)),
+                watched: self.offers.is_multiple_of(3),
+            };
             notices.push(Notice::Store(offer));
             if self.offers.is_multiple_of(7) {
                 notices.push(Notice::NotStored { why: Reason::DescriptorOfFile });

@@ -75,7 +75,7 @@ mod tests {
     use crate::effect::Effect;
     use crate::event::{Event, Notice, Question};
     use crate::ids::{OfferId, RecordId, RequestId};
-    use crate::record::{Actor, OperatorOrder};
+    use crate::record::{Actor, OperatorOrder, Record};
     use crate::step::tests::{at, exited, run, service, world};
     use crate::step::{Output, step};
     use crate::world::World;
@@ -97,17 +97,22 @@ mod tests {
         output.effects.iter().map(|Effect { order, .. }| order).collect()
     }
 
+    fn stored(order: &Order) -> Option<&Vec<Stored>> {
+        if let Order::Spawn { stored, .. } = order { Some(stored) } else { None }
+    }
+
     /// The names that a process is started with.
     fn passed(output: &Output) -> Option<Vec<&str>> {
-        output.effects.iter().find_map(|effect| match &effect.order {
-            Order::Spawn { stored, .. } => Some(stored.iter().map(|stored| stored.name.as_str()).collect()),
-            _ => None,
-        })
+        let stored = orders(output).into_iter().find_map(stored)?;
+        Some(stored.iter().map(|stored| stored.name.as_str()).collect())
+    }
+
+    fn why(record: &Record) -> Option<&Reason> {
+        if let Body::DescriptorRefused { why, .. } = &record.body { Some(why) } else { None }
     }
 
     fn refusals(outputs: &[Output]) -> Vec<&Reason> {
-        let why = |body| if let &Body::DescriptorRefused { ref why, .. } = body { Some(why) } else { None };
-        outputs.iter().flat_map(|output| &output.records).filter_map(|record| why(&record.body)).collect()
+        outputs.iter().flat_map(|output| &output.records).filter_map(why).collect()
     }
 
     /// A world in which the service runs and has left descriptors of these names.
