@@ -17,8 +17,16 @@ pub(crate) const SOCKET_PATH_BYTES: usize = 107;
 const HOST_BYTES: usize = 253;
 
 /// Variables that Hale sets for a service.
-const OWN_VARIABLES: [&str; 7] =
-    ["HALE_SERVICE", "LISTEN_FDNAMES", "LISTEN_FDS", "LISTEN_PID", "NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"];
+const OWN_VARIABLES: [&str; 8] = [
+    "FDSTORE",
+    "HALE_SERVICE",
+    "LISTEN_FDNAMES",
+    "LISTEN_FDS",
+    "LISTEN_PID",
+    "NOTIFY_SOCKET",
+    "WATCHDOG_PID",
+    "WATCHDOG_USEC",
+];
 
 /// Any text.
 pub(crate) fn any(text: &str) -> Checked {

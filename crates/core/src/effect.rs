@@ -1,12 +1,14 @@
 //! What the core orders: complete, fenced, and in the order in which it must happen.
 
-use crate::ids::{EffectId, Epoch, IncidentId, Name, ProbeId, RequestId};
+use crate::descriptor::Stored;
+use crate::ids::{EffectId, Epoch, IncidentId, Name, OfferId, ProbeId, RequestId};
 use crate::policy::{ServicePolicy, Signal};
 use crate::record::Refusal;
 use crate::status::StatusReport;
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
 /// One order to the host. The executor has no choice left, and answers with events.
@@ -43,6 +45,21 @@ pub enum Order {
     Spawn {
         /// All that the process needs.
         policy: Arc<ServicePolicy>,
+        /// What it gets of what earlier processes left, in this order, behind the sockets of the policy.
+        stored: Vec<Stored>,
+    },
+    /// Keep an offered descriptor for the service's next processes. Idempotent: the second finds no offer. Whatever it
+    /// concerns outlives processes, so that no epoch fences it; places are used again only after [`Unstore`](Self::Unstore).
+    Store {
+        /// The descriptor.
+        offer: OfferId,
+        /// Where.
+        stored: Stored,
+    },
+    /// Keep it no longer. Idempotent.
+    Unstore {
+        /// Its place.
+        index: u8,
     },
     /// Send a signal to every process of the tree; from then on report `TreeEmpty`. Idempotent as signals are.
     Signal {
@@ -102,6 +119,8 @@ impl Order {
             Self::Spawn { .. } | Self::Signal { .. } | Self::Kill | Self::Probe { .. } => true,
             Self::Collect { .. }
             | Self::AckExit
+            | Self::Store { .. }
+            | Self::Unstore { .. }
             | Self::Reply { .. }
             | Self::Prove { .. }
             | Self::MayReboot { .. }

@@ -1,10 +1,12 @@
 //! What the host tells the core: the only way in.
 
 use crate::analyze::stall::Stall;
+use crate::descriptor::{FdName, Offer};
 use crate::hardware::{Past, Timer};
 use crate::ids::{Epoch, IncidentId, Name, ProbeId, RecordId, RequestId};
 use crate::memory::{MemoryAtExit, MemoryReport, OomKills};
 use crate::policy::Signal;
+use crate::reason::Reason;
 use crate::record::{Actor, OperatorOrder};
 use crate::time::Span;
 use alloc::collections::BTreeMap;
@@ -122,6 +124,15 @@ pub enum Event {
         epoch: Epoch,
         /// What it said.
         notice: Notice,
+    },
+    /// The host does not have a descriptor any more that a service left.
+    DescriptorGone {
+        /// Whose.
+        service: Name,
+        /// Which.
+        stored: RecordId,
+        /// Why.
+        why: Reason,
     },
     /// What was asked for by [`crate::effect::Order::Collect`].
     Collected {
@@ -372,6 +383,18 @@ pub enum Notice {
     ExtendTimeout(Span),
     /// `STATUS`, bounded and escaped by the receiver.
     Status(String),
+    /// `FDSTORE=1`, once for each descriptor that came along.
+    Store(Offer),
+    /// `FDSTORE=1`, or `FDSTOREREMOVE=1`, with something that cannot be.
+    NotStored {
+        /// Why.
+        why: Reason,
+    },
+    /// `FDSTOREREMOVE=1`: all that have this name.
+    Unstore {
+        /// `FDNAME`.
+        name: FdName,
+    },
 }
 
 /// What a client wants.
@@ -422,6 +445,7 @@ impl Event {
             | Self::MemoryStalled { service, .. }
             | Self::Probed { service, .. }
             | Self::Notified { service, .. }
+            | Self::DescriptorGone { service, .. }
             | Self::Collected { service, .. }
             | Self::OutputDropped { service, .. } => Some(service),
             Self::Begin

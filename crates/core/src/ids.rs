@@ -119,6 +119,10 @@ number!(
     ProbeId
 );
 number!(
+    /// One descriptor that a service offers, for the order to keep it.
+    OfferId
+);
+number!(
     /// One effect, for the executor's answers and the log.
     EffectId
 );

@@ -5,6 +5,7 @@ use crate::event::ExitStatus;
 use crate::ids::{IncidentId, Name, RecordId};
 use crate::memory::MemoryReport;
 use crate::plan::{ladder, reboot};
+use crate::reason::Reason;
 use crate::record::{Body, Record};
 use crate::time::{Now, Span};
 use alloc::format;
@@ -338,6 +339,10 @@ pub fn line(body: &Body) -> Option<(String, Option<String>)> {
             plain(format!("could not probe check {check}; it counts neither way: {detail}"))
         }
         Body::Violated { what } => plain(format!("Hale broke a rule of its own and only observes from here: {what}")),
+        Body::DescriptorRefused { why, .. } => because(String::from("did not keep a descriptor that it left"), why),
+        Body::DescriptorDropped { name, why: why @ Reason::DescriptorLost, .. } => {
+            because(format!("keeps no longer the descriptor {:?} that it left", name.as_str()), why)
+        }
         Body::Extended { .. } => plain(String::from("it asked for more time")),
         Body::HardwareTimer { timer } => plain(timer.to_string()),
         Body::HardwareReset { boot_status, ordered, .. } => {
@@ -361,13 +366,15 @@ pub fn line(body: &Body) -> Option<(String, Option<String>)> {
             because(String::from(what), &decision.choice.reason)
         }
         Body::RebootNotDurable { waited, .. } => {
-            because(format!("did not reboot, after {waited}"), &crate::reason::Reason::NoDurableRecord)
+            because(format!("did not reboot, after {waited}"), &Reason::NoDurableRecord)
         }
         Body::Began { .. }
         | Body::TookOver { .. }
         | Body::Ending { .. }
         | Body::CarriedOut { .. }
         | Body::HeartbeatPromised { .. }
+        | Body::DescriptorStored { .. }
+        | Body::DescriptorDropped { .. }
         | Body::CountersForgotten
         | Body::LedgerDegraded { .. }
         | Body::LedgerRecovered

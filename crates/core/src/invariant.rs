@@ -1,6 +1,7 @@
 //! What must be true after every step. The simulator stops at the first violation; in production it is
 //! recorded, and the service concerned is only observed from there on.
 
+use crate::descriptor::{STORED_MAX, Stored};
 use crate::ids::Name;
 use crate::world::World;
 use crate::world::phase::{Phase, StopStage};
@@ -31,10 +32,18 @@ pub fn check(world: &World, name: &Name) -> Option<String> {
     if world.admission.has_place(name) && !matches!(known.phase, Phase::Spawning { .. } | Phase::Starting { .. }) {
         return Some(format!("holds a place among restarts_in_flight while {}", known.phase.name()));
     }
+    if known.stored.len() > STORED_MAX || (1..known.stored.len()).any(|at| taken_before(&known.stored, at)) {
+        return Some(String::from("two descriptors that it left have the same place, or there are too many"));
+    }
     if stuck(world, name, service) {
         return Some(format!("{}, and nothing will ever change that", known.phase.name()));
     }
     None
+}
+
+/// Whether an earlier one has the place of this one.
+fn taken_before(stored: &[Stored], at: usize) -> bool {
+    stored[..at].iter().any(|earlier| earlier.index == stored[at].index)
 }
 
 /// Whether the service waits for something that has no deadline and no event to come.

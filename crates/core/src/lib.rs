@@ -12,6 +12,7 @@ extern crate alloc;
 extern crate std;
 
 pub mod analyze;
+pub mod descriptor;
 pub mod driver;
 pub mod effect;
 pub mod event;

@@ -121,6 +121,30 @@ pub enum Reason {
     LeftBehind,
     /// It ended with success, and `restart.on_success` is false.
     Finished,
+    /// What stands in `FDNAME` is no name ([`FdName`](crate::descriptor::FdName)).
+    DescriptorName,
+    /// A descriptor of something in a file system.
+    DescriptorOfFile,
+    /// The service has left as many descriptors as it may.
+    DescriptorsFull {
+        /// [`STORED_MAX`](crate::descriptor::STORED_MAX).
+        most: u32,
+    },
+    /// All services together have.
+    DescriptorsFullInAll {
+        /// [`STORED_IN_ALL_MAX`](crate::descriptor::STORED_IN_ALL_MAX).
+        most: u32,
+    },
+    /// It leaves descriptors too often ([`STORES_EVERY`](crate::descriptor::STORES_EVERY)).
+    DescriptorsTooOften,
+    /// Hale itself has too few descriptors left.
+    DescriptorsScarce,
+    /// `FDSTOREREMOVE=1`.
+    DescriptorTakenBack,
+    /// Its other end is gone.
+    DescriptorHungUp,
+    /// Hale does not have it any more.
+    DescriptorLost,
 }
 
 impl fmt::Display for Reason {
@@ -168,6 +192,19 @@ impl fmt::Display for Reason {
             Self::GraceOver { grace } => write!(f, "it did not end within its grace of {grace}"),
             Self::LeftBehind => f.write_str("its main process is gone and left others behind"),
             Self::Finished => f.write_str("it ended with success and on_success is false"),
+            Self::DescriptorName => f.write_str(
+                "its name (FDNAME) is longer than 255 characters, or has a colon, a control character or one beyond ASCII",
+            ),
+            Self::DescriptorOfFile => {
+                f.write_str("it is of a file system, and closing such a one can wait for a disk; memory files are kept")
+            }
+            Self::DescriptorsFull { most } => write!(f, "{most} descriptors of it are kept already"),
+            Self::DescriptorsFullInAll { most } => write!(f, "{most} descriptors of all services are kept already"),
+            Self::DescriptorsTooOften => f.write_str("it leaves descriptors more often than once a second"),
+            Self::DescriptorsScarce => f.write_str("Hale itself has few descriptors left"),
+            Self::DescriptorTakenBack => f.write_str("the service does not want it any more"),
+            Self::DescriptorHungUp => f.write_str("its other end is gone"),
+            Self::DescriptorLost => f.write_str("Hale lost it"),
         }
     }
 }

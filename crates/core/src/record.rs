@@ -1,6 +1,7 @@
 //! What the core writes down: the only thing that changes the world, and the text of the ledger.
 
 use crate::analyze::stall::Stall;
+use crate::descriptor::FdName;
 use crate::event::{EndWhy, ExitStatus, Lost, ProbeFailure, Process, SpawnFailure};
 use crate::hardware::{PreviousBoot, Timer};
 use crate::ids::{Epoch, IncidentId, Name, RecordId, RequestId};
@@ -354,6 +355,33 @@ pub enum Body {
         /// Until then it has.
         until: Monotonic,
     },
+    /// A descriptor of the service is about to be kept for its next process; this record's id is its number.
+    DescriptorStored {
+        /// The process that left it.
+        epoch: Epoch,
+        /// Its place among those of its service.
+        index: u8,
+        /// Its name.
+        name: FdName,
+        /// Whether it is given up once its other end is gone.
+        watched: bool,
+    },
+    /// A descriptor is not kept, but closed. Once for each process and reason.
+    DescriptorRefused {
+        /// The process that left it.
+        epoch: Epoch,
+        /// Why.
+        why: Reason,
+    },
+    /// A descriptor is not kept any more. (Those of a service that is [`Stopped`](Self::Stopped) go without a word.)
+    DescriptorDropped {
+        /// The record with which it was kept.
+        stored: RecordId,
+        /// Its name.
+        name: FdName,
+        /// Why.
+        why: Reason,
+    },
     /// The hardware timer came, went, or is refused.
     HardwareTimer {
         /// It.
@@ -433,6 +461,9 @@ impl Body {
             | Self::OrderNotDurable { .. }
             | Self::HeartbeatPromised { .. }
             | Self::Extended { .. }
+            | Self::DescriptorStored { .. }
+            | Self::DescriptorRefused { .. }
+            | Self::DescriptorDropped { .. }
             | Self::LedgerDegraded { .. }
             | Self::LedgerRecovered
             | Self::HardwareTimer { .. }

@@ -1,6 +1,7 @@
 //! The live state of services, as `hale status` and the API show it.
 
 use crate::analyze::checks::CheckState;
+use crate::descriptor::FdName;
 use crate::hardware::Timer;
 use crate::ids::{IncidentId, Name};
 use crate::policy::Mode;
@@ -52,6 +53,9 @@ pub struct ServiceStatus {
     pub status_text: String,
     /// Why it is only observed, if it is.
     pub observed: Option<String>,
+    /// The names of the descriptors that it left for its next process, oldest first.
+    #[serde(default)]
+    pub stored: Vec<FdName>,
 }
 
 /// One check.
@@ -209,6 +213,7 @@ impl Service {
             incident: self.known.incident.map(|open| open.id),
             status_text: self.senses.status_text.clone(),
             observed: self.known.violated.clone(),
+            stored: self.known.stored.iter().map(|stored| stored.name.clone()).collect(),
         }
     }
 }

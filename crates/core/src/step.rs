@@ -1,5 +1,6 @@
 //! The brain: one event in, records and effects out. Everything that Hale ever does begins here.
 
+mod descriptors;
 mod hardware;
 mod orders;
 mod probing;
@@ -101,6 +102,9 @@ impl Brain<'_> {
             Event::TreeEmpty { service, epoch } => self.tree_empty(&service, epoch),
             Event::Probed { service, epoch, probe, outcome } => self.probed(&service, epoch, probe, &outcome),
             Event::Notified { service, epoch, notice } => self.notified(&service, epoch, notice),
+            Event::DescriptorGone { service, stored, why } => {
+                self.drop_stored(&service, |kept| kept.id == stored, &why);
+            }
             Event::Collected { service, incident, lines } => {
                 self.record_in(Some(&service), Some(incident), Body::Output { lines });
             }
@@ -289,7 +293,7 @@ impl Brain<'_> {
     fn only_observe(&mut self, name: &Name, reason: Reason) {
         match self.phase(name) {
             Phase::Down => {
-                self.record(name, Body::Stopped { why: reason });
+                self.stopped(name, reason);
                 self.close_incident(name, Outcome::Observed);
             }
             // What it left behind is left alone too: nothing more will come of this incident.

@@ -388,6 +388,7 @@ impl api::Loop for Stub {
             incident: Some(IncidentId(5)),
             status_text: String::new(),
             observed: None,
+            stored: Vec::new(),
         };
         let answer = match question {
             Question::Status { service: Some(name) } if name != web() => Answer::Unknown { service: name.to_string() },

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 /// Kinds of records that must be reached. `violated` is not among them: it must never be.
-pub const BODIES: [&str; 37] = [
+pub const BODIES: [&str; 40] = [
     "began",
     "took_over",
     "ending",
@@ -47,6 +47,9 @@ pub const BODIES: [&str; 37] = [
     "oom_killed",
     "memory_stalled",
     "memory_relieved",
+    "descriptor_stored",
+    "descriptor_refused",
+    "descriptor_dropped",
 ];
 
 /// The name of a record's kind, as in its JSON.
@@ -85,6 +88,9 @@ pub fn body_name(body: &Body) -> &'static str {
         Body::CarriedOut { .. } => "carried_out",
         Body::HeartbeatPromised { .. } => "heartbeat_promised",
         Body::Extended { .. } => "extended",
+        Body::DescriptorStored { .. } => "descriptor_stored",
+        Body::DescriptorRefused { .. } => "descriptor_refused",
+        Body::DescriptorDropped { .. } => "descriptor_dropped",
         Body::OrderNotDurable { .. } => "order_not_durable",
         Body::LedgerDegraded { .. } => "ledger_degraded",
         Body::LedgerRecovered => "ledger_recovered",

@@ -76,6 +76,8 @@ pub struct Fate {
     pub extends: Option<u64>,
     /// It says something after its end.
     pub late_notice: bool,
+    /// How many descriptors it leaves when it works, and then one more at its end.
+    pub leaves: u32,
 }
 
 impl Fate {
@@ -105,6 +107,7 @@ impl Fate {
             survives_kill: None,
             extends: None,
             late_notice: false,
+            leaves: 0,
         }
     }
 
@@ -178,6 +181,7 @@ impl Fate {
         fate.survives_kill = hit(Fault::Uninterruptible).map(|mut rng| rng.scaled(1_000_000, 4_000_000_000));
         fate.extends = hit(Fault::ExtendTimeout).map(|mut rng| rng.scaled(1_000, longest_us));
         fate.late_notice = hit(Fault::LateNotice).is_some();
+        fate.leaves = hit(Fault::Leaves).map_or(0, |mut rng| u32::try_from(rng.within(1, 40)).unwrap_or(1));
         fate
     }
 

@@ -19,6 +19,7 @@ use hale_core::event::{EndWhy, Event, ExitStatus, Lost, ProbeFailure, ProbeOutco
 use hale_core::hardware::{CARD_RESET, Past, PastReset};
 use hale_core::ids::{Epoch, Name, ProbeId, RecordId, RequestId};
 use hale_core::policy::{CheckKind, Mode, ServicePolicy, Signal};
+use hale_core::reason::Reason;
 use hale_core::record::{Actor, Body, Class, OperatorOrder, Record};
 use hale_core::time::{Monotonic, Now};
 use hale_core::world::{Birth, Snapshot, World};
@@ -50,6 +51,7 @@ pub struct FakeHost<'a> {
     ledger_dice: Rng,
     lateness_dice: Rng,
     status_dice: Rng,
+    hang_up_dice: Rng,
     /// What was reached.
     pub coverage: Coverage,
     /// The oracles.
@@ -91,6 +93,7 @@ impl<'a> FakeHost<'a> {
             ledger_dice: dice(Purpose::Ledger, 0),
             lateness_dice: dice(Purpose::Lateness, 0),
             status_dice: dice(Purpose::Orders, 1),
+            hang_up_dice: dice(Purpose::Orders, 2),
             coverage: Coverage::default(),
             judges: Judges::new(scenario),
             records: Vec::new(),
@@ -393,6 +396,9 @@ impl<'a> FakeHost<'a> {
         let world = if began { self.supervisor.next(birth) } else { self.supervisor.first(birth) };
         let take_over = Event::TakeOver { lost: Lost::Ended { status }, found };
         self.inbox.push_front(if began { take_over } else { Event::Begin });
+        for (service, stored) in self.kernel.left.adopt(&world) {
+            self.inbox.push_back(Event::DescriptorGone { service, stored, why: Reason::DescriptorLost });
+        }
         if self.disk_failed {
             self.inbox.push_back(Event::LedgerDegraded { error: String::from("No space left on device") });
         } else {
@@ -508,7 +514,20 @@ impl Host for FakeHost<'_> {
             }
         };
         match &effect.order {
-            Order::Spawn { policy } => self.with_kernel(|kernel, around| kernel.spawn(around, service, epoch, policy)),
+            Order::Spawn { policy, stored } => {
+                self.with_kernel(|kernel, around| kernel.spawn(around, service, epoch, policy, stored));
+            }
+            Order::Store { stored, .. } => {
+                self.with_kernel(|kernel, _| kernel.store(service, stored));
+                let rate = if self.faults_over { 0 } else { self.scenario.rates.of(Fault::HangsUp) };
+                if stored.watched && self.hang_up_dice.chance(rate) {
+                    let (service, why) = (service.clone(), Reason::DescriptorHungUp);
+                    let event = Event::DescriptorGone { service, stored: stored.id, why };
+                    let after = self.hang_up_dice.scaled(1_000, 60_000_000);
+                    self.timeline.after(after, Item::TellFault(Fault::HangsUp, event));
+                }
+            }
+            Order::Unstore { index } => self.kernel.left.unstore(service, *index),
             Order::Signal { signal } => {
                 self.with_kernel(|kernel, around| kernel.signal(around, service, epoch, *signal));
             }

@@ -5,9 +5,11 @@
 use crate::coverage::Coverage;
 use crate::fate::{Birth, Fate, OomVictim};
 use crate::fault::Fault;
+use crate::left::Left;
 use crate::scenario::{BEGIN_US, Scenario};
 use crate::timeline::{Item, Timeline};
 use hale_core::analyze::stall::Stall;
+use hale_core::descriptor::Stored;
 use hale_core::event::{Event, ExitStatus, Found, Life, Notice, Process, SpawnFailure};
 use hale_core::ids::{Epoch, Name};
 use hale_core::memory::{MemoryAtExit, MemoryReport, OomKills, OomScope, Pressure};
@@ -36,6 +38,17 @@ pub enum Fact {
         service: Name,
         /// Which of its processes.
         epoch: Epoch,
+    },
+    /// A process was made with what earlier ones left.
+    Passed {
+        /// Whose.
+        service: Name,
+        /// Which of its processes.
+        epoch: Epoch,
+        /// How many descriptors are kept for its service that it does not get.
+        forgotten: usize,
+        /// How many it was to get that are not there.
+        missing: usize,
     },
     /// An order was impossible.
     Impossible(String),
@@ -91,6 +104,8 @@ pub struct Kernel {
     /// When the guardian's last word about a service arrives: its words do not overtake each other.
     said_at: BTreeMap<Name, u64>,
     pids: i32,
+    /// What services left.
+    pub left: Left,
     /// What happened since the host looked last.
     pub facts: Vec<Fact>,
 }
@@ -150,7 +165,16 @@ impl Kernel {
     }
 
     /// The order to make a process.
-    pub fn spawn(&mut self, around: &mut Around<'_>, service: &Name, epoch: Epoch, policy: &Arc<ServicePolicy>) {
+    pub fn spawn(
+        &mut self,
+        around: &mut Around<'_>,
+        service: &Name,
+        epoch: Epoch,
+        policy: &Arc<ServicePolicy>,
+        passed: &[Stored],
+    ) {
+        let (forgotten, missing) = self.left.compare(service, passed);
+        self.facts.push(Fact::Passed { service: service.clone(), epoch, forgotten, missing });
         let newest = self.newest.get(service).copied().unwrap_or_default();
         if epoch <= newest {
             self.facts
@@ -189,6 +213,21 @@ impl Kernel {
             told_empty: false,
             killed: false,
         });
+    }
+
+    /// The order to keep a descriptor.
+    pub fn store(&mut self, service: &Name, stored: &Stored) {
+        if !self.left.store(service, stored) {
+            self.facts.push(Fact::Impossible(format!("{service}: place {} is taken", stored.index)));
+        }
+    }
+
+    /// A process leaves descriptors.
+    fn leaves(&mut self, around: &mut Around<'_>, service: &Name, epoch: Epoch, count: u32) {
+        for notice in self.left.notices(count) {
+            let event = Event::Notified { service: service.clone(), epoch, notice };
+            around.timeline.after(50, Item::TellFault(Fault::Leaves, event));
+        }
     }
 
     /// The order to signal a tree. Whoever has no tree left is told so.
@@ -313,7 +352,7 @@ impl Kernel {
     ) {
         let Some(tree) = self.tree(service, epoch).filter(|tree| tree.main) else { return };
         tree.main = false;
-        let (tree_empty, pid) = (tree.strays == 0, tree.pid);
+        let (tree_empty, pid, leaves) = (tree.strays == 0, tree.pid, u32::from(tree.fate.leaves > 0));
         tree.told_empty = tree_empty;
         let (strays_last, late) = (tree.fate.strays_last, tree.fate.late_notice);
         if !tree_empty {
@@ -326,6 +365,7 @@ impl Kernel {
             let notice = Event::Notified { service: service.clone(), epoch, notice: Notice::Heartbeat };
             around.timeline.after(100_000, Item::TellFault(Fault::LateNotice, notice));
         }
+        self.leaves(around, service, epoch, leaves);
         // A new supervisor does not know what the one before it was told: it hears of all that was in this life.
         let kept = memory.map(|at_exit| MemoryAtExit { oom: Some(OOM_KILLS), ..at_exit });
         self.ends.insert(service.clone(), (epoch, Life::Ended { pid, status, memory: kept }));
@@ -482,8 +522,8 @@ impl Kernel {
     /// It works: it says so, and begins to send heartbeats.
     fn up(&mut self, around: &mut Around<'_>, service: &Name, epoch: Epoch) {
         let Some(tree) = self.tree(service, epoch).filter(|tree| tree.main) else { return };
-        let (policy, own, says_ready_after) =
-            (tree.policy.clone(), tree.fate.own_heartbeat, tree.fate.says_ready_after);
+        let (policy, own, says_ready_after, leaves) =
+            (tree.policy.clone(), tree.fate.own_heartbeat, tree.fate.says_ready_after, tree.fate.leaves);
         let hangs = tree.fate.hangs_after.is_some_and(|at| tree.fate.up_after.is_some_and(|up| at <= up));
         if hangs || !policy.wants_notify() {
             return;
@@ -499,6 +539,7 @@ impl Kernel {
         tell(Notice::Status(String::from("works")));
         let ready = Event::Notified { service: service.clone(), epoch, notice: Notice::Ready };
         around.timeline.after(says_ready_after, Item::Tell(ready));
+        self.leaves(around, service, epoch, leaves);
         self.beats(around, service, epoch);
     }
 

@@ -10,6 +10,7 @@ pub mod fate;
 pub mod fault;
 pub mod host;
 pub mod kernel;
+pub mod left;
 pub mod mutation;
 pub mod oracle;
 pub mod rng;

@@ -66,6 +66,8 @@ pub enum Mutation {
     Unstable,
     /// The wall clock decides.
     WallDecides,
+    /// Processes get nothing of what their predecessors left.
+    NothingPassed,
     /// The core panics.
     Panics,
 }
@@ -187,6 +189,9 @@ impl Host for Mutated<'_, '_> {
     }
 
     fn perform(&mut self, mut effect: Effect) {
+        if let (Order::Spawn { stored, .. }, Mutation::NothingPassed) = (&mut effect.order, self.mutation) {
+            stored.clear();
+        }
         let twice = match (&effect.order, self.mutation) {
             (Order::Spawn { .. }, Mutation::NoSpawnAfterFailure) if self.failed => return,
             (Order::AckExit, Mutation::NoAck) | (Order::EndDone, Mutation::NeverDone) => return,

@@ -26,6 +26,7 @@ const CASES: &[(&str, Mutation)] = &[
     ("answers", Mutation::AnswerTwice),
     ("oom-is-named", Mutation::DeafToOom),
     ("stalls-are-named", Mutation::DeafToStalls),
+    ("left-is-passed", Mutation::NothingPassed),
     ("liveness", Mutation::NoSpawnAfterFailure),
     ("no-spinning", Mutation::Restless),
     ("ends", Mutation::NeverDone),

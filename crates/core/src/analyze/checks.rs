@@ -207,6 +207,9 @@ pub fn own_heartbeat(notice: &Notice) -> Option<Span> {
         | Notice::Heartbeat
         | Notice::HeartbeatTrigger
         | Notice::ExtendTimeout(_)
+        | Notice::Store(_)
+        | Notice::NotStored { .. }
+        | Notice::Unstore { .. }
         | Notice::Status(_) => None,
     }
 }

@@ -7,6 +7,7 @@ use crate::event::{Notice, ProbeFailure, ProbeOutcome};
 use crate::ids::{Epoch, Name, ProbeId};
 use crate::incident::Cause;
 use crate::policy::{CheckKind, Ready};
+use crate::reason::Reason;
 use crate::record::{Body, Finding};
 use crate::time::{Monotonic, Span};
 use crate::world::phase::Phase;
@@ -213,6 +214,11 @@ impl Brain<'_> {
                 if self.known(name).extended_until != Some(until) {
                     self.record(name, Body::Extended { epoch, until });
                 }
+            }
+            Notice::Store(offer) => self.offered(name, epoch, offer),
+            Notice::NotStored { why } => self.refuse_descriptor(name, epoch, why),
+            Notice::Unstore { name: wanted } => {
+                self.drop_stored(name, |stored| stored.name == wanted, &Reason::DescriptorTakenBack);
             }
             Notice::Status(text) => {
                 if let Some(service) = self.service_mut(name) {

@@ -42,9 +42,14 @@ impl Brain<'_> {
         }
         let epoch = self.known(name).last_epoch.next();
         if self.record(name, Body::SpawnIntended { epoch, why }) {
-            let policy = self.policy(name);
-            self.effect(name, epoch, Order::Spawn { policy });
+            let order = self.spawn_order(name);
+            self.effect(name, epoch, order);
         }
+    }
+
+    /// All that its next process needs.
+    pub(super) fn spawn_order(&self, name: &Name) -> Order {
+        Order::Spawn { policy: self.policy(name), stored: self.known(name).stored.clone() }
     }
 
     /// The first of those that it starts after, which is not ready.

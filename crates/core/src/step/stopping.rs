@@ -60,7 +60,7 @@ impl Brain<'_> {
     /// No process, and none wanted.
     pub(super) fn stay_stopped(&mut self, name: &Name, why: Reason) {
         self.world.admission.leave(name);
-        self.record(name, Body::Stopped { why });
+        self.stopped(name, why);
         self.close_incident(name, Outcome::Stopped);
         self.tell_waiters(name, Wanted::Stopped, |name| Answer::Done { text: format!("{name} is stopped") });
         self.tell_waiters(name, Wanted::Healthy, |name| Answer::Failed {

@@ -232,8 +232,8 @@ impl Brain<'_> {
     fn order_again(&mut self, name: &Name, epoch: Epoch, phase: &Phase) {
         match phase {
             Phase::Spawning { .. } => {
-                let policy = self.policy(name);
-                self.effect(name, epoch, Order::Spawn { policy });
+                let order = self.spawn_order(name);
+                self.effect(name, epoch, order);
             }
             Phase::Stopping { main_gone: false, .. } if self.known(name).process.is_none() => {
                 let failure = SpawnFailure {

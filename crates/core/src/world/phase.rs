@@ -281,6 +281,8 @@ impl Phase {
                 Self::Running { run } if run.epoch == *epoch => Ok(self.clone()),
                 _ => illegal("becoming healthy"),
             },
+            Body::DescriptorStored { epoch, .. } if alive(epoch) => Ok(self.clone()),
+            Body::DescriptorStored { .. } => illegal("keeping a descriptor of a process that is gone"),
             Body::CheckFailed { .. }
             | Body::CheckPassed { .. }
             | Body::Detected { .. }
@@ -296,6 +298,8 @@ impl Phase {
             | Body::OrderNotDurable { .. }
             | Body::HeartbeatPromised { .. }
             | Body::Extended { .. }
+            | Body::DescriptorRefused { .. }
+            | Body::DescriptorDropped { .. }
             | Body::HardwareTimer { .. }
             | Body::HardwareReset { .. }
             | Body::RebootDecided(_)

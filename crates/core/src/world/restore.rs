@@ -56,8 +56,8 @@ impl World {
     /// The world as a supervisor left it that wrote `snapshot`, if it wrote one, and `records` after it. `birth` must have
     /// its policy; the seed is taken from what was written. To be followed by [`crate::event::Event::TakeOver`].
     ///
-    /// What was only sensed is lost with the one who sensed it: results of probes that made no edge, `STATUS=`, and the
-    /// clients who wait for an answer.
+    /// What was only sensed is lost with the one who sensed it: results of probes that made no edge, the clients
+    /// who wait for an answer, and `STATUS=`, which the host has kept and gives again.
     #[must_use]
     pub fn restore(birth: Birth, snapshot: Option<Snapshot>, records: impl IntoIterator<Item = Record>) -> Self {
         let mut world = Self::new(birth);

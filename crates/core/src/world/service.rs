@@ -2,12 +2,14 @@
 
 use crate::analyze::checks::CheckState;
 use crate::analyze::stall::Stall;
+use crate::descriptor::{STORES_EVERY, Stored};
 use crate::event::Process;
 use crate::ids::{Epoch, IncidentId, Name, RequestId};
 use crate::incident::Cause;
 use crate::memory::OomKills;
 use crate::plan::ladder::Counters;
 use crate::policy::ServicePolicy;
+use crate::reason::Reason;
 use crate::record::{Body, Finding, Record};
 use crate::time::{Monotonic, Span};
 use crate::world::phase::{Illegal, Phase};
@@ -73,6 +75,15 @@ pub(crate) struct Known {
     /// Since when this process waits for memory, and what was said of that first.
     #[serde(default)]
     pub(crate) stalled: Option<(Monotonic, Stall)>,
+    /// The descriptors that it left, oldest first.
+    #[serde(default)]
+    pub(crate) stored: Vec<Stored>,
+    /// How far ahead of its time it is with leaving them: each moves this on by [`STORES_EVERY`].
+    #[serde(default)]
+    pub(crate) stores_until: Monotonic,
+    /// Why descriptors of this process were refused.
+    #[serde(default)]
+    pub(crate) refused: Vec<Reason>,
 }
 
 /// An incident in progress.
@@ -137,6 +148,9 @@ impl Service {
             promises: 0,
             oom: None,
             stalled: None,
+            stored: Vec::new(),
+            stores_until: Monotonic::default(),
+            refused: Vec::new(),
         };
         Self { policy, known, senses: Senses { probes, ..Senses::default() } }
     }
@@ -151,6 +165,12 @@ impl Service {
     #[must_use]
     pub fn epoch(&self) -> Option<Epoch> {
         self.known.phase.epoch()
+    }
+
+    /// The descriptors that it left, oldest first.
+    #[must_use]
+    pub fn stored(&self) -> &[Stored] {
+        &self.known.stored
     }
 
     /// The only door: what one record changes.
@@ -177,6 +197,7 @@ impl Service {
                 self.known.promises = 0;
                 self.known.oom = None;
                 self.known.stalled = None;
+                self.known.refused.clear();
                 // Each start while held is a try: the next delay is longer.
                 self.known.counters.held_tries = self.known.counters.held_tries.map(|tries| tries.saturating_add(1));
                 self.senses.start_afresh();
@@ -201,6 +222,7 @@ impl Service {
                 self.known.checks.iter_mut().for_each(|check| *check = CheckState::default());
                 self.known.healthy = false;
                 self.known.start_overdue = false;
+                self.known.refused.clear();
                 self.senses.start_afresh();
             }
             Body::Exited { .. } | Body::SpawnFailed { .. } => {
@@ -212,7 +234,19 @@ impl Service {
             Body::OomKilled { kills, .. } => self.known.oom = Some((now, *kills)),
             Body::MemoryStalled { stall, .. } => self.known.stalled = Some((now, *stall)),
             Body::MemoryRelieved { .. } => self.known.stalled = None,
-            Body::BackingOff { .. } | Body::Stopped { .. } => self.known.healthy = false,
+            Body::BackingOff { .. } => self.known.healthy = false,
+            Body::Stopped { .. } => {
+                self.known.healthy = false;
+                // As systemd does: what a service leaves is for its next process, and none is wanted.
+                self.known.stored.clear();
+            }
+            Body::DescriptorStored { index, name, watched, .. } => {
+                let stored = Stored { id: record.id, index: *index, name: name.clone(), watched: *watched };
+                self.known.stored.push(stored);
+                self.known.stores_until = self.known.stores_until.max(now).after(STORES_EVERY);
+            }
+            Body::DescriptorRefused { why, .. } => self.known.refused.push(why.clone()),
+            Body::DescriptorDropped { stored: id, .. } => self.known.stored.retain(|stored| stored.id != *id),
             Body::CountersForgotten => {
                 self.known.counters = Counters::default();
                 self.known.last_failure = None;

@@ -93,6 +93,9 @@ pub struct Service {
     pub status_text: String,
     /// Why it is only observed, if it is.
     pub observed: Option<String>,
+    /// The names of the descriptors that it left for its next process (`FDSTORE=1` of sd_notify(3)), oldest first.
+    #[serde(default)]
+    pub stored: Vec<String>,
 }
 
 /// One check of a service.
@@ -233,6 +236,7 @@ impl Service {
             incident: service.incident.map(|id| id.0),
             status_text: service.status_text.clone(),
             observed: service.observed.clone(),
+            stored: service.stored.iter().map(|name| name.as_str().to_owned()).collect(),
         }
     }
 }
@@ -309,6 +313,7 @@ pub fn rfc3339(wall_us: i64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use hale_core::descriptor::FdName;
     use hale_core::time::Monotonic;
     use serde_json::json;
 
@@ -372,6 +377,7 @@ mod tests {
                 incident: Some(hale_core::ids::IncidentId(7)),
                 status_text: String::new(),
                 observed: None,
+                stored: vec![FdName::default()],
             }],
         };
         let json = serde_json::to_value(Status::from(&report)).unwrap();
@@ -379,6 +385,7 @@ mod tests {
         assert_eq!(service["state"], "backing_off");
         assert_eq!(service["since"], "1970-01-01T00:00:02.000Z");
         assert_eq!(service["incident"], 7);
+        assert_eq!(service["stored"], json!(["stored"]));
         assert_eq!(service["generation"], json!(null));
         let check = json!({"name": "http", "kind": "http", "ok": false, "last_ms": 1.5, "detail": "refused"});
         assert_eq!(service["checks"][0], check);

@@ -3,6 +3,7 @@
 use super::program::DEFAULT_PATH;
 use super::user::Identity;
 use crate::guardian::protocol::MAX_STRINGS;
+use hale_core::descriptor::STORED_MAX;
 use hale_core::time::Span;
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, open, openat2, readlink};
 use rustix::io::Errno;
@@ -37,8 +38,6 @@ pub struct Given<'a> {
     pub notify_socket: Option<&'a Path>,
     /// `WATCHDOG_USEC` (sd_watchdog_enabled(3)), if heartbeats are expected of it.
     pub watchdog: Option<Span>,
-    /// The names of the sockets that it gets, in their order.
-    pub listen: Vec<&'a str>,
     /// The user it runs as; `None`: Hale's own.
     pub identity: Option<&'a Identity>,
 }
@@ -158,15 +157,21 @@ fn base(identity: Option<&Identity>, own: impl Fn(&str) -> Option<OsString>) -> 
 fn tell(given: &Given<'_>, variables: &mut Variables) {
     variables.extend(given.tag.split_once('=').map(|(name, value)| (name.into(), value.into())));
     variables.extend(given.notify_socket.map(|path| ("NOTIFY_SOCKET".into(), path.into())));
-    // The process adds LISTEN_PID itself: nobody else knows its id before it runs.
+    // Whether, and how many, descriptors it can leave (`FDSTORE` in systemd.exec(5)).
+    variables.extend(given.notify_socket.map(|_| ("FDSTORE".into(), STORED_MAX.to_string().into())));
+    // What it gets is told when it is known; see `passed`.
     for name in ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"] {
         variables.remove(OsStr::new(name));
     }
-    if !given.listen.is_empty() {
-        variables.insert("LISTEN_FDS".into(), given.listen.len().to_string().into());
-        variables.insert("LISTEN_FDNAMES".into(), given.listen.join(":").into());
-    }
     variables.extend(given.watchdog.map(|within| ("WATCHDOG_USEC".into(), within.as_us().to_string().into())));
+}
+
+/// What tells a process of the descriptors that it gets (sd_listen_fds(3)), by their names. `LISTEN_PID` it adds itself:
+/// nobody else knows its id before it runs.
+#[must_use]
+pub fn passed(names: &[&str]) -> [CString; 2] {
+    let variable = |text: String| CString::new(text).unwrap_or_default();
+    [variable(format!("LISTEN_FDS={}", names.len())), variable(format!("LISTEN_FDNAMES={}", names.join(":")))]
 }
 
 fn finish(variables: Variables) -> Result<Vec<CString>, EnvironmentError> {
@@ -376,7 +381,6 @@ mod tests {
             tag: "HALE_SERVICE=0:bot",
             notify_socket: Some(Path::new("/run/hale/notify/bot")),
             watchdog: Some(Span::from_us(5)),
-            listen: vec!["http", "local"],
             identity: Some(&user),
         };
         let environment = build(&given).unwrap();
@@ -386,11 +390,10 @@ mod tests {
             [
                 "A=one",
                 "B=two",
+                "FDSTORE=32",
                 "HALE_SERVICE=0:bot",
                 "HOME=/srv/bot",
                 "LANG=C",
-                "LISTEN_FDNAMES=http:local",
-                "LISTEN_FDS=2",
                 "LOGNAME=bot",
                 "NOTIFY_SOCKET=/run/hale/notify/bot",
                 "PATH=/bin",
@@ -399,6 +402,7 @@ mod tests {
                 "WATCHDOG_USEC=5",
             ]
         );
+        assert_eq!(passed(&["http", "", "a b"]), [c"LISTEN_FDS=3", c"LISTEN_FDNAMES=http::a b"].map(CString::from));
     }
 
     #[test]

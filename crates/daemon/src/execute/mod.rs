@@ -1,5 +1,6 @@
 //! Carries the core's effects out.
 
+pub mod descriptors;
 pub mod environment;
 pub mod listen;
 pub mod program;

@@ -155,6 +155,18 @@ impl GuardianClient {
         Ok(self.outbox.send(&self.socket, &self.message, None)?)
     }
 
+    /// Has the guardian close a copy of this descriptor, behind everything that it was sent before. To be closed here, too;
+    /// a pipe, because closing others may take its time.
+    ///
+    /// # Errors
+    ///
+    /// The guardian has not read for a long time: nothing was sent.
+    pub fn close(&mut self, fd: BorrowedFd<'_>) -> Result<(), OrderError> {
+        self.message.clear();
+        protocol::write_close(&mut self.message);
+        Ok(self.outbox.send(&self.socket, &self.message, Some(fd))?)
+    }
+
     /// Says whether the guardian may stop petting the hardware timer when it has a reason to. To be ordered only after
     /// the permission is on record and synced.
     ///

@@ -7,6 +7,7 @@ pub mod client;
 mod end;
 mod hardware;
 mod helpers;
+mod key;
 pub mod launch;
 pub mod lock;
 mod marker;

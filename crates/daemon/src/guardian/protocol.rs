@@ -2,10 +2,12 @@
 //!
 //! One message is one packet of a `SOCK_SEQPACKET` pair. Both ends are the same binary, so there is no version.
 
+pub use crate::guardian::key::StoreKey;
 use crate::guardian::timer::TimerReport;
 use crate::guardian::wire::{Reader, Writer};
 use crate::sys::child::Step;
 use crate::sys::wait::Exit;
+use hale_core::descriptor::STORED_MAX;
 use hale_core::ids::Epoch;
 use hale_core::policy::LISTEN_MAX;
 use std::ffi::{CStr, CString};
@@ -29,7 +31,7 @@ pub const MAX_STRINGS: usize = 4096;
 pub const MAX_GROUPS: usize = 1024;
 
 /// How many kept descriptors one order may pass on: below the room that a child has for them ([`LOW_FDS`](crate::sys::child::LOW_FDS)).
-pub const MAX_PASSED: usize = LISTEN_MAX;
+pub const MAX_PASSED: usize = LISTEN_MAX + STORED_MAX;
 
 /// The longest answer, in bytes: that of a lost supervisor, with what the kernel said of it.
 pub(crate) const MAX_ANSWER_BYTES: usize = 256;
@@ -117,62 +119,6 @@ pub enum HostSignal {
     /// SIGHUP: reload.
     Hangup,
 }
-
-/// What a kept descriptor is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum StoreKey {
-    /// The listener of the API's reading half.
-    ReadApi,
-    /// The listener of the API's half for orders.
-    ControlApi,
-    /// A service's notify socket.
-    Notify(Slot),
-    /// A service's listening socket, by its place in the order of their names: below [`LISTEN_MAX`].
-    Listen(Slot, u8),
-}
-
-impl StoreKey {
-    /// Kind, slot, and which one of the slot.
-    pub(super) fn parts(self) -> (u8, u32, u8) {
-        match self {
-            Self::ReadApi => (0, 0, 0),
-            Self::ControlApi => (1, 0, 0),
-            Self::Notify(slot) => (2, slot.0, 0),
-            Self::Listen(slot, index) => (3, slot.0, index),
-        }
-    }
-
-    pub(super) fn from_parts(kind: u8, slot: u32, index: u8) -> Option<Self> {
-        match (kind, slot, index) {
-            (0, 0, 0) => Some(Self::ReadApi),
-            (1, 0, 0) => Some(Self::ControlApi),
-            (2, slot, 0) if slot < MAX_SERVICES => Some(Self::Notify(Slot(slot))),
-            (3, slot, index) if slot < MAX_SERVICES && usize::from(index) < LISTEN_MAX => {
-                Some(Self::Listen(Slot(slot), index))
-            }
-            _ => None,
-        }
-    }
-
-    fn numbers(self) -> [u8; KEY_BYTES] {
-        let (kind, slot, index) = self.parts();
-        let [a, b, c, d] = slot.to_le_bytes();
-        [kind, a, b, c, d, index]
-    }
-
-    fn from_numbers([kind, a, b, c, d, index]: [u8; KEY_BYTES]) -> Option<Self> {
-        Self::from_parts(kind, u32::from_le_bytes([a, b, c, d]), index)
-    }
-
-    fn read(reader: &mut Reader<'_>) -> Option<Self> {
-        let (bytes, rest) = reader.0.split_first_chunk()?;
-        reader.0 = rest;
-        Self::from_numbers(*bytes)
-    }
-}
-
-/// The length of a [`StoreKey`] in a message.
-const KEY_BYTES: usize = 6;
 
 /// What the guardian tells the supervisor.
 #[derive(Debug)]
@@ -263,6 +209,7 @@ const REBOOT: u8 = 33;
 const PROVE: u8 = 5;
 const STORE: u8 = 6;
 const UNSTORE: u8 = 7;
+const CLOSE: u8 = 8;
 
 const SPAWNED: u8 = 1;
 const EXECUTED: u8 = 2;
@@ -368,6 +315,11 @@ fn write_key(out: &mut Vec<u8>, what: u8, key: StoreKey) {
     key.numbers().into_iter().for_each(|byte| out.u8(byte));
 }
 
+/// Writes that the descriptor which goes beside it is to be closed.
+pub(crate) fn write_close(out: &mut Vec<u8>) {
+    Writer(out).u8(CLOSE);
+}
+
 /// Writes whether the guardian may stop petting the hardware timer.
 pub(crate) fn write_may_reboot(out: &mut Vec<u8>, allowed: bool) {
     let mut out = Writer(out);
@@ -409,6 +361,8 @@ pub(crate) enum Order<'a> {
     Unstore {
         key: StoreKey,
     },
+    /// Nothing but to close what came along: whoever waits for that knows that everything before it was read.
+    Close,
 }
 
 /// A [`SpawnOrder`] on the guardian's side.
@@ -491,6 +445,7 @@ pub(crate) fn read_order(message: &[u8]) -> Option<Order<'_>> {
         PROVE => Order::Prove { nonce: reader.u64()? },
         STORE => Order::Store { key: StoreKey::read(&mut reader)? },
         UNSTORE => Order::Unstore { key: StoreKey::read(&mut reader)? },
+        CLOSE => Order::Close,
         _ => return None,
     };
     reader.end()?;
@@ -764,7 +719,7 @@ mod tests {
             panic!("not a lost supervisor")
         };
         assert_eq!((arrived, evidence.len()), (exit, MAX_EVIDENCE_BYTES));
-        for key in [StoreKey::ReadApi, StoreKey::ControlApi, StoreKey::Listen(Slot(MAX_SERVICES - 1), 15)] {
+        for key in [StoreKey::ReadApi, StoreKey::ControlApi, StoreKey::Left(Slot(MAX_SERVICES - 1), 31)] {
             let stored = read_answer(Answer::stored(key).bytes(), None);
             assert!(matches!(stored, Some(GuardianEvent::Stored { key: arrived, .. }) if arrived == key), "{stored:?}");
         }

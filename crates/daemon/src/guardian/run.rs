@@ -315,6 +315,7 @@ impl Guardian {
                     self.stored(key, was_kept);
                 }
             }
+            Some(Order::Close) => drop(fd),
             Some(Order::Unstore { key }) => {
                 let was_kept = self.store.remove(key);
                 self.stored(key, was_kept);

@@ -2,7 +2,7 @@
 
 use crate::guardian::end::Phase;
 use crate::guardian::marker::{End, Marker};
-use crate::guardian::protocol::{MAX_PASSED, MAX_SERVICES, Slot, Spawn, SpawnFailure};
+use crate::guardian::protocol::{MAX_PASSED, MAX_SERVICES, Slot, Spawn, SpawnFailure, StoreKey};
 use crate::guardian::run::{Guardian, Token};
 use crate::guardian::slots::{Entry, Life, OutputPipe, Start};
 use crate::guardian::text::Text;
@@ -102,10 +102,12 @@ impl Guardian {
         }
         let marker = marker.starting(order.epoch);
         let mut passed = [output.as_fd(); MAX_PASSED];
-        let mut count = 0;
+        let (mut count, mut sockets) = (0, 0);
         for (place, key) in passed.iter_mut().zip(order.passed.clone()) {
             *place = self.store.get(key).ok_or((Step::Listen, Errno::MFILE))?;
             count += 1;
+            // They come first.
+            sockets += usize::from(matches!(key, StoreKey::Listen(..)));
         }
         let listen_pid = ListenPid::new();
         let listen_pid = (count > 0).then_some(&listen_pid);
@@ -124,7 +126,7 @@ impl Guardian {
             leave_high_fds: self.can_leave_high_fds && low,
             dies_with: None,
             status: status_end.as_fd(),
-            fds: ProgramFds::Service { output: output.as_fd(), passed: &passed[..count] },
+            fds: ProgramFds::Service { output: output.as_fd(), passed: &passed[..count], sockets },
             cgroup,
             oom_score_adj: self.oom_score_adj.as_deref(),
             open_files: Some(limit),
@@ -164,6 +166,10 @@ impl Guardian {
         if !matches!(entry.life, Life::Running { .. }) {
             *entry = Entry { epoch: entry.epoch, unkept: entry.unkept.released(), ..Entry::default() };
             self.tell_systemd_of(slot);
+            while let Some(key) = self.store.of(slot) {
+                let was_kept = self.store.remove(key);
+                self.stored(key, was_kept);
+            }
         }
     }
 

@@ -1,11 +1,12 @@
 //! Descriptors that outlive a supervisor: sockets in which what clients and services send waits for the next one.
 
-use crate::guardian::protocol::{MAX_SERVICES, StoreKey};
+use crate::guardian::protocol::{MAX_SERVICES, Slot, StoreKey};
+use hale_core::descriptor::STORED_IN_ALL_MAX;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// How many descriptors are kept: a notify socket and a listening one for each service (most have none, some have
-/// several), and a few of Hale's own. Reserved at the start, but only the used part costs memory.
-const MAX_STORED: usize = 2 * MAX_SERVICES as usize + 64;
+/// several), what services left, and a few of Hale's own. Reserved at the start, but only the used part costs memory.
+const MAX_STORED: usize = 2 * MAX_SERVICES as usize + STORED_IN_ALL_MAX + 64;
 
 /// The store.
 #[derive(Debug)]
@@ -56,6 +57,11 @@ impl Store {
         was_kept
     }
 
+    /// Something that is this service's.
+    pub fn of(&self, slot: Slot) -> Option<StoreKey> {
+        self.entries.iter().map(|(key, _)| *key).find(|key| key.slot() == Some(slot))
+    }
+
     /// A new supervisor knows nothing.
     pub fn forget_told(&mut self) {
         self.told = 0;
@@ -85,7 +91,6 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::guardian::protocol::Slot;
 
     fn null() -> OwnedFd {
         std::fs::File::open("/dev/null").unwrap().into()
@@ -123,5 +128,20 @@ mod tests {
         assert_eq!(store.unkept().map(|(key, _)| *key), Some(StoreKey::ReadApi));
         assert!(store.remove(StoreKey::ControlApi));
         assert!(!store.remove(StoreKey::ReadApi));
+    }
+
+    #[test]
+    fn what_is_a_services_is_found() {
+        let mut store = Store::new();
+        let of = |slot| [StoreKey::Notify(slot), StoreKey::Listen(slot, 0), StoreKey::Left(slot, 31)];
+        let others = [StoreKey::ReadApi, StoreKey::Left(Slot(2), 31)];
+        for key in of(Slot(1)).into_iter().chain(others) {
+            store.put(key, null());
+        }
+        while let Some(key) = store.of(Slot(1)) {
+            store.remove(key);
+        }
+        assert!(of(Slot(1)).into_iter().all(|key| store.get(key).is_none()));
+        assert!(others.into_iter().all(|key| store.get(key).is_some()));
     }
 }

@@ -2,7 +2,9 @@
 
 use crate::monitor::text::one_line;
 use crate::sys::datagram::{self, Datagram};
+use hale_core::descriptor::FdName;
 use hale_core::event::Notice;
+use hale_core::reason::Reason;
 use hale_core::time::Span;
 use std::fs;
 use std::io;
@@ -17,7 +19,11 @@ const DATAGRAM_BYTES: usize = 8 << 10;
 /// How many datagrams one call receives, so that a service that never stops talking takes its turn like others.
 const DATAGRAMS_PER_CALL: usize = 32;
 
-/// How many assignments of one datagram are read: Hale knows six.
+/// With so many descriptors one call receives no more datagrams: each can bring 253 (`SCM_MAX_FD`), and none is closed
+/// before the call has returned.
+const FDS_PER_CALL: usize = 64;
+
+/// How many assignments of one datagram are read: Hale knows ten.
 const ASSIGNMENTS_MAX: usize = 64;
 
 /// The longest status text, in characters and, escaped, in bytes: a line of a table.
@@ -76,12 +82,31 @@ pub struct Sender {
 }
 
 /// What one call received.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub struct Received {
     /// What the service said, in its order.
-    pub notices: Vec<Notice>,
+    pub said: Vec<Said>,
+    /// Descriptors that came along and that nobody wants: to be closed, once everything that was said is done. That is
+    /// all that `BARRIER=1` asks for (sd_notify_barrier(3)).
+    pub unwanted: Vec<OwnedFd>,
     /// How many datagrams were dropped: from strangers, without a sender, or too long.
     pub rejected: u64,
+}
+
+/// One thing that a service said.
+#[derive(Debug)]
+pub enum Said {
+    /// Something that stands on its own.
+    Notice(Notice),
+    /// `FDSTORE=1`: it leaves these for its next process.
+    Left {
+        /// `FDNAME`, for each of them.
+        name: FdName,
+        /// Whether they are to be given up once their other ends are gone (unless `FDPOLL=0`).
+        watched: bool,
+        /// At least one.
+        fds: Vec<OwnedFd>,
+    },
 }
 
 impl NotifySocket {
@@ -127,12 +152,13 @@ impl NotifySocket {
 
     /// Receives what is there, a bounded number of datagrams, without waiting. A datagram counts only when
     /// `sender_ok` says so of its sender; see [`Membership::has`].
-    ///
-    /// Descriptors that come along are closed. That is all that `BARRIER=1` asks for, once everything before it
-    /// was taken (sd_notify_barrier(3)).
     pub fn receive(&mut self, sender_ok: &dyn Fn(&Sender) -> bool) -> Received {
         let mut received = Received::default();
+        let mut fds_so_far = 0;
         for _ in 0..DATAGRAMS_PER_CALL {
+            if fds_so_far >= FDS_PER_CALL {
+                break;
+            }
             let datagram = match datagram::receive(&self.socket, &mut self.buffer) {
                 Ok(Some(datagram)) => datagram,
                 Ok(None) => break,
@@ -142,14 +168,15 @@ impl NotifySocket {
                     break;
                 }
             };
-            let Datagram { bytes, truncated, credentials, pidfd, fds } = datagram;
+            let Datagram { bytes, truncated, credentials, pidfd, fds, fds_missing } = datagram;
+            fds_so_far += fds.len();
             let sender = credentials.map(|who| Sender { pid: who.pid, uid: who.uid, gid: who.gid, pidfd });
             if !truncated && sender.is_some_and(|sender| sender_ok(&sender)) {
-                parse(&self.buffer[..bytes], &mut received.notices);
+                parse(&self.buffer[..bytes], fds, fds_missing, &mut received);
             } else {
                 received.rejected += 1;
+                received.unwanted.extend(fds);
             }
-            drop(fds);
         }
         self.rejected = self.rejected.saturating_add(received.rejected);
         received
@@ -246,17 +273,19 @@ fn is_at_or_below(path: &str, top: &str) -> bool {
     path.strip_prefix(top).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
-/// Appends what a datagram says (sd_notify(3)): assignments, one on each line.
+/// Appends what a datagram says (sd_notify(3)): assignments, one on each line; last of all what is to become of its
+/// descriptors, as in systemd.
 ///
 /// Accepted and ignored in this version: `STOPPING`, `RELOADING`, `MONOTONIC_USEC`, `ERRNO`, `BUSERROR`, `EXIT_STATUS`,
-/// `MAINPID`, `MAINPIDFDID`, `FDSTORE`, `FDSTOREREMOVE`, `FDNAME`, `FDPOLL`, `NOTIFYACCESS`, `BARRIER` (see
-/// [`NotifySocket::receive`]), everything that starts with `X_`, and every word that is not known.
-fn parse(datagram: &[u8], notices: &mut Vec<Notice>) {
+/// `MAINPID`, `MAINPIDFDID`, `NOTIFYACCESS`, `BARRIER` (see [`Received::unwanted`]), everything that starts with `X_`, and
+/// every word that is not known.
+fn parse(datagram: &[u8], fds: Vec<OwnedFd>, fds_missing: bool, received: &mut Received) {
+    let (mut store, mut remove, mut watched, mut fd_name) = (false, false, true, None);
     for line in datagram.split(|&byte| byte == b'\n').take(ASSIGNMENTS_MAX) {
         let line = String::from_utf8_lossy(line);
         let Some((name, value)) = line.split_once('=') else { continue };
         let span = || value.parse().ok().map(Span::from_us);
-        notices.extend(match (name, value) {
+        let notice = match (name, value) {
             ("READY", "1") => Some(Notice::Ready),
             ("WATCHDOG", "1") => Some(Notice::Heartbeat),
             ("WATCHDOG", "trigger") => Some(Notice::HeartbeatTrigger),
@@ -267,8 +296,42 @@ fn parse(datagram: &[u8], notices: &mut Vec<Notice>) {
                 Some(Notice::Status(one_line(&text[..end], STATUS_BYTES)))
             }
             _ => None,
-        });
+        };
+        received.said.extend(notice.map(Said::Notice));
+        match (name, value) {
+            ("FDSTORE", "1") => store = true,
+            ("FDSTOREREMOVE", "1") => remove = true,
+            ("FDPOLL", "0") => watched = false,
+            ("FDNAME", text) => {
+                fd_name.get_or_insert_with(|| FdName::try_from(text));
+            }
+            _ => {}
+        }
     }
+    let mut say = |notice| received.said.push(Said::Notice(notice));
+    let name = match fd_name {
+        // Under systemd a bad name counts as none; but what comes back under another name than it was given helps nobody.
+        Some(Err(_)) if store || remove => {
+            say(Notice::NotStored { why: Reason::DescriptorName });
+            return received.unwanted.extend(fds);
+        }
+        name => name.and_then(Result::ok),
+    };
+    match name {
+        Some(name) if remove => say(Notice::Unstore { name }),
+        name if store && !remove => {
+            if fds_missing {
+                say(Notice::NotStored { why: Reason::DescriptorsScarce });
+            }
+            if !fds.is_empty() {
+                let left = Said::Left { name: name.unwrap_or_default(), watched, fds };
+                return received.said.push(left);
+            }
+        }
+        // Without a name there is nothing to remove.
+        _ => {}
+    }
+    received.unwanted.extend(fds);
 }
 
 #[cfg(test)]
@@ -289,19 +352,31 @@ mod tests {
         (NotifySocket::bind(&dir.path().join("bot"), None).unwrap(), dir)
     }
 
+    /// What stands on its own, and how many datagrams were dropped; what came along is closed.
+    fn plain(received: Received) -> (Vec<Notice>, u64) {
+        let notice = |said| if let Said::Notice(notice) = said { Some(notice) } else { None };
+        (received.said.into_iter().filter_map(notice).collect(), received.rejected)
+    }
+
+    fn parsed(datagram: &[u8]) -> Vec<Notice> {
+        let mut received = Received::default();
+        parse(datagram, Vec::new(), false, &mut received);
+        plain(received).0
+    }
+
     /// Receives until `child` has ended, which it may do only when it was listened to, and then what is left.
-    fn hear(socket: &mut NotifySocket, child: &mut Child, sender_ok: &dyn Fn(&Sender) -> bool) -> Received {
+    fn hear(socket: &mut NotifySocket, child: &mut Child, sender_ok: &dyn Fn(&Sender) -> bool) -> (Vec<Notice>, u64) {
         let pid = rustix::process::Pid::from_child(child);
         let ended = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).unwrap();
-        let mut all = Received::default();
+        let mut all = (Vec::new(), 0);
         loop {
             let mut fds = [PollFd::new(&*socket, PollFlags::IN), PollFd::new(&ended, PollFlags::IN)];
             let count = poll(&mut fds, Some(&Timespec { tv_sec: 30, tv_nsec: 0 })).unwrap();
             assert!(count > 0, "it waits for something: {all:?}");
             let has_ended = !fds[1].revents().is_empty();
-            let received = socket.receive(sender_ok);
-            all.notices.extend(received.notices);
-            all.rejected += received.rejected;
+            let (notices, rejected) = plain(socket.receive(sender_ok));
+            all.0.extend(notices);
+            all.1 += rejected;
             if has_ended {
                 assert!(child.wait().unwrap().success());
                 return all;
@@ -311,10 +386,8 @@ mod tests {
 
     #[test]
     fn assignments_are_read_line_by_line() {
-        let mut notices = Vec::new();
         let text = "READY=1\nSTATUS=up \u{1b}[2J=x\nWATCHDOG=1\nWATCHDOG=trigger\nWATCHDOG_USEC=20000\n\
                     EXTEND_TIMEOUT_USEC=5000000\nMAINPID=1\nX_OWN=1\nBARRIER=1\nREADY=0\nWATCHDOG_USEC=-1\nnothing\n\n=\nREADY=1";
-        parse(text.as_bytes(), &mut notices);
         let expected = [
             Notice::Ready,
             Notice::Status(String::from("up \\u{1b}[2J=x")),
@@ -324,28 +397,54 @@ mod tests {
             Notice::ExtendTimeout(Span::from_secs(5)),
             Notice::Ready,
         ];
-        assert_eq!(notices, expected);
+        assert_eq!(parsed(text.as_bytes()), expected);
+    }
+
+    /// What became of one datagram with one descriptor: its name and whether it is watched, if it is to be kept, else it is
+    /// unwanted; and what was said.
+    fn sent_with_fd(text: &str) -> (Option<(String, bool)>, Vec<Notice>) {
+        let mut received = Received::default();
+        parse(text.as_bytes(), vec![io::pipe().unwrap().0.into()], false, &mut received);
+        let left = |said: &Said| match said {
+            Said::Left { name, watched, fds } => Some((name.to_string(), *watched)).filter(|_| fds.len() == 1),
+            Said::Notice(_) => None,
+        };
+        let kept = received.said.iter().find_map(left);
+        assert_eq!(received.unwanted.len(), usize::from(kept.is_none()), "it is one or the other");
+        (kept, plain(received).0)
+    }
+
+    #[test]
+    fn descriptors_are_left_under_a_name_or_are_unwanted() {
+        let named = |name: &str, watched| Some((name.to_owned(), watched));
+        assert_eq!(sent_with_fd("FDSTORE=1"), (named("stored", true), vec![]));
+        assert_eq!(sent_with_fd("FDNAME=a b\nFDSTORE=1\nFDPOLL=0"), (named("a b", false), vec![]));
+        assert_eq!(sent_with_fd("FDSTORE=1\nFDNAME=\nFDNAME=second"), (named("", true), vec![]));
+        assert_eq!(sent_with_fd("READY=1\nFDSTORE=1"), (named("stored", true), vec![Notice::Ready]));
+        let bad = || Notice::NotStored { why: Reason::DescriptorName };
+        assert_eq!(sent_with_fd("READY=1\nFDSTORE=1\nFDNAME=a:b"), (None, vec![Notice::Ready, bad()]));
+        assert_eq!(sent_with_fd("FDSTOREREMOVE=1\nFDNAME=\u{fc}"), (None, vec![bad()]));
+        let unstored = Notice::Unstore { name: FdName::try_from("x").unwrap() };
+        assert_eq!(sent_with_fd("FDSTORE=1\nFDSTOREREMOVE=1\nFDNAME=x"), (None, vec![unstored]));
+        for text in ["FDSTOREREMOVE=1", "FDSTORE=0", "BARRIER=1", "FDNAME=a:b"] {
+            assert_eq!(sent_with_fd(text), (None, vec![]), "{text}");
+        }
     }
 
     #[test]
     fn a_datagram_is_bounded_in_all_ways() {
-        let mut notices = Vec::new();
-        parse("READY=1\n".repeat(1000).as_bytes(), &mut notices);
-        assert_eq!(notices.len(), ASSIGNMENTS_MAX);
-        notices.clear();
-        parse(format!("STATUS={}", "ü".repeat(1000)).as_bytes(), &mut notices);
-        assert_eq!(notices, [Notice::Status("ü".repeat(STATUS_CHARS))]);
-        notices.clear();
-        parse(b"STATUS=\xff\xfe", &mut notices);
-        assert_eq!(notices, [Notice::Status(String::from("\u{fffd}\u{fffd}"))]);
+        assert_eq!(parsed("READY=1\n".repeat(1000).as_bytes()).len(), ASSIGNMENTS_MAX);
+        let long = parsed(format!("STATUS={}", "ü".repeat(1000)).as_bytes());
+        assert_eq!(long, [Notice::Status("ü".repeat(STATUS_CHARS))]);
+        assert_eq!(parsed(b"STATUS=\xff\xfe"), [Notice::Status(String::from("\u{fffd}\u{fffd}"))]);
 
         let (mut socket, _dir) = bound();
         let client = UnixDatagram::unbound().unwrap();
         client.connect(socket.path()).unwrap();
         client.send(format!("READY=1\n{}", "x".repeat(DATAGRAM_BYTES)).as_bytes()).unwrap();
         client.send(b"WATCHDOG=1").unwrap();
-        assert_eq!(socket.receive(&anybody), Received { notices: vec![Notice::Heartbeat], rejected: 1 });
-        assert_eq!(socket.receive(&anybody), Received::default());
+        assert_eq!(plain(socket.receive(&anybody)), (vec![Notice::Heartbeat], 1));
+        assert_eq!(plain(socket.receive(&anybody)), (vec![], 0));
     }
 
     #[test]
@@ -355,7 +454,7 @@ mod tests {
         client.send_to(b"READY=1", socket.path()).unwrap();
         client.send_to(b"WATCHDOG=1", socket.path()).unwrap();
         let elsewhere = Membership::Cgroup { id: u64::MAX, path: String::from("/hale-0badcafe/bot") };
-        assert_eq!(socket.receive(&|sender| elsewhere.has(sender)), Received { notices: vec![], rejected: 2 });
+        assert_eq!(plain(socket.receive(&|sender| elsewhere.has(sender))), (vec![], 2));
         assert_eq!(socket.rejected(), 2);
     }
 
@@ -415,7 +514,7 @@ mod tests {
             command.env("NOTIFY_SOCKET", socket.path()).args(["--ready", "--status=as good as new", "WATCHDOG=1"]);
             let heard = hear(&mut socket, &mut command.spawn().unwrap(), &anybody);
             let status = Notice::Status(String::from("as good as new"));
-            assert_eq!(heard, Received { notices: vec![Notice::Ready, status, Notice::Heartbeat], rejected: 0 });
+            assert_eq!(heard, (vec![Notice::Ready, status, Notice::Heartbeat], 0));
         }
     }
 
@@ -431,7 +530,7 @@ mod tests {
             command.env("NOTIFY_SOCKET", socket.path()).args(["-c", script]);
             let heard = hear(&mut socket, &mut command.spawn().unwrap(), &anybody);
             let notices = vec![Notice::Ready, Notice::Status(String::from("up")), Notice::Heartbeat];
-            assert_eq!(heard, Received { notices, rejected: 0 });
+            assert_eq!(heard, (notices, 0));
         }
     }
 
@@ -465,7 +564,7 @@ mod tests {
                     poll(&mut [PollFd::new(&socket, PollFlags::IN)], Some(&Timespec { tv_sec: 30, tv_nsec: 0 }))
                         .unwrap();
                     let alive = socket.receive(&|sender| member.has(sender));
-                    assert_eq!(!alive.notices.is_empty(), expected, "alive, in {group:?}");
+                    assert_eq!(!alive.said.is_empty(), expected, "alive, in {group:?}");
                     drop(child.stdin.take());
                     assert!(child.wait().unwrap().success());
 
@@ -479,7 +578,7 @@ mod tests {
                         remembered.set(sender.pidfd.as_ref().and_then(datagram::cgroup_id));
                         member.has(sender)
                     });
-                    assert_eq!(!received.notices.is_empty(), remembered.get() == Some(id), "ended, in {group:?}");
+                    assert_eq!(!received.said.is_empty(), remembered.get() == Some(id), "ended, in {group:?}");
                 }
                 drop(tree);
                 trees.close().unwrap();

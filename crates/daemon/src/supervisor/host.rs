@@ -1,10 +1,15 @@
 //! The real host: what `hale_core::driver` needs, on epoll, sockets, cgroups and files.
 
 mod adoption;
+mod descriptors;
 mod memory;
 mod rests;
+mod source;
 
+use self::descriptors::Descriptors;
+pub(super) use self::descriptors::LAST_TURNS;
 use self::rests::Rests;
+use self::source::Source;
 use super::console::Console;
 use super::evidence::{Collector, Job};
 use super::inbox::{Asker, Inbox, Outlet};
@@ -12,6 +17,7 @@ use super::kept::Kept;
 use super::past;
 use super::prepare::{Prepared, prepare, touches_files};
 use super::service::{Hosted, failure};
+use super::status_texts::StatusTexts;
 use crate::execute::tree::{Trees, Until, Watcher};
 use crate::guardian::client::GuardianClient;
 use crate::guardian::protocol::{GuardianEvent, HostSignal, MAX_SERVICES, Slot, StoreKey};
@@ -49,52 +55,8 @@ const INBOX_PER_ROUND: usize = 256;
 /// ledger misses.
 const LEDGER_CLOSE_WITHIN: Duration = Duration::from_secs(5);
 
-/// What an epoll event is about, in its 64 bits of data: the kind above, the slot below.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Source {
-    Guardian,
-    Keeper,
-    Inbox,
-    Notify(Slot),
-    Tree(Slot),
-    Memory(Slot),
-    KernelLog,
-    Stalls,
-    Rests,
-}
-
-impl Source {
-    fn data(self) -> epoll::EventData {
-        let (kind, slot) = match self {
-            Self::Guardian => (0, 0),
-            Self::Keeper => (1, 0),
-            Self::Inbox => (2, 0),
-            Self::Notify(slot) => (3, slot.0),
-            Self::Tree(slot) => (4, slot.0),
-            Self::Memory(slot) => (5, slot.0),
-            Self::KernelLog => (6, 0),
-            Self::Stalls => (7, 0),
-            Self::Rests => (8, 0),
-        };
-        epoll::EventData::new_u64(kind << 32 | u64::from(slot))
-    }
-
-    fn from_data(data: u64) -> Option<Self> {
-        let slot = Slot(u32::try_from(data & u64::from(u32::MAX)).ok()?);
-        match data >> 32 {
-            0 => Some(Self::Guardian),
-            1 => Some(Self::Keeper),
-            2 => Some(Self::Inbox),
-            3 => Some(Self::Notify(slot)),
-            4 => Some(Self::Tree(slot)),
-            5 => Some(Self::Memory(slot)),
-            6 => Some(Self::KernelLog),
-            7 => Some(Self::Stalls),
-            8 => Some(Self::Rests),
-            _ => None,
-        }
-    }
-}
+/// How long an orderly end waits for probes that it killed: one that hangs in the kernel does not end at all.
+const PROBES_END_WITHIN: Duration = Duration::from_secs(1);
 
 /// What the host is made of; all of it exists before the loop begins.
 pub(super) struct Parts {
@@ -111,6 +73,7 @@ pub(super) struct Parts {
     pub(super) collector: Collector,
     /// Whether services go on when the guardian is lost, because there will be a next one.
     pub(super) leaves_services: bool,
+    pub(super) status_texts: StatusTexts,
 }
 
 /// The real host.
@@ -141,6 +104,7 @@ pub(super) struct DaemonHost {
     stalls: Option<StallTrigger>,
     /// Services whose memory is not listened to for a while.
     rests: Rests,
+    descriptors: Descriptors,
 }
 
 /// An order that is prepared, or cannot be.
@@ -208,6 +172,7 @@ impl DaemonHost {
             kernel_log: None,
             stalls: None,
             rests,
+            descriptors: Descriptors::new(),
             parts,
         };
         host.prepare_memory(policy);
@@ -217,15 +182,18 @@ impl DaemonHost {
     /// How it ended; writes out what is left.
     pub(super) fn finish(mut self) -> Ended {
         self.tell();
-        let Self { mut parts, services, watcher, ended, .. } = self;
+        let Self { mut parts, mut services, watcher, ended, descriptors, .. } = self;
         drop(watcher);
+        // To close what services sent may take its time; exit does not wait for it.
+        std::mem::forget(descriptors);
+        services.values_mut().for_each(Hosted::forget_left);
         if parts.ledger.is_some_and(|ledger| !ledger.close(LEDGER_CLOSE_WITHIN)) {
             parts.console.say("the disk did not take the last records of the ledger; the runtime journal has them");
         }
         if ended == Some(Ended::InOrder) {
             drop(services);
             // What is not empty stays, and the next Hale ends what is in it.
-            let _ = parts.trees.close();
+            let _ = parts.trees.close_within(PROBES_END_WITHIN);
         } else {
             // With its guardian the locks are gone, and the next Hale may be at work: groups and notify sockets of these
             // names may be that one's already.
@@ -251,6 +219,7 @@ impl DaemonHost {
     /// Waits for the kernel, at most until `until`, and turns what it tells into events.
     fn listen(&mut self, until: Option<Monotonic>) -> io::Result<()> {
         self.tell();
+        self.settle_descriptors();
         self.flush_sockets()?;
         let wait_us = until.map(|until| until.since(now().mono).as_us());
         let timeout = if self.events.is_empty() { wait_us } else { Some(0) }.map(timespec);
@@ -271,12 +240,13 @@ impl DaemonHost {
                     }
                 }
                 Source::Inbox => self.hear_threads(),
-                Source::Notify(slot) => self.hear_service(slot),
+                Source::Notify(slot) => drop(self.hear_service(slot)),
                 Source::Tree(slot) => self.look_at_tree(slot),
                 Source::Memory(slot) => self.hear_memory(slot),
                 Source::KernelLog => self.hear_kernel_log(),
                 Source::Stalls => self.hear_stalls(),
                 Source::Rests => self.end_rests(),
+                Source::Left(slot, index) => self.hear_hang_up(slot, index),
             }
         }
         Ok(())
@@ -339,13 +309,15 @@ impl DaemonHost {
                 }
                 GuardianEvent::SpawnFailed { slot, epoch, failure } => {
                     if let Some((service, hosted)) = self.by_slot(slot) {
+                        let lost = hosted.not_made(failure.step);
                         let failure = hosted.explain(failure);
-                        hosted.not_made();
+                        lost.iter().for_each(|stored| self.lost(&service, stored));
                         self.events.push_back(Event::SpawnFailed { service, epoch, failure });
                     }
                 }
                 GuardianEvent::Exited { slot, epoch, exit } => {
                     self.hear_kernel_log();
+                    self.hear_last_words(slot);
                     if let Some((service, hosted)) = self.by_slot(slot) {
                         let memory = hosted.gone();
                         let tree_empty = hosted.tree_is_empty();
@@ -362,7 +334,10 @@ impl DaemonHost {
                 GuardianEvent::KeeperReplaced => {
                     let _ = self.parts.keeper.resend();
                 }
-                GuardianEvent::Challenged { nonce } => self.events.push_back(Event::Challenged { nonce }),
+                GuardianEvent::Challenged { nonce } => {
+                    self.proof_taken();
+                    self.events.push_back(Event::Challenged { nonce });
+                }
                 // These come before the first challenge only.
                 GuardianEvent::Lost { .. }
                 | GuardianEvent::GuardianLost
@@ -421,6 +396,7 @@ impl DaemonHost {
     fn hear_threads(&mut self) {
         self.parts.outlet.silence();
         self.send_prepared();
+        self.hear_closed();
         while let Ok((service, epoch)) = self.empty.try_recv() {
             if let Some(hosted) = self.services.get_mut(&service) {
                 hosted.watcher_found_empty(epoch);
@@ -436,14 +412,6 @@ impl DaemonHost {
         }
         // There may be more: ring again instead of letting the guardian wait.
         self.parts.inbox.ring();
-    }
-
-    fn hear_service(&mut self, slot: Slot) {
-        if let Some((service, hosted)) = self.by_slot(slot) {
-            let heard = hosted.hear();
-            let event = |(epoch, notice)| Event::Notified { service: service.clone(), epoch, notice };
-            self.events.extend(heard.into_iter().map(event));
-        }
     }
 
     /// Reports the end of a tree that is being ended, once its main process was reaped too.
@@ -577,11 +545,10 @@ impl Host for DaemonHost {
         match (effect.fence, effect.order) {
             (Fence::Service { service, epoch }, order) => self.perform_on(&service, epoch, order),
             (Fence::Host, Order::Reply { request, answer }) => self.parts.asker.answer(request, answer),
-            (Fence::Host, Order::Prove { nonce }) => {
-                if let Err(error) = self.parts.guardian.prove(nonce) {
-                    self.parts.console.say(&format!("progress cannot be proven: {error}"));
-                }
-            }
+            (Fence::Host, Order::Prove { nonce }) => match self.parts.guardian.prove(nonce) {
+                Ok(()) => self.descriptors.proof_sent(),
+                Err(error) => self.parts.console.say(&format!("progress cannot be proven: {error}")),
+            },
             (Fence::Host, order @ (Order::MayReboot { .. } | Order::Reboot)) => {
                 past::order(&order, &mut self.parts.guardian, &self.parts.console);
             }
@@ -593,6 +560,8 @@ impl Host for DaemonHost {
                 Order::Spawn { .. }
                 | Order::Signal { .. }
                 | Order::Kill
+                | Order::Store { .. }
+                | Order::Unstore { .. }
                 | Order::Probe { .. }
                 | Order::Collect { .. }
                 | Order::AckExit,
@@ -615,8 +584,8 @@ impl DaemonHost {
             return;
         }
         match order {
-            Order::Spawn { policy } => {
-                hosted.begin(epoch);
+            Order::Spawn { policy, stored } => {
+                hosted.begin(epoch, stored);
                 self.spawn(service, epoch, &policy);
             }
             Order::Signal { signal } => {
@@ -637,6 +606,8 @@ impl DaemonHost {
                     self.flushes.insert(token, (service.clone(), Job { epoch, incident, lines }));
                 }
             }
+            Order::Store { offer, stored } => self.store(service, offer, &stored),
+            Order::Unstore { index } => self.unstore(service, index),
             Order::AckExit => self.unacknowledged.push((service.clone(), epoch)),
             Order::Reply { .. } | Order::Prove { .. } | Order::MayReboot { .. } | Order::Reboot | Order::EndDone => {}
         }

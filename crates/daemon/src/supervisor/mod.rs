@@ -6,9 +6,11 @@ mod host;
 pub mod inbox;
 mod inheritance;
 mod kept;
+mod left;
 mod past;
 mod prepare;
 mod run;
 mod service;
+mod status_texts;
 
 pub use run::main;

@@ -63,7 +63,6 @@ pub(super) fn prepare(policy: &ServicePolicy, paths: &Paths) -> Result<Prepared,
         tag: &paths.tag,
         notify_socket: paths.notify.as_deref(),
         watchdog: policy.heartbeat_within(),
-        listen: policy.listen.keys().map(String::as_str).collect(),
         identity: identity.as_ref(),
     };
     let environment = environment::build(&given).map_err(|error| failure("environment", "", &error))?;

@@ -7,6 +7,7 @@ use super::inbox::{Asker, Inbox, inbox};
 use super::inheritance::{Inheritance, Kept as KeptSlot};
 use super::kept::Kept;
 use super::past;
+use super::status_texts::StatusTexts;
 use crate::api;
 use crate::execute::tree::{self, Kind, Trees};
 use crate::guardian::client::GuardianClient;
@@ -182,6 +183,10 @@ fn run(args: impl IntoIterator<Item = OsString>) -> Result<Ended, StartError> {
     if lost.is_none() {
         first.push_front(Event::Begin);
     }
+    let (status_texts, error) = StatusTexts::open(&runtime_dir, lost.is_none());
+    if let Some(error) = error {
+        console.say(&format!("the services' status texts cannot be kept for the next supervisor: {error}"));
+    }
     let parts = Parts {
         guardian,
         keeper,
@@ -195,11 +200,13 @@ fn run(args: impl IntoIterator<Item = OsString>) -> Result<Ended, StartError> {
         console,
         collector,
         leaves_services: without_guardian.as_os_str().as_bytes() == LEAVE.to_bytes(),
+        status_texts,
     };
     past::read(host_policy, boot_id(), &to_past);
     let mut host = DaemonHost::new(parts, &in_force.policy, first).map_err(failed("listen to the kernel"))?;
     let sockets = host.adopt_sockets(&mut inherited, &in_force.policy).map_err(io::Error::other);
     sockets.map_err(failed("take over the services' sockets"))?;
+    host.adopt_left(&mut inherited, &world);
     if let Some(lost) = lost {
         host.adopt(lost, inherited, &in_force.policy, &world).map_err(failed("take over the services"))?;
     }

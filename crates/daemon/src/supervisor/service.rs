@@ -1,8 +1,12 @@
 //! One service on the real host: its slot, tree, pidfd, notify socket, and the order that starts it.
 
 use super::evidence::{Collector, Job};
+use super::host::LAST_TURNS;
 use super::inheritance::Kept;
+use super::left::Left;
 use super::prepare::{Listening, Paths, Prepared};
+use crate::execute::descriptors::Kinds;
+use crate::execute::environment;
 use crate::execute::listen::ListenSocket;
 use crate::execute::tree::{Tree, Trees, Until, Watcher};
 use crate::execute::user::Identity;
@@ -11,8 +15,9 @@ use crate::guardian::protocol::{self, Slot, SpawnOrder, StoreKey};
 use crate::keeper::client::KeeperClient;
 use crate::keeper::protocol::LogTarget;
 use crate::monitor::memory::MemoryWatch;
-use crate::monitor::notify::{Membership, NotifySocket};
+use crate::monitor::notify::{Membership, NotifySocket, Said};
 use crate::sys::child::Step;
+use hale_core::descriptor::Stored;
 use hale_core::event::{Notice, Process, SpawnFailure};
 use hale_core::ids::{Epoch, Name};
 use hale_core::memory::{MemoryAtExit, OomKills, OomScope};
@@ -54,8 +59,16 @@ pub(super) struct Hosted {
     owner: u32,
     /// Where it listens, over all its processes.
     listening: Listening,
-    /// The guardian keeps them; unknown after a start that failed.
+    /// What it left for its next process.
+    pub(super) left: Left,
+    /// What of that the newest process gets.
+    passing: Vec<Stored>,
+    /// The guardian keeps all of them; unknown after a start that failed.
     stored: bool,
+    /// All of them were sent there once more for the newest process.
+    resent: bool,
+    /// Its notify socket is not watched while too much of what it sent is to be closed.
+    pub(super) muted: bool,
     /// What the last order was about, for failures that name only a step.
     last: (String, String),
 }
@@ -115,7 +128,11 @@ impl Hosted {
             cancelled: false,
             owner: 0,
             listening: Listening::new(),
+            left: Left::new(slot),
+            passing: Vec::new(),
             stored: true,
+            resent: false,
+            muted: false,
             last: (String::new(), String::new()),
         }
     }
@@ -172,9 +189,10 @@ impl Hosted {
         self.newest
     }
 
-    /// Takes an order for a new process.
-    pub(super) fn begin(&mut self, epoch: Epoch) {
+    /// Takes an order for a new process, which gets these of what earlier ones left.
+    pub(super) fn begin(&mut self, epoch: Epoch, passing: Vec<Stored>) {
         self.newest = epoch;
+        self.passing = passing;
         self.ending = None;
         self.found_empty = false;
         (self.sent, self.cancelled) = (false, false);
@@ -191,11 +209,18 @@ impl Hosted {
         failure("preparation", "", &io::Error::other("program, user or environment files could not be read in time"))
     }
 
-    /// The process could not be made: the next one starts in a fresh tree.
-    pub(super) fn not_made(&mut self) {
+    /// The process could not be made: the next one starts in a fresh tree, and with all in the guardian's store that may be
+    /// missing there. If that was tried already, what the service left is given up rather than the service.
+    pub(super) fn not_made(&mut self, failed: Step) -> Vec<Stored> {
         self.process = None;
-        self.stored = false;
         self.stale = true;
+        let again = !std::mem::take(&mut self.stored) || self.resent;
+        if failed == Step::Listen && again { std::mem::take(&mut self.passing) } else { Vec::new() }
+    }
+
+    /// Leaves what the service sent to the end of this process.
+    pub(super) fn forget_left(&mut self) {
+        std::mem::forget(std::mem::replace(&mut self.left, Left::new(self.slot)));
     }
 
     /// Makes, at the first start, what outlives each single process; and after a kill the tree anew: Linux goes on
@@ -288,18 +313,27 @@ impl Hosted {
         }
     }
 
-    /// Has the guardian keep the listening sockets that it does not have yet, and says what the process gets of its store.
+    /// Has the guardian keep what it does not have yet, and says what the process gets of its store.
     fn store(&mut self, listening: &Listening, guardian: &mut GuardianClient) -> Result<Vec<StoreKey>, SpawnFailure> {
-        let mut keys = Vec::with_capacity(listening.len());
+        let refused = |error| failure("order", "", &io::Error::other(error));
+        let mut keys = Vec::with_capacity(listening.len() + self.passing.len());
+        self.resent = !self.stored;
+        if self.resent {
+            for (_, key, fd) in self.left.all() {
+                guardian.store(key, fd).map_err(refused)?;
+            }
+        }
         for (index, (name, socket)) in (0..).zip(listening) {
             let key = StoreKey::Listen(self.slot, index);
             let kept = self.listening.get(name).is_some_and(|kept| Arc::ptr_eq(kept, socket));
             if !(kept && self.stored) {
-                let stored = guardian.store(key, socket.as_fd());
-                stored.map_err(|error| failure("order", "", &io::Error::other(error)))?;
+                guardian.store(key, socket.as_fd()).map_err(refused)?;
             }
             keys.push(key);
         }
+        // What was given up since the order was made does not go to it any more.
+        self.passing.retain(|stored| self.left.has(stored));
+        keys.extend(self.passing.iter().map(|stored| StoreKey::Left(self.slot, stored.index)));
         self.listening = listening.clone();
         self.stored = true;
         Ok(keys)
@@ -315,12 +349,18 @@ impl Hosted {
         self.last = (lossy(&prepared.program), lossy(&prepared.directory));
         let identity = prepared.identity.as_ref();
         let passed = self.store(&prepared.listening, guardian)?;
+        let mut environment = prepared.environment.clone();
+        if !passed.is_empty() {
+            let left = self.passing.iter().map(|stored| stored.name.as_str());
+            let names: Vec<&str> = prepared.listening.keys().map(String::as_str).chain(left).collect();
+            environment.extend(environment::passed(&names));
+        }
         let order = SpawnOrder {
             slot: self.slot,
             epoch,
             program: &prepared.program,
             argv: &prepared.argv,
-            environment: &prepared.environment,
+            environment: &environment,
             directory: &prepared.directory,
             identity: identity.map(|user| protocol::Identity { uid: user.uid, gid: user.gid, groups: &user.groups }),
             umask: 0o022,
@@ -464,14 +504,43 @@ impl Hosted {
         Some(epoch)
     }
 
-    /// What the service says on its notify socket, and by which process.
-    pub(super) fn hear(&mut self) -> Vec<(Epoch, Notice)> {
-        let epoch = self.process.as_ref().map(|living| living.epoch);
-        let Some(ready) = &mut self.ready else { return Vec::new() };
-        let Some(Notify { socket, member, .. }) = &mut ready.notify else { return Vec::new() };
+    /// The process that can be heard, which is one that nobody knows to have ended.
+    pub(super) fn heard_as(&self) -> Option<Epoch> {
+        self.process.as_ref().map(|living| living.epoch)
+    }
+
+    /// What a process that has ended has left, and taken back, before that.
+    pub(super) fn hear_left(&mut self, kinds: &Kinds) -> Vec<Notice> {
+        let about_left = |notice: &Notice| match notice {
+            Notice::Store(_) | Notice::NotStored { .. } | Notice::Unstore { .. } => true,
+            Notice::Ready
+            | Notice::Heartbeat
+            | Notice::HeartbeatTrigger
+            | Notice::HeartbeatWithin(_)
+            | Notice::ExtendTimeout(_)
+            | Notice::Status(_) => false,
+        };
+        let turns = std::iter::repeat_with(|| self.hear(kinds)).take(LAST_TURNS);
+        turns.take_while(|(_, any)| *any).flat_map(|(notices, _)| notices).filter(about_left).collect()
+    }
+
+    /// What the service says on its notify socket, in one turn, and whether there was anything.
+    pub(super) fn hear(&mut self, kinds: &Kinds) -> (Vec<Notice>, bool) {
+        let Some(ready) = &mut self.ready else { return (Vec::new(), false) };
+        let Some(Notify { socket, member, .. }) = &mut ready.notify else { return (Vec::new(), false) };
         let received = socket.receive(&|sender| member.has(sender));
-        let Some(epoch) = epoch else { return Vec::new() };
-        received.notices.into_iter().map(|notice| (epoch, notice)).collect()
+        let any = received.rejected > 0 || !(received.said.is_empty() && received.unwanted.is_empty());
+        let mut notices = Vec::with_capacity(received.said.len());
+        for said in received.said {
+            match said {
+                Said::Notice(notice) => notices.push(notice),
+                Said::Left { name, watched, fds } => {
+                    notices.extend(fds.into_iter().filter_map(|fd| self.left.offer(fd, &name, watched, kinds)));
+                }
+            }
+        }
+        self.left.refuse(received.unwanted);
+        (notices, any)
     }
 
     /// Has the last lines of output read, on another thread.

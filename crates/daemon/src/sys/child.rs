@@ -122,8 +122,10 @@ pub enum ProgramFds<'a> {
     Service {
         /// Where the program writes.
         output: BorrowedFd<'a>,
-        /// Sockets that listen already.
+        /// Sockets that listen already, and what an earlier process left.
         passed: &'a [BorrowedFd<'a>],
+        /// How many of them, the first ones, are the sockets.
+        sockets: usize,
     },
     /// Input and outputs as this process has them, and these from number 3 on. All must be at or above
     /// [`LOW_FDS`].
@@ -307,9 +309,9 @@ fn prepare(plan: &Plan<'_>, flags: u64, status: &mut BorrowedFd<'_>) -> Result<(
     signals::default_sigpipe();
     signals::unblock_all().map_err(|_| (Step::Signals, last_errno()))?;
     match plan.fds {
-        ProgramFds::Service { output, passed } => {
+        ProgramFds::Service { output, passed, sockets } => {
             put(output, 1).and_then(|()| put(output, 2)).map_err(at(Step::Stdio))?;
-            *status = place(passed, *status).map_err(at(Step::Listen))?;
+            *status = place(passed, sockets, *status).map_err(at(Step::Listen))?;
         }
         ProgramFds::Pass(fds) => pass(fds, plan.status).map_err(at(Step::Stdio))?,
     }
@@ -369,7 +371,7 @@ fn put(fd: BorrowedFd<'_>, number: RawFd) -> Result<(), Errno> {
 
 /// Puts the passed descriptors to the numbers from 3 on and the status pipe behind them, closes all others, and gives the
 /// pipe's new place: a child that waits long for its program must not hold the ends of other children's pipes.
-fn place(passed: &[BorrowedFd<'_>], status: BorrowedFd<'_>) -> Result<BorrowedFd<'static>, Errno> {
+fn place(passed: &[BorrowedFd<'_>], sockets: usize, status: BorrowedFd<'_>) -> Result<BorrowedFd<'static>, Errno> {
     // Bounded by LOW_FDS, which all of them are above: no number that is still needed is written over.
     let behind = 3 + passed.len() as RawFd;
     if behind >= LOW_FDS || passed.iter().any(|fd| fd.as_raw_fd() < LOW_FDS) {
@@ -383,7 +385,10 @@ fn place(passed: &[BorrowedFd<'_>], status: BorrowedFd<'_>) -> Result<BorrowedFd
     }
     for (number, fd) in (3..).zip(passed) {
         put(*fd, number)?;
-        // The process before this one may have changed it, for all that share the socket. systemd does the same.
+    }
+    for fd in passed.iter().take(sockets) {
+        // The process before this one may have changed it, for all that share the socket. systemd does the same, and
+        // leaves alone what a service stored itself.
         fcntl_setfl(fd, fcntl_getfl(fd)?.difference(OFlags::NONBLOCK))?;
     }
     // SAFETY: nothing in the child uses the others any more. Where the call is missing (Linux before 5.9), exec

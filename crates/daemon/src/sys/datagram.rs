@@ -29,6 +29,8 @@ pub struct Datagram {
     pub pidfd: Option<OwnedFd>,
     /// What the sender sent along; closed by exec.
     pub fds: Vec<OwnedFd>,
+    /// Whether some of that is missing, because this process can have no more descriptors.
+    pub fds_missing: bool,
 }
 
 /// A sender, by numbers.
@@ -92,7 +94,8 @@ pub fn receive(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<Option<Datagr
         }
     };
     let truncated = header.msg_flags & libc::MSG_TRUNC != 0;
-    let mut datagram = Datagram { bytes, truncated, credentials: None, pidfd: None, fds: Vec::new() };
+    let fds_missing = header.msg_flags & libc::MSG_CTRUNC != 0;
+    let mut datagram = Datagram { bytes, truncated, credentials: None, pidfd: None, fds: Vec::new(), fds_missing };
     // SAFETY: the kernel filled the header that it was given above, whose control buffer is still alive.
     let mut message = unsafe { libc::CMSG_FIRSTHDR(&raw const header) };
     while !message.is_null() {

@@ -88,6 +88,9 @@ fn remarks_on(service: &Service, whole: bool) -> Vec<String> {
     if whole && !service.status_text.is_empty() {
         remarks.push(format!("{name}: says {:?}", service.status_text));
     }
+    if whole && !service.stored.is_empty() {
+        remarks.push(format!("{name}: keeps for its next process: {}", service.stored.join(", ")));
+    }
     if let Some(id) = service.incident {
         remarks.push(format!("{name}: incident {id} is open, see `hale incident {id}`"));
     }

@@ -1,6 +1,6 @@
 //! Start and end of the whole, orders, exit codes, and the limits that hold for all services together.
 
-use crate::harness::{Place, await_end, is_alive, send};
+use crate::harness::{Place, await_end, children, is_alive, is_own, send};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -208,6 +208,61 @@ stop.grace = "100ms"
     assert!(!is_alive(main) && !is_alive(stray));
     assert!(hale.event("stubborn", "killed all of it").contains("did not end within its grace of 100 ms"));
     hale.stop();
+}
+
+/// SIGTERM when each supervisor dies at its start: the guardian ends everything by itself, services first asked.
+#[test]
+fn without_anybody_in_control_the_guardian_ends_everything() {
+    let place = Place::new();
+    let script =
+        "trap 'echo asked >@D/reports; exit 0' TERM; echo up >@D/reports; while :; do sleep 1000 & wait $!; done";
+    let mut hale = place.hale(&format!("[service.web]\ncommand = [\"sh\", \"-c\", \"{script}\"]\n"));
+    let pid = hale.ready("web");
+    place.report("up");
+    // Without the policy of the one before, the next supervisors read the file, which says nothing any more.
+    place.write("hale.toml", "nonsense");
+    std::fs::remove_file(place.path("run/policy.json")).unwrap();
+    send(hale.supervisor(), Signal::KILL);
+    hale.says("the supervisor ended with exit code 78: replacing it");
+    assert!(is_alive(pid), "a service does not depend on any supervisor");
+    hale.signal(Signal::TERM);
+    hale.says("no supervisor is in control: ending everything without one");
+    place.report("asked");
+    assert_eq!(hale.wait(), Some(1));
+    assert!(place.living().is_empty(), "{:?}", place.living());
+    // What is left of it is two directories; the next one begins afresh.
+    place.configure("", "[service.web]\ncommand = [\"sleep\", \"1000\"]\n");
+    let hale = place.hale_again();
+    hale.ready("web");
+    hale.stop();
+}
+
+/// As a script starts it that closes everything: no file of Hale's takes the place of its error output.
+#[test]
+fn it_works_with_all_of_its_outputs_closed() {
+    let place = Place::new();
+    place.configure("", "[service.web]\ncommand = [\"sh\", \"-c\", \"echo run $$ >@D/reports; exec sleep 1000\"]\n");
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", "exec \"$0\" \"$@\" <&- >&- 2>&-"]).arg(place.command().get_program());
+    let mut child = command.arg("run").arg(place.path("hale.toml")).env_remove("NOTIFY_SOCKET").spawn().unwrap();
+    let guardian = child.id().cast_signed();
+    for _ in 0..3 {
+        let pid: i32 = place.report("run").rsplit(' ').next().unwrap().parse().unwrap();
+        send(pid, Signal::KILL);
+    }
+    place.report("run");
+    assert_eq!(place.status("web")["restarts"], 3);
+    let own = children(guardian).into_iter().filter(|&pid| is_own(pid)).chain([guardian]);
+    for pid in own {
+        for fd in 0..3 {
+            let link = std::fs::read_link(format!("/proc/{pid}/fd/{fd}")).unwrap();
+            assert_eq!(link.to_str(), Some("/dev/null"), "descriptor {fd} of {pid}");
+        }
+    }
+    send(guardian, Signal::TERM);
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    place.assert_nobody_left();
+    place.done(&["ledger", "verify"]);
 }
 
 /// `hale run | head`: nobody reads what Hale prints any more, and it goes on all the same.

@@ -1,6 +1,7 @@
 //! The notify socket as unmodified programs use it.
 
-use crate::harness::Place;
+use crate::harness::{Place, await_end, send};
+use rustix::process::Signal;
 
 /// `start.ready = "notify"`, with this shell script.
 fn service(script: &str, more: &str) -> String {
@@ -32,6 +33,24 @@ mod needs_systemd_notify {
         hale.event("web", "ready: it said READY=1");
         let status = place.status("web");
         assert_eq!((&status["state"], &status["status_text"]), (&"healthy".into(), &"as good as new".into()));
+        hale.stop();
+    }
+
+    #[test]
+    fn its_status_is_known_to_the_next_supervisor() {
+        let place = Place::new();
+        let script = "systemd-notify --ready --status=\"job $$\"; exec sleep 1000";
+        let hale = place.hale(&service(script, ""));
+        let mut pid = hale.ready("web");
+        for _ in 0..2 {
+            let old = hale.supervisor();
+            send(old, Signal::KILL);
+            await_end(old);
+            assert_eq!(place.status("web")["status_text"], format!("job {pid}"));
+        }
+        send(pid, Signal::KILL);
+        pid = hale.ready("web");
+        assert_eq!(place.status("web")["status_text"], format!("job {pid}"));
         hale.stop();
     }
 

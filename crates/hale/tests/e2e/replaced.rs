@@ -169,6 +169,89 @@ fn an_exec_check_does_not_fail_because_the_supervisor_was_replaced() {
     place.report("probed");
     assert!(place.records("web", "check_failed").is_empty());
     assert_eq!(place.records("web", "spawned").len(), 1);
+    hale.stop();
+}
+
+/// A probe that runs when everything ends is ended too, and nothing of it is left.
+#[test]
+fn a_running_exec_check_ends_with_hale() {
+    let place = Place::new();
+    let hale = place.hale(
+        "[service.web]\ncommand = [\"sleep\", \"1000\"]\nstart.ready = \"running\"\n[[service.web.check]]\nkind = \"exec\"\n\
+         command = [\"sh\", \"-c\", \"setsid sleep 1000 & echo probing >@D/reports; exec sleep 1000\"]\ntimeout = \"30s\"\n",
+    );
+    place.report("probing");
+    hale.stop();
+}
+
+/// Takes a lock, and reports who it is; whoever finds the lock taken is a second one.
+const ALONE: &str = r#"
+[service.alone]
+command = ["sh", "-c", "exec 9>>@D/lock; flock -n 9 || { echo double >@D/reports; exit 1; }; echo up $$ >@D/reports; exec sleep 1000"]
+restart.crash_loop = false
+"#;
+
+fn up(place: &Place) -> i32 {
+    place.report("up ").rsplit(' ').next().unwrap().parse().unwrap()
+}
+
+/// It was started so often, and there never were two of it. By what it says itself: the newest records may be lost with
+/// the journal.
+fn assert_never_double(place: &Place, started: usize) {
+    let reported = place.reported();
+    assert!(reported.iter().all(|line| line.starts_with("up ")), "{reported:?}");
+    assert_eq!(reported.len(), started);
+    for kind in ["violated", "spawn_failed"] {
+        assert!(place.records("alone", kind).is_empty(), "{kind}");
+    }
+}
+
+/// Its journal is gone: nobody knows what the guardian's processes are, so they are ended and started anew, once each.
+#[test]
+fn without_a_journal_every_service_is_restarted_once_and_never_doubled() {
+    let place = Place::new();
+    let hale = place.hale(ALONE);
+    let mut pid = up(&place);
+    hale.ready("alone");
+    for _ in 0..3 {
+        let old = hale.supervisor();
+        send(old, Signal::STOP);
+        std::fs::remove_file(place.path("run/journal")).unwrap();
+        send(old, Signal::KILL);
+        let next = up(&place);
+        assert!(next != pid && !is_alive(pid));
+        pid = next;
+        assert_eq!(place.status("alone")["pid"], pid);
+    }
+    let missing = "its journal or policy in @D/run is missing or does not fit: its services are ended and started anew";
+    hale.says(&place.text(missing));
+    hale.stop();
+    assert_never_double(&place, 4);
+}
+
+/// A journal that is behind, as on a tmpfs that was full for a while: a process that it does not know is adopted.
+#[test]
+fn a_process_that_the_journal_does_not_know_is_left_alone() {
+    let place = Place::new();
+    let hale = place.hale(ALONE);
+    let journal = place.path("run/journal");
+    let mut pid = up(&place);
+    hale.ready("alone");
+    for _ in 0..3 {
+        let behind = std::fs::read(&journal).unwrap();
+        send(pid, Signal::KILL);
+        pid = up(&place);
+        let old = hale.supervisor();
+        send(old, Signal::STOP);
+        std::fs::write(&journal, behind).unwrap();
+        send(old, Signal::KILL);
+        await_end(old);
+        assert_eq!(place.status("alone")["pid"], pid);
+        assert!(is_alive(pid));
+    }
+    hale.stop();
+    assert_eq!(place.records("alone", "adopted").len(), 3);
+    assert_never_double(&place, 4);
 }
 
 /// What was going on goes on: a stop in its grace, a delay, a held service, an order that waits.

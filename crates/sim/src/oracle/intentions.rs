@@ -72,7 +72,16 @@ impl Reasons {
             | Reason::ObserveMode
             | Reason::Violated { .. }
             | Reason::RestartsInFlight { .. }
-            | Reason::NotReady { .. } => false,
+            | Reason::NotReady { .. }
+            | Reason::DescriptorName
+            | Reason::DescriptorOfFile
+            | Reason::DescriptorsFull { .. }
+            | Reason::DescriptorsFullInAll { .. }
+            | Reason::DescriptorsTooOften
+            | Reason::DescriptorsScarce
+            | Reason::DescriptorTakenBack
+            | Reason::DescriptorHungUp
+            | Reason::DescriptorLost => false,
         }
     }
 

@@ -1,6 +1,7 @@
 //! Guarantees: each is one sentence that must be true of every run, judged from what happened in the fake world.
 
 mod delays;
+mod descriptors;
 mod intentions;
 mod liveness;
 mod oom;
@@ -140,6 +141,7 @@ pub fn oracles(scenario: &Scenario) -> Vec<Box<dyn Oracle>> {
         Box::new(records::Answers::default()),
         Box::new(oom::OomIsNamed::default()),
         Box::new(stalls::StallsAreNamed::default()),
+        Box::new(descriptors::LeftIsPassed),
         Box::new(liveness::Liveness),
         Box::new(liveness::NoSpinning),
         Box::new(liveness::Ends::default()),

@@ -27,6 +27,8 @@ pub struct RecordsFirst {
     newest_written: BTreeMap<Name, Epoch>,
     newest_ordered: BTreeMap<Name, Epoch>,
     written: BTreeMap<(Name, Epoch), Written>,
+    /// Descriptors on record, and not ordered to be kept yet.
+    left: BTreeSet<RecordId>,
 }
 
 impl RecordsFirst {
@@ -47,6 +49,9 @@ impl RecordsFirst {
             Order::AckExit => ("acknowledge", written.over),
             Order::Collect { .. } => ("collect", written.detected),
             Order::Probe { .. } => ("probe", written.spawn),
+            Order::Store { stored, .. } => ("store", self.left.remove(&stored.id)),
+            // With the end of the service, or of its own.
+            Order::Unstore { .. } => ("unstore", written.over || written.spawn),
             Order::Reply { .. } | Order::Prove { .. } | Order::MayReboot { .. } | Order::Reboot | Order::EndDone => {
                 ("answer", false)
             }
@@ -86,6 +91,7 @@ impl Oracle for RecordsFirst {
                         Body::KillIntended { .. } => written.kill = true,
                         Body::Exited { .. } | Body::SpawnFailed { .. } => written.over = true,
                         Body::Detected { .. } => written.detected = true,
+                        Body::DescriptorStored { .. } => drop(self.left.insert(record.id)),
                         _ => {}
                     }
                 }

@@ -25,6 +25,7 @@ use delegate::{Controller, Lacking, Why};
 use hale_core::event::Process;
 use hale_core::ids::Name;
 use process::{Handle, Identity};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{OFlags, fstat, fstatfs};
 use rustix::process::Signal;
 use std::collections::BTreeSet;
@@ -33,6 +34,7 @@ use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 use tags::{Adopters, Search, Tag, VARIABLE};
 
 /// How often the tree is gone through for one signal: until no process is new, but a tree that grows faster than it
@@ -42,6 +44,10 @@ const SIGNAL_PASSES: usize = 4;
 /// How many groups of ended probes may wait to be removed. They wait for processes that were killed and are not
 /// quite gone; more than this means that killed probes do not die, and then the groups stay until Hale ends.
 const UNREMOVED_MAX: usize = 256;
+
+/// How often the end of killed probes is looked for, in milliseconds, beside the kernel's word: a killed process is gone
+/// within one.
+const END_LOOK_MS: u128 = 10;
 
 /// Where the probes' groups are. No service can have it, because names do not start with `_`.
 const PROBES: &str = "_probes";
@@ -204,6 +210,31 @@ impl Trees {
                     let _ = handle.send(Signal::KILL);
                     Ok(ControlFlow::Continue(()))
                 })
+            }
+        }
+    }
+
+    /// Ends the probes that run and removes all groups, when all services have ended for good; waits for that at most so long.
+    ///
+    /// # Errors
+    ///
+    /// As [`close`](Self::close): what is not empty by then stays, and the next Hale ends what is in it.
+    pub fn close_within(&self, within: Duration) -> io::Result<()> {
+        let until = Instant::now() + within;
+        loop {
+            // Again each time: a probe may just have been about to start.
+            self.end_probes()?;
+            let events = self.group.as_ref().map(Group::events).transpose()?;
+            let closed = self.close();
+            let left = until.saturating_duration_since(Instant::now());
+            match (&closed, events) {
+                (Err(error), Some(events)) if error.kind() == io::ErrorKind::ResourceBusy && !left.is_zero() => {
+                    // The groups may have become empty just now, before anybody waited for it.
+                    let wait_ms = left.as_millis().min(END_LOOK_MS);
+                    let wait = Timespec { tv_sec: 0, tv_nsec: i64::try_from(wait_ms * 1_000_000).unwrap_or(0) };
+                    let _ = poll(&mut [PollFd::new(&events, PollFlags::PRI)], Some(&wait));
+                }
+                _ => return closed,
             }
         }
     }

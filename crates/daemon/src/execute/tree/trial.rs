@@ -48,7 +48,7 @@ fn comes_to_exec(trial: &Group) -> io::Result<bool> {
         leave_high_fds: false,
         dies_with: None,
         status: status_end.as_fd(),
-        fds: ProgramFds::Service { output: null.as_fd(), passed: &[] },
+        fds: ProgramFds::Service { output: null.as_fd(), passed: &[], sockets: 0 },
         cgroup: Some(trial.fd()),
         oom_score_adj: None,
         open_files: None,

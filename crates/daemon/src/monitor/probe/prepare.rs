@@ -39,7 +39,6 @@ pub(super) fn prepare(
         tag,
         notify_socket: None,
         watchdog: None,
-        listen: Vec::new(),
         identity: identity.as_ref(),
     };
     let environment = environment::build(&given).map_err(|error| match &error {

@@ -77,7 +77,7 @@ impl Process {
             leave_high_fds: false,
             dies_with: None,
             status: status_end.as_fd(),
-            fds: ProgramFds::Service { output: output_end.as_fd(), passed: &[] },
+            fds: ProgramFds::Service { output: output_end.as_fd(), passed: &[], sockets: 0 },
             cgroup: group.fd(),
             oom_score_adj: None,
             open_files,

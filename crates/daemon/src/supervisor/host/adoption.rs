@@ -1,5 +1,6 @@
 //! Adopting what an earlier supervisor has made: trees, sockets, processes.
 
+use super::descriptors::watch_end;
 use super::{DaemonHost, Source, exit_status};
 use crate::execute::listen::ListenSocket;
 use crate::guardian::client::OrderError;
@@ -7,7 +8,7 @@ use crate::guardian::protocol::StoreKey;
 use crate::supervisor::inheritance::{Inheritance, Kept};
 use crate::supervisor::run::LEFTOVERS_WITHIN;
 use crate::supervisor::service::Hosted;
-use hale_core::event::{Event, Found, Life, Lost, Process};
+use hale_core::event::{Event, Found, Life, Lost, Notice, Process};
 use hale_core::ids::Name;
 use hale_core::policy::Policy;
 use hale_core::world::World;
@@ -42,6 +43,34 @@ impl DaemonHost {
         Ok(())
     }
 
+    /// Takes over what services left for their next processes, as far as `world` knows of it; the guardian's rest is closed.
+    pub(in crate::supervisor) fn adopt_left(&mut self, inherited: &mut Inheritance, world: &World) {
+        let mut lost = Vec::new();
+        for (name, hosted) in &mut self.services {
+            for stored in world.service(name).map(Service::stored).unwrap_or_default() {
+                let slot = hosted.slot();
+                match inherited.stored(StoreKey::Left(slot, stored.index)) {
+                    Some(fd) => {
+                        let fd = hosted.left.adopt(stored, fd);
+                        if stored.watched {
+                            watch_end(&self.epoll, fd, Source::Left(slot, stored.index));
+                        }
+                    }
+                    // Its record was written, and the one before died before it could be given to the guardian.
+                    None => lost.push((name.clone(), stored)),
+                }
+            }
+        }
+        lost.iter().for_each(|(name, stored)| self.lost(name, stored));
+        let unknown: Vec<StoreKey> =
+            inherited.store.keys().filter(|key| matches!(key, StoreKey::Left(..))).copied().collect();
+        for key in unknown {
+            if let Some(slot) = key.slot() {
+                self.give_up(slot, key, inherited.stored(key));
+            }
+        }
+    }
+
     /// Takes over what the guardian kept of the services of an earlier supervisor, as far as `world` knows a process of
     /// them; the first step is told what there is.
     pub(in crate::supervisor) fn adopt(
@@ -51,7 +80,8 @@ impl DaemonHost {
         policy: &Policy,
         world: &World,
     ) -> io::Result<()> {
-        let mut found = BTreeMap::new();
+        let (mut found, mut last_words, mut status) = (BTreeMap::new(), Vec::new(), Vec::new());
+        let notified = |name: &Name, epoch, notice| Event::Notified { service: name.clone(), epoch, notice };
         if lost == Lost::Guardian {
             self.end_unknown(&inherited, world, &mut found)?;
         }
@@ -90,6 +120,11 @@ impl DaemonHost {
                 }
                 if let Life::Ended { memory, .. } = &mut life {
                     *memory = hosted.gone();
+                    let left = hosted.hear_left(&self.descriptors.kinds);
+                    self.descriptors.unsettle(slot);
+                    last_words.extend(left.into_iter().map(|notice| notified(name, epoch, notice)));
+                } else if let (Life::Running { .. }, Some(text)) = (&life, self.parts.status_texts.read(slot, epoch)) {
+                    status.push(notified(name, epoch, Notice::Status(text)));
                 }
                 tree_empty = empty;
                 if let Some(fd) = hosted.notify_fd() {
@@ -102,6 +137,9 @@ impl DaemonHost {
         let running: Vec<Name> =
             found.iter().filter(|(_, found)| running(found)).map(|(name, _)| name.clone()).collect();
         self.events.push_front(Event::TakeOver { lost, found });
+        // Before the end that the core hears of by that: what a process left as its last deed is for the next one.
+        last_words.into_iter().rev().for_each(|event| self.events.push_front(event));
+        self.events.extend(status);
         for name in running {
             self.watch_memory(&name);
             // What was counted meanwhile nobody was told; what was told before is told once more.

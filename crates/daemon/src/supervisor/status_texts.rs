@@ -1,0 +1,84 @@
+//! The services' last `STATUS=` texts, for the next supervisor: in one file beside the journal, a place for each service.
+//!
+//! No records: they decide nothing, and a service may send thousands in a second. A new text is written over the one
+//! before, in one write within one page, so that a supervisor that dies leaves the one or the other.
+
+use crate::guardian::protocol::Slot;
+use hale_core::ids::Epoch;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+
+/// The file's name in `runtime_dir`.
+const NAME: &str = "status_texts";
+
+/// The room for one: a number, a blank, the text (800 bytes at most, one line) and the end of the line. It divides a page.
+const PLACE_BYTES: usize = 1_024;
+
+/// The file; without it, as on a full tmpfs, the next supervisor waits for new texts.
+#[derive(Debug)]
+pub(super) struct StatusTexts(Option<File>);
+
+impl StatusTexts {
+    /// Opens it; `empty`: what is in it is of another Hale.
+    ///
+    /// # Errors
+    /// It cannot be made; it is done without, then.
+    pub(super) fn open(runtime_dir: &Path, empty: bool) -> (Self, Option<io::Error>) {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(empty).mode(0o600);
+        match options.custom_flags(libc::O_NOFOLLOW).open(runtime_dir.join(NAME)) {
+            Ok(file) => (Self(Some(file)), None),
+            Err(error) => (Self(None), Some(error)),
+        }
+    }
+
+    /// Keeps what a process has said.
+    pub(super) fn write(&self, slot: Slot, epoch: Epoch, text: &str) {
+        let line = format!("{epoch} {text}\n");
+        if let Some(file) = self.0.as_ref().filter(|_| line.len() <= PLACE_BYTES) {
+            // A text that is not kept is missed until the next one.
+            let _ = file.write_at(line.as_bytes(), place(slot));
+        }
+    }
+
+    /// The last words of this process.
+    pub(super) fn read(&self, slot: Slot, epoch: Epoch) -> Option<String> {
+        let mut bytes = [0; PLACE_BYTES];
+        let length = self.0.as_ref()?.read_at(&mut bytes, place(slot)).ok()?;
+        let text = std::str::from_utf8(bytes[..length].split(|&byte| byte == b'\n').next()?).ok()?;
+        let (said_by, text) = text.split_once(' ')?;
+        (said_by.parse() == Ok(epoch.0)).then(|| text.to_owned())
+    }
+}
+
+fn place(slot: Slot) -> u64 {
+    u64::from(slot.0) * PLACE_BYTES as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_text_of_each_process_is_found_by_the_next_supervisor() {
+        let directory = tempfile::tempdir().unwrap();
+        let (texts, None) = StatusTexts::open(directory.path(), true) else { panic!("it cannot be made") };
+        texts.write(Slot(7), Epoch(1), "a long text, of another process");
+        texts.write(Slot(7), Epoch(12), "12 jobs");
+        texts.write(Slot(8), Epoch(3), "");
+        let (next, _) = StatusTexts::open(directory.path(), false);
+        assert_eq!(next.read(Slot(7), Epoch(12)).as_deref(), Some("12 jobs"));
+        assert_eq!(next.read(Slot(8), Epoch(3)).as_deref(), Some(""));
+        assert_eq!(
+            (next.read(Slot(7), Epoch(1)), next.read(Slot(6), Epoch(0)), next.read(Slot(9), Epoch(1))),
+            (None, None, None)
+        );
+        let longest = "\u{fffd}".repeat(266);
+        next.write(Slot(7), Epoch(u64::MAX), &longest);
+        assert_eq!(next.read(Slot(7), Epoch(u64::MAX)), Some(longest));
+        let (fresh, _) = StatusTexts::open(directory.path(), true);
+        assert_eq!(fresh.read(Slot(7), Epoch(12)), None);
+    }
+}
