@@ -82,6 +82,17 @@ struct Ready {
     notify: Option<Notify>,
 }
 
+impl Ready {
+    /// Sets the limits of the tree, unless it has just these. Gives the file that the kernel refused.
+    fn limit(&mut self, limits: &ResourceLimits) -> Result<(), (&'static str, io::Error)> {
+        if self.limits != Some(*limits) {
+            self.tree.limit(limits)?;
+            self.limits = Some(*limits);
+        }
+        Ok(())
+    }
+}
+
 /// A notify socket, and who may speak on it.
 #[derive(Debug)]
 struct Notify {
@@ -258,10 +269,7 @@ impl Hosted {
         }
         self.stale = false;
         if let Some(ready) = &mut self.ready {
-            if ready.limits != Some(*limits) {
-                ready.tree.limit(limits).map_err(|(file, error)| failure("limits", file, &error))?;
-                ready.limits = Some(*limits);
-            }
+            ready.limit(limits).map_err(|(file, error)| failure("limits", file, &error))?;
             ready.memory.begin();
         }
         Ok(())
@@ -269,8 +277,8 @@ impl Hosted {
 
     /// Sets the limits of an adopted tree again: they are gone where controllers were taken back so that systemd could start
     /// the next guardian (docs/decisions/0018). Gives the file that the kernel refused.
-    pub(super) fn limit(&self, limits: &ResourceLimits) -> Result<(), (&'static str, io::Error)> {
-        self.tree().map_or(Ok(()), |tree| tree.limit(limits))
+    pub(super) fn limit(&mut self, limits: &ResourceLimits) -> Result<(), (&'static str, io::Error)> {
+        self.ready.as_mut().map_or(Ok(()), |ready| ready.limit(limits))
     }
 
     fn tree(&self) -> Option<&Tree> {
