@@ -7,6 +7,7 @@ pub mod client;
 mod end;
 mod hardware;
 mod helpers;
+pub mod init;
 pub mod launch;
 pub mod lock;
 mod marker;
@@ -27,6 +28,8 @@ pub mod wire;
 pub use run::Guardian;
 pub use start::{StartError, prepare};
 
+use hale_core::policy::AsInit;
+use init::Init;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
@@ -41,6 +44,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(guardian) => guardian.run(),
         Err(error) => {
             eprintln!("hale: {error}");
+            init::hold(Init::take(AsInit::Exit));
             ExitCode::from(error.exit_code())
         }
     }

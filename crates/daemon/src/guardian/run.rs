@@ -3,6 +3,7 @@
 use crate::guardian::end::Phase;
 use crate::guardian::hardware::Hardware;
 use crate::guardian::helpers::Helpers;
+use crate::guardian::init::Init;
 use crate::guardian::progress::Progress;
 use crate::guardian::protocol::{Answer, HostSignal, Order, Slot, read_address, read_order};
 use crate::guardian::slots::Slots;
@@ -46,6 +47,7 @@ const LATE_MS: u64 = 50;
 pub struct Guardian {
     pub(super) epoll: OwnedFd,
     pub(super) hardware: Hardware,
+    pub(super) init: Init,
     pub(super) signals: SignalFd,
     pub(super) helpers: Helpers,
     pub(super) slots: Slots,
@@ -192,9 +194,7 @@ impl Guardian {
                 }
             }
             if let Some(code) = self.on_time() {
-                self.hardware.end();
-                self.end_systemd();
-                return ExitCode::from(code);
+                return self.leave(code);
             }
         }
     }
@@ -217,8 +217,9 @@ impl Guardian {
 
     fn on_signals(&mut self) {
         while let Some((signal, pid)) = self.signals.next() {
+            self.init.note(signal);
             match signal {
-                libc::SIGTERM => self.on_host_signal(HostSignal::Terminate),
+                libc::SIGTERM | libc::SIGPWR => self.on_host_signal(HostSignal::Terminate),
                 libc::SIGINT => self.on_host_signal(HostSignal::Interrupt),
                 libc::SIGHUP => self.on_host_signal(HostSignal::Hangup),
                 libc::SIGCHLD => self.reap(Some(pid)),

@@ -33,6 +33,7 @@ pub fn launch(words: Words<'_>) -> ExitCode {
         runtime_dir: runtime_dir.as_ref(),
         state_dir: state_dir.as_ref(),
         hardware: None,
+        as_init: Default::default(),
         supervisor_args,
     });
     eprintln!("{error}");
