@@ -8,6 +8,7 @@ mod end;
 mod hardware;
 mod helpers;
 pub mod init;
+mod keeper;
 pub mod launch;
 pub mod lock;
 mod marker;

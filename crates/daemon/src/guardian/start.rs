@@ -182,6 +182,8 @@ pub fn prepare(args: impl IntoIterator<Item = OsString>) -> Result<Guardian, Sta
         end_wanted: false,
         keeper: None,
         keeper_due_ms: 0,
+        keeper_progress: Progress::default(),
+        stuck_keeper: None,
         _locks: locks,
         can_leave_high_fds: has_close_range(),
         open_files,

@@ -198,10 +198,7 @@ impl Guardian {
             Supervisor::Running(live) => {
                 self.evidence = evidence_of(live.pid);
                 self.hung = true;
-                Self::say(format_args!(
-                    "the supervisor makes no progress ({}): replacing it",
-                    std::str::from_utf8(self.evidence.bytes()).unwrap_or_default()
-                ));
+                Self::say(format_args!("the supervisor makes no progress ({}): replacing it", self.evidence));
                 kill(live.pid, Signal::ABORT);
                 self.supervisor = Supervisor::Aborting { live, kill_ms: now + ABORT_MS };
             }
@@ -312,7 +309,7 @@ pub(super) type Evidence = Text<MAX_EVIDENCE_BYTES>;
 /// Reads what /proc has of the main thread of a process, which runs the loop: its state, where in the kernel it waits
 /// (proc_pid_wchan(5); empty or 0 where that is not told), and its system call (proc_pid_syscall(5)). None of these waits
 /// for the process.
-fn evidence_of(pid: i32) -> Evidence {
+pub(super) fn evidence_of(pid: i32) -> Evidence {
     let mut evidence = Evidence::new();
     for (what, file) in [("state", "stat"), ("in", "wchan"), ("system call", "syscall")] {
         let mut text = [0; 512];

@@ -5,6 +5,7 @@ mod field;
 mod full_disk;
 mod guardian_lost;
 mod harness;
+mod hung_disk;
 mod init;
 mod lifecycle;
 mod listen;
