@@ -53,6 +53,12 @@ pub fn run(bench: &Bench) -> Outcome {
     let mut guest = bench.boot(&machine(mistake))?;
     guest.await_console("unknown key `comand`", END_WITHIN)?;
     guest.await_console("then the kernel panics", END_WITHIN)?;
+    if bench.full {
+        // Half a minute later, and `panic=1` reboots it.
+        guest.await_console("Attempted to kill init", END_WITHIN)?;
+        guest.await_reset(END_WITHIN)?;
+        guest.await_console("then the kernel panics", END_WITHIN)?;
+    }
     guest.send("kill -TERM 1")?;
     guest.await_power_off(END_WITHIN)
 }
