@@ -5,7 +5,7 @@ use crate::guardian::end::kill;
 use crate::guardian::progress::Due;
 use crate::guardian::protocol::Slot;
 use crate::guardian::run::{Guardian, Token, now_ms};
-use crate::guardian::supervise::evidence_of;
+use crate::guardian::supervise::{evidence_of, starved_ms};
 use crate::keeper::protocol::{challenge_message, pipe_message, read_proof};
 use crate::sys::child::LOW_FDS;
 use crate::sys::packet::{self, Received, Sent, receive, send};
@@ -24,6 +24,8 @@ pub(super) struct Keeper {
     pub pid: i32,
     pub socket: OwnedFd,
     untold_challenge: bool,
+    /// When it was looked at how long it had run, and how long that was, in milliseconds.
+    asked: (u64, u64),
     /// Whether its socket was full and is watched for room.
     full: bool,
     /// It got SIGKILL, and counts as hanging in the kernel then.
@@ -43,39 +45,49 @@ impl Guardian {
         if now < self.keeper_due_ms() {
             return;
         }
-        match self.keeper.take() {
-            None => self.replace_keeper(),
-            Some(Keeper { pid, hangs_ms: Some(_), .. }) if self.stuck_keeper.is_none() => {
-                self.stuck_keeper = Some(pid);
-                Self::say(format_args!(
-                    "the keeper hangs in the kernel, as with a disk that does not answer: until it does, output that the pipes \
-                     cannot hold is dropped and counted"
-                ));
-                self.replace_keeper();
-            }
+        let Some(mut keeper) = self.keeper.take() else { return self.replace_keeper() };
+        if keeper.hangs_ms.is_none() {
+            self.keeper = Some(keeper);
+            return self.challenge_keeper(now);
+        }
+        if starved_ms(keeper.pid, &mut keeper.asked, now) > 0 {
+            // It dies as soon as others let it run.
+            keeper.hangs_ms = Some(now + HANGS_MS);
+            self.keeper = Some(keeper);
+        } else if self.stuck_keeper.is_none() {
+            self.stuck_keeper = Some(keeper.pid);
+            Self::say(format_args!(
+                "the keeper hangs in the kernel, as with a disk that does not answer: until it does, output that the pipes \
+                 cannot hold is dropped and counted"
+            ));
+            self.replace_keeper();
+        } else {
             // This one has opened no file, so it hangs for another reason, and a third one would, too.
-            Some(keeper) if keeper.hangs_ms.is_some() => {
-                self.keeper = Some(Keeper { hangs_ms: Some(u64::MAX), ..keeper });
+            keeper.hangs_ms = Some(u64::MAX);
+            self.keeper = Some(keeper);
+        }
+    }
+
+    fn challenge_keeper(&mut self, now: u64) {
+        // The proof may be there, unread.
+        self.read_proofs();
+        let due = self.keeper_progress.due(now);
+        let Some(keeper) = &mut self.keeper else { return };
+        match due {
+            Due::Nothing => {}
+            Due::Challenge => {
+                starved_ms(keeper.pid, &mut keeper.asked, now);
+                keeper.untold_challenge = true;
+                self.tell_keeper();
             }
-            Some(keeper) => {
-                self.keeper = Some(keeper);
-                // The proof may be there, unread.
-                self.read_proofs();
-                let due = self.keeper_progress.due(now);
-                let Some(keeper) = &mut self.keeper else { return };
-                match due {
-                    Due::Nothing => {}
-                    Due::Challenge => {
-                        keeper.untold_challenge = true;
-                        self.tell_keeper();
-                    }
-                    Due::Lost => {
-                        let evidence = evidence_of(keeper.pid);
-                        Self::say(format_args!("the keeper makes no progress ({evidence}): replacing it"));
-                        kill(keeper.pid, Signal::KILL);
-                        keeper.hangs_ms = Some(now + HANGS_MS);
-                    }
+            Due::Lost => {
+                if self.keeper_progress.excuse(starved_ms(keeper.pid, &mut keeper.asked, now)) {
+                    return;
                 }
+                let evidence = evidence_of(keeper.pid);
+                Self::say(format_args!("the keeper makes no progress ({evidence}): replacing it"));
+                kill(keeper.pid, Signal::KILL);
+                keeper.hangs_ms = Some(now + HANGS_MS);
             }
         }
     }
@@ -110,7 +122,7 @@ impl Guardian {
         let (socket, end) = (high(socket)?, high(end)?);
         epoll::add(&self.epoll, &socket, Token::Keeper.data(), EventFlags::IN)?;
         let pid = self.helpers.keeper(end.as_fd(), &mut self.pointers)?;
-        Ok(Keeper { pid, socket, untold_challenge: true, full: false, hangs_ms: None })
+        Ok(Keeper { pid, socket, untold_challenge: true, asked: (now_ms(), 0), full: false, hangs_ms: None })
     }
 
     /// The child called `pid` was reaped, which may have been a keeper.
