@@ -26,6 +26,11 @@ const NEEDS: &[Need] = &[
         why_not: "no memory controller of cgroup v1, or not the first pid namespace, whose pids the kernel's log has",
         is_met: host::has_memory_v1,
     },
+    Need {
+        module: "needs_loop",
+        why_not: "no loop device that this user may use, or no mkfs.ext4 or fsfreeze",
+        is_met: host::has_loop,
+    },
     Need { module: "needs_nginx", why_not: "no nginx", is_met: || find_program("nginx").is_some() },
     Need { module: "needs_redis", why_not: "no redis-server", is_met: || find_program("redis-server").is_some() },
     Need { module: "needs_python", why_not: "no python3", is_met: || find_program("python3").is_some() },

@@ -49,6 +49,23 @@ pub fn is_root() -> bool {
     ids.and_then(|ids| ids.split_whitespace().nth(1)) == Some("0")
 }
 
+/// Whether a file can be a disk here, and frozen: tried, as far as that leaves nothing behind.
+pub fn has_loop() -> bool {
+    if !is_root() || ["mkfs.ext4", "fsfreeze", "losetup", "mount"].iter().any(|name| find_program(name).is_none()) {
+        return false;
+    }
+    let image = std::env::temp_dir().join(format!("hale-xtask-{}.img", std::process::id()));
+    let made = fs::File::create(&image).and_then(|file| file.set_len(1 << 20));
+    let device = Command::new("losetup").args(["--find", "--show"]).arg(&image).output();
+    let device = device.ok().filter(|output| output.status.success());
+    let device = device.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
+    let detached = device
+        .is_some_and(|device| Command::new("losetup").arg("--detach").arg(device).status().is_ok_and(|s| s.success()));
+    // What is left of it is an empty file among temporary ones.
+    let _ = fs::remove_file(&image);
+    made.is_ok() && detached
+}
+
 /// Whether this process may make cgroups below its own one of cgroup v2: tried, because mounts, permissions and
 /// delegation all have a say.
 pub fn has_cgroup2() -> bool {

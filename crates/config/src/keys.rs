@@ -5,8 +5,8 @@ use crate::kinds::{AnyJson, Bytes, Choice, Duration, Flag, Kind, List, Map, Numb
 use crate::listen::Addresses;
 use crate::text;
 use hale_core::policy::{
-    CRASH_LOOP_FAILURES_MAX, HELD_DELAY_MAX, Mode, REBOOTS_PER_DAY_MAX, Ready, Reboot, Signal, TIMER_TIMEOUT_MAX,
-    TIMER_TIMEOUT_MIN,
+    AsInit, CRASH_LOOP_FAILURES_MAX, HELD_DELAY_MAX, Mode, REBOOTS_PER_DAY_MAX, Ready, Reboot, Signal,
+    TIMER_TIMEOUT_MAX, TIMER_TIMEOUT_MIN,
 };
 use hale_core::time::Span;
 use serde_json::Value as Json;
@@ -156,7 +156,7 @@ static SYSTEM_TABLE: Tables = Tables { name: "system", doc: "The machine as a wh
 /// `[host]`.
 pub(crate) static HOST: Section = Section {
     title: "[host]",
-    keys: &[&STATE_DIR, &RUNTIME_DIR, &LOG_DIR, &MODE, &RESTARTS_IN_FLIGHT, &HARDWARE_WATCHDOG_TABLE],
+    keys: &[&STATE_DIR, &RUNTIME_DIR, &LOG_DIR, &MODE, &RESTARTS_IN_FLIGHT, &AS_INIT, &HARDWARE_WATCHDOG_TABLE],
     planned: &[],
 };
 
@@ -185,6 +185,15 @@ pub(crate) static RESTARTS_IN_FLIGHT: Key<Number> = key(
     "restarts_in_flight",
     Number { min: 1, max: COUNT_MAX, default: Some(16) },
     "How many services may be on their way up again at once after a failure.",
+);
+pub(crate) static AS_INIT: Key<Choice<AsInit>> = key(
+    "as_init",
+    Choice {
+        of: &[("exit", AsInit::Exit), ("power_off", AsInit::PowerOff), ("reboot", AsInit::Reboot)],
+        default: Some("exit"),
+    },
+    "What follows when Hale, as process 1, has stopped everything in order. `exit` ends a container and powers off a \
+     machine, which cannot be without process 1.",
 );
 
 static HARDWARE_WATCHDOG_TABLE: Tables = Tables {

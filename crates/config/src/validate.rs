@@ -101,6 +101,7 @@ fn host(fields: &Fields<'_>, defaults: &HostDefaults, base_dir: &str, report: &m
     });
     let mode = fields.get(&keys::MODE, report);
     let restarts_in_flight = fields.get(&keys::RESTARTS_IN_FLIGHT, report);
+    let as_init = fields.get(&keys::AS_INIT, report);
     let hardware_watchdog = hardware_watchdog(fields, base_dir, report);
     Some(HostPolicy {
         state_dir: state_dir.unwrap_or_else(|| defaults.state_dir.clone()),
@@ -109,6 +110,7 @@ fn host(fields: &Fields<'_>, defaults: &HostDefaults, base_dir: &str, report: &m
         mode: mode?,
         restarts_in_flight: restarts_in_flight?,
         hardware_watchdog: hardware_watchdog?,
+        as_init: as_init?,
     })
 }
 

@@ -46,6 +46,22 @@ pub struct HostPolicy {
     pub restarts_in_flight: u32,
     /// `[host.hardware_watchdog]`; `None`: no hardware timer is used.
     pub hardware_watchdog: Option<HardwareWatchdog>,
+    /// What follows the ordered end of Hale as process 1.
+    #[serde(default)]
+    pub as_init: AsInit,
+}
+
+/// What follows the ordered end of Hale as process 1 of a container or of a machine; elsewhere it means nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AsInit {
+    /// The process ends, and with it the container. A machine cannot do without process 1: it is powered off.
+    #[default]
+    Exit,
+    /// The machine is powered off; a container ends as one that was.
+    PowerOff,
+    /// The machine is rebooted; a container ends as one that asks for it.
+    Reboot,
 }
 
 /// `[host.hardware_watchdog]`.

@@ -506,6 +506,7 @@ mod tests {
             mode: Mode::Heal,
             restarts_in_flight: 16,
             hardware_watchdog: None,
+            as_init: Default::default(),
         };
         let policy = Policy {
             host,

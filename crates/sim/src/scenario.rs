@@ -82,6 +82,7 @@ impl Scenario {
             mode: if rng.chance(50) { Mode::Observe } else { Mode::Heal },
             restarts_in_flight: rng.pick(&[1, 1, 2, 4, 16]),
             hardware_watchdog: None,
+            as_init: Default::default(),
         };
         let (start_all, end_after) = (rng.chance(500), rng.chance(300));
         services = limits.services.map_or(services, |most| services.min(most.max(1)));
@@ -118,6 +119,7 @@ impl Scenario {
             mode: Mode::Heal,
             restarts_in_flight: 16,
             hardware_watchdog: None,
+            as_init: Default::default(),
         };
         Self {
             seed: 1,

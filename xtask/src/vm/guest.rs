@@ -51,6 +51,7 @@ pub struct Guest {
     watchdog_expired: bool,
     is_ready: bool,
     has_ended: bool,
+    has_powered_off: bool,
     console: Vec<String>,
     console_seen: usize,
     commands: u64,
@@ -90,13 +91,14 @@ impl Guest {
             watchdog_expired: false,
             is_ready: false,
             has_ended: false,
+            has_powered_off: false,
             console: Vec::new(),
             console_seen: 0,
             commands: 0,
             log: log.to_path_buf(),
             log_file,
         };
-        guest.monitor_command("qmp_capabilities")?;
+        guest.monitor_command(&serde_json::json!({"execute": "qmp_capabilities"}))?;
         guest.await_ready()?;
         Ok(guest)
     }
@@ -166,6 +168,19 @@ impl Guest {
         }
     }
 
+    /// Waits until the guest has powered itself off.
+    pub fn await_power_off(mut self, within: Duration) -> Outcome {
+        // QEMU closes its monitor then, which is no failure here.
+        let _ = self.pump_until(Instant::now() + within, |guest| guest.has_powered_off || guest.has_ended);
+        if self.has_powered_off { Ok(()) } else { Err(self.failure(&format!("not powered off within {within:?}"))) }
+    }
+
+    /// Presses ctrl-alt-del.
+    pub fn press_ctrl_alt_del(&mut self) -> Outcome {
+        let keys = ["ctrl", "alt", "delete"].map(|key| serde_json::json!({"type": "qcode", "data": key}));
+        self.monitor_command(&serde_json::json!({"execute": "send-key", "arguments": {"keys": keys}}))
+    }
+
     /// Cuts the power: SIGKILL to QEMU.
     pub fn cut_power(mut self) -> Outcome {
         self.kill().map_err(|e| format!("cannot kill QEMU: {e}"))
@@ -183,8 +198,8 @@ impl Guest {
         Ok(())
     }
 
-    fn monitor_command(&mut self, name: &str) -> Outcome {
-        let text = format!("{{\"execute\":\"{name}\"}}\n");
+    fn monitor_command(&mut self, command: &Value) -> Outcome {
+        let text = format!("{command}\n");
         self.monitor.write_all(text.as_bytes()).map_err(|e| self.failure(&format!("QEMU's monitor is closed: {e}")))
     }
 
@@ -218,6 +233,7 @@ impl Guest {
             }
             // Events: https://www.qemu.org/docs/master/interop/qemu-qmp-ref.html
             Event::Qmp(message) => match self.noted(&message) {
+                Some("SHUTDOWN") => self.has_powered_off = message["data"]["reason"] == "guest-shutdown",
                 Some("WATCHDOG") => self.watchdog_expired = true,
                 Some("RESET") => {
                     self.resets.push(Reset { by_watchdog: std::mem::take(&mut self.watchdog_expired) });

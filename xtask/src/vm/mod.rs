@@ -43,6 +43,7 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("hardware-timer", scenarios::hardware_timer::run),
     ("wedged", scenarios::wedged::run),
     ("memory", scenarios::memory::run),
+    ("pid1", scenarios::pid1::run),
     ("power-cut", scenarios::power_cut::run),
     ("systemd", scenarios::systemd::run),
     ("systemd-newer", scenarios::systemd::run_on_newer),

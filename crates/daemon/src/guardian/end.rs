@@ -40,12 +40,9 @@ pub(super) enum Phase {
 impl Guardian {
     /// When [`on_time`](Self::on_time) has something to do at the latest.
     pub(super) fn deadline_ms(&self) -> Option<u64> {
-        let keeper = self.keeper.is_none().then_some(self.keeper_due_ms);
         let phase = match self.phase {
-            Phase::Running => Some(keeper.unwrap_or(u64::MAX).min(self.supervisor_due_ms())),
-            Phase::Terminating { until_ms } | Phase::Killing { until_ms } => {
-                Some(keeper.unwrap_or(u64::MAX).min(until_ms))
-            }
+            Phase::Running => Some(self.keeper_due_ms().min(self.supervisor_due_ms())),
+            Phase::Terminating { until_ms } | Phase::Killing { until_ms } => Some(self.keeper_due_ms().min(until_ms)),
             Phase::Draining { until_ms, .. } => Some(until_ms),
         };
         let pet = self.systemd.as_ref().and_then(Systemd::deadline_ms);
@@ -60,11 +57,8 @@ impl Guardian {
         if self.hardware.untold {
             self.tell_rest();
         }
-        let draining = matches!(self.phase, Phase::Draining { .. });
-        if self.keeper.is_none() && !draining && now_ms() >= self.keeper_due_ms {
-            self.start_keeper();
-            self.untold_keeper = self.keeper.is_some();
-            self.tell_rest();
+        if !matches!(self.phase, Phase::Draining { .. }) {
+            self.supervise_keeper();
         }
         match self.phase {
             Phase::Running => {

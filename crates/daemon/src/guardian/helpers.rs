@@ -33,19 +33,30 @@ impl Helpers {
         [argv, environment]: &mut [PointerSpace; 2],
     ) -> Result<i32, Errno> {
         let [keeper, ..] = &self.shared;
-        self.start(&[end, keeper.as_fd()], &self.supervisor_argv, oom_score_adj, argv, environment)
+        let fds = [end, keeper.as_fd()];
+        self.start(&fds, self.program(), &self.supervisor_argv, oom_score_adj, argv, environment)
     }
 
     /// Starts a keeper with its end of the socket to the guardian as descriptor 3, then what every keeper gets.
     pub fn keeper(&self, end: BorrowedFd<'_>, [argv, environment]: &mut [PointerSpace; 2]) -> Result<i32, Errno> {
         let [_, supervisor, staging_read, staging_write, staged_slot] = &self.shared;
         let fds = [end, supervisor.as_fd(), staging_read.as_fd(), staging_write.as_fd(), staged_slot.as_fd()];
-        self.start(&fds, &self.keeper_argv, None, argv, environment)
+        self.start(&fds, self.program(), &self.keeper_argv, None, argv, environment)
+    }
+
+    /// Starts a child that has the kernel write everything to the disks.
+    pub fn sync(&self, [argv, environment]: &mut [PointerSpace; 2]) -> Result<i32, Errno> {
+        self.start(&[], Program::Sync, &[], None, argv, environment)
+    }
+
+    fn program(&self) -> Program<'_> {
+        Program::File(self.exe.as_fd())
     }
 
     fn start(
         &self,
         fds: &[BorrowedFd<'_>],
+        program: Program<'_>,
         words: &[CString],
         oom_score_adj: Option<&[u8]>,
         argv: &mut PointerSpace,
@@ -65,7 +76,7 @@ impl Helpers {
             umask: None,
             directory: None,
             marker: None,
-            program: Program::File(self.exe.as_fd()),
+            program,
             argv: argv.fill(words.iter().map(CString::as_c_str)).ok_or(Errno::TOOBIG)?,
             environment: environment.fill(self.environment.iter().map(CString::as_c_str)).ok_or(Errno::TOOBIG)?,
             listen_pid: None,

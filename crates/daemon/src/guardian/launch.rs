@@ -1,8 +1,8 @@
 //! How `hale run` becomes the guardian.
 
 use crate::execute::tree::delegate;
-use crate::guardian::adopt;
-use hale_core::policy::HardwareWatchdog;
+use crate::guardian::{adopt, init};
+use hale_core::policy::{AsInit, HardwareWatchdog};
 use std::convert::Infallible;
 use std::ffi::{CStr, OsString};
 use std::io;
@@ -26,6 +26,8 @@ pub struct Launch<'a> {
     pub state_dir: &'a Path,
     /// The hardware timer, if one is to be used.
     pub hardware: Option<&'a HardwareWatchdog>,
+    /// What follows the end of process 1.
+    pub as_init: AsInit,
     /// The supervisor's command line behind `hale supervisor`.
     pub supervisor_args: &'a [OsString],
 }
@@ -38,6 +40,7 @@ pub struct Launch<'a> {
 pub fn launch(launch: &Launch<'_>) -> io::Result<Infallible> {
     let mut args = vec![launch.runtime_dir.into(), launch.state_dir.into()];
     args.extend(hardware(launch.hardware).map(OsString::from));
+    args.push(init::word(launch.as_init).into());
     args.extend(launch.supervisor_args.iter().cloned());
     become_guardian(&args)
 }

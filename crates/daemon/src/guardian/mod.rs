@@ -7,6 +7,8 @@ pub mod client;
 mod end;
 mod hardware;
 mod helpers;
+pub mod init;
+mod keeper;
 mod key;
 pub mod launch;
 pub mod lock;
@@ -28,6 +30,8 @@ pub mod wire;
 pub use run::Guardian;
 pub use start::{StartError, prepare};
 
+use hale_core::policy::AsInit;
+use init::Init;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
@@ -42,6 +46,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(guardian) => guardian.run(),
         Err(error) => {
             eprintln!("hale: {error}");
+            init::hold(Init::take(AsInit::Exit));
             ExitCode::from(error.exit_code())
         }
     }

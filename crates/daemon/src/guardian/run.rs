@@ -3,6 +3,8 @@
 use crate::guardian::end::Phase;
 use crate::guardian::hardware::Hardware;
 use crate::guardian::helpers::Helpers;
+use crate::guardian::init::Init;
+use crate::guardian::keeper::Keeper;
 use crate::guardian::progress::Progress;
 use crate::guardian::protocol::{Answer, HostSignal, Order, Slot, read_address, read_order};
 use crate::guardian::slots::Slots;
@@ -10,9 +12,8 @@ use crate::guardian::store::Store;
 use crate::guardian::supervise::{Evidence, Loss, Supervisor};
 use crate::guardian::systemd::Systemd;
 use crate::guardian::text::Text;
-use crate::keeper::protocol::pipe_message;
 use crate::sys::child::{LOW_FDS, PointerSpace};
-use crate::sys::packet::{self, Received, Sent, receive, send};
+use crate::sys::packet::{Received, receive};
 use crate::sys::signals::SignalFd;
 use crate::sys::wait::{Exit, reap};
 use hale_core::ids::Epoch;
@@ -24,7 +25,7 @@ use rustix::thread::Gid;
 use rustix::time::{ClockId, clock_gettime};
 use std::fmt::{Arguments, Write};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 
 /// How many events are taken from the kernel at once: a few hundred bytes of stack; more come with the next call.
@@ -32,10 +33,6 @@ const EVENTS_AT_ONCE: usize = 64;
 
 /// How many orders are read before other events get their turn: one for each event that can be waiting.
 const ORDERS_AT_ONCE: usize = EVENTS_AT_ONCE;
-
-/// A keeper that lived shorter than this is not replaced at once, in milliseconds: it would die of the same thing
-/// ten times a second at most, and a pipe holds the output of the time between.
-const KEEPER_PAUSE_MS: u64 = 100;
 
 /// A wake-up that comes later than asked for by more than this, in milliseconds, is held against nobody but this process:
 /// it was stopped, or the machine is too busy for its supervisor too. Timers are a few milliseconds late on any machine.
@@ -46,6 +43,7 @@ const LATE_MS: u64 = 50;
 pub struct Guardian {
     pub(super) epoll: OwnedFd,
     pub(super) hardware: Hardware,
+    pub(super) init: Init,
     pub(super) signals: SignalFd,
     pub(super) helpers: Helpers,
     pub(super) slots: Slots,
@@ -70,6 +68,9 @@ pub struct Guardian {
     pub(super) keeper: Option<Keeper>,
     /// When there is none: when the next one starts, on the monotonic clock.
     pub(super) keeper_due_ms: u64,
+    pub(super) keeper_progress: Progress,
+    /// A keeper that got SIGKILL and is still there: it hangs in the kernel.
+    pub(super) stuck_keeper: Option<i32>,
     /// Held as long as this process lives.
     pub(super) _locks: [OwnedFd; 2],
     /// Whether the kernel tells how processes ended that are not its children.
@@ -96,16 +97,6 @@ pub struct Guardian {
     /// Whether the socket to the supervisor was full and is watched for room.
     pub(super) supervisor_full: bool,
     pub(super) phase: Phase,
-}
-
-/// A keeper that runs.
-#[derive(Debug)]
-pub(super) struct Keeper {
-    pub pid: i32,
-    pub socket: OwnedFd,
-    pub since_ms: u64,
-    /// Whether its socket was full and is watched for room.
-    pub full: bool,
 }
 
 /// What an event is about.
@@ -183,6 +174,7 @@ impl Guardian {
             let late_ms = deadline.map_or(0, |deadline| now_ms().saturating_sub(deadline));
             if late_ms > LATE_MS {
                 self.progress.credit(late_ms);
+                self.keeper_progress.credit(late_ms);
             }
             if let Ok((events, _)) = waited {
                 for event in events {
@@ -192,9 +184,7 @@ impl Guardian {
                 }
             }
             if let Some(code) = self.on_time() {
-                self.hardware.end();
-                self.end_systemd();
-                return ExitCode::from(code);
+                return self.leave(code);
             }
         }
     }
@@ -217,8 +207,9 @@ impl Guardian {
 
     fn on_signals(&mut self) {
         while let Some((signal, pid)) = self.signals.next() {
+            self.init.note(signal);
             match signal {
-                libc::SIGTERM => self.on_host_signal(HostSignal::Terminate),
+                libc::SIGTERM | libc::SIGPWR => self.on_host_signal(HostSignal::Terminate),
                 libc::SIGINT => self.on_host_signal(HostSignal::Interrupt),
                 libc::SIGHUP => self.on_host_signal(HostSignal::Hangup),
                 libc::SIGCHLD => self.reap(Some(pid)),
@@ -242,9 +233,8 @@ impl Guardian {
             self.on_service_end(slot, pid, exit);
         } else if self.is_supervisor(pid) {
             self.on_supervisor_lost(exit);
-        } else if self.keeper.as_ref().is_some_and(|keeper| keeper.pid == pid) {
-            let lived_ms = self.keeper.take().map_or(0, |keeper| now_ms().saturating_sub(keeper.since_ms));
-            self.keeper_due_ms = now_ms() + if lived_ms < KEEPER_PAUSE_MS { KEEPER_PAUSE_MS } else { 0 };
+        } else {
+            self.on_keeper_reaped(pid);
         }
         // Anybody else is a stranger whose parents are all gone: reaped, and that is all.
     }
@@ -324,49 +314,6 @@ impl Guardian {
                 let (slot, epoch) = read_address(message);
                 self.refuse(slot, epoch, Errno::BADMSG);
             }
-        }
-    }
-
-    /// Gives the keeper the slot's pipe, if it does not have it and can take it now.
-    pub(super) fn offer_pipe(&mut self, slot: Slot) {
-        let Some(keeper) = self.keeper.as_mut().filter(|keeper| !keeper.full) else { return };
-        let Some(entry) = self.slots.get(slot).filter(|entry| entry.untold.pipe) else { return };
-        let Some(pipe) = &entry.pipe else { return };
-        match send(&keeper.socket, &pipe_message(slot), Some(pipe.read.as_fd())) {
-            Ok(Sent::Yes) => entry.untold.pipe = false,
-            Ok(Sent::Full) => {
-                keeper.full = true;
-                let _ = epoll::add(&self.epoll, &keeper.socket, Token::Keeper.data(), EventFlags::OUT);
-            }
-            // It is about to be reaped and replaced.
-            Ok(Sent::Gone) | Err(_) => {}
-        }
-    }
-
-    fn on_keeper(&mut self, _flags: EventFlags) {
-        if let Some(keeper) = &mut self.keeper {
-            keeper.full = false;
-            let _ = epoll::delete(&self.epoll, &keeper.socket);
-        }
-        self.slots.all().for_each(|slot| self.offer_pipe(slot));
-    }
-
-    /// Starts a keeper and offers it all pipes. When that fails, it is tried again.
-    pub(super) fn start_keeper(&mut self) {
-        self.keeper_due_ms = now_ms() + KEEPER_PAUSE_MS;
-        let Ok((socket, end)) = packet::pair() else { return };
-        let (Ok(socket), Ok(end)) =
-            (rustix::io::fcntl_dupfd_cloexec(&socket, LOW_FDS), rustix::io::fcntl_dupfd_cloexec(&end, LOW_FDS))
-        else {
-            return;
-        };
-        let Ok(pid) = self.helpers.keeper(end.as_fd(), &mut self.pointers) else { return };
-        self.keeper = Some(Keeper { pid, socket, since_ms: now_ms(), full: false });
-        for slot in self.slots.all() {
-            if let Some(entry) = self.slots.get(slot) {
-                entry.untold.pipe = entry.pipe.is_some();
-            }
-            self.offer_pipe(slot);
         }
     }
 

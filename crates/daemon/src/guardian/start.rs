@@ -4,6 +4,7 @@ use crate::guardian::adopt::{self, Beginning, KEEPER_FDS, Left};
 use crate::guardian::end::Phase;
 use crate::guardian::hardware::{self, Hardware};
 use crate::guardian::helpers::Helpers;
+use crate::guardian::init::{self, Init};
 use crate::guardian::launch::{END, LEAVE};
 use crate::guardian::lock::lock;
 use crate::guardian::progress::Progress;
@@ -78,9 +79,6 @@ impl StartError {
 /// The guardian's name in a list of processes.
 pub(super) const NAME: &CStr = c"hale-guardian";
 
-/// The signals that the guardian reads instead of dying of them.
-const SIGNALS: [i32; 5] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGCHLD, libc::SIGPIPE];
-
 /// Reserves everything, takes the locks, starts supervisor and keeper. `args` is what [`launch`] gave.
 ///
 /// [`launch`]: super::launch::launch
@@ -96,7 +94,9 @@ pub fn prepare(args: impl IntoIterator<Item = OsString>) -> Result<Guardian, Sta
     let (Some(exe), Some(runtime_dir), Some(state_dir)) = (args.next(), args.next(), args.next()) else {
         return Err(StartError::Usage);
     };
-    let (Some(device), Some(timeout_s)) = (args.next(), args.next()) else { return Err(StartError::Usage) };
+    let (Some(device), Some(timeout_s), Some(as_init)) = (args.next(), args.next(), args.next()) else {
+        return Err(StartError::Usage);
+    };
     let exe: RawFd = exe.to_str().and_then(|text| text.parse().ok()).ok_or(StartError::Usage)?;
     let supervisor_args: Vec<OsString> = args.collect();
 
@@ -108,7 +108,7 @@ pub fn prepare(args: impl IntoIterator<Item = OsString>) -> Result<Guardian, Sta
     let (beginning, left) = match (beginning, left) {
         (Some(beginning), Some(left)) => (beginning, Some(left)),
         _ => {
-            let given = [&runtime_dir, &state_dir, &device, &timeout_s].into_iter().cloned();
+            let given = [&runtime_dir, &state_dir, &device, &timeout_s, &as_init].into_iter().cloned();
             (Beginning { name: name(), args: given.chain(supervisor_args.iter().cloned()).collect() }, None)
         }
     };
@@ -120,7 +120,8 @@ pub fn prepare(args: impl IntoIterator<Item = OsString>) -> Result<Guardian, Sta
     let _ = rustix::thread::set_name(NAME);
     let locks = [high(lock(runtime_dir.as_ref())?)?, high(lock(state_dir.as_ref())?)?];
 
-    let signals = SignalFd::take(&SIGNALS).map_err(kernel("signalfd"))?;
+    let init = Init::take(init::from_word(&as_init));
+    let signals = SignalFd::take(init.signals()).map_err(kernel("signalfd"))?;
     set_child_subreaper(Some(getpid())).map_err(kernel("becoming the parent of orphans"))?;
     let oom_score_adj = lower_oom_score();
     // Best effort: needs a right (CAP_IPC_LOCK) or a limit that is high enough.
@@ -163,6 +164,7 @@ pub fn prepare(args: impl IntoIterator<Item = OsString>) -> Result<Guardian, Sta
     let mut guardian = Guardian {
         hardware: Hardware::start(hardware::Config::new(&device, &timeout_s), &epoll, now_ms()),
         epoll,
+        init,
         signals,
         helpers,
         slots: Slots::new(MAX_SERVICES),
@@ -180,6 +182,8 @@ pub fn prepare(args: impl IntoIterator<Item = OsString>) -> Result<Guardian, Sta
         end_wanted: false,
         keeper: None,
         keeper_due_ms: 0,
+        keeper_progress: Progress::default(),
+        stuck_keeper: None,
         _locks: locks,
         can_leave_high_fds: has_close_range(),
         open_files,

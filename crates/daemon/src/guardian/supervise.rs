@@ -137,6 +137,7 @@ impl Guardian {
                 }
             }
             Supervisor::Running(live) => {
+                let live_pid = live.pid;
                 self.supervisor = Supervisor::Running(live);
                 if self.must_end_alone(now) {
                     return self.end_alone();
@@ -150,13 +151,12 @@ impl Guardian {
                 match self.progress.due(now) {
                     Due::Nothing => {}
                     Due::Challenge => {
-                        self.starved_ms(now);
+                        starved_ms(live_pid, &mut self.asked, now);
                         self.untold_challenge = true;
                         self.tell_challenge();
                     }
                     Due::Lost => {
-                        let starved_ms = self.starved_ms(now);
-                        if !self.progress.excuse(starved_ms) {
+                        if !self.progress.excuse(starved_ms(live_pid, &mut self.asked, now)) {
                             self.abort_supervisor(now);
                         }
                     }
@@ -177,31 +177,13 @@ impl Guardian {
         }
     }
 
-    /// How long its main thread, which runs the loop, wanted to run since this was called last, and others did, in
-    /// milliseconds: only while it is runnable (proc_pid_stat(5)) is the time that it did not run (the first number of
-    /// `/proc/PID/schedstat`, in nanoseconds; sched-stats.rst) somebody else's. 0 where the kernel does not count.
-    fn starved_ms(&mut self, now: u64) -> u64 {
-        let Some(live) = self.supervisor.live() else { return 0 };
-        let (mut stat, mut schedstat) = ([0; 512], [0; 512]);
-        let (read, counted) = (read_of(live.pid, "stat", &mut stat), read_of(live.pid, "schedstat", &mut schedstat));
-        let ran = std::str::from_utf8(&schedstat[..counted]).ok().and_then(|text| text.split(' ').next()?.parse().ok());
-        let Some(ran_ms) = ran.map(|ran: u64| ran / 1_000_000) else { return 0 };
-        let (before_ms, had_run_ms) = std::mem::replace(&mut self.asked, (now, ran_ms));
-        // The name is in parentheses and may contain anything.
-        let runnable = stat[..read].rsplit(|&byte| byte == b')').next().is_some_and(|rest| rest.starts_with(b" R"));
-        if runnable { (now - before_ms).saturating_sub(ran_ms.saturating_sub(had_run_ms)) } else { 0 }
-    }
-
     /// It makes no progress: what the kernel says of it is kept, then it is ended.
     fn abort_supervisor(&mut self, now: u64) {
         match std::mem::take(&mut self.supervisor) {
             Supervisor::Running(live) => {
                 self.evidence = evidence_of(live.pid);
                 self.hung = true;
-                Self::say(format_args!(
-                    "the supervisor makes no progress ({}): replacing it",
-                    std::str::from_utf8(self.evidence.bytes()).unwrap_or_default()
-                ));
+                Self::say(format_args!("the supervisor makes no progress ({}): replacing it", self.evidence));
                 kill(live.pid, Signal::ABORT);
                 self.supervisor = Supervisor::Aborting { live, kill_ms: now + ABORT_MS };
             }
@@ -312,7 +294,7 @@ pub(super) type Evidence = Text<MAX_EVIDENCE_BYTES>;
 /// Reads what /proc has of the main thread of a process, which runs the loop: its state, where in the kernel it waits
 /// (proc_pid_wchan(5); empty or 0 where that is not told), and its system call (proc_pid_syscall(5)). None of these waits
 /// for the process.
-fn evidence_of(pid: i32) -> Evidence {
+pub(super) fn evidence_of(pid: i32) -> Evidence {
     let mut evidence = Evidence::new();
     for (what, file) in [("state", "stat"), ("in", "wchan"), ("system call", "syscall")] {
         let mut text = [0; 512];
@@ -328,6 +310,22 @@ fn evidence_of(pid: i32) -> Evidence {
         let _ = write!(evidence, "{comma}{what} {}", if word.is_empty() { "unknown" } else { word });
     }
     evidence
+}
+
+/// How long the main thread of a process, which runs its loop, wanted to run since this was called last, and others did, in
+/// milliseconds: only while it is runnable (proc_pid_stat(5)) is the time that it did not run (the first number of
+/// `/proc/PID/schedstat`, in nanoseconds; sched-stats.rst) somebody else's. 0 where the kernel does not count.
+///
+/// `asked` is when that was, and how long it had run then, in milliseconds.
+pub(super) fn starved_ms(pid: i32, asked: &mut (u64, u64), now: u64) -> u64 {
+    let (mut stat, mut schedstat) = ([0; 512], [0; 512]);
+    let (read, counted) = (read_of(pid, "stat", &mut stat), read_of(pid, "schedstat", &mut schedstat));
+    let ran = std::str::from_utf8(&schedstat[..counted]).ok().and_then(|text| text.split(' ').next()?.parse().ok());
+    let Some(ran_ms) = ran.map(|ran: u64| ran / 1_000_000) else { return 0 };
+    let (before_ms, had_run_ms) = std::mem::replace(asked, (now, ran_ms));
+    // The name is in parentheses and may contain anything.
+    let runnable = stat[..read].rsplit(|&byte| byte == b')').next().is_some_and(|rest| rest.starts_with(b" R"));
+    if runnable { (now - before_ms).saturating_sub(ran_ms.saturating_sub(had_run_ms)) } else { 0 }
 }
 
 /// The part of a file below /proc that is read here, none of which waits for the process.

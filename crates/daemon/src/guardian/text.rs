@@ -39,6 +39,13 @@ impl<const N: usize> fmt::Write for Text<N> {
     }
 }
 
+/// Without an end that was cut amidst a character.
+impl<const N: usize> fmt::Display for Text<N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.bytes().utf8_chunks().next().map_or("", |chunk| chunk.valid()))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

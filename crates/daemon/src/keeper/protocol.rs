@@ -58,6 +58,7 @@ const CONFIGURE: u8 = 1;
 const FLUSH: u8 = 2;
 const PIPE: u8 = 3;
 const DRAIN: u8 = 4;
+const CHALLENGE: u8 = 5;
 
 const FLUSHED: u8 = 1;
 const DROPPED: u8 = 2;
@@ -87,6 +88,17 @@ pub(crate) fn pipe_message(slot: Slot) -> [u8; 5] {
     [PIPE, a, b, c, d]
 }
 
+/// The message with a number that has to come back; allocates nothing.
+pub(crate) fn challenge_message(nonce: u64) -> [u8; 9] {
+    let [a, b, c, d, e, f, g, h] = nonce.to_le_bytes();
+    [CHALLENGE, a, b, c, d, e, f, g, h]
+}
+
+/// The answer to it: the number itself.
+pub(crate) fn read_proof(message: &[u8]) -> Option<u64> {
+    Some(u64::from_le_bytes(message.try_into().ok()?))
+}
+
 /// The message that ends the keeper once everything is in its files.
 pub(crate) const DRAIN_MESSAGE: [u8; 1] = [DRAIN];
 
@@ -97,6 +109,7 @@ pub(crate) enum Request<'a> {
     Flush { slot: Slot, token: u64 },
     Pipe { slot: Slot },
     Drain,
+    Challenge { nonce: u64 },
 }
 
 /// Reads a request; `None` when it is not one.
@@ -113,6 +126,7 @@ pub(crate) fn read_request(message: &[u8]) -> Option<Request<'_>> {
         FLUSH => Request::Flush { slot: Slot(reader.u32()?), token: reader.u64()? },
         PIPE => Request::Pipe { slot: Slot(reader.u32()?) },
         DRAIN => Request::Drain,
+        CHALLENGE => Request::Challenge { nonce: reader.u64()? },
         _ => return None,
     };
     reader.end()?;
@@ -178,6 +192,8 @@ mod tests {
             assert!(read_request(&bytes[..end]).is_none(), "cut at {end}");
         }
         assert!(matches!(read_request(&pipe_message(Slot(513))), Some(Request::Pipe { slot: Slot(513) })));
+        assert!(matches!(read_request(&challenge_message(u64::MAX)), Some(Request::Challenge { nonce: u64::MAX })));
+        assert_eq!(read_proof(&7_u64.to_le_bytes()), Some(7));
 
         let flushed = Flushed { slot: Slot(1), token: 2, size_bytes: 3, dropped_bytes: 4 };
         bytes.clear();

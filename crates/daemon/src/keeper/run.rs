@@ -9,7 +9,7 @@ use crate::sys::fds::take_inherited;
 use crate::sys::packet::{self, Outbox, Received, receive};
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, Event, EventData, EventFlags};
-use rustix::fs::{Mode, OFlags, open};
+use rustix::fs::{FlockOperation, Mode, OFlags, open};
 use rustix::io::Errno;
 use rustix::time::{ClockId, clock_gettime};
 use std::collections::BTreeSet;
@@ -28,6 +28,15 @@ const STAGED_SLOT_FD: i32 = 7;
 
 /// How many events are taken from the kernel at once: a few hundred bytes of stack; more come with the next call.
 const EVENTS_AT_ONCE: usize = 64;
+
+/// From how much on a pipe is drained while nothing can be written, in bytes. What is below it waits: a service that writes little
+/// loses nothing. It is half of what a pipe of 16 pages (pipe(7)) holds at least when it is full, because two pages that follow
+/// each other have more than one page of output, unless it was spliced into it.
+const DRAIN_FROM_BYTES: u64 = 16 * 1024;
+
+/// How often the guardian's socket is looked at between other events, in microseconds: well within the time that it gives for
+/// an answer.
+const LOOK_US: u64 = 100_000;
 
 /// Markers in the events of what is not a slot's pipe; slots are below them.
 const GUARDIAN: u64 = u64::MAX;
@@ -82,14 +91,33 @@ struct Keeper {
     staged_slot: OwnedFd,
     /// What `staged_slot` says.
     staged: Slot,
-    /// A keeper before this one left something in staging: first of all it goes where it belongs.
-    has_legacy: bool,
+    gate: Gate,
+    /// When the guardian's socket was looked at last.
+    looked_us: u64,
     services: Vec<Place>,
     /// The slots of which something was dropped that is not noted or not reported yet.
     dropping: BTreeSet<Slot>,
     message: Vec<u8>,
     drain: bool,
 }
+
+/// Whether files may be touched. Until then pipes are watched for what is new in them only, because what is in them stays.
+#[derive(Debug)]
+enum Gate {
+    /// Not while a keeper before this one is there: it may still write. So often the guardian was answered meanwhile.
+    Shut {
+        answers: u64,
+    },
+    /// As soon as it is known where the output of this slot goes: a keeper before this one has left some in staging.
+    Held {
+        slot: Slot,
+    },
+    Open,
+}
+
+/// From so many answers on a keeper drains what it may not write. The first one comes at once, the second half a second later:
+/// a keeper that dies is gone by then.
+const ANSWERS_BEFORE_DRAINING: u64 = 2;
 
 /// A slot: its pipe may be known before its target is, and the other way round.
 #[derive(Debug, Default)]
@@ -117,25 +145,26 @@ impl Keeper {
             null: open("/dev/null", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?,
             sieve: vec![0; TURN_BYTES as usize].into(),
         };
-        let mut number = [0; 4];
-        rustix::io::pread(&staged_slot, &mut number, 0)?;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         epoll::add(&epoll, &guardian, EventData::new_u64(GUARDIAN), EventFlags::IN)?;
         epoll::add(&epoll, &supervisor, EventData::new_u64(SUPERVISOR), EventFlags::IN)?;
-        Ok(Self {
+        let mut keeper = Self {
             epoll,
             guardian: Some(guardian),
             supervisor: Some(supervisor),
             outbox: Outbox::default(),
-            has_legacy: rustix::io::ioctl_fionread(&staging.read)? > 0,
+            gate: Gate::Shut { answers: 0 },
+            looked_us: 0,
             staging,
             staged_slot,
-            staged: Slot(u32::from_le_bytes(number)),
+            staged: Slot(u32::MAX),
             services: Vec::new(),
             dropping: BTreeSet::new(),
             message: vec![0; MAX_MESSAGE_BYTES],
             drain: false,
-        })
+        };
+        keeper.try_to_open()?;
+        Ok(keeper)
     }
 
     fn run(&mut self) -> io::Result<()> {
@@ -153,6 +182,7 @@ impl Keeper {
                     SUPERVISOR => self.on_supervisor()?,
                     slot => self.on_pipe(Slot(u32::try_from(slot).unwrap_or(u32::MAX)), event.flags)?,
                 }
+                self.look_at_guardian()?;
             }
             self.on_time()?;
             if self.drain || (self.guardian.is_none() && self.supervisor.is_none()) {
@@ -227,6 +257,16 @@ impl Keeper {
         Ok(())
     }
 
+    /// Answers the guardian also while thousands of pipes are full.
+    fn look_at_guardian(&mut self) -> io::Result<()> {
+        let now = now_us();
+        if now < self.looked_us + LOOK_US {
+            return Ok(());
+        }
+        self.looked_us = now;
+        self.on_guardian()
+    }
+
     fn on_guardian(&mut self) -> io::Result<()> {
         while let Some(socket) = &self.guardian {
             let mut message = std::mem::take(&mut self.message);
@@ -235,6 +275,11 @@ impl Keeper {
                 Received::Message(length, fd) => match (read_request(&message[..length]), fd) {
                     (Some(Request::Pipe { slot }), Some(pipe)) => self.set_pipe(slot, pipe)?,
                     (Some(Request::Drain), _) => self.drain = true,
+                    (Some(Request::Challenge { nonce }), _) => {
+                        // There is one at a time, so that there is room; without an answer this keeper is replaced.
+                        let _ = packet::send(socket, &nonce.to_le_bytes(), None);
+                        self.on_answer()?;
+                    }
                     // The guardian sends nothing else.
                     (Some(_) | None, _) => {}
                 },
@@ -272,7 +317,7 @@ impl Keeper {
                         continue;
                     }
                     // The supervisor sends nothing else.
-                    Some(Request::Pipe { .. } | Request::Drain) | None => {}
+                    Some(Request::Pipe { .. } | Request::Drain | Request::Challenge { .. }) | None => {}
                 },
                 Received::Oversized => {}
                 Received::Nothing => {
@@ -329,40 +374,97 @@ impl Keeper {
                 return Ok(());
             }
         };
-        let has_pipe = pipe.is_some();
         *place = Place::Known(Box::new(Service::new(target, pipe, now)));
-        if self.has_legacy && slot == self.staged {
-            self.has_legacy = false;
-            self.write_staged(slot);
-            // Those that were held back until now.
-            for index in 0..self.services.len() as u32 {
-                self.watch_pipe(Slot(index))?;
+        if matches!(self.gate, Gate::Open)
+            && let Some(service) = self.known(slot)
+        {
+            service.open();
+        }
+        self.watch_pipe(slot)?;
+        self.write_left()
+    }
+
+    /// Tries to become the one that may touch files. A keeper has this lock until it is gone, however it hangs: it belongs to
+    /// the process (F_SETLK, fcntl_locking(2)), and no other has one on this memory file.
+    fn try_to_open(&mut self) -> io::Result<()> {
+        if rustix::fs::fcntl_lock(&self.staged_slot, FlockOperation::NonBlockingLockExclusive).is_err() {
+            return Ok(());
+        }
+        if rustix::io::ioctl_fionread(&self.staging.read)? == 0 {
+            return self.begin_writing();
+        }
+        let mut number = [0; 4];
+        rustix::io::pread(&self.staged_slot, &mut number, 0)?;
+        self.gate = Gate::Held { slot: Slot(u32::from_le_bytes(number)) };
+        self.write_left()
+    }
+
+    /// The guardian was answered, and will ask again.
+    fn on_answer(&mut self) -> io::Result<()> {
+        let Gate::Shut { answers } = &mut self.gate else { return Ok(()) };
+        *answers += 1;
+        if *answers == ANSWERS_BEFORE_DRAINING {
+            // What came before this was left alone.
+            for slot in (0..self.services.len() as u32).map(Slot) {
+                self.drain_pipe(slot, DRAIN_FROM_BYTES);
             }
-        } else if has_pipe {
+        }
+        self.try_to_open()
+    }
+
+    /// Writes what was left, once it is known where to: before anything that came later, and before a note of what is missing
+    /// behind it.
+    fn write_left(&mut self) -> io::Result<()> {
+        let Gate::Held { slot } = self.gate else { return Ok(()) };
+        let Some(Place::Known(service)) = self.services.get_mut(slot.0 as usize) else { return Ok(()) };
+        service.open();
+        service.write_all(&self.staging, now_us());
+        self.begin_writing()
+    }
+
+    fn begin_writing(&mut self) -> io::Result<()> {
+        self.gate = Gate::Open;
+        for slot in (0..self.services.len() as u32).map(Slot) {
+            if let Some(service) = self.known(slot) {
+                service.open();
+                service.note_drops(now_us());
+                // What was dropped until here is known now: the gap in the log is over.
+                let unreported = service.unreported.take();
+                if service.deadline_us().is_some() {
+                    self.dropping.insert(slot);
+                }
+                self.report(slot, unreported)?;
+            }
             self.watch_pipe(slot)?;
         }
         Ok(())
     }
 
-    /// Watches the slot's pipe, unless something older has to be written first.
+    /// Watches the slot's pipe, if it is known where it goes.
     fn watch_pipe(&mut self, slot: Slot) -> io::Result<()> {
-        if self.has_legacy {
-            return Ok(());
-        }
         let data = EventData::new_u64(slot.0.into());
+        let flags = if matches!(self.gate, Gate::Open) { EventFlags::IN } else { EventFlags::IN | EventFlags::ET };
         if let Some(Place::Known(service)) = self.services.get(slot.0 as usize)
             && let Some(pipe) = &service.pipe
         {
-            match epoll::add(&self.epoll, pipe, data, EventFlags::IN) {
-                Ok(()) | Err(Errno::EXIST) => {}
-                Err(errno) => return Err(errno.into()),
+            match epoll::add(&self.epoll, pipe, data, flags) {
+                Err(Errno::EXIST) => epoll::modify(&self.epoll, pipe, data, flags)?,
+                added => added?,
             }
         }
         Ok(())
     }
 
     fn on_pipe(&mut self, slot: Slot, flags: EventFlags) -> io::Result<()> {
-        let moved = self.carry(slot, TURN_BYTES)?;
+        let moved = match self.gate {
+            Gate::Open => self.carry(slot, TURN_BYTES)?,
+            Gate::Held { .. } | Gate::Shut { answers: ..ANSWERS_BEFORE_DRAINING } => return Ok(()),
+            Gate::Shut { .. } if flags.contains(EventFlags::HUP) => {
+                while self.drain_pipe(slot, 1) > 0 {}
+                0
+            }
+            Gate::Shut { .. } => self.drain_pipe(slot, DRAIN_FROM_BYTES),
+        };
         if moved == 0
             && flags.contains(EventFlags::HUP)
             && let Some(Place::Known(service)) = self.services.get_mut(slot.0 as usize)
@@ -380,7 +482,7 @@ impl Keeper {
 
     /// Carries up to `most_bytes` of what is in the slot's pipe, and says how many that were.
     fn carry(&mut self, slot: Slot, most_bytes: u64) -> io::Result<u64> {
-        if self.has_legacy {
+        if !matches!(self.gate, Gate::Open) {
             return Ok(0);
         }
         if self.staged != slot {
@@ -397,10 +499,14 @@ impl Keeper {
         Ok(taken)
     }
 
-    fn write_staged(&mut self, slot: Slot) {
-        if let Some(Place::Known(service)) = self.services.get_mut(slot.0 as usize) {
-            service.write_staged(&self.staging, now_us());
+    /// Drops what is in the slot's pipe, if there is so much of it, and says how much that was.
+    fn drain_pipe(&mut self, slot: Slot, least_bytes: u64) -> u64 {
+        let Some(Place::Known(service)) = self.services.get_mut(slot.0 as usize) else { return 0 };
+        let drained = service.drain(&mut self.staging, least_bytes, now_us());
+        if service.unreported.due_us().is_some() {
+            self.dropping.insert(slot);
         }
+        drained
     }
 
     /// Carries everything that is in the slot's pipe now.

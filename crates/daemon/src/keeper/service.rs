@@ -62,17 +62,25 @@ struct Drops {
 
 #[derive(Debug)]
 enum Log {
+    /// Another keeper may still write: no file is touched.
+    Shut,
     Open(LogFile),
-    Failed { retry_us: u64, delay_us: u64 },
+    Failed {
+        retry_us: u64,
+        delay_us: u64,
+    },
 }
 
+/// A log that was not tried yet.
+const UNTRIED: Log = Log::Failed { retry_us: 0, delay_us: RETRY_FIRST_US };
+
 impl Service {
-    /// For this target, from now on.
+    /// For this target, from now on; its files are touched only once it is [opened](Self::open).
     #[must_use]
     pub fn new(target: LogTarget, pipe: Option<OwnedFd>, now_us: u64) -> Self {
         Self {
             pipe,
-            log: Log::Failed { retry_us: 0, delay_us: RETRY_FIRST_US },
+            log: Log::Shut,
             bucket: Bucket::new(target.rate_bytes, now_us),
             target,
             dropped_bytes: 0,
@@ -87,8 +95,17 @@ impl Service {
     pub fn retarget(&mut self, target: LogTarget, now_us: u64) {
         if self.target != target {
             self.bucket = Bucket::new(target.rate_bytes, now_us);
-            self.log = Log::Failed { retry_us: 0, delay_us: RETRY_FIRST_US };
+            if !matches!(self.log, Log::Shut) {
+                self.log = UNTRIED;
+            }
             self.target = target;
+        }
+    }
+
+    /// Its files may be touched from now on.
+    pub fn open(&mut self) {
+        if matches!(self.log, Log::Shut) {
+            self.log = UNTRIED;
         }
     }
 
@@ -97,7 +114,7 @@ impl Service {
     pub fn size_bytes(&self) -> u64 {
         match &self.log {
             Log::Open(log) => log.size_bytes(),
-            Log::Failed { .. } => 0,
+            Log::Shut | Log::Failed { .. } => 0,
         }
     }
 
@@ -110,11 +127,12 @@ impl Service {
     /// When [`on_time`](Self::on_time) has something to do.
     #[must_use]
     pub fn deadline_us(&self) -> Option<u64> {
-        let flood = self.is_above_rate().then(|| self.above_rate.last_us + FLOOD_END_US);
         let retry = match self.log {
+            Log::Shut => return None,
             Log::Failed { retry_us, .. } if self.unwritable.bytes > 0 => Some(retry_us),
             Log::Failed { .. } | Log::Open(_) => None,
         };
+        let flood = self.is_above_rate().then(|| self.above_rate.last_us + FLOOD_END_US);
         flood.into_iter().chain(retry).min()
     }
 
@@ -147,14 +165,35 @@ impl Service {
             self.bucket.take(staged);
             return staged;
         }
-        let most = usize::try_from(there).unwrap_or(usize::MAX).min(staging.sieve.len());
-        // Nobody else reads from it, so that this does not wait.
-        let read = rustix::io::retry_on_intr(|| rustix::io::read(pipe, &mut staging.sieve[..most])).unwrap_or(0);
-        let dropped = self.markers.sift(&staging.sieve[..read]);
+        let (read, dropped) = self.sift(staging, there);
         self.above_rate.bytes += dropped;
         self.above_rate.last_us = now_us;
         self.count_dropped(dropped, now_us);
-        read as u64
+        read
+    }
+
+    /// Drops what is in the pipe, up to a turn of it, if there are at least so many bytes: there is no log to write it to.
+    /// Says how many were there.
+    pub fn drain(&mut self, staging: &mut Staging, least_bytes: u64, now_us: u64) -> u64 {
+        let there = self.pipe.as_ref().map_or(0, |pipe| rustix::io::ioctl_fionread(pipe).unwrap_or(0));
+        if there < least_bytes.max(1) {
+            return 0;
+        }
+        let (read, dropped) = self.sift(staging, there);
+        self.unwritable.bytes += dropped;
+        self.unwritable.last_us = now_us;
+        self.count_dropped(dropped, now_us);
+        read
+    }
+
+    /// Takes up to so many bytes out of the pipe and keeps the markers among them. Gives how many were read, and how many
+    /// are lost.
+    fn sift(&mut self, staging: &mut Staging, there: u64) -> (u64, u64) {
+        let Some(pipe) = &self.pipe else { return (0, 0) };
+        let most = usize::try_from(there).unwrap_or(usize::MAX).min(staging.sieve.len());
+        // Nobody else reads from it, so that this does not wait.
+        let read = rustix::io::retry_on_intr(|| rustix::io::read(pipe, &mut staging.sieve[..most])).unwrap_or(0);
+        (read as u64, self.markers.sift(&staging.sieve[..read]))
     }
 
     /// Writes all of staging into the log, after a note of what is missing before it. What cannot be written is dropped
@@ -163,6 +202,11 @@ impl Service {
         if rustix::io::ioctl_fionread(&staging.read).is_ok_and(|there| there > 0) {
             self.note_drops(now_us);
         }
+        self.write_all(staging, now_us);
+    }
+
+    /// Writes all of staging into the log. What cannot be written is dropped and counted.
+    pub fn write_all(&mut self, staging: &Staging, now_us: u64) {
         while let Ok(left @ 1..) = rustix::io::ioctl_fionread(&staging.read) {
             let failed = match self.open_log(now_us) {
                 Some(log) => log.take(&staging.read, left).is_err(),
@@ -227,7 +271,7 @@ impl Service {
         }
         match &mut self.log {
             Log::Open(log) => Some(log),
-            Log::Failed { .. } => None,
+            Log::Shut | Log::Failed { .. } => None,
         }
     }
 

@@ -76,6 +76,7 @@ mod tests {
             mode: Mode::Heal,
             restarts_in_flight: 1,
             hardware_watchdog: None,
+            as_init: Default::default(),
         };
         let birth = Birth {
             policy: Policy { host, services: BTreeMap::new(), system: SystemPolicy::default() },

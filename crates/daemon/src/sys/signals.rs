@@ -84,6 +84,15 @@ pub(super) fn unblock_all() -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Sends a signal to every process that process 1 can reach, but itself (kill(2)). Nobody else sends anything by this: it would
+/// reach the whole machine.
+pub fn send_to_all(signal: rustix::process::Signal) {
+    if rustix::process::getpid().is_init() {
+        // SAFETY: no memory is involved.
+        unsafe { libc::kill(-1, signal.as_raw()) };
+    }
+}
+
 fn empty_set() -> libc::sigset_t {
     // SAFETY: sigset_t is plain data, for which all zeroes are a valid value.
     let mut set: libc::sigset_t = unsafe { mem::zeroed() };

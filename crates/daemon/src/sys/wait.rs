@@ -45,3 +45,11 @@ pub fn reap(pid: Option<i32>) -> io::Result<Option<(i32, Exit)>> {
     };
     Ok((pid != 0).then_some((pid, exit)))
 }
+
+/// Whether this process has children, ended or not.
+#[must_use]
+pub fn has_children() -> bool {
+    let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    // SAFETY: the kernel writes nothing to a null pointer here (waitid(2)), and nothing is reaped.
+    unsafe { libc::waitid(libc::P_ALL, 0, std::ptr::null_mut(), flags) == 0 }
+}

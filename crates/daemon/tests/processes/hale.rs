@@ -33,6 +33,7 @@ pub fn launch(words: Words<'_>) -> ExitCode {
         runtime_dir: runtime_dir.as_ref(),
         state_dir: state_dir.as_ref(),
         hardware: None,
+        as_init: Default::default(),
         supervisor_args,
     });
     eprintln!("{error}");
@@ -114,6 +115,8 @@ pub struct Hale {
     /// Whether progress is proven whenever the guardian asks for it. A supervisor that never proves any is left alone for
     /// longer than any test takes.
     pub proves: bool,
+    /// Whether the test itself tells the next keeper what the one before knew.
+    pub resends: bool,
     tokens: u64,
 }
 
@@ -140,6 +143,7 @@ impl Hale {
             supervisor: Some(stream),
             meeting: listener,
             proves: false,
+            resends: false,
             tokens: 0,
         }
     }
@@ -183,6 +187,7 @@ impl Hale {
             match self.guardian.receive().unwrap() {
                 Some(GuardianEvent::Challenged { nonce }) if self.proves => self.guardian.prove(nonce).unwrap(),
                 Some(GuardianEvent::Challenged { .. }) => {}
+                Some(GuardianEvent::KeeperReplaced) if !self.resends => self.keeper.resend().unwrap(),
                 Some(event) => return event,
                 None => wait_readable(&self.guardian),
             }

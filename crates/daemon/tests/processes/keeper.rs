@@ -14,6 +14,7 @@ pub const TESTS: &[Test] = &[
     ("keeper::killing_it_under_load_loses_no_line", killing_it_under_load_loses_no_line),
     ("keeper::the_next_one_finishes_what_was_staged", the_next_one_finishes_what_was_staged),
     ("keeper::a_stopped_keeper_stops_neither_guardian_nor_order", a_stopped_keeper_stops_neither_guardian_nor_order),
+    ("keeper::one_that_was_stopped_is_replaced", one_that_was_stopped_is_replaced),
     ("keeper::followers_see_every_line", followers_see_every_line),
     ("keeper::needs_root::a_full_disk_is_drained_around", a_full_disk_is_drained_around),
 ];
@@ -88,6 +89,7 @@ fn what_is_above_the_rate_is_counted_exactly() {
 
 fn killing_it_under_load_loses_no_line() {
     let mut hale = Hale::start();
+    hale.resends = true;
     hale.configure(0, 1 << 20, 1_000, 1 << 40);
     hale.spawn_script(0, 1, "seq 1 1000000");
     hale.expect_running(0);
@@ -112,6 +114,7 @@ fn killing_it_under_load_loses_no_line() {
 
 fn the_next_one_finishes_what_was_staged() {
     let mut hale = Hale::start();
+    hale.resends = true;
     for slot in [0, 1] {
         hale.configure(slot, 1 << 20, 1, 1 << 30);
         hale.spawn_script(slot, 1, "echo before");
@@ -177,6 +180,24 @@ fn a_stopped_keeper_stops_neither_guardian_nor_order() {
     assert_eq!(last[0], format!("hale: epoch 2, pid {second} ended: exit code 0"));
     // The last `y` may have been cut by its end.
     assert!(last[1].ends_with("second"), "{last:?}");
+}
+
+fn one_that_was_stopped_is_replaced() {
+    let mut hale = Hale::start();
+    hale.resends = true;
+    hale.configure(0, 1 << 20, 1_000, 1 << 40);
+    hale.flush(0);
+    let stopped = hale.keeper_pid();
+    signal(stopped, Signal::STOP);
+    // More than its pipe holds: it is done only if somebody reads.
+    hale.spawn_script(0, 1, "seq 1 100000");
+    hale.expect_running(0);
+    assert!(matches!(hale.event(), GuardianEvent::KeeperReplaced));
+    assert_ne!(hale.keeper_pid(), stopped);
+    hale.keeper.resend().unwrap();
+    expect_exit(&mut hale);
+    hale.flush(0);
+    assert_counts(&own_lines(&hale.read_log(0).0), 100_000);
 }
 
 fn followers_see_every_line() {

@@ -10,7 +10,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -110,10 +110,25 @@ impl Place {
     /// Starts `hale run` with the configuration that is there.
     pub fn hale_again(&self) -> Hale<'_> {
         let mut command = self.command_behind(&self.wrapper);
-        command.arg("run").arg(self.path("hale.toml")).stdout(Stdio::null()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap();
+        command.arg("run").arg(self.path("hale.toml"));
+        self.start(command, false)
+    }
+
+    /// Starts `hale run` by a command that makes a pid namespace, and waits for process 1 of it.
+    pub fn hale_as_process_1(&self, command: Command) -> Hale<'_> {
+        self.start(command, true)
+    }
+
+    fn start(&self, mut command: Command, is_inner: bool) -> Hale<'_> {
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let lines = Lines::follow(child.stderr.take().unwrap());
-        Hale { place: self, child, lines, read: RefCell::default(), ended: false }
+        let outer = child.id().cast_signed();
+        let mut guardian = (!is_inner).then_some(outer);
+        let begin = Instant::now();
+        while guardian.is_none() && begin.elapsed() < PATIENCE && child.try_wait().unwrap().is_none() {
+            guardian = children(outer).first().copied();
+        }
+        Hale { place: self, child, guardian: guardian.unwrap_or(outer), lines, read: RefCell::default(), ended: false }
     }
 
     /// `hale ARGUMENTS` with this place's configuration.
@@ -265,6 +280,7 @@ impl Place {
 pub struct Hale<'a> {
     pub place: &'a Place,
     child: Child,
+    guardian: i32,
     lines: Lines,
     /// How many lines each service's waits have passed over.
     read: RefCell<BTreeMap<String, usize>>,
@@ -275,8 +291,7 @@ impl Hale<'_> {
     /// The guardian's process id, as soon as there is one.
     #[track_caller]
     pub fn guardian(&self) -> i32 {
-        let child = self.child.id().cast_signed();
-        if self.place.under_init { self.own("guardian", child) } else { child }
+        if self.place.under_init { self.own("guardian", self.guardian) } else { self.guardian }
     }
 
     /// The keeper's, as soon as there is one.
@@ -351,9 +366,15 @@ impl Hale<'_> {
     /// Waits for its end, and gives the exit code.
     #[track_caller]
     pub fn wait(&mut self) -> Option<i32> {
+        self.wait_status().code()
+    }
+
+    /// The same, with the signal that ended it.
+    #[track_caller]
+    pub fn wait_status(&mut self) -> ExitStatus {
         await_end(self.child.id().cast_signed());
         self.ended = true;
-        self.child.wait().unwrap().code()
+        self.child.wait().unwrap()
     }
 
     /// Kills guardian, supervisor and keeper at once, as nothing in Hale can: none of them sees another one end.
@@ -486,7 +507,7 @@ pub fn is_own(pid: i32) -> bool {
     words(pid).first().is_some_and(|word| word == "hale")
 }
 
-fn is_zombie(pid: i32) -> bool {
+pub fn is_zombie(pid: i32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(')').is_none_or(|(_, rest)| rest.starts_with(" Z"))
 }

@@ -6,6 +6,8 @@ mod field;
 mod full_disk;
 mod guardian_lost;
 mod harness;
+mod hung_disk;
+mod init;
 mod lifecycle;
 mod listen;
 mod memory;

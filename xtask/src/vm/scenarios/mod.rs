@@ -3,6 +3,7 @@
 pub mod boot;
 pub mod hardware_timer;
 pub mod memory;
+pub mod pid1;
 pub mod power_cut;
 pub mod systemd;
 pub mod watchdog_reset;
