@@ -316,7 +316,9 @@ impl DaemonHost {
                     }
                 }
                 GuardianEvent::Exited { slot, epoch, exit } => {
-                    self.hear_kernel_log();
+                    if matches!(exit, Exit::Signal { signal: libc::SIGKILL, .. } | Exit::Unknown) {
+                        self.hear_kernel_log();
+                    }
                     self.hear_last_words(slot);
                     if let Some((service, hosted)) = self.by_slot(slot) {
                         let memory = hosted.gone();
