@@ -281,16 +281,20 @@ impl DaemonHost {
                 self.flushes.insert(token, (service, job));
             }
         }
+        let any = !self.told.is_empty();
         for (record, line) in self.told.drain(..) {
             self.parts.console.record(&record);
             let class = record.body.class();
             // What is dropped is counted by the ledger itself, in a record of its own.
             if let Some(ledger) = &self.parts.ledger
-                && ledger.append(line, class, record.id.0).is_err()
+                && ledger.put(line, class, record.id.0).is_err()
                 && class == Class::Durable
             {
                 self.events.push_back(Event::NotDurable { record: record.id });
             }
+        }
+        if let Some(ledger) = self.parts.ledger.as_ref().filter(|_| any) {
+            ledger.wake();
         }
         for (service, epoch) in self.unacknowledged.drain(..) {
             // An order for the next process acknowledges the end of the one before it.
