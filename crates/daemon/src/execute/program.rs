@@ -41,16 +41,16 @@ pub enum ProgramError {
 ///
 /// See [`ProgramError`].
 pub fn resolve(word: &str, directory: &str) -> Result<CString, ProgramError> {
-    let path = std::env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
-    let own = std::env::current_exe().ok().and_then(|file| file.parent().map(Path::to_owned));
-    resolve_in(word, Path::new(directory), &path, own)
-}
-
-fn resolve_in(word: &str, directory: &Path, path: &OsStr, own: Option<PathBuf>) -> Result<CString, ProgramError> {
     if word.contains('/') {
         // Without the `.` of `./bot`.
-        return c_path(directory.join(word).components().collect());
+        return c_path(Path::new(directory).join(word).components().collect());
     }
+    let path = std::env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
+    let own = std::env::current_exe().ok().and_then(|file| file.parent().map(Path::to_owned));
+    search(word, &path, own)
+}
+
+fn search(word: &str, path: &OsStr, own: Option<PathBuf>) -> Result<CString, ProgramError> {
     let directories: Vec<PathBuf> = std::env::split_paths(path).filter(|dir| dir.is_absolute()).chain(own).collect();
     let mut refused = None;
     for candidate in directories.iter().map(|directory| directory.join(word)) {
@@ -88,7 +88,7 @@ mod tests {
 
     #[test]
     fn a_word_with_a_slash_is_a_path() {
-        let at = |word| resolve_in(word, Path::new("/srv/bot"), OsStr::new("/usr/bin"), None).unwrap();
+        let at = |word| resolve(word, "/srv/bot").unwrap();
         assert_eq!(at("/opt/x/run").as_c_str(), c"/opt/x/run");
         assert_eq!(at("bin/bot").as_c_str(), c"/srv/bot/bin/bot");
         assert_eq!(at("./bot").as_c_str(), c"/srv/bot/bot");
@@ -110,7 +110,7 @@ mod tests {
         file(&own.join("only-own"), 0o755);
         fs::create_dir(first.join("only-own")).unwrap();
         let path = std::env::join_paths([&first, &second]).unwrap();
-        let find = |word| resolve_in(word, Path::new("/"), &path, Some(own.clone()));
+        let find = |word| search(word, &path, Some(own.clone()));
         let expected = |path: PathBuf| c_path(path).unwrap();
         assert_eq!(find("bot"), Ok(expected(second.join("bot"))));
         assert_eq!(find("only-own"), Ok(expected(own.join("only-own"))));
@@ -119,7 +119,7 @@ mod tests {
     #[test]
     fn an_error_says_where_was_searched() {
         let home = tempfile::tempdir().unwrap();
-        let find = |word| resolve_in(word, Path::new("/"), home.path().as_os_str(), Some("/nowhere".into()));
+        let find = |word| search(word, home.path().as_os_str(), Some("/nowhere".into()));
         let text = find("no-such-bot").unwrap_err().to_string();
         assert!(text.contains(&format!("{}:/nowhere", home.path().display())), "{text}");
         file(&home.path().join("plain"), 0o644);
@@ -129,7 +129,7 @@ mod tests {
 
     #[test]
     fn relative_entries_of_path_are_left_out() {
-        let found = resolve_in("src", Path::new("/"), OsStr::new(":.:relative"), None);
+        let found = search("src", OsStr::new(":.:relative"), None);
         assert_eq!(found, Err(ProgramError::NotFound { searched: String::new() }));
     }
 }

@@ -225,6 +225,9 @@ impl Guardian {
     fn reap(&mut self, wanted: Option<i32>) {
         while let Ok(Some((pid, exit))) = reap(wanted) {
             self.on_reaped(pid, exit);
+            if wanted.is_some() {
+                break;
+            }
         }
     }
 

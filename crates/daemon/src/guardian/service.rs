@@ -21,6 +21,10 @@ use rustix::thread::{Gid, Uid};
 use std::fmt::Write;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
+/// Up to so many slots a child copies this process's descriptors, about five for each. That costs it less than it does to be
+/// interrupted by this process, which has to be told when they are not shared any more ([`STATUS_APART`]).
+const SLOTS_COPIED: usize = 40;
+
 impl Guardian {
     /// Whether an order may be followed at all.
     pub(super) fn admit(&mut self, order: &Spawn<'_>, has_fd: bool) -> Result<(), Errno> {
@@ -113,6 +117,7 @@ impl Guardian {
         let listen_pid = (count > 0).then_some(&listen_pid);
         // The store is above LOW_FDS: a child that gets something of it needs a copy of the whole table.
         let low = count == 0 && output.as_raw_fd() < LOW_FDS && status_end.as_raw_fd() < LOW_FDS;
+        let leave_high_fds = self.can_leave_high_fds && low && self.slots.all().len() > SLOTS_COPIED;
         let [argv, environment] = &mut self.pointers;
         let too_big = (Step::Order, Errno::TOOBIG);
         self.groups.clear();
@@ -123,7 +128,7 @@ impl Guardian {
             Rlimit { current: limit, maximum: limit }
         });
         let child = spawn(&Plan {
-            leave_high_fds: self.can_leave_high_fds && low,
+            leave_high_fds,
             dies_with: None,
             status: status_end.as_fd(),
             fds: ProgramFds::Service { output: output.as_fd(), passed: &passed[..count], sockets },
@@ -141,7 +146,7 @@ impl Guardian {
             listen_pid,
         });
         let (pid, pidfd) = child?;
-        Ok((pid, pidfd, Start { status, ends: Some((status_end, output)), failure: None }))
+        Ok((pid, pidfd, Start { status, ends: leave_high_fds.then_some((status_end, output)), failure: None }))
     }
 
     /// The supervisor knows how this process ended.

@@ -55,7 +55,7 @@ pub(super) struct OutputPipe {
 #[derive(Debug)]
 pub(super) struct Start {
     pub status: OwnedFd,
-    /// What was made for the child, until it has its own copies: its status pipe and its output.
+    /// What was made for the child and is shared with it, until it has its own copies: its status pipe and its output.
     pub ends: Option<(OwnedFd, OwnedFd)>,
     pub failure: Option<SpawnFailure>,
 }
@@ -93,7 +93,7 @@ impl Slots {
     }
 
     /// All used slots.
-    pub fn all(&self) -> impl Iterator<Item = Slot> + use<> {
+    pub fn all(&self) -> impl ExactSizeIterator<Item = Slot> + use<> {
         (0..self.entries.len() as u32).map(Slot)
     }
 

@@ -62,7 +62,8 @@ impl Queue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes an item in, or counts it as dropped. Holds the lock for a few instructions; never waits for a disk.
+    /// Takes an item in, or counts it as dropped. Holds the lock for a few instructions; never waits for a disk. The writer
+    /// hears of it by [`Self::wake`].
     pub(super) fn push(&self, item: Item, class: Class, limits: &Limits) -> Result<(), AppendError> {
         let mut state = self.lock();
         let bytes = state.bytes + item.bytes();
@@ -80,9 +81,12 @@ impl Queue {
         }
         state.bytes = bytes;
         state.items.push_back(item);
-        drop(state);
-        self.work.notify_one();
         Ok(())
+    }
+
+    /// Tells the writer that there is something.
+    pub(super) fn wake(&self) {
+        self.work.notify_one();
     }
 
     /// Takes a record of the store's own in, whatever the bounds: there are at most a handful between two syncs.

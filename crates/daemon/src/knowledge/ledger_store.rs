@@ -186,8 +186,23 @@ impl LedgerStore {
     /// # Errors
     /// It is not a payload, or there is no room for it.
     pub fn append(&self, payload: Vec<u8>, class: Class, id: u64) -> Result<(), AppendError> {
+        let taken = self.put(payload, class, id);
+        self.wake();
+        taken
+    }
+
+    /// The same, but the writer hears of it by [`Self::wake`] only: what is put before one is written and synced together.
+    ///
+    /// # Errors
+    /// As [`Self::append`].
+    pub fn put(&self, payload: Vec<u8>, class: Class, id: u64) -> Result<(), AppendError> {
         check_payload(&payload)?;
         self.queue.push(Item { payload, id: Some(id) }, class, &self.limits)
+    }
+
+    /// Has the writer write what was put.
+    pub fn wake(&self) {
+        self.queue.wake();
     }
 
     /// Writes what waits, cuts the reserved space off the open segment, and ends the writer. `false` if that did not

@@ -79,10 +79,9 @@ impl MemoryWatch {
         }
     }
 
-    /// A new process is about to be made: what is counted from here on is of its time.
+    /// A new process is about to be made: what is counted from here on is of its time. What was counted before is known:
+    /// nothing in a group without processes, since nothing can happen in it, and what [`Self::at_exit`] found after another.
     pub fn begin(&mut self) {
-        Counts { kills: self.told, hits: self.began } = self.counts().unwrap_or_default();
-        self.waited_us = self.pressure().map_or(0, |(_, waited_us)| waited_us);
         if let Some(peak) = &self.peak {
             // Refused where the kernel cannot: it stays the peak of the group.
             let _ = pwrite(peak, b"reset\n", 0);
@@ -115,7 +114,7 @@ impl MemoryWatch {
     /// The figures of this moment.
     #[must_use]
     pub fn report(&self) -> MemoryReport {
-        self.report_with(self.counts().unwrap_or_default())
+        self.report_with(self.counts().unwrap_or_default(), self.pressure().map(|(pressure, _)| pressure))
     }
 
     /// That the tree waits for memory now, if it does: not that it did while the process before this one ran, which the
@@ -128,7 +127,7 @@ impl MemoryWatch {
             .then(|| Stall::of(&self.report()))?
     }
 
-    fn report_with(&self, counts: Counts) -> MemoryReport {
+    fn report_with(&self, counts: Counts, pressure: Option<Pressure>) -> MemoryReport {
         let number = |file: &Option<OwnedFd>| read(file.as_ref()?).ok()?.trim().parse().ok();
         // What never happened is not worth a word.
         let since = |now: u64, began: u64| Some(now.saturating_sub(began)).filter(|&hits| hits > 0);
@@ -136,7 +135,7 @@ impl MemoryWatch {
             // "max" is no number, and no limit.
             limit_bytes: number(&self.limit),
             peak_bytes: number(&self.peak),
-            pressure: self.pressure().map(|(pressure, _)| pressure),
+            pressure,
             limit_hits: since(counts.hits.max, self.began.max),
             high_hits: since(counts.hits.high, self.began.high),
         }
@@ -146,10 +145,14 @@ impl MemoryWatch {
         self.pressure.as_ref().and_then(|file| pressure(&read(file).ok()?))
     }
 
-    /// What is known at the end of a main process; `None` where the kernel tells nothing at all.
+    /// What is known at the end of a main process; `None` where the kernel tells nothing at all. From here on it counts for
+    /// the next one.
     pub fn at_exit(&mut self) -> Option<MemoryAtExit> {
-        let now = self.counts().unwrap_or_default();
-        let at_exit = MemoryAtExit { oom: self.told.kills_until(now.kills), report: self.report_with(now) };
+        let (now, pressure) = (self.counts().unwrap_or_default(), self.pressure());
+        let report = self.report_with(now, pressure.map(|(pressure, _)| pressure));
+        let at_exit = MemoryAtExit { oom: self.told.kills_until(now.kills), report };
+        Counts { kills: self.told, hits: self.began } = now;
+        self.waited_us = pressure.map_or(0, |(_, waited_us)| waited_us);
         (at_exit.oom.is_some() || at_exit.report != MemoryReport::default()).then_some(at_exit)
     }
 
@@ -212,6 +215,34 @@ mod tests {
         assert_eq!(told.kills_until(Kills { oom: 1, oom_kill: 1 }), None);
         let above = OomKills { count: 2, scope: OomScope::Above };
         assert_eq!(told.kills_until(Kills { oom: 1, oom_kill: 3 }), Some(above));
+    }
+
+    #[test]
+    fn what_was_counted_for_one_process_does_not_count_for_the_next_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
+        let file = |name: &str| {
+            write(name, "");
+            Some(std::fs::File::open(dir.path().join(name)).unwrap().into())
+        };
+        let (told, began) = (Kills::default(), Hits::default());
+        let (events, pressure) = (file("events"), file("pressure"));
+        let mut watch = MemoryWatch { events, limit: None, peak: None, pressure, told, began, waited_us: 0 };
+        let stalled = |total: u64| format!("some avg10=99.00 total={total}\nfull avg10=99.00 total={total}\n");
+        watch.begin();
+        write("events", "high 2\nmax 7\noom 1\noom_kill 0\n");
+        write("pressure", &stalled(9_000_000));
+        assert!(watch.stall().is_some());
+        let first = watch.at_exit().unwrap();
+        assert_eq!((first.oom, first.report.limit_hits, first.report.high_hits), (None, Some(7), Some(2)));
+        watch.begin();
+        assert!(watch.stall().is_none());
+        write("events", "high 2\nmax 8\noom 1\noom_kill 1\n");
+        write("pressure", &stalled(18_000_000));
+        assert!(watch.stall().is_some());
+        let second = watch.at_exit().unwrap();
+        assert_eq!(second.oom, Some(OomKills { count: 1, scope: OomScope::Above }), "its own limit was not met again");
+        assert_eq!((second.report.limit_hits, second.report.high_hits), (Some(1), None));
     }
 
     #[test]

@@ -41,7 +41,8 @@ impl Console {
                 if missing > 0 {
                     let _ = writeln!(out, "hale: {missing} lines were not printed: the terminal was too slow");
                 }
-                let _ = writeln!(out, "{line}");
+                // In one write: the stream has no buffer of its own.
+                let _ = out.write_all(&[line.as_bytes(), b"\n"].concat());
             }
             let _ = finished.send(());
         })?;

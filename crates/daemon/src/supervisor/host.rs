@@ -34,7 +34,7 @@ use hale_core::event::{EndWhy, Event, ExitStatus, SpawnFailure};
 use hale_core::ids::{Epoch, Name};
 use hale_core::policy::{Policy, ServicePolicy, Signal};
 use hale_core::record::{Class, Record};
-use hale_core::time::{Monotonic, Now};
+use hale_core::time::{Monotonic, Now, Span};
 use hale_core::world::Snapshot;
 use rustix::event::{Timespec, epoll};
 use rustix::time::{ClockId, clock_gettime};
@@ -50,6 +50,10 @@ const EVENTS_PER_WAIT: usize = 128;
 
 /// How many events of other threads one round takes before the guardian is listened to again.
 const INBOX_PER_ROUND: usize = 256;
+
+/// How long ledger, console and keeper wait for a service that is just being started: about twice what it takes from the order
+/// to the first act of a small program. The journal has the records meanwhile.
+const START_FIRST: Span = Span::from_ms(2);
 
 /// How long an orderly end waits for the ledger: after it the disk is taken for hung, and the journal has what the
 /// ledger misses.
@@ -97,6 +101,10 @@ pub(super) struct DaemonHost {
     told: Vec<(Record, Vec<u8>)>,
     /// Ends that are on record, and that the guardian still keeps.
     unacknowledged: Vec<(Name, Epoch)>,
+    /// Flushes that the keeper was not asked for yet.
+    unflushed: Vec<(Name, Job)>,
+    /// A start was ordered since the last [`Self::tell`], which waits until then.
+    told_at: Option<Monotonic>,
     ended: Option<Ended>,
     /// Where there is no memory controller to count OOM kills.
     kernel_log: Option<KernelLog>,
@@ -168,6 +176,8 @@ impl DaemonHost {
             empty,
             told: Vec::new(),
             unacknowledged: Vec::new(),
+            unflushed: Vec::new(),
+            told_at: None,
             ended: None,
             kernel_log: None,
             stalls: None,
@@ -218,7 +228,13 @@ impl DaemonHost {
 
     /// Waits for the kernel, at most until `until`, and turns what it tells into events.
     fn listen(&mut self, until: Option<Monotonic>) -> io::Result<()> {
-        self.tell();
+        let until = match self.told_at.filter(|&told| now().mono < told) {
+            Some(told) => Some(until.map_or(told, |until| until.min(told))),
+            None => {
+                self.tell();
+                until
+            }
+        };
         self.settle_descriptors();
         self.flush_sockets()?;
         let wait_us = until.map(|until| until.since(now().mono).as_us());
@@ -252,19 +268,33 @@ impl DaemonHost {
         Ok(())
     }
 
-    /// Hands what was written since the last wait to the threads of ledger and console. Not in [`Host::write`]: the
-    /// journal has it already, and a service that must be started does not wait for two threads to be woken.
+    /// Hands what was written since the last wait to the threads of ledger and console, and what else can wait to guardian
+    /// and keeper. Not in [`Host::write`], nor while a service is on the way to its program: the journal has it already, and
+    /// a service that must be started does not share its processor with everybody who would be woken.
     fn tell(&mut self) {
+        self.told_at = None;
+        for (service, job) in self.unflushed.drain(..) {
+            let Some(hosted) = self.services.get(&service) else { continue };
+            let token = self.next_flush;
+            self.next_flush += 1;
+            if self.parts.keeper.flush_slot(hosted.slot(), token).is_ok() {
+                self.flushes.insert(token, (service, job));
+            }
+        }
+        let any = !self.told.is_empty();
         for (record, line) in self.told.drain(..) {
             self.parts.console.record(&record);
             let class = record.body.class();
             // What is dropped is counted by the ledger itself, in a record of its own.
             if let Some(ledger) = &self.parts.ledger
-                && ledger.append(line, class, record.id.0).is_err()
+                && ledger.put(line, class, record.id.0).is_err()
                 && class == Class::Durable
             {
                 self.events.push_back(Event::NotDurable { record: record.id });
             }
+        }
+        if let Some(ledger) = self.parts.ledger.as_ref().filter(|_| any) {
+            ledger.wake();
         }
         for (service, epoch) in self.unacknowledged.drain(..) {
             // An order for the next process acknowledges the end of the one before it.
@@ -316,7 +346,9 @@ impl DaemonHost {
                     }
                 }
                 GuardianEvent::Exited { slot, epoch, exit } => {
-                    self.hear_kernel_log();
+                    if matches!(exit, Exit::Signal { signal: libc::SIGKILL, .. } | Exit::Unknown) {
+                        self.hear_kernel_log();
+                    }
                     self.hear_last_words(slot);
                     if let Some((service, hosted)) = self.by_slot(slot) {
                         let memory = hosted.gone();
@@ -483,8 +515,11 @@ impl DaemonHost {
             }
             hosted.order(epoch, &prepared, &mut self.parts.guardian)
         });
-        if let Err(failure) = sent {
-            self.events.push_back(Event::SpawnFailed { service: service.clone(), epoch, failure });
+        match sent {
+            Ok(()) => _ = self.told_at.get_or_insert_with(|| now().mono.after(START_FIRST)),
+            Err(failure) => {
+                self.events.push_back(Event::SpawnFailed { service: service.clone(), epoch, failure });
+            }
         }
     }
 
@@ -600,11 +635,7 @@ impl DaemonHost {
                 self.parts.prober.probe(ProbeOrder { service: service.clone(), epoch, probe, check, policy });
             }
             Order::Collect { incident, lines } => {
-                let token = self.next_flush;
-                self.next_flush += 1;
-                if self.parts.keeper.flush_slot(hosted.slot(), token).is_ok() {
-                    self.flushes.insert(token, (service.clone(), Job { epoch, incident, lines }));
-                }
+                self.unflushed.push((service.clone(), Job { epoch, incident, lines }));
             }
             Order::Store { offer, stored } => self.store(service, offer, &stored),
             Order::Unstore { index } => self.unstore(service, index),

@@ -172,7 +172,11 @@ impl Hosted {
             self.process = Some(Living { epoch: kept.epoch, pid, oom: None, pidfd });
         }
         let empty = tree.is_empty().unwrap_or(false);
-        let memory = MemoryWatch::open(&tree);
+        let mut memory = MemoryWatch::open(&tree);
+        if self.process.is_none() && kept.exit.is_none() {
+            // Its end was told to an earlier supervisor: the next process does not begin with its counts.
+            let _ = memory.at_exit();
+        }
         self.ready = Some(Ready { tree, limits: None, memory, notify });
         Ok((process, empty))
     }

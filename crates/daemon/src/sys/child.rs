@@ -22,8 +22,8 @@ use std::ptr;
 /// and 0.18 ms without copying them. 64 is the smallest table the kernel makes (`NR_OPEN_DEFAULT`).
 pub const LOW_FDS: RawFd = 64;
 
-/// What a child sends first through its status pipe: it has descriptors of its own, so those that were made for
-/// it can be closed.
+/// What a child that [leaves descriptors behind](Plan::leave_high_fds) sends first through its status pipe: it has
+/// descriptors of its own now, so those that were made for it can be closed. Any other child has its own from the start.
 pub const STATUS_APART: u8 = 0xff;
 
 /// The length of a failure in the status pipe: the step's number, then the error number in little-endian.
@@ -138,11 +138,13 @@ pub enum ProgramFds<'a> {
 #[derive(Debug, Clone, Copy)]
 pub struct Plan<'a> {
     /// Whether the child may leave the descriptors at and above [`LOW_FDS`] behind without copying them. All that
-    /// the plan names must be below then, and stay open here until [`STATUS_APART`] arrives.
+    /// the plan names must be below then, and stay open here until [`STATUS_APART`] arrives: one more waking of this
+    /// process between clone and exec, which pays only where the table is large.
     pub leave_high_fds: bool,
     /// The process that makes it, if the kernel is to kill the child when that one ends (PR_SET_PDEATHSIG, prctl(2)).
     pub dies_with: Option<Pid>,
-    /// The writing end of the status pipe, closed by exec: [`STATUS_APART`], then a failure or the end.
+    /// The writing end of the status pipe, closed by exec: [`STATUS_APART`] where that is awaited, then a failure or the
+    /// end.
     pub status: BorrowedFd<'a>,
     /// Its descriptors.
     pub fds: ProgramFds<'a>,
@@ -294,7 +296,10 @@ fn prepare(plan: &Plan<'_>, flags: u64, status: &mut BorrowedFd<'_>) -> Result<(
             return Err((Step::Stdio, last_errno()));
         }
     }
-    rustix::io::write(*status, &[STATUS_APART]).map_err(at(Step::Stdio))?;
+    if plan.leave_high_fds {
+        // Where it was cloned without sharing all the same, this is as true.
+        rustix::io::write(*status, &[STATUS_APART]).map_err(at(Step::Stdio))?;
+    }
     rustix::process::setsid().map_err(at(Step::Session))?;
     if let Some(parent) = plan.dies_with {
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).map_err(at(Step::Signals))?;

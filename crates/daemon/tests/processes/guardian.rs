@@ -28,6 +28,10 @@ pub const TESTS: &[Test] = &[
         what_is_in_the_store_is_passed_on_and_nothing_else,
     ),
     ("guardian::a_service_starts_clean", a_service_starts_clean),
+    (
+        "guardian::beside_many_others_a_service_starts_and_fails_as_ever",
+        beside_many_others_a_service_starts_and_fails_as_ever,
+    ),
     ("guardian::a_slot_is_for_one_process_and_epochs_only_grow", a_slot_is_for_one_process_and_epochs_only_grow),
     ("guardian::nonsense_is_refused_and_changes_nothing", nonsense_is_refused_and_changes_nothing),
     ("guardian::a_full_pipe_keeps_no_program_from_running", a_full_pipe_keeps_no_program_from_running),
@@ -218,6 +222,32 @@ fn a_service_starts_clean() {
     assert_eq!(lines[13..15], ["/dev/null", hale.directory.path().to_str().unwrap()]);
     assert_eq!(lines[15], format!("hale: epoch 1, pid {pid} ended: exit code 0"));
     assert_eq!(lines.len(), 16);
+}
+
+/// Children of a guardian with many descriptors leave those behind, instead of copying them.
+fn beside_many_others_a_service_starts_and_fails_as_ever() {
+    const OTHERS: u32 = 50;
+    let mut hale = Hale::start();
+    let low = |hale: &Hale| {
+        let names = fs::read_dir(format!("/proc/{}/fd", hale.pid())).unwrap();
+        names.filter(|name| name.as_ref().unwrap().file_name().to_str().unwrap().len() == 1).count()
+    };
+    let before = low(&hale);
+    for slot in 0..OTHERS {
+        hale.spawn_script(slot, 1, "exec sleep 1000");
+        hale.expect_running(slot);
+    }
+    hale.spawn_script(OTHERS, 1, "for fd in 3 4 5 6 7 64 65 99 300; do [ -e /proc/$$/fd/$fd ] && exit 1; done; exit 0");
+    hale.expect_running(OTHERS);
+    let end = hale.event();
+    assert!(matches!(end, GuardianEvent::Exited { slot: Slot(OTHERS), exit: Exit::Code(0), .. }), "{end:?}");
+    let argv = [text(c"x")];
+    hale.guardian.spawn(&SpawnOrder { program: c"/does/not/exist", ..order(OTHERS, 2, &argv, &[]) }).unwrap();
+    hale.expect_spawned(OTHERS);
+    let end = hale.event();
+    let expected = SpawnFailure { step: Step::Exec, errno: libc::ENOENT };
+    assert!(matches!(end, GuardianEvent::SpawnFailed { failure, .. } if failure == expected), "{end:?}");
+    assert_eq!(low(&hale), before, "what was made for the children is closed");
 }
 
 fn expect_refusal(hale: &mut Hale, errno: i32) {

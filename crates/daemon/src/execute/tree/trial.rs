@@ -1,7 +1,7 @@
 //! Whether a process that is made in one of our cgroups lives to run its program.
 
 use super::cgroup::{Group, Unusable};
-use crate::sys::child::{Plan, PointerSpace, Program, ProgramFds, STATUS_APART, Step, spawn};
+use crate::sys::child::{Plan, PointerSpace, Program, ProgramFds, Step, spawn};
 use crate::sys::wait::reap;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags, open};
@@ -73,5 +73,5 @@ fn comes_to_exec(trial: &Group) -> io::Result<bool> {
     let mut report = [0; 16];
     // Nothing there (EAGAIN): it was killed before it could report.
     let length = read(&status, &mut report).unwrap_or(0);
-    Ok(matches!(report[..length], [STATUS_APART, step, ..] if Step::from_number(step) == Some(Step::Exec)))
+    Ok(matches!(report[..length], [step, ..] if Step::from_number(step) == Some(Step::Exec)))
 }

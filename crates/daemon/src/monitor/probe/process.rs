@@ -3,7 +3,7 @@
 use super::prepare::Prepared;
 use super::{Verdict, is_shortage};
 use crate::execute::tree::ProbeGroup;
-use crate::sys::child::{self, Plan, PointerSpace, Program, ProgramFds, STATUS_APART, STATUS_FAILURE_BYTES, Step};
+use crate::sys::child::{self, Plan, PointerSpace, Program, ProgramFds, STATUS_FAILURE_BYTES, Step};
 use crate::sys::watch;
 use hale_core::event::ExitStatus;
 use hale_core::policy::Signal;
@@ -200,13 +200,9 @@ impl Process {
 
     /// Why its program was never run, if it was not. To be asked after its end.
     pub(super) fn failure(&self) -> Option<Verdict> {
-        let mut report = [0; 1 + STATUS_FAILURE_BYTES];
+        let mut report = [0; STATUS_FAILURE_BYTES];
         let bytes = rustix::io::read(&self.status, &mut report).ok()?;
-        let failure = match report[..bytes].split_first() {
-            Some((&STATUS_APART, failure)) => failure,
-            Some(_) | None => &report[..bytes],
-        };
-        let &[step, a, b, c, d] = failure else { return None };
+        let &[step, a, b, c, d] = &report[..bytes] else { return None };
         let error = io::Error::from_raw_os_error(i32::from_le_bytes([a, b, c, d]));
         let step = Step::from_number(step).ok_or(step);
         let detail = match step {

@@ -91,8 +91,8 @@ impl DaemonHost {
         }
     }
 
-    /// The kernel's log has new lines. Called before each end is told, too: the kernel writes them before or right after
-    /// it kills.
+    /// The kernel's log has new lines. Called before an end is told that can be such a kill, too: the kernel writes them before
+    /// or right after it kills.
     pub(super) fn hear_kernel_log(&mut self) {
         let Some(log) = &self.kernel_log else { return };
         for victim in log.victims() {
