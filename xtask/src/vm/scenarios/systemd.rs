@@ -143,8 +143,11 @@ fn deaths_go_unnoticed(guest: &mut Guest, before: &[u64; 3]) -> Outcome {
         guest.must(&format!("{AWAIT}{PIDS} old=$(own {part}); kill -s KILL $old; await '[ ! -e /proc/$old ]'"))?;
         unnoticed(guest, part)?;
     }
-    guest
-        .must("systemctl daemon-reexec; systemctl daemon-reload; systemctl kill --signal=KILL --kill-who=main hale")?;
+    // It answers nobody until it is itself again.
+    guest.must(&format!(
+        "{AWAIT} systemctl daemon-reexec; await 'systemctl show >/dev/null 2>&1'
+        systemctl daemon-reload && systemctl kill --signal=KILL --kill-who=main hale"
+    ))?;
     unnoticed(guest, "a death behind daemon-reexec and daemon-reload")?;
     guest.must("systemctl kill --signal=STOP --kill-who=main hale")?;
     guest.await_console("hale.service: Watchdog timeout", WATCHDOG_WITHIN)?;
