@@ -103,6 +103,20 @@ impl Booted {
         };
     }
 
+    /// Waits until the main process has become this.
+    #[track_caller]
+    fn await_comm(&self, comm: &str) {
+        let begin = Instant::now();
+        while self
+            .sh(&format!("grep -qx {comm} /proc/$(systemctl show hale.service --property MainPID --value)/comm"))
+            .status
+            .code()
+            != Some(0)
+        {
+            assert!(begin.elapsed() < PATIENCE, "the main process has not become {comm}");
+        }
+    }
+
     /// Waits until `systemctl show` says this of the unit.
     #[track_caller]
     fn await_property(&self, property: &str, value: &str) {
@@ -277,4 +291,25 @@ fn a_configuration_that_cannot_be_used_is_told_and_not_tried_again() {
     assert_eq!((booted.show("ActiveState"), booted.show("ExecMainStatus")), ("failed".into(), "78".into()));
     assert_eq!(booted.show("NRestarts"), "0");
     assert!(booted.must("journalctl --unit=hale --no-pager").contains("did you mean `command`"));
+}
+
+/// Hale itself replaces a supervisor that does not get to its first step, for as long as it takes; a guardian that hangs meanwhile
+/// is systemd's.
+#[test]
+fn a_guardian_that_hangs_before_hale_is_ready_is_replaced_too() {
+    let booted = Booted::new("WatchdogSec=1s", |_| SLEEPER.to_owned());
+    // With all that the unit requires; afterwards whoever looks up a group waits.
+    booted.must("systemctl start hale && systemctl stop hale");
+    booted.must("rm /etc/group && mkfifo /etc/group && systemctl start --no-block hale");
+    booted.await_property("SubState", "start");
+    booted.await_comm("hale-guardian");
+    booted.signal("STOP", "guardian");
+    booted.await_property("NRestarts", "1");
+    booted.await_property("SubState", "start");
+    booted.must("rm /etc/group && touch /etc/group");
+    // The one that waits waits for ever.
+    booted.signal("KILL", "supervisor");
+    booted.await_property("ActiveState", "active");
+    booted.must("systemctl stop hale");
+    booted.assert_nobody_left();
 }
