@@ -45,8 +45,9 @@ impl Booted {
         // As unique as that is.
         let cgroup = own_cgroup().unwrap().join(directory.file_name().unwrap());
         fs::create_dir(&cgroup).unwrap();
-        let script = "echo 0 >\"$0/cgroup.procs\" && exec unshare --pid --fork --kill-child --mount --cgroup --ipc --uts \
-                      sh \"$1/box.sh\" \"$1\"";
+        // Nothing of it outlives this test, even one that is killed.
+        let script = "echo 0 >\"$0/cgroup.procs\" && exec setpriv --pdeathsig KILL \
+                      unshare --pid --fork --kill-child --mount --cgroup --ipc --uts sh \"$1/box.sh\" \"$1\"";
         let mut unshare = Command::new("sh");
         unshare.args(["-c", script]).arg(&cgroup).arg(&directory).stdin(Stdio::null());
         let unshare = unshare.spawn().unwrap();
