@@ -3,6 +3,7 @@
 //! there is `cargo xtask vm systemd`.
 
 use crate::harness::{PATIENCE, Place, children, own_cgroup};
+use serde_json::Value;
 use std::fs;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
@@ -220,11 +221,17 @@ mod needs_python {
 
 const SLEEPER: &str = "[service.web]\ncommand = [\"sleep\", \"100000\"]\n";
 
+/// The pid of the sleeper, once it has one: active means that Hale works, not that its services do.
+fn pid_of_web(booted: &Booted) -> Value {
+    booted.done(&["start", "web"]);
+    booted.status("web")["pid"].clone()
+}
+
 #[test]
 fn a_guardian_that_hangs_is_replaced_by_the_watchdog_of_systemd() {
     let booted = Booted::new("WatchdogSec=1s", |_| SLEEPER.to_owned());
     booted.must("systemctl start hale");
-    let pid = booted.status("web")["pid"].clone();
+    let pid = pid_of_web(&booted);
     for round in 1..=2 {
         booted.signal("STOP", "guardian");
         booted.await_property("NRestarts", &round.to_string());
@@ -240,10 +247,9 @@ fn a_guardian_that_hangs_is_replaced_by_the_watchdog_of_systemd() {
 fn a_restart_of_the_unit_stops_everything_and_starts_it_anew() {
     let booted = Booted::new("", |_| SLEEPER.to_owned());
     booted.must("systemctl start hale");
-    let pid = booted.status("web")["pid"].clone();
+    let pid = pid_of_web(&booted);
     booted.must("systemctl restart hale");
-    booted.done(&["start", "web"]);
-    assert_ne!(booted.status("web")["pid"], pid);
+    assert_ne!(pid_of_web(&booted), pid);
     assert_eq!(booted.records("", "began").len(), 2);
     assert!(booted.records("", "took_over").is_empty());
     booted.must("systemctl stop hale");
@@ -267,7 +273,7 @@ fn a_stop_that_takes_too_long_leaves_nothing() {
 fn a_stop_right_after_a_death_is_made_good_by_the_next_start() {
     let booted = Booted::new("RestartSec=1h", |_| SLEEPER.to_owned());
     booted.must("systemctl start hale");
-    let pid = booted.status("web")["pid"].clone();
+    let pid = pid_of_web(&booted);
     booted.signal("KILL", "guardian");
     booted.await_property("SubState", "auto-restart");
     booted.must("systemctl stop hale");
