@@ -107,7 +107,7 @@ pub fn can_boot_systemd() -> bool {
     let tried = || Command::new("unshare").args(namespaces).args(["sh", "-c", SCRIPT]).output();
     is_root()
         && Path::new("/lib/systemd/systemd").exists()
-        && ["nsenter", "journalctl", "systemctl"].iter().all(|program| find_program(program).is_some())
+        && ["nsenter", "setpriv", "journalctl", "systemctl"].iter().all(|program| find_program(program).is_some())
         && has_cgroup2()
         && tried().is_ok_and(|output| output.status.success())
 }

@@ -41,7 +41,7 @@ impl Phase {
             Self::Build => 10,
             Self::Tests => 15,
             Self::Simulation => 3,
-            Self::Machines => 12,
+            Self::Machines => 20,
         };
         Some(Duration::from_secs(minutes * 60))
     }

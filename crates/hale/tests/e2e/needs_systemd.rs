@@ -3,6 +3,7 @@
 //! there is `cargo xtask vm systemd`.
 
 use crate::harness::{PATIENCE, Place, children, own_cgroup};
+use serde_json::Value;
 use std::fs;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
@@ -45,8 +46,9 @@ impl Booted {
         // As unique as that is.
         let cgroup = own_cgroup().unwrap().join(directory.file_name().unwrap());
         fs::create_dir(&cgroup).unwrap();
-        let script = "echo 0 >\"$0/cgroup.procs\" && exec unshare --pid --fork --kill-child --mount --cgroup --ipc --uts \
-                      sh \"$1/box.sh\" \"$1\"";
+        // Nothing of it outlives this test, even one that is killed.
+        let script = "echo 0 >\"$0/cgroup.procs\" && exec setpriv --pdeathsig KILL \
+                      unshare --pid --fork --kill-child --mount --cgroup --ipc --uts sh \"$1/box.sh\" \"$1\"";
         let mut unshare = Command::new("sh");
         unshare.args(["-c", script]).arg(&cgroup).arg(&directory).stdin(Stdio::null());
         let unshare = unshare.spawn().unwrap();
@@ -101,6 +103,20 @@ impl Booted {
                 done"
             )),
         };
+    }
+
+    /// Waits until the main process has become this.
+    #[track_caller]
+    fn await_comm(&self, comm: &str) {
+        let begin = Instant::now();
+        while self
+            .sh(&format!("grep -qx {comm} /proc/$(systemctl show hale.service --property MainPID --value)/comm"))
+            .status
+            .code()
+            != Some(0)
+        {
+            assert!(begin.elapsed() < PATIENCE, "the main process has not become {comm}");
+        }
     }
 
     /// Waits until `systemctl show` says this of the unit.
@@ -183,7 +199,8 @@ mod needs_python {
             }
             match round % 8 {
                 1 => drop(booted.must("systemctl daemon-reload")),
-                2 => drop(booted.must("systemctl daemon-reexec")),
+                // It answers nobody until it is itself again.
+                2 => drop(booted.must("systemctl daemon-reexec; until systemctl show >/dev/null 2>&1; do :; done")),
                 _ => {}
             }
             assert_eq!(booted.status(&service(number))["pid"], pids[number]);
@@ -204,11 +221,17 @@ mod needs_python {
 
 const SLEEPER: &str = "[service.web]\ncommand = [\"sleep\", \"100000\"]\n";
 
+/// The pid of the sleeper, once it has one: active means that Hale works, not that its services do.
+fn pid_of_web(booted: &Booted) -> Value {
+    booted.done(&["start", "web"]);
+    booted.status("web")["pid"].clone()
+}
+
 #[test]
 fn a_guardian_that_hangs_is_replaced_by_the_watchdog_of_systemd() {
     let booted = Booted::new("WatchdogSec=1s", |_| SLEEPER.to_owned());
     booted.must("systemctl start hale");
-    let pid = booted.status("web")["pid"].clone();
+    let pid = pid_of_web(&booted);
     for round in 1..=2 {
         booted.signal("STOP", "guardian");
         booted.await_property("NRestarts", &round.to_string());
@@ -224,10 +247,9 @@ fn a_guardian_that_hangs_is_replaced_by_the_watchdog_of_systemd() {
 fn a_restart_of_the_unit_stops_everything_and_starts_it_anew() {
     let booted = Booted::new("", |_| SLEEPER.to_owned());
     booted.must("systemctl start hale");
-    let pid = booted.status("web")["pid"].clone();
+    let pid = pid_of_web(&booted);
     booted.must("systemctl restart hale");
-    booted.done(&["start", "web"]);
-    assert_ne!(booted.status("web")["pid"], pid);
+    assert_ne!(pid_of_web(&booted), pid);
     assert_eq!(booted.records("", "began").len(), 2);
     assert!(booted.records("", "took_over").is_empty());
     booted.must("systemctl stop hale");
@@ -251,7 +273,7 @@ fn a_stop_that_takes_too_long_leaves_nothing() {
 fn a_stop_right_after_a_death_is_made_good_by_the_next_start() {
     let booted = Booted::new("RestartSec=1h", |_| SLEEPER.to_owned());
     booted.must("systemctl start hale");
-    let pid = booted.status("web")["pid"].clone();
+    let pid = pid_of_web(&booted);
     booted.signal("KILL", "guardian");
     booted.await_property("SubState", "auto-restart");
     booted.must("systemctl stop hale");
@@ -276,4 +298,25 @@ fn a_configuration_that_cannot_be_used_is_told_and_not_tried_again() {
     assert_eq!((booted.show("ActiveState"), booted.show("ExecMainStatus")), ("failed".into(), "78".into()));
     assert_eq!(booted.show("NRestarts"), "0");
     assert!(booted.must("journalctl --unit=hale --no-pager").contains("did you mean `command`"));
+}
+
+/// Hale itself replaces a supervisor that does not get to its first step, for as long as it takes; a guardian that hangs meanwhile
+/// is systemd's.
+#[test]
+fn a_guardian_that_hangs_before_hale_is_ready_is_replaced_too() {
+    let booted = Booted::new("WatchdogSec=1s", |_| SLEEPER.to_owned());
+    // With all that the unit requires; afterwards whoever looks up a group waits.
+    booted.must("systemctl start hale && systemctl stop hale");
+    booted.must("rm /etc/group && mkfifo /etc/group && systemctl start --no-block hale");
+    booted.await_property("SubState", "start");
+    booted.await_comm("hale-guardian");
+    booted.signal("STOP", "guardian");
+    booted.await_property("NRestarts", "1");
+    booted.await_property("SubState", "start");
+    booted.must("rm /etc/group && touch /etc/group");
+    // The one that waits waits for ever.
+    booted.signal("KILL", "supervisor");
+    booted.await_property("ActiveState", "active");
+    booted.must("systemctl stop hale");
+    booted.assert_nobody_left();
 }
