@@ -380,6 +380,9 @@ impl Hosted {
             cgroup: self.tree().and_then(Tree::cgroup),
             passed: &passed,
         };
+        if let Some(tree) = self.tree() {
+            tree.begin_term();
+        }
         guardian.spawn(&order).map_err(|error| failure("order", "", &io::Error::other(error)))?;
         self.sent = true;
         Ok(())

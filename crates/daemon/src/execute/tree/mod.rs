@@ -33,6 +33,7 @@ use std::io;
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tags::{Adopters, Search, Tag, VARIABLE};
@@ -153,7 +154,7 @@ impl Trees {
             Some(parent) => Place::cgroup(parent.child(&name)?)?,
             None => Place::Tags { tag: Tag::Exactly(self.tag(service.as_str())), adopters: self.adopters },
         };
-        Ok(Tree(Arc::new(Inner { place, main: Mutex::default() })))
+        Ok(Tree(Arc::new(Inner { place, main: Mutex::default(), term: AtomicU64::new(0) })))
     }
 
     /// Removes the group of a service whose tree is empty. Drop its [`Tree`] first or after: it makes no difference.
@@ -184,7 +185,7 @@ impl Trees {
             }
             None => (Place::Tags { tag: Tag::Exactly(tag.clone()), adopters: self.adopters }, None),
         };
-        let tree = Tree(Arc::new(Inner { place, main: Mutex::default() }));
+        let tree = Tree(Arc::new(Inner { place, main: Mutex::default(), term: AtomicU64::new(0) }));
         Ok(ProbeGroup { tree, tag, home, unremoved: Arc::clone(&self.unremoved) })
     }
 
@@ -274,6 +275,8 @@ struct Inner {
     place: Place,
     /// The newest main process.
     main: Mutex<Option<Identity>>,
+    /// Counts up before each process that is ordered in it.
+    term: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -290,6 +293,16 @@ impl Place {
 }
 
 impl Tree {
+    /// A process is about to be ordered in it: whoever still looks after the end of what was there before, on another thread,
+    /// leaves that one alone. Without a cgroup nothing else tells them apart.
+    pub fn begin_term(&self) {
+        self.0.term.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn term(&self) -> u64 {
+        self.0.term.load(Ordering::SeqCst)
+    }
+
     /// The directory of its cgroup, for clone3(2) with `CLONE_INTO_CGROUP`.
     #[must_use]
     pub fn cgroup(&self) -> Option<BorrowedFd<'_>> {

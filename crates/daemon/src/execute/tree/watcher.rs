@@ -58,6 +58,8 @@ struct Wishes {
 struct Watched {
     epoch: Epoch,
     tree: Tree,
+    /// Of the tree when this was wished: what is made in a later one is nobody's to kill.
+    term: u64,
     until: Until,
     waited_for: Vec<OwnedFd>,
     pause: Duration,
@@ -85,7 +87,8 @@ impl Watcher {
     pub fn watch(&self, service: Name, epoch: Epoch, tree: Tree, until: Until) {
         let (pause, next) = (PAUSE_FIRST, Some(Instant::now()));
         self.wish(|wishes| {
-            wishes.new.insert(service, Some(Watched { epoch, tree, until, waited_for: Vec::new(), pause, next }));
+            let term = tree.term();
+            wishes.new.insert(service, Some(Watched { epoch, tree, term, until, waited_for: Vec::new(), pause, next }));
         });
     }
 
@@ -176,6 +179,10 @@ impl Watched {
         let mut living = 0;
         self.waited_for.clear();
         let looked = self.tree.each(|handle: &Handle, _| {
+            // Asked after the process was found: one that was found before the next term began is of this one.
+            if self.tree.term() != self.term {
+                return Ok(());
+            }
             living += 1;
             if self.until == Until::Killed {
                 let _ = handle.send(Signal::KILL);
@@ -190,5 +197,37 @@ impl Watched {
         self.next = again.then(|| Instant::now() + self.pause);
         self.pause = (self.pause * 2).min(PAUSE_MAX);
         looked.is_ok() && living == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Kind, Trees, Unusable};
+    use super::*;
+    use std::process::Command;
+
+    #[test]
+    fn what_is_ordered_after_a_tree_was_given_up_is_not_killed_with_it() {
+        let instance = format!("{:08x}", std::process::id());
+        let trees = Trees::new(&instance, Kind::Tags { why: Unusable::NotMounted }, None);
+        let service = Name::try_from("term").unwrap();
+        let tree = trees.prepare(&service).unwrap();
+        let tag = trees.environment_tag(&service);
+        let mut watched = Watched {
+            epoch: Epoch(1),
+            tree: tree.clone(),
+            term: tree.term(),
+            until: Until::Killed,
+            waited_for: Vec::new(),
+            pause: PAUSE_FIRST,
+            next: None,
+        };
+        tree.begin_term();
+        let (name, value) = tag.split_once('=').unwrap();
+        let mut next = Command::new("sleep").arg("1000").env(name, value).spawn().unwrap();
+        let gone = watched.look();
+        let lives = next.try_wait().unwrap().is_none();
+        next.kill().unwrap();
+        assert!(gone && lives && next.wait().unwrap().code().is_none());
     }
 }
