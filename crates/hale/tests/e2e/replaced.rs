@@ -21,7 +21,7 @@ impl Random {
 
 mod needs_python {
     use super::*;
-    use crate::harness::{Hale, under_init};
+    use crate::harness::{Hale, PATIENCE, under_init};
     use crate::writers::{Crashes, assert_all, await_all, configuration, pid, service, up};
 
     const SERVICES: usize = 50;
@@ -71,6 +71,21 @@ mod needs_python {
         hale.stop();
     }
 
+    /// A process that a dying guardian has made and told nobody of is ended by the next one: until Hale knows a process, only
+    /// that it never runs twice is promised.
+    fn await_known(place: &Place, pids: &[i32], but: Option<usize>) {
+        let known = || {
+            let status = place.json(&["status"]);
+            let shown = status["services"].as_array().unwrap();
+            let mut all = shown.iter().zip(pids).enumerate();
+            all.all(|(number, (shown, &pid))| Some(number) == but || shown["pid"] == pid)
+        };
+        let begin = std::time::Instant::now();
+        while !known() {
+            assert!(begin.elapsed() < PATIENCE, "Hale does not know what has run for long");
+        }
+    }
+
     /// Kills what `victims` says that often, and looks at everything afterwards.
     fn storm(place: &Place, kills: u64, victims: impl Fn(&mut Random, &Hale<'_>) -> Vec<i32>) {
         let seed = u64::from(std::process::id());
@@ -90,6 +105,9 @@ mod needs_python {
             }
             let parts = victims(&mut random, &hale);
             let guardian = hale.guardian();
+            if parts.contains(&guardian) {
+                await_known(place, &pids, crashed);
+            }
             // Some die stopped, so that they are behind with what they were told; all at once.
             if random.below(4) == 0 {
                 parts.iter().for_each(|&pid| send(pid, Signal::STOP));
