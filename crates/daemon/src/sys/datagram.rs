@@ -149,12 +149,19 @@ unsafe fn take(datagram: &mut Datagram, message: *const libc::cmsghdr) {
 /// ended processes before 6.15).
 #[must_use]
 pub fn cgroup_id(pidfd: impl AsFd) -> Option<u64> {
-    // SAFETY: pidfd_info is plain data, for which all zeroes are a valid value.
-    let mut info: libc::pidfd_info = unsafe { mem::zeroed() };
-    info.mask = u64::from(libc::PIDFD_INFO_CGROUPID | libc::PIDFD_INFO_EXIT);
-    // SAFETY: the request says how long the structure is, and the structure is writable.
-    let result = unsafe { libc::ioctl(pidfd.as_fd().as_raw_fd(), libc::PIDFD_GET_INFO as _, &raw mut info) };
-    (result == 0 && info.mask & u64::from(libc::PIDFD_INFO_CGROUPID) != 0).then_some(info.cgroupid)
+    // The kernel looks for what it remembers first, and for the process then: of one that is reaped in between it has
+    // neither. What it remembers is there at the second look.
+    for _ in 0..2 {
+        // SAFETY: pidfd_info is plain data, for which all zeroes are a valid value.
+        let mut info: libc::pidfd_info = unsafe { mem::zeroed() };
+        info.mask = u64::from(libc::PIDFD_INFO_CGROUPID | libc::PIDFD_INFO_EXIT);
+        // SAFETY: the request says how long the structure is, and the structure is writable.
+        let result = unsafe { libc::ioctl(pidfd.as_fd().as_raw_fd(), libc::PIDFD_GET_INFO as _, &raw mut info) };
+        if result == 0 && info.mask & u64::from(libc::PIDFD_INFO_CGROUPID) != 0 {
+            return Some(info.cgroupid);
+        }
+    }
+    None
 }
 
 #[cfg(test)]
@@ -164,6 +171,25 @@ mod tests {
     use std::io::{IoSlice, Read};
     use std::mem::MaybeUninit;
     use std::os::unix::net::UnixDatagram;
+
+    /// While a process is being reaped the kernel says for a moment that there is none, before it says what it remembers.
+    #[test]
+    fn the_cgroup_of_a_process_is_known_at_each_moment_of_its_end() {
+        for _ in 0..300 {
+            let mut child = std::process::Command::new("true").spawn().unwrap();
+            let pid = rustix::process::Pid::from_child(&child);
+            let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).unwrap();
+            let reaper = std::thread::spawn(move || child.wait().unwrap());
+            let mut known = Vec::new();
+            while !reaper.is_finished() {
+                known.push(cgroup_id(&pidfd));
+            }
+            reaper.join().unwrap();
+            if let remembered @ Some(_) = cgroup_id(&pidfd) {
+                assert!(known.iter().all(|known| *known == remembered), "{known:?}");
+            }
+        }
+    }
 
     #[test]
     fn a_datagram_tells_its_sender_and_brings_its_descriptors() {

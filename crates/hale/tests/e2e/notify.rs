@@ -71,9 +71,10 @@ mod needs_systemd_notify {
     #[test]
     fn a_stop_that_asks_for_more_time_gets_it() {
         let place = Place::new();
-        // What the trap starts must not end by the signal itself, which goes to all that is there.
+        // What the trap starts must not end by the signal itself, which goes to all that is there; and what is to end by it
+        // must not be on its way to its program when it comes.
         let script = "trap 'trap \"\" USR1; systemd-notify STOPPING=1 EXTEND_TIMEOUT_USEC=60000000; sleep 2; echo done >@D/reports; exit 0' USR1\n\
-                      systemd-notify --ready; while :; do sleep 1000 & wait $!; done";
+                      sleep 1000 & systemd-notify --ready; while :; do wait $!; done";
         let hale = place.hale(&service(script, "stop = { signal = \"SIGUSR1\", grace = \"1500ms\" }"));
         hale.ready("web");
         place.done(&["stop", "web"]);
