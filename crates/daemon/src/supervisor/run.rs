@@ -109,6 +109,9 @@ fn run(args: impl IntoIterator<Item = OsString>) -> Result<Ended, StartError> {
     let own = own.to_string_lossy().into_owned();
     let socket = |number| take_inherited(number).map_err(|_| StartError::NotByGuardian);
     let (guardian, keeper) = (socket(GUARDIAN_FD)?, socket(KEEPER_FD)?);
+    // To the guardian the end of this socket is the end of this process, of which it kills the rest. So the kernel alone
+    // closes it, when the exit code is known.
+    std::mem::forget(guardian.try_clone());
     let (mut guardian, keeper) = (GuardianClient::from_fd(guardian), KeeperClient::from_fd(keeper));
     let mut inherited = Inheritance::take(&mut guardian).map_err(failed("hear the guardian"))?;
     let (in_force, unkept) = policy_in_force(&own, &runtime_dir, &file)?;
