@@ -233,6 +233,11 @@ impl Hosted {
         if failed == Step::Listen && again { std::mem::take(&mut self.passing) } else { Vec::new() }
     }
 
+    /// The next process gets a tree that nothing was ever killed in.
+    pub(super) fn start_afresh(&mut self) {
+        self.stale = true;
+    }
+
     /// Leaves what the service sent to the end of this process.
     pub(super) fn forget_left(&mut self) {
         std::mem::forget(std::mem::replace(&mut self.left, Left::new(self.slot)));

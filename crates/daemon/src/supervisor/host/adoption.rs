@@ -109,6 +109,11 @@ impl DaemonHost {
             let mut tree_empty = true;
             if !matches!(life, Life::Over) || world.service(name).and_then(Service::epoch) == Some(epoch) {
                 let (known, empty) = hosted.adopt(kept, notify, &self.parts.trees)?;
+                if found.contains_key(name) {
+                    // Its group may have been killed in, and still be there: it cannot be removed for as long as the kernel is
+                    // not done with what it killed.
+                    hosted.start_afresh();
+                }
                 // A service that runs without its limit is better than one that nobody looks after.
                 if let Some(limits) = policy.services.get(name).map(|service| &service.limits)
                     && let Err((file, error)) = hosted.limit(limits)
