@@ -333,8 +333,11 @@ impl DaemonHost {
                     }
                 }
                 GuardianEvent::Executed { slot, epoch } => {
-                    if let Some((service, _)) = self.by_slot(slot) {
-                        self.events.push_back(Event::Executed { service, epoch });
+                    if let Some((service, hosted)) = self.by_slot(slot) {
+                        let early = hosted.early().come();
+                        self.events.push_back(Event::Executed { service: service.clone(), epoch });
+                        let told = |notice| Event::Notified { service: service.clone(), epoch, notice };
+                        self.events.extend(early.into_iter().map(told));
                     }
                 }
                 GuardianEvent::SpawnFailed { slot, epoch, failure } => {

@@ -1,6 +1,7 @@
 //! The supervisor: the loop of `hale_core` on the real host.
 
 mod console;
+mod early;
 mod evidence;
 mod host;
 pub mod inbox;

@@ -1,5 +1,6 @@
 //! One service on the real host: its slot, tree, pidfd, notify socket, and the order that starts it.
 
+use super::early::Early;
 use super::evidence::{Collector, Job};
 use super::host::LAST_TURNS;
 use super::inheritance::Kept;
@@ -55,6 +56,8 @@ pub(super) struct Hosted {
     sent: bool,
     /// The newest order was taken back before it was sent.
     cancelled: bool,
+    /// What the newest process said before the guardian's word of it.
+    early: Early,
     /// Whom the service runs as, once it has a notify socket.
     owner: u32,
     /// Where it listens, over all its processes.
@@ -137,6 +140,7 @@ impl Hosted {
             stale: false,
             sent: false,
             cancelled: false,
+            early: Early::default(),
             owner: 0,
             listening: Listening::new(),
             left: Left::new(slot),
@@ -166,6 +170,8 @@ impl Hosted {
             inode: found.as_ref().map_or(0, MetadataExt::ino),
         });
         (self.newest, self.sent) = (kept.epoch, true);
+        let is_on_its_way = !kept.executed && kept.exit.is_none() && kept.failure.is_none() && kept.process.is_some();
+        self.early = if is_on_its_way { Early::ordered() } else { Early::default() };
         let mut process = None;
         if let Some((pid, pidfd)) = kept.process.filter(|_| kept.exit.is_none() && kept.failure.is_none()) {
             process = pidfd.as_ref().and_then(|pidfd| tree.spawned(pid, pidfd.as_fd()).ok());
@@ -228,6 +234,7 @@ impl Hosted {
     /// missing there. If that was tried already, what the service left is given up rather than the service.
     pub(super) fn not_made(&mut self, failed: Step) -> Vec<Stored> {
         self.process = None;
+        self.early = Early::default();
         self.stale = true;
         let again = !std::mem::take(&mut self.stored) || self.resent;
         if failed == Step::Listen && again { std::mem::take(&mut self.passing) } else { Vec::new() }
@@ -389,6 +396,7 @@ impl Hosted {
             tree.begin_term();
         }
         guardian.spawn(&order).map_err(|error| failure("order", "", &io::Error::other(error)))?;
+        self.early = Early::ordered();
         self.sent = true;
         Ok(())
     }
@@ -526,7 +534,12 @@ impl Hosted {
 
     /// The process that can be heard, which is one that nobody knows to have ended.
     pub(super) fn heard_as(&self) -> Option<Epoch> {
-        self.process.as_ref().map(|living| living.epoch)
+        if self.early.is_awaited() { Some(self.newest) } else { self.process.as_ref().map(|living| living.epoch) }
+    }
+
+    /// What its process says, held back until the guardian's word of it.
+    pub(super) fn early(&mut self) -> &mut Early {
+        &mut self.early
     }
 
     /// What a process that has ended has left, and taken back, before that.

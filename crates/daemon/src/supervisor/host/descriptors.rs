@@ -90,6 +90,7 @@ impl DaemonHost {
             parts.status_texts.write(slot, epoch, &text);
         }
         let service = name.clone();
+        let notices = hosted.early().tellable(notices);
         events.extend(notices.into_iter().map(|notice| Event::Notified { service: service.clone(), epoch, notice }));
         any
     }
