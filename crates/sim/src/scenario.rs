@@ -85,6 +85,7 @@ impl Scenario {
             as_init: Default::default(),
         };
         let (start_all, end_after) = (rng.chance(500), rng.chance(300));
+        let whole = services;
         services = limits.services.map_or(services, |most| services.min(most.max(1)));
         faults_us = limits.until_ms.map_or(faults_us, |most| faults_us.min(most.saturating_mul(1_000)));
         if let Some(kept) = &limits.faults {
@@ -94,7 +95,12 @@ impl Scenario {
         let end_us = end.chance(rates.of(Fault::End)).then(|| end.scaled(1, faults_us));
         let again = end_us.is_some() && end.chance(rates.of(Fault::EndTwice));
         let end_again_us = again.then(|| end.scaled(1, 5_000_000));
-        let services = (0..services).map(|index| (name(index), Arc::new(draw_service(seed, index, slow, crowd))));
+        let kept = 0..services;
+        let services = kept.clone().map(|index| {
+            let mut service = draw_service(seed, index, whole, slow, crowd);
+            service.after.retain(|on| kept.clone().any(|index| name(index) == *on));
+            (name(index), Arc::new(service))
+        });
         Self {
             seed,
             policy: Policy { host, services: services.collect(), system: SystemPolicy::default() },
@@ -198,7 +204,13 @@ pub fn default_check(kind: CheckKind) -> CheckPolicy {
     }
 }
 
-fn draw_service(seed: u64, index: usize, slow: bool, crowd: bool) -> ServicePolicy {
+/// Where a service stands in its seed's order of starts, which has nothing to do with the order of names.
+fn rank(seed: u64, index: usize) -> (u64, usize) {
+    (Rng::new(seed, Purpose::Policy, index as u64, 1).bits(), index)
+}
+
+/// Service number `index` of `whole`.
+fn draw_service(seed: u64, index: usize, whole: usize, slow: bool, crowd: bool) -> ServicePolicy {
     let mut rng = Rng::new(seed, Purpose::Policy, index as u64, 0);
     let checks = if crowd { rng.pick(&[0, 0, 0, 1]) } else { rng.pick(&[0, 1, 1, 1, 2, 3]) };
     let checks: Vec<CheckPolicy> = (0..checks).map(|number| draw_check(&mut rng, number, slow)).collect();
@@ -223,8 +235,11 @@ fn draw_service(seed: u64, index: usize, slow: bool, crowd: bool) -> ServicePoli
         failures: rng.pick(&[1, 2, 3, 5, 8]),
         within: Span::from_ms(rng.scaled(short, 10 * long)),
     });
-    let mut drawn = || rng.chance(300).then(|| name(usize::try_from(rng.below(index as u64)).unwrap_or(0)));
-    let mut after: Vec<Name> = (0..index.min(2)).filter_map(|_| drawn()).collect();
+    let mut drawn = || {
+        let on = usize::try_from(rng.below(whole as u64)).unwrap_or(0);
+        (rng.chance(500) && rank(seed, on) < rank(seed, index)).then(|| name(on))
+    };
+    let mut after: Vec<Name> = (0..2).filter_map(|_| drawn()).collect();
     after.sort();
     after.dedup();
     ServicePolicy {
@@ -282,18 +297,29 @@ mod tests {
         let whole = Scenario::draw(9, &Limits::default());
         let less =
             Scenario::draw(9, &Limits { services: Some(1), faults: Some(vec![Fault::Crash]), until_ms: Some(10) });
-        assert_eq!(less.policy.services[&name(0)], whole.policy.services[&name(0)]);
+        let but_for_order = |scenario: &Scenario| {
+            ServicePolicy { after: Vec::new(), ..ServicePolicy::clone(&scenario.policy.services[&name(0)]) }
+        };
+        assert_eq!(but_for_order(&less), but_for_order(&whole));
+        assert_eq!(less.policy.services[&name(0)].after, [], "there is nobody else");
         assert_eq!(less.rates.of(Fault::Crash), whole.rates.of(Fault::Crash));
         assert_eq!((less.policy.services.len(), less.faults_us), (1, 10_000));
         assert_eq!(less.rates.of(Fault::Hang), 0);
     }
 
     #[test]
-    fn services_start_only_after_earlier_ones() {
+    fn services_start_after_earlier_and_later_names_and_never_in_a_circle() {
+        let (mut earlier, mut later) = (0, 0);
         for seed in 0..200 {
-            for (name, policy) in &Scenario::draw(seed, &Limits::default()).policy.services {
-                assert!(policy.after.iter().all(|on| on < name), "seed {seed}");
+            let scenario = Scenario::draw(seed, &Limits::default());
+            let place = |name: &Name| rank(seed, usize::try_from(scenario.index(name)).unwrap());
+            for (name, policy) in &scenario.policy.services {
+                for on in &policy.after {
+                    assert!(place(on) < place(name), "seed {seed}");
+                    *if on < name { &mut earlier } else { &mut later } += 1;
+                }
             }
         }
+        assert!(earlier > 100 && later > 100, "{earlier} {later}");
     }
 }
