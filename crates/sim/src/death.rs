@@ -1,4 +1,4 @@
-//! Deaths of the supervisor: when it dies, what of its last step still happens, and what its journal hands on.
+//! Deaths of the supervisor, alone or with its guardian: when it dies, what of its last step still happens, and what its journal hands on.
 
 use crate::rng::Rng;
 use hale_core::record::Record;
@@ -22,6 +22,8 @@ pub struct Supervisor {
     dice: Rng,
     dead: bool,
     dies: Option<Point>,
+    /// The guardian dies with it.
+    takes_guardian: bool,
     snapshot: Option<Vec<u8>>,
     records: Vec<Record>,
 }
@@ -30,7 +32,7 @@ impl Supervisor {
     /// A living one.
     #[must_use]
     pub fn new(dice: Rng) -> Self {
-        Self { dice, dead: false, dies: None, snapshot: None, records: Vec::new() }
+        Self { dice, dead: false, dies: None, takes_guardian: false, snapshot: None, records: Vec::new() }
     }
 
     /// Whether it is dead.
@@ -39,13 +41,15 @@ impl Supervisor {
         self.dead
     }
 
-    /// Before each step: with a chance of `rate` in a thousand it dies in this one. `false`: it is dead already.
-    pub fn steps(&mut self, rate: u32) -> bool {
+    /// Before each step: with a chance of `alone` in a thousand it dies in this one, and with one of `both` its guardian
+    /// does, which takes it along. `false`: it is dead already.
+    pub fn steps(&mut self, alone: u32, both: u32) -> bool {
         // What was to come after the effects of the step before comes now at the latest.
         if self.dies.take().is_some() {
             self.dead = true;
         }
-        if !self.dead && self.dice.chance(rate) {
+        if !self.dead && self.dice.chance(alone + both) {
+            self.takes_guardian = self.dice.below(u64::from(alone + both)) >= u64::from(alone);
             match self.dice.below(4) {
                 0 => self.dead = true,
                 1 => self.dies = Some(Point::BeforeWriting),
@@ -106,6 +110,11 @@ impl Supervisor {
             serde_json::from_slice(&bytes).expect("a record that was written")
         };
         World::restore(birth, snapshot, self.records.iter().map(again))
+    }
+
+    /// Whether its guardian is dead, too, and the dice for what is left of that.
+    pub fn takes_guardian(&mut self) -> Option<&mut Rng> {
+        self.takes_guardian.then_some(&mut self.dice)
     }
 
     /// How long nobody supervises, in microseconds.

@@ -110,6 +110,10 @@ faults! {
     Leaves = "leaves",
     /// The other end of a descriptor that was left is gone.
     HangsUp = "hangs-up",
+    /// The guardian dies, and its supervisor with it; another one takes over what the init system kept.
+    GuardianDies = "guardian-dies",
+    /// The kernel tells nobody but the parent how a process ended (Linux before 6.15).
+    StatusUnknown = "status-unknown",
 }
 
 impl Fault {

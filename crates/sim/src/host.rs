@@ -1,6 +1,8 @@
 //! The fake host: virtual time, the fake kernel, probes, the ledger's disk and operators, behind the core's own
 //! [`hale_core::driver::Host`].
 
+mod revive;
+
 use crate::clocks::Clocks;
 use crate::coverage::Coverage;
 use crate::death::Supervisor;
@@ -15,14 +17,13 @@ use crate::timeline::{Item, Timeline};
 use hale_core::analyze::checks::PROBE_LOST_AFTER;
 use hale_core::driver::Host;
 use hale_core::effect::{Answer, Effect, Fence, Order};
-use hale_core::event::{EndWhy, Event, ExitStatus, Lost, ProbeFailure, ProbeOutcome, Question};
-use hale_core::hardware::{CARD_RESET, Past, PastReset};
+use hale_core::event::{EndWhy, Event, ProbeFailure, ProbeOutcome, Question};
 use hale_core::ids::{Epoch, Name, ProbeId, RecordId, RequestId};
 use hale_core::policy::{CheckKind, Mode, ServicePolicy, Signal};
 use hale_core::reason::Reason;
-use hale_core::record::{Actor, Body, Class, OperatorOrder, Record};
+use hale_core::record::{Actor, Class, OperatorOrder, Record};
 use hale_core::time::{Monotonic, Now};
-use hale_core::world::{Birth, Snapshot, World};
+use hale_core::world::Snapshot;
 use std::collections::{BTreeMap, VecDeque};
 
 /// How often the same instant may be ticked: each step starts or wakes 64 services, and no scenario has 64,000.
@@ -348,66 +349,6 @@ impl<'a> FakeHost<'a> {
         }
     }
 
-    /// What kernel and ledger say of this boot and those before.
-    fn past(&self) -> Event {
-        let reset = |record: &Record| match &record.body {
-            Body::HardwareReset { boot_id, .. } => {
-                Some(PastReset { record: record.id, at: record.at, boot_id: boot_id.clone(), ordered: false })
-            }
-            _ => None,
-        };
-        let resets = Some(self.records.iter().filter_map(reset).collect());
-        Event::Past(Past { boot_status: Some(CARD_RESET), resets, previous: None })
-    }
-
-    /// If the supervisor died, the world that the next one begins with, some time later.
-    pub fn revive(&mut self, birth: Birth) -> Option<World> {
-        if !self.supervisor.is_dead() {
-            return None;
-        }
-        self.coverage.fault(Fault::SupervisorDies);
-        self.with_kernel(|kernel, _| kernel.forget_watches());
-        let until = self.timeline.now() + self.supervisor.absence_us();
-        while self.timeline.next_at().is_some_and(|at| at <= until) {
-            self.happen();
-        }
-        self.timeline.advance_to(until);
-        // What waits in a socket stays. What its own threads were to tell it is gone, and the guardian tells all it knows.
-        let stays = |event: &Event| {
-            matches!(
-                event,
-                Event::Asked { .. } | Event::Notified { .. } | Event::OutputDropped { .. } | Event::End { .. }
-            )
-        };
-        self.inbox.retain(stays);
-        self.timeline.untell(stays);
-        let on_record = |body: fn(&Body) -> bool| self.records.iter().any(|record| body(&record.body));
-        let began = on_record(|body| matches!(body, Body::Began { .. }));
-        let ending = on_record(|body| matches!(body, Body::Ending { .. }));
-        let waits = self.inbox.iter().any(|event| matches!(event, Event::End { .. }));
-        if self.end_sent.is_some() && !ending && !waits {
-            self.inbox.push_back(end_event());
-        }
-        if self.scenario.rates.of(Fault::ResetByTimer) > 0 {
-            self.inbox.push_back(self.past());
-        }
-        let found = self.with_kernel(|kernel, _| kernel.found());
-        let status = ExitStatus::Signal { signal: Signal::KILL, core_dumped: false };
-        let world = if began { self.supervisor.next(birth) } else { self.supervisor.first(birth) };
-        let take_over = Event::TakeOver { lost: Lost::Ended { status }, found };
-        self.inbox.push_front(if began { take_over } else { Event::Begin });
-        for (service, stored) in self.kernel.left.adopt(&world) {
-            self.inbox.push_back(Event::DescriptorGone { service, stored, why: Reason::DescriptorLost });
-        }
-        if self.disk_failed {
-            self.inbox.push_back(Event::LedgerDegraded { error: String::from("No space left on device") });
-        } else {
-            self.inbox.push_back(Event::LedgerRecovered);
-            self.timeline.after(1_000, Item::Tell(Event::Durable { up_to: self.last_record }));
-        }
-        Some(world)
-    }
-
     /// Closes the run: what is still missing, and what the oracles say to it.
     pub fn close(&mut self) {
         let now = self.timeline.now();
@@ -427,8 +368,8 @@ impl Host for FakeHost<'_> {
     }
 
     fn next(&mut self, until: Option<Monotonic>) -> Option<Event> {
-        let rate = if self.faults_over { 0 } else { self.scenario.rates.of(Fault::SupervisorDies).div_ceil(50) };
-        if !self.supervisor.steps(rate) {
+        let rate = |fault| if self.faults_over { 0 } else { self.scenario.rates.of(fault).div_ceil(50) };
+        if !self.supervisor.steps(rate(Fault::SupervisorDies), rate(Fault::GuardianDies)) {
             return None;
         }
         while !self.over() {

@@ -2,6 +2,8 @@
 //!
 //! It is the truth that oracles judge by; what Hale believes plays no part.
 
+mod lost;
+
 use crate::coverage::Coverage;
 use crate::fate::{Birth, Fate, OomVictim};
 use crate::fault::Fault;
@@ -32,6 +34,8 @@ pub enum Fact {
     },
     /// The supervisor is gone, and with it whatever it was doing.
     SupervisorDied,
+    /// The guardian is gone, too; another one takes over what the init system kept.
+    GuardianDied,
     /// The kernel took the main process for memory.
     OomKilledMain {
         /// Whose.
@@ -86,6 +90,10 @@ struct Tree {
     watched: bool,
     told_empty: bool,
     killed: bool,
+    /// Its guardian was lost: it is no child of the one that there is now.
+    orphan: bool,
+    /// No guardian knows it.
+    nobodys: bool,
 }
 
 impl Tree {
@@ -173,6 +181,13 @@ impl Kernel {
         policy: &Arc<ServicePolicy>,
         passed: &[Stored],
     ) {
+        if self.trees.get(service).is_some_and(|trees| trees.iter().any(|tree| tree.nobodys)) {
+            // Its group is not empty, and nobody has it on record.
+            let failure = failure("cgroup", "", 16, "Device or resource busy");
+            let event = Event::SpawnFailed { service: service.clone(), epoch, failure };
+            self.say(around, 50, service, event);
+            return;
+        }
         let (forgotten, missing) = self.left.compare(service, passed);
         self.facts.push(Fact::Passed { service: service.clone(), epoch, forgotten, missing });
         let newest = self.newest.get(service).copied().unwrap_or_default();
@@ -212,6 +227,8 @@ impl Kernel {
             watched: false,
             told_empty: false,
             killed: false,
+            orphan: false,
+            nobodys: false,
         });
     }
 
@@ -258,19 +275,14 @@ impl Kernel {
     /// The order to kill a tree.
     pub fn kill(&mut self, around: &mut Around<'_>, service: &Name, epoch: Epoch) {
         self.fence(service, epoch, "kill");
-        // At the end of Hale nobody lets go of what cannot be killed.
-        let faults_end = around.scenario.end_us.map_or(BEGIN_US + around.scenario.faults_us, |_| u64::MAX);
         if let Some(tree) = self.tree(service, epoch) {
             tree.killed = true;
             let now = around.timeline.now();
-            let survives = tree.fate.survives_kill.filter(|_| now < faults_end);
-            let at = survives.map_or(now, |survives| (now + survives).min(faults_end)).saturating_add(100);
-            if survives.is_some() {
+            let at = dies_at(around.scenario, now, tree.fate.survives_kill);
+            if at > now + 100 {
                 around.coverage.fault(Fault::Uninterruptible);
             }
-            let status = ExitStatus::Signal { signal: Signal::KILL, core_dumped: false };
-            around.timeline.at(at, Item::Dies(service.clone(), epoch, status));
-            around.timeline.at(at, Item::StraysEnd(service.clone(), epoch));
+            end_at(around.timeline, at, service, epoch);
         }
         self.watch(around, service, epoch);
     }
@@ -296,13 +308,29 @@ impl Kernel {
             let tree = trees.iter().find(|tree| tree.epoch == *epoch && tree.lives());
             let running = |tree: &Tree| Life::Running {
                 process: process(tree.pid, tree.made_at),
-                executed: tree.executed_at.is_some(),
+                // Whoever took it over cannot tell.
+                executed: tree.executed_at.is_some() || tree.orphan,
             };
             let kept = self.ends.get(service).filter(|(ended, _)| ended == epoch).map(|(_, life)| life.clone());
-            let life = tree.filter(|tree| tree.main).map(running).or(kept).unwrap_or(Life::Over);
+            let life = tree.filter(|tree| tree.main && !tree.nobodys).map(running).or(kept).unwrap_or(Life::Over);
             (service.clone(), Found { epoch: *epoch, life, tree_empty: tree.is_none() })
         };
         self.newest.iter().map(found).collect()
+    }
+
+    /// Running processes that have said that they are ready.
+    #[must_use]
+    pub fn said_ready(&self, now: u64) -> Vec<(Name, Epoch)> {
+        let said = |tree: &Tree| {
+            let up = tree.executed_at.zip(tree.fate.up_after).map(|(at, after)| at + after);
+            let hangs = tree.fate.hangs_after.is_some_and(|at| tree.fate.up_after.is_some_and(|up| at <= up));
+            tree.main && !tree.nobodys && !hangs && up.is_some_and(|up| up + tree.fate.says_ready_after < now)
+        };
+        let of = |(service, trees): (&Name, &Vec<Tree>)| {
+            let tree = trees.iter().find(|tree| tree.policy.wants_notify() && said(tree))?;
+            Some((service.clone(), tree.epoch))
+        };
+        self.trees.iter().filter_map(of).collect()
     }
 
     fn fence(&mut self, service: &Name, epoch: Epoch, what: &str) {
@@ -351,7 +379,14 @@ impl Kernel {
         memory: Option<MemoryAtExit>,
     ) {
         let Some(tree) = self.tree(service, epoch).filter(|tree| tree.main) else { return };
+        let status = if tree.orphan { lost::orphans_status(around, status) } else { status };
+        let Some(tree) = self.tree(service, epoch) else { return };
         tree.main = false;
+        if tree.nobodys {
+            // Nobody waits for the end of its main process, and somebody may for that of all.
+            self.look_for_empty(around, service, epoch);
+            return;
+        }
         let (tree_empty, pid, leaves) = (tree.strays == 0, tree.pid, u32::from(tree.fate.leaves > 0));
         tree.told_empty = tree_empty;
         let (strays_last, late) = (tree.fate.strays_last, tree.fate.late_notice);
@@ -378,7 +413,9 @@ impl Kernel {
         match item {
             Item::Executes(service, epoch) => self.executes(around, &service, epoch),
             Item::ExecFails(service, epoch) => {
-                if self.tree(&service, epoch).is_some_and(|tree| tree.main) {
+                if self.tree(&service, epoch).is_some_and(|tree| tree.main && tree.orphan) {
+                    self.die(around, &service, epoch, ExitStatus::Code(1), None);
+                } else if self.tree(&service, epoch).is_some_and(|tree| tree.main) {
                     around.coverage.fault(Fault::NoFile);
                     self.trees.entry(service.clone()).or_default().retain(|tree| tree.epoch != epoch);
                     let failure = failure("exec", "/bin/service", 2, "No such file or directory");
@@ -434,7 +471,10 @@ impl Kernel {
     /// The kernel takes a process of a tree for memory.
     fn oom_kills(&mut self, around: &mut Around<'_>, service: &Name, epoch: Epoch, victim: OomVictim) {
         let over = around.faults_over();
-        let Some(tree) = self.tree(service, epoch).filter(|tree| !over && tree.main && !tree.killed) else { return };
+        let Some(tree) = self.tree(service, epoch).filter(|tree| !over && tree.main && !tree.killed && !tree.nobodys)
+        else {
+            return;
+        };
         tree.strays = if victim == OomVictim::Other { tree.strays.saturating_sub(1) } else { tree.strays };
         around.coverage.fault(Fault::OomKill);
         let memory = MemoryReport { limit_bytes: Some(1 << 29), peak_bytes: Some(1 << 29), ..MemoryReport::default() };
@@ -555,6 +595,20 @@ impl Kernel {
             around.timeline.after(every, Item::Beats(service.clone(), epoch));
         }
     }
+}
+
+/// When a tree dies that is killed `now`. At the end of Hale nobody lets go of what cannot be killed.
+fn dies_at(scenario: &Scenario, now: u64, survives: Option<u64>) -> u64 {
+    let faults_end = scenario.end_us.map_or(BEGIN_US + scenario.faults_us, |_| u64::MAX);
+    let survives = survives.filter(|_| now < faults_end);
+    survives.map_or(now, |survives| (now + survives).min(faults_end)).saturating_add(100)
+}
+
+/// Plans the end of a whole tree.
+fn end_at(timeline: &mut Timeline, at: u64, service: &Name, epoch: Epoch) {
+    let status = ExitStatus::Signal { signal: Signal::KILL, core_dumped: false };
+    timeline.at(at, Item::Dies(service.clone(), epoch, status));
+    timeline.at(at, Item::StraysEnd(service.clone(), epoch));
 }
 
 fn process(pid: i32, made_at: u64) -> Process {

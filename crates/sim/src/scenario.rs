@@ -297,8 +297,9 @@ mod tests {
         let whole = Scenario::draw(9, &Limits::default());
         let less =
             Scenario::draw(9, &Limits { services: Some(1), faults: Some(vec![Fault::Crash]), until_ms: Some(10) });
-        let but_for_order = |scenario: &Scenario| {
-            ServicePolicy { after: Vec::new(), ..ServicePolicy::clone(&scenario.policy.services[&name(0)]) }
+        let but_for_order = |scenario: &Scenario| ServicePolicy {
+            after: Vec::new(),
+            ..ServicePolicy::clone(&scenario.policy.services[&name(0)])
         };
         assert_eq!(but_for_order(&less), but_for_order(&whole));
         assert_eq!(less.policy.services[&name(0)].after, [], "there is nobody else");

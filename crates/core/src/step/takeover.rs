@@ -2,10 +2,12 @@
 //! interrupted between the two goes on.
 
 use super::Brain;
+use super::probing::EXTENSION_MAX;
 use crate::analyze::checks::CheckState;
 use crate::effect::Order;
 use crate::event::{ExitStatus, Found, Life, Lost, Process, SpawnFailure};
 use crate::ids::{Epoch, Name};
+use crate::incident::Outcome;
 use crate::record::{Body, CORE_VERSION};
 use crate::world::phase::{Phase, StopStage};
 use alloc::collections::BTreeMap;
@@ -31,7 +33,11 @@ impl Brain<'_> {
             processes: u32::try_from(found.values().filter(living).count()).unwrap_or(u32::MAX),
         };
         self.record_in(None, None, took_over);
+        self.close_forgotten_incidents();
         let names: Vec<Name> = self.world.services.keys().cloned().collect();
+        // Before anything is started: one that is made already must not be made again because another is ready.
+        let unrecorded: Vec<(&Name, &Found)> =
+            found.iter().filter(|(name, found)| self.adopt_unrecorded(name, found)).collect();
         self.readmit(&names);
         // Those that were never started are started as at a beginning.
         let never = |name: &&Name| self.known(name).phase == Phase::Down && self.world.ending.is_none();
@@ -41,9 +47,12 @@ impl Brain<'_> {
             self.touched.insert(name.clone());
             self.resume_probes(name);
             // One of those before it in this loop may have started it just now; it may also have asked it to stop.
-            if self.phase(name).epoch() == before.epoch() {
+            if self.phase(name).epoch() == before.epoch() && !unrecorded.iter().any(|(adopted, _)| *adopted == name) {
                 self.reconcile(name, before, found.get(name), guardian_lost);
             }
+        }
+        for (name, found) in unrecorded {
+            self.go_on_unrecorded(name, found);
         }
         if self.world.ending.is_some() {
             names.iter().for_each(|name| self.end_service(name));
@@ -89,12 +98,6 @@ impl Brain<'_> {
 
     fn reconcile(&mut self, name: &Name, before: &Phase, found: Option<&Found>, guardian_lost: bool) {
         let phase = self.phase(name);
-        let last = self.known(name).last_epoch;
-        if let Some(found) = found
-            && (found.epoch > last || (phase.epoch().is_none() && matches!(found.life, Life::Running { .. })))
-        {
-            return self.adopt_unrecorded(name, found);
-        }
         let Some(epoch) = phase.epoch() else {
             // Its end is on record, and perhaps not acknowledged.
             if let Some(Found { epoch, life: Life::Ended { .. } | Life::NotMade { .. }, .. }) = found {
@@ -103,8 +106,8 @@ impl Brain<'_> {
             return;
         };
         match found {
-            Some(Found { epoch: of, life: Life::Over, tree_empty }) if *of == epoch && guardian_lost => {
-                self.unaccounted(name, epoch, before, *tree_empty);
+            Some(found) if found.epoch == epoch && found.life == Life::Over && guardian_lost => {
+                self.unaccounted(name, epoch, before, found);
             }
             Some(found) if found.epoch == epoch => self.go_on(name, epoch, before, found),
             // The order that the record announces was never sent.
@@ -113,21 +116,26 @@ impl Brain<'_> {
     }
 
     /// The guardian has a newer process than the records know, because the journal could not be written: it counts as
-    /// starting, and becomes ready and healthy by what it shows.
-    fn adopt_unrecorded(&mut self, name: &Name, found: &Found) {
+    /// starting, and becomes ready and healthy by what it shows. `false`: it has not.
+    fn adopt_unrecorded(&mut self, name: &Name, found: &Found) -> bool {
         let epoch = found.epoch;
-        let unknown = |pid| Process { pid, start_ticks: 0, pidfd_inode: 0, cgroup: None };
+        let Some(known) = self.world.services.get(name).map(|service| &service.known) else { return false };
+        let runs = matches!(found.life, Life::Running { .. });
+        if !(epoch > known.last_epoch || (known.phase.epoch().is_none() && runs)) {
+            return false;
+        }
         let process = match &found.life {
             Life::Running { process, .. } => process.clone(),
-            Life::Ended { pid, .. } => unknown(*pid),
-            Life::NotMade { .. } | Life::Over => unknown(0),
+            Life::Ended { pid, .. } => reaped(*pid),
+            Life::NotMade { .. } | Life::Over => reaped(0),
         };
         self.world.admission.leave(name);
-        self.world.to_start.retain(|queued| queued != name);
-        if !self.record(name, Body::Adopted { epoch, process }) {
-            return;
-        }
-        self.resume_probes(name);
+        self.record(name, Body::Adopted { epoch, process })
+    }
+
+    /// What became of it.
+    fn go_on_unrecorded(&mut self, name: &Name, found: &Found) {
+        let epoch = found.epoch;
         match &found.life {
             Life::Running { executed, .. } => {
                 if *executed {
@@ -136,14 +144,20 @@ impl Brain<'_> {
             }
             Life::Ended { status, memory, .. } => self.exited(name, epoch, *status, found.tree_empty, *memory),
             Life::NotMade { failure } => self.spawn_failed(name, epoch, failure.clone()),
-            Life::Over => {
-                let failure = SpawnFailure {
-                    step: String::from("journal"),
-                    path: String::new(),
-                    errno: 0,
-                    error: String::from("the journal could not be written, and nobody knows how this process ended"),
-                };
-                self.spawn_failed(name, epoch, failure);
+            // How it ended was told to one whose records are lost.
+            Life::Over => self.exited(name, epoch, ExitStatus::Unknown, found.tree_empty, None),
+        }
+    }
+
+    /// Incidents that the ledger has open and the journal does not know, because it could not be written: nobody will come
+    /// back to them.
+    fn close_forgotten_incidents(&mut self) {
+        for (name, incident) in core::mem::take(&mut self.world.birth.open_incidents) {
+            let open = self.world.services.get(&name).and_then(|service| service.known.incident);
+            if open.is_none_or(|open| open.id != incident) {
+                let closed =
+                    Body::IncidentClosed { outcome: Outcome::Stopped, recovery_us: None, down_us: None, checks: 0 };
+                self.record_in(Some(&name), Some(incident), closed);
             }
         }
     }
@@ -163,18 +177,18 @@ impl Brain<'_> {
                 } else {
                     self.stop_again(name, epoch, phase);
                 }
+                self.begin_start_time_again(name, epoch);
                 if *executed {
                     self.executed(name, epoch);
                 }
                 return;
             }
-            Life::Ended { pid, status, memory } if !main_gone => {
+            Life::Ended { pid, status, .. } if !main_gone => {
                 if unseen && matches!(phase, Phase::Spawning { .. }) {
-                    let process = Process { pid: *pid, start_ticks: 0, pidfd_inode: 0, cgroup: None };
-                    self.record(name, Body::Spawned { epoch, process });
+                    self.record(name, Body::Spawned { epoch, process: reaped(*pid) });
                     self.executed(name, epoch);
                 }
-                return self.exited(name, epoch, *status, found.tree_empty, *memory);
+                return self.ended_unseen(name, epoch, phase, *status, found);
             }
             Life::Ended { .. } | Life::NotMade { .. } => self.effect(name, epoch, Order::AckExit),
             Life::Over if !main_gone => return self.vanished(name, epoch, found.tree_empty),
@@ -217,14 +231,41 @@ impl Brain<'_> {
     }
 
     /// A new guardian does not know this process, because the one before had told nobody of it, or of its end: whatever there
-    /// was of it was ended before this step.
-    fn unaccounted(&mut self, name: &Name, epoch: Epoch, phase: &Phase, tree_empty: bool) {
+    /// was of it was ended before this step, as far as it can be.
+    fn unaccounted(&mut self, name: &Name, epoch: Epoch, phase: &Phase, found: &Found) {
+        let tree_empty = found.tree_empty;
+        let unseen = self.known(name).process.is_none();
         if matches!(self.phase(name), Phase::Stopping { main_gone: true, .. } | Phase::Remains { .. }) {
             if tree_empty { self.tree_empty(name, epoch) } else { self.stop_again(name, epoch, phase) }
-        } else if self.known(name).process.is_none() {
+        } else if unseen && tree_empty {
             self.order_again(name, epoch, phase);
         } else {
-            self.exited(name, epoch, ExitStatus::Unknown, tree_empty, None);
+            if unseen {
+                // It was made, since something of it is left.
+                self.record(name, Body::Spawned { epoch, process: reaped(0) });
+            }
+            self.ended_unseen(name, epoch, phase, ExitStatus::Unknown, found);
+        }
+    }
+
+    /// Its main process ended while nobody looked. What is left of a tree that is being ended nobody waits for yet.
+    fn ended_unseen(&mut self, name: &Name, epoch: Epoch, phase: &Phase, status: ExitStatus, found: &Found) {
+        let memory = if let Life::Ended { memory, .. } = &found.life { *memory } else { None };
+        self.exited(name, epoch, status, found.tree_empty, memory);
+        if !found.tree_empty {
+            self.stop_again(name, epoch, phase);
+        }
+    }
+
+    /// A start in which nobody could look whether it is over gets its time again.
+    fn begin_start_time_again(&mut self, name: &Name, epoch: Epoch) {
+        let service = &self.world.services[name];
+        if !matches!(service.known.phase, Phase::Starting { .. }) || service.known.start_overdue {
+            return;
+        }
+        let until = self.now().after(service.policy.start.within).min(service.known.since.after(EXTENSION_MAX));
+        if service.start_deadline().is_some_and(|deadline| deadline < until) {
+            self.record(name, Body::Extended { epoch, until });
         }
     }
 
@@ -262,6 +303,11 @@ impl Brain<'_> {
             format!("process {epoch} is on record, and the guardian does not have it (tree empty: {tree_empty})");
         self.violated(name, what);
     }
+}
+
+/// A process that was reaped before anybody looked at it.
+fn reaped(pid: i32) -> Process {
+    Process { pid, start_ticks: 0, pidfd_inode: 0, cgroup: None }
 }
 
 #[cfg(test)]
@@ -434,5 +480,80 @@ mod tests {
         let (world, output) = take_over_from(Lost::Guardian, lived(events), Some(over));
         assert!(!output.records.iter().any(|record| matches!(record.body, Body::Violated { .. })), "{output:?}");
         assert_eq!(world.status(at(101), Some(&bot())).unwrap().services[0].state, crate::status::State::Stopped);
+    }
+
+    fn is_on_record(output: &Output, body: fn(&Body) -> bool) -> bool {
+        output.records.iter().any(|record| body(&record.body))
+    }
+
+    #[test]
+    fn nothing_is_started_beside_what_survives_of_a_process_that_nobody_saw() {
+        let over = Found { epoch: Epoch(1), life: Life::Over, tree_empty: false };
+        let (mut world, output) = take_over_from(Lost::Guardian, lived(vec![Event::Begin]), Some(over));
+        assert!(!orders(&output).iter().any(|order| matches!(order, Order::Spawn { .. })), "{output:?}");
+        assert!(orders(&output).contains(&&Order::Kill), "{output:?}");
+        let gone = Event::TreeEmpty { service: bot(), epoch: Epoch(1) };
+        assert!(is_on_record(&step(&mut world, at(200), gone), |body| matches!(body, Body::BackingOff { .. })));
+    }
+
+    #[test]
+    fn what_is_left_of_a_tree_that_was_killed_is_waited_for_again() {
+        let mut events = ran();
+        events.push(Event::End { why: crate::event::EndWhy::Signal(Signal::TERM) });
+        events.push(Event::End { why: crate::event::EndWhy::Signal(Signal::TERM) });
+        let life = Life::Ended { pid: 100, status: ExitStatus::Code(0), memory: None };
+        let found = Found { epoch: Epoch(1), life, tree_empty: false };
+        let (_, output) = take_over(lived(events), Some(found));
+        assert!(orders(&output).contains(&&Order::Kill), "{output:?}");
+    }
+
+    #[test]
+    fn a_start_that_nobody_could_look_at_gets_its_time_again() {
+        let mut service = service();
+        service.start.ready = crate::policy::Ready::Notify;
+        service.start.within = Span::from_secs(1);
+        let birth = world(service).0.birth;
+        let mut first = World::new(birth.clone());
+        let records = (0..).zip(ran()).flat_map(|(ms, event)| step(&mut first, at(ms), event).records);
+        let mut world = World::restore(birth, None, records.collect::<Vec<_>>());
+        let found = [(bot(), running(true, process()))].into_iter().collect();
+        let output = step(&mut world, at(5_000), Event::TakeOver { lost: Lost::Guardian, found });
+        assert!(!is_on_record(&output, |body| matches!(body, Body::Detected { .. })), "{output:?}");
+        let output = step(&mut world, at(6_001), Event::Tick);
+        assert!(is_on_record(&output, |body| matches!(body, Body::Detected { .. })), "{output:?}");
+    }
+
+    #[test]
+    fn a_process_that_no_record_knows_is_not_made_again_because_what_it_starts_after_is_ready() {
+        let (mut one, _) = world(service());
+        let after = |on: &str| {
+            let mut service = service();
+            service.after = vec![Name::try_from(on).unwrap()];
+            alloc::sync::Arc::new(service)
+        };
+        let behind = Name::try_from("z").unwrap();
+        one.birth.policy.services.insert(behind.clone(), after("bot"));
+        let birth = one.birth;
+        let mut first = World::new(birth.clone());
+        let records: Vec<Record> = step(&mut first, at(0), Event::Begin).records;
+        let mut world = World::restore(birth, None, records);
+        let other = Process { pid: 200, start_ticks: 9, ..process() };
+        let found = [(bot(), running(true, process())), (behind.clone(), running(true, other))].into_iter().collect();
+        let output = step(&mut world, at(100), Event::TakeOver { lost: Lost::Guardian, found });
+        assert_eq!(orders(&output), Vec::<&Order>::new());
+        assert_eq!(world.status(at(101), Some(&behind)).unwrap().services[0].pid, Some(200));
+    }
+
+    #[test]
+    fn an_incident_that_the_journal_forgot_is_closed() {
+        let mut birth = birth();
+        birth.open_incidents = vec![(bot(), crate::ids::IncidentId(7))];
+        let mut world = World::restore(birth, None, lived(ran()));
+        let found = [(bot(), running(true, process()))].into_iter().collect();
+        let output = step(&mut world, at(100), Event::TakeOver { lost: Lost::Guardian, found });
+        let closed = |record: &Record| {
+            record.incident == Some(crate::ids::IncidentId(7)) && matches!(record.body, Body::IncidentClosed { .. })
+        };
+        assert!(output.records.iter().any(closed), "{output:?}");
     }
 }

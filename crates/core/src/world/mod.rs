@@ -42,7 +42,8 @@ pub struct Birth {
     /// No process of a service gets a number up to this one: under the same guardian each is used once. 0, unless the
     /// journal of an earlier supervisor was lost.
     pub last_epoch: Epoch,
-    /// Incidents that were open when the Hale before this one ended: they are closed first.
+    /// Incidents that the ledger has open: those of a Hale before this one, and those that nobody remembers because the
+    /// journal could not be written, are closed first.
     pub open_incidents: Vec<(Name, IncidentId)>,
 }
 

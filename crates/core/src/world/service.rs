@@ -167,6 +167,13 @@ impl Service {
         self.known.phase.epoch()
     }
 
+    /// The process whose main one was reaped, and of whose tree something may be left.
+    #[must_use]
+    pub fn left_behind(&self) -> Option<Epoch> {
+        let left = matches!(self.known.phase, Phase::Remains { .. } | Phase::Stopping { main_gone: true, .. });
+        self.epoch().filter(|_| left)
+    }
+
     /// The descriptors that it left, oldest first.
     #[must_use]
     pub fn stored(&self) -> &[Stored] {

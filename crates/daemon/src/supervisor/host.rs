@@ -16,8 +16,8 @@ use super::inbox::{Asker, Inbox, Outlet};
 use super::kept::Kept;
 use super::past;
 use super::prepare::{Prepared, prepare, touches_files};
+use super::said::Said;
 use super::service::{Hosted, failure};
-use super::status_texts::StatusTexts;
 use crate::execute::tree::{Trees, Until, Watcher};
 use crate::guardian::client::GuardianClient;
 use crate::guardian::protocol::{GuardianEvent, HostSignal, MAX_SERVICES, Slot, StoreKey};
@@ -77,7 +77,7 @@ pub(super) struct Parts {
     pub(super) collector: Collector,
     /// Whether services go on when the guardian is lost, because there will be a next one.
     pub(super) leaves_services: bool,
-    pub(super) status_texts: StatusTexts,
+    pub(super) said: Said,
 }
 
 /// The real host.

@@ -24,12 +24,17 @@ impl Kept {
         Self { journal, broken: false, not_before: Monotonic::default() }
     }
 
+    /// Appends the records of one step. While the journal is broken it is left as it is: records behind a gap would make
+    /// another world of those before it, and the snapshot that mends it has them all.
     pub(super) fn append(&mut self, lines: &[&[u8]], console: &Console) {
+        if self.broken {
+            return;
+        }
         // All records of a step in one: a step is taken over whole or not at all.
         if let Some(journal) = &mut self.journal
             && let Err(error) = journal.append(&[&lines.join(&b'\n')])
-            && !std::mem::replace(&mut self.broken, true)
         {
+            self.broken = true;
             console.say(&format!("{error}; Hale goes on, and mends it by a snapshot as soon as there is room"));
         }
     }
@@ -110,6 +115,26 @@ mod tests {
         kept.keep(&snapshot(), at(1_010), &console);
         assert!(!kept.wants_snapshot(at(9_000)), "it is mended");
         assert!(path.exists());
+        console.close();
+    }
+
+    #[test]
+    fn nothing_is_written_behind_a_gap() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal");
+        let (journal, _) = Journal::open(&path).unwrap();
+        let console = Console::start().unwrap();
+        let mut kept = Kept::new(Some(journal));
+        kept.append(&[b"1"], &console);
+        // Too long: it cannot be written.
+        let long = vec![b'2'; crate::knowledge::journal::RECORD_MAX_BYTES + 1];
+        kept.append(&[&long], &console);
+        kept.append(&[b"3"], &console);
+        let read = || Journal::open(&path).unwrap().1;
+        assert_eq!(read().records, [b"1".to_vec()]);
+        kept.keep(&snapshot(), Monotonic::default(), &console);
+        kept.append(&[b"4"], &console);
+        assert_eq!((read().snapshot.is_some(), read().records), (true, vec![b"4".to_vec()]));
         console.close();
     }
 }

@@ -11,7 +11,7 @@ mod left;
 mod past;
 mod prepare;
 mod run;
+mod said;
 mod service;
-mod status_texts;
 
 pub use run::main;

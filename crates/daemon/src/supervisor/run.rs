@@ -7,7 +7,7 @@ use super::inbox::{Asker, Inbox, inbox};
 use super::inheritance::{Inheritance, Kept as KeptSlot};
 use super::kept::Kept;
 use super::past;
-use super::status_texts::StatusTexts;
+use super::said::Said;
 use crate::api;
 use crate::execute::tree::{self, Kind, Trees};
 use crate::guardian::client::GuardianClient;
@@ -139,7 +139,7 @@ fn run(args: impl IntoIterator<Item = OsString>) -> Result<Ended, StartError> {
         guardian: own,
         first_record: recovered.first_record,
         last_epoch: Epoch(0),
-        open_incidents: Vec::new(),
+        open_incidents: recovered.open_incidents.clone(),
     };
     let predecessor = inherited.lost.take();
     let left = Predecessor::read(&replay).filter(|left| left.policy == birth.hash && left.guardian == birth.guardian);
@@ -158,7 +158,6 @@ fn run(args: impl IntoIterator<Item = OsString>) -> Result<Ended, StartError> {
         None => {
             end_leftovers(&trees, &recovered, &console)?;
             birth.last_epoch = forget_slots(&mut guardian, &inherited).map_err(failed("hear the guardian"))?;
-            birth.open_incidents = recovered.open_incidents;
             (World::new(birth), None)
         }
     };
@@ -186,9 +185,9 @@ fn run(args: impl IntoIterator<Item = OsString>) -> Result<Ended, StartError> {
     if lost.is_none() {
         first.push_front(Event::Begin);
     }
-    let (status_texts, error) = StatusTexts::open(&runtime_dir, lost.is_none());
+    let (said, error) = Said::open(&runtime_dir, lost.is_none());
     if let Some(error) = error {
-        console.say(&format!("the services' status texts cannot be kept for the next supervisor: {error}"));
+        console.say(&format!("what services say cannot be kept for the next supervisor: {error}"));
     }
     let parts = Parts {
         guardian,
@@ -203,7 +202,7 @@ fn run(args: impl IntoIterator<Item = OsString>) -> Result<Ended, StartError> {
         console,
         collector,
         leaves_services: without_guardian.as_os_str().as_bytes() == LEAVE.to_bytes(),
-        status_texts,
+        said,
     };
     past::read(host_policy, boot_id(), &to_past);
     let mut host = DaemonHost::new(parts, &in_force.policy, first).map_err(failed("listen to the kernel"))?;

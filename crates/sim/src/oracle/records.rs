@@ -115,6 +115,8 @@ impl Oracle for RecordsFirst {
 #[derive(Debug, Default)]
 pub struct Acknowledged {
     owed: BTreeSet<(Name, Epoch)>,
+    /// A new guardian does not know them; to acknowledge them all the same does no harm.
+    unknown: BTreeSet<(Name, Epoch)>,
     died: bool,
 }
 
@@ -134,6 +136,8 @@ impl Oracle for Acknowledged {
                 Ok(())
             }
             Seen::Event(Event::TakeOver { found, .. }) => {
+                let over = found.iter().filter(|(_, found)| found.life == Life::Over);
+                self.unknown = over.map(|(service, found)| (service.clone(), found.epoch)).collect();
                 let kept = |found: &Found| matches!(found.life, Life::Ended { .. } | Life::NotMade { .. });
                 let kept = found.iter().filter(|(_, found)| kept(found));
                 self.owed.extend(kept.map(|(service, found)| (service.clone(), found.epoch)));
@@ -141,6 +145,11 @@ impl Oracle for Acknowledged {
             }
             Seen::Fact(Fact::SupervisorDied) => {
                 self.died = true;
+                Ok(())
+            }
+            // What the next one knows it tells.
+            Seen::Fact(Fact::GuardianDied) => {
+                self.owed.clear();
                 Ok(())
             }
             // The guardian takes an order for the next process for the acknowledgement that was lost with a supervisor.
@@ -157,7 +166,8 @@ impl Oracle for Acknowledged {
                 Ok(())
             }
             Seen::Effect(Effect { fence: Fence::Service { service, epoch }, order: Order::AckExit, .. }) => {
-                if self.owed.remove(&(service.clone(), *epoch)) {
+                let end = (service.clone(), *epoch);
+                if self.owed.remove(&end) | self.unknown.remove(&end) {
                     return Ok(());
                 }
                 Err(format!("{service} epoch {epoch}: an acknowledgement that nobody waits for"))

@@ -80,7 +80,7 @@ impl DaemonHost {
         policy: &Policy,
         world: &World,
     ) -> io::Result<()> {
-        let (mut found, mut last_words, mut status) = (BTreeMap::new(), Vec::new(), Vec::new());
+        let (mut found, mut last_words, mut said) = (BTreeMap::new(), Vec::new(), Vec::new());
         let notified = |name: &Name, epoch, notice| Event::Notified { service: name.clone(), epoch, notice };
         if lost == Lost::Guardian {
             self.end_unknown(&inherited, world, &mut found)?;
@@ -90,8 +90,11 @@ impl DaemonHost {
             let notify = inherited.stored(StoreKey::Notify(slot));
             // What survives of a service that the guardian does not know is awaited like what it knows.
             let survives = |over: &Found| (!over.tree_empty).then(|| Kept::new(over.epoch));
-            let kept = inherited.slots.remove(&slot).or_else(|| found.get(name).and_then(survives));
-            let Some(kept) = kept else { continue };
+            // After a guardian's death no guardian knows what is only left of a process.
+            let left = world.service(name).and_then(Service::left_behind).map(Kept::new);
+            let kept =
+                inherited.slots.remove(&slot).filter(|kept| left.as_ref().is_none_or(|left| left.epoch <= kept.epoch));
+            let Some(kept) = kept.or_else(|| found.get(name).and_then(survives)).or(left) else { continue };
             hosted.configure(&mut self.parts.keeper)?;
             let (epoch, executed) = (kept.epoch, kept.executed);
             let mut life = match (&kept.exit, &kept.failure, &kept.process) {
@@ -128,8 +131,10 @@ impl DaemonHost {
                     let left = hosted.hear_left(&self.descriptors.kinds);
                     self.descriptors.unsettle(slot);
                     last_words.extend(left.into_iter().map(|notice| notified(name, epoch, notice)));
-                } else if let (Life::Running { .. }, Some(text)) = (&life, self.parts.status_texts.read(slot, epoch)) {
-                    status.push(notified(name, epoch, Notice::Status(text)));
+                } else if matches!(life, Life::Running { .. }) {
+                    let ready = self.parts.said.was_ready(slot, epoch).then_some(Notice::Ready);
+                    let text = self.parts.said.read(slot, epoch).map(Notice::Status);
+                    said.extend(ready.into_iter().chain(text).map(|notice| notified(name, epoch, notice)));
                 }
                 tree_empty = empty;
                 if let Some(fd) = hosted.notify_fd() {
@@ -144,7 +149,7 @@ impl DaemonHost {
         self.events.push_front(Event::TakeOver { lost, found });
         // Before the end that the core hears of by that: what a process left as its last deed is for the next one.
         last_words.into_iter().rev().for_each(|event| self.events.push_front(event));
-        self.events.extend(status);
+        self.events.extend(said);
         for name in running {
             self.watch_memory(&name);
             // What was counted meanwhile nobody was told; what was told before is told once more.
@@ -164,7 +169,9 @@ impl DaemonHost {
             let service = world.service(name);
             let epoch = service.and_then(Service::epoch);
             let runs = |kept: &Kept| kept.process.is_some() && kept.exit.is_none() && kept.failure.is_none();
-            if kept.is_some_and(|kept| runs(kept) || Some(kept.epoch) == epoch) {
+            // Of what is on record as left behind nothing is unknown, and perhaps it is only watched.
+            let is_left = service.and_then(Service::left_behind).is_some();
+            if is_left || kept.is_some_and(|kept| runs(kept) || Some(kept.epoch) == epoch) {
                 continue;
             }
             let known = service.and_then(Service::process);

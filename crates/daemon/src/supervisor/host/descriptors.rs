@@ -87,7 +87,10 @@ impl DaemonHost {
         let Some(epoch) = hosted.heard_as() else { return any };
         let status = |notice: &Notice| if let Notice::Status(text) = notice { Some(text.clone()) } else { None };
         if let Some(text) = notices.iter().rev().find_map(status) {
-            parts.status_texts.write(slot, epoch, &text);
+            parts.said.write(slot, epoch, &text);
+        }
+        if notices.contains(&Notice::Ready) {
+            parts.said.ready(slot, epoch);
         }
         let service = name.clone();
         let notices = hosted.early().tellable(notices);

@@ -1,0 +1,95 @@
+//! After a death of the supervisor, alone or with its guardian: the next one, and what it is told first.
+
+use super::{FakeHost, end_event};
+use crate::fault::Fault;
+use crate::rng::{Purpose, Rng};
+use crate::timeline::Item;
+use hale_core::event::{Event, ExitStatus, Lost, Notice};
+use hale_core::hardware::{CARD_RESET, Past, PastReset};
+use hale_core::policy::Signal;
+use hale_core::reason::Reason;
+use hale_core::record::{Body, Record};
+use hale_core::world::{Birth, World};
+use std::collections::BTreeMap;
+
+impl FakeHost<'_> {
+    /// What kernel and ledger say of this boot and those before.
+    pub(super) fn past(&self) -> Event {
+        let reset = |record: &Record| match &record.body {
+            Body::HardwareReset { boot_id, .. } => {
+                Some(PastReset { record: record.id, at: record.at, boot_id: boot_id.clone(), ordered: false })
+            }
+            _ => None,
+        };
+        let resets = Some(self.records.iter().filter_map(reset).collect());
+        Event::Past(Past { boot_status: Some(CARD_RESET), resets, previous: None })
+    }
+
+    /// If the supervisor died, the world that the next one begins with, some time later.
+    pub fn revive(&mut self, birth: Birth) -> Option<World> {
+        if !self.supervisor.is_dead() {
+            return None;
+        }
+        self.with_kernel(|kernel, _| kernel.forget_watches());
+        let guardian_lost = match self.supervisor.takes_guardian() {
+            Some(dice) => {
+                let mut dice = Rng::new(dice.bits(), Purpose::Death, 1, 0);
+                self.with_kernel(|kernel, around| kernel.lose_guardian(around, &mut dice));
+                true
+            }
+            None => {
+                self.coverage.fault(Fault::SupervisorDies);
+                false
+            }
+        };
+        let until = self.timeline.now() + self.supervisor.absence_us();
+        while self.timeline.next_at().is_some_and(|at| at <= until) {
+            self.happen();
+        }
+        self.timeline.advance_to(until);
+        // What waits in a socket stays. What its own threads were to tell it is gone, and the guardian tells all it knows.
+        let stays = |event: &Event| {
+            matches!(
+                event,
+                Event::Asked { .. } | Event::Notified { .. } | Event::OutputDropped { .. } | Event::End { .. }
+            )
+        };
+        self.inbox.retain(stays);
+        self.timeline.untell(stays);
+        let on_record = |body: fn(&Body) -> bool| self.records.iter().any(|record| body(&record.body));
+        let began = on_record(|body| matches!(body, Body::Began { .. }));
+        let ending = on_record(|body| matches!(body, Body::Ending { .. }));
+        let waits = self.inbox.iter().any(|event| matches!(event, Event::End { .. }));
+        if self.end_sent.is_some() && !ending && !waits {
+            self.inbox.push_back(end_event());
+        }
+        if self.scenario.rates.of(Fault::ResetByTimer) > 0 {
+            self.inbox.push_back(self.past());
+        }
+        let world = if began { self.supervisor.next(birth) } else { self.supervisor.first(birth) };
+        let status = ExitStatus::Signal { signal: Signal::KILL, core_dumped: false };
+        let lost = if guardian_lost { Lost::Guardian } else { Lost::Ended { status } };
+        let found = self.with_kernel(|kernel, around| {
+            let over = if guardian_lost { kernel.end_unknown(around, &world) } else { BTreeMap::new() };
+            let left = kernel.left_behind(&world);
+            let mut found = kernel.found();
+            found.extend(over.into_iter().chain(left));
+            found
+        });
+        // What was heard of and not recorded is kept beside the journal.
+        for (service, epoch) in self.kernel.said_ready(self.timeline.now()).into_iter().filter(|_| began) {
+            self.inbox.push_front(Event::Notified { service, epoch, notice: Notice::Ready });
+        }
+        self.inbox.push_front(if began { Event::TakeOver { lost, found } } else { Event::Begin });
+        for (service, stored) in self.kernel.left.adopt(&world) {
+            self.inbox.push_back(Event::DescriptorGone { service, stored, why: Reason::DescriptorLost });
+        }
+        if self.disk_failed {
+            self.inbox.push_back(Event::LedgerDegraded { error: String::from("No space left on device") });
+        } else {
+            self.inbox.push_back(Event::LedgerRecovered);
+            self.timeline.after(1_000, Item::Tell(Event::Durable { up_to: self.last_record }));
+        }
+        Some(world)
+    }
+}
