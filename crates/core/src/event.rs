@@ -316,7 +316,8 @@ pub enum ExitStatus {
         /// Whether the kernel dumped core.
         core_dumped: bool,
     },
-    /// The guardian that started it was gone, and the kernel tells no other how it ended (Linux before 6.15).
+    /// Nobody knows any more: the guardian that started it was gone, and the kernel tells no other how it ended (Linux before
+    /// 6.15); or it was told to a supervisor whose records are lost.
     Unknown,
 }
 
@@ -334,7 +335,7 @@ impl fmt::Display for ExitStatus {
             Self::Code(code) => write!(f, "exited with status {code}"),
             Self::Signal { signal, core_dumped: false } => write!(f, "was ended by {signal}"),
             Self::Signal { signal, core_dumped: true } => write!(f, "was ended by {signal} and dumped core"),
-            Self::Unknown => f.write_str("ended, unseen by the guardian that had started it"),
+            Self::Unknown => f.write_str("ended, and nobody knows how: who was told, or would have been, is gone"),
         }
     }
 }

@@ -26,13 +26,26 @@ pub struct Supervisor {
     takes_guardian: bool,
     snapshot: Option<Vec<u8>>,
     records: Vec<Record>,
+    /// How many of all records the journal reaches back from.
+    journaled: usize,
+    /// Until when the journal cannot be written.
+    full_until: Option<u64>,
 }
 
 impl Supervisor {
     /// A living one.
     #[must_use]
     pub fn new(dice: Rng) -> Self {
-        Self { dice, dead: false, dies: None, takes_guardian: false, snapshot: None, records: Vec::new() }
+        Self {
+            dice,
+            dead: false,
+            dies: None,
+            takes_guardian: false,
+            snapshot: None,
+            records: Vec::new(),
+            journaled: 0,
+            full_until: None,
+        }
     }
 
     /// Whether it is dead.
@@ -59,13 +72,27 @@ impl Supervisor {
         !self.dead
     }
 
+    /// From `now` on the journal cannot be written for a while.
+    pub fn fill(&mut self, now: u64) {
+        let until = now + self.dice.scaled(1_000, 10_000_000);
+        self.full_until.get_or_insert(until);
+    }
+
+    /// How many of all records there were when the journal was whole, if it is not.
+    #[must_use]
+    pub fn gap(&self) -> Option<usize> {
+        self.full_until.map(|_| self.journaled)
+    }
+
     /// The records of a step are about to be written; `false`: it dies before that.
     pub fn writes(&mut self, records: &[Record]) -> bool {
         if self.dies == Some(Point::BeforeWriting) {
             self.dead = true;
         }
-        if !self.dead {
+        // Nothing is written behind a gap: a snapshot mends it.
+        if !self.dead && self.full_until.is_none() {
             self.records.extend_from_slice(records);
+            self.journaled += records.len();
         }
         !self.dead
     }
@@ -82,12 +109,14 @@ impl Supervisor {
 
     /// Whether a snapshot is due.
     #[must_use]
-    pub fn wants_snapshot(&self) -> bool {
-        !self.dead && self.records.len() >= COMPACT_AFTER_RECORDS
+    pub fn wants_snapshot(&self, now: u64) -> bool {
+        let due = self.full_until.map_or(self.records.len() >= COMPACT_AFTER_RECORDS, |until| until <= now);
+        !self.dead && due
     }
 
-    /// Keeps a snapshot in place of the records.
-    pub fn keep(&mut self, snapshot: &Snapshot) {
+    /// Keeps a snapshot, after so many records, in place of all of them.
+    pub fn keep(&mut self, snapshot: &Snapshot, records: usize) {
+        (self.journaled, self.full_until) = (records, None);
         self.snapshot = serde_json::to_vec(snapshot).ok();
         self.records.clear();
     }

@@ -114,6 +114,8 @@ faults! {
     GuardianDies = "guardian-dies",
     /// The kernel tells nobody but the parent how a process ended (Linux before 6.15).
     StatusUnknown = "status-unknown",
+    /// The runtime journal cannot be written for a while: what happens meanwhile is not in it until a snapshot is.
+    JournalFull = "journal-full",
 }
 
 impl Fault {
@@ -140,7 +142,14 @@ impl Rates {
     #[must_use]
     pub fn draw(rng: &mut Rng) -> Self {
         let mut rate = || if rng.chance(600) { 0 } else { rng.pick(&[10, 50, 200, 500, 900]) };
-        Self(Fault::ALL.iter().map(|_| rate()).collect())
+        let mut rates = Self(Fault::ALL.iter().map(|_| rate()).collect());
+        // Not both: then nobody knows of a process any more, neither the journal nor the guardian, and none of the guarantees
+        // about what they know can hold.
+        let without = rng.pick(&[Fault::GuardianDies, Fault::JournalFull]);
+        if rates.of(Fault::GuardianDies) > 0 && rates.of(Fault::JournalFull) > 0 {
+            rates.0[without as usize] = 0;
+        }
+        rates
     }
 
     /// In thousandths.

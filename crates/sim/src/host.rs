@@ -59,6 +59,8 @@ pub struct FakeHost<'a> {
     pub judges: Judges,
     /// All records, in order.
     pub records: Vec<Record>,
+    /// Those that the supervisor knows of: all, but for what was lost with a journal.
+    remembered: Vec<Record>,
     supervisor: Supervisor,
     settled: Settled,
     settled_since: Option<u64>,
@@ -98,6 +100,7 @@ impl<'a> FakeHost<'a> {
             coverage: Coverage::default(),
             judges: Judges::new(scenario),
             records: Vec::new(),
+            remembered: Vec::new(),
             supervisor: Supervisor::new(dice(Purpose::Death, 0)),
             settled: Settled::new(&scenario.policy),
             settled_since: None,
@@ -373,7 +376,9 @@ impl Host for FakeHost<'_> {
             return None;
         }
         while !self.over() {
-            let asks = (self.coverage.events + 1).is_multiple_of(STATUS_EVERY);
+            // What the guardian tells comes before anything else.
+            let begins = matches!(self.inbox.front(), Some(Event::TakeOver { .. } | Event::Begin));
+            let asks = !begins && (self.coverage.events + 1).is_multiple_of(STATUS_EVERY);
             let event = if asks { Some(self.ask_status()) } else { self.fetch(until) };
             let Some(event) = event else {
                 // Nothing is planned and nobody wants to be woken: only time passes.
@@ -389,6 +394,11 @@ impl Host for FakeHost<'_> {
     }
 
     fn write(&mut self, records: &[Record]) {
+        let full = if self.faults_over { 0 } else { self.scenario.rates.of(Fault::JournalFull).div_ceil(20) };
+        if self.ledger_dice.chance(full) {
+            self.coverage.fault(Fault::JournalFull);
+            self.supervisor.fill(self.timeline.now());
+        }
         if !self.supervisor.writes(records) {
             return;
         }
@@ -402,6 +412,7 @@ impl Host for FakeHost<'_> {
             durable |= record.body.class() == Class::Durable;
         }
         self.records.extend_from_slice(records);
+        self.remembered.extend_from_slice(records);
         let refuses = self.scenario.rates.of(Fault::DurableRefused);
         if durable && !self.faults_over && self.ledger_dice.chance(refuses) {
             self.coverage.fault(Fault::DurableRefused);
@@ -429,11 +440,11 @@ impl Host for FakeHost<'_> {
     }
 
     fn wants_snapshot(&self) -> bool {
-        self.supervisor.wants_snapshot()
+        self.supervisor.wants_snapshot(self.timeline.now())
     }
 
     fn keep(&mut self, snapshot: &Snapshot) {
-        self.supervisor.keep(snapshot);
+        self.supervisor.keep(snapshot, self.remembered.len());
     }
 
     fn perform(&mut self, effect: Effect) {

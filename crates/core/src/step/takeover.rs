@@ -35,10 +35,10 @@ impl Brain<'_> {
         self.record_in(None, None, took_over);
         self.close_forgotten_incidents();
         let names: Vec<Name> = self.world.services.keys().cloned().collect();
+        self.readmit(&names);
         // Before anything is started: one that is made already must not be made again because another is ready.
         let unrecorded: Vec<(&Name, &Found)> =
             found.iter().filter(|(name, found)| self.adopt_unrecorded(name, found)).collect();
-        self.readmit(&names);
         // Those that were never started are started as at a beginning.
         let never = |name: &&Name| self.known(name).phase == Phase::Down && self.world.ending.is_none();
         self.world.to_start = names.iter().filter(never).cloned().collect();
@@ -60,7 +60,7 @@ impl Brain<'_> {
         }
     }
 
-    /// Gives back the places among `restarts_in_flight` to those that had one.
+    /// Gives back the places among `restarts_in_flight` to those that had one, as far as that is on record.
     fn readmit(&mut self, names: &[Name]) {
         let limit = self.world.birth.policy.host.restarts_in_flight;
         for name in names {
@@ -191,7 +191,8 @@ impl Brain<'_> {
                 return self.ended_unseen(name, epoch, phase, *status, found);
             }
             Life::Ended { .. } | Life::NotMade { .. } => self.effect(name, epoch, Order::AckExit),
-            Life::Over if !main_gone => return self.vanished(name, epoch, found.tree_empty),
+            // Its end was acknowledged by one whose records are lost, because the journal could not be written.
+            Life::Over if !main_gone => return self.ended_unrecorded(name, epoch, phase, found),
             Life::Over => {}
         }
         if found.tree_empty {
@@ -240,12 +241,16 @@ impl Brain<'_> {
         } else if unseen && tree_empty {
             self.order_again(name, epoch, phase);
         } else {
-            if unseen {
-                // It was made, since something of it is left.
-                self.record(name, Body::Spawned { epoch, process: reaped(0) });
-            }
-            self.ended_unseen(name, epoch, phase, ExitStatus::Unknown, found);
+            self.ended_unrecorded(name, epoch, phase, found);
         }
+    }
+
+    /// It was made, and is gone, and nobody knows how it ended.
+    fn ended_unrecorded(&mut self, name: &Name, epoch: Epoch, phase: &Phase, found: &Found) {
+        if self.known(name).process.is_none() {
+            self.record(name, Body::Spawned { epoch, process: reaped(0) });
+        }
+        self.ended_unseen(name, epoch, phase, ExitStatus::Unknown, found);
     }
 
     /// Its main process ended while nobody looked. What is left of a tree that is being ended nobody waits for yet.
@@ -293,15 +298,13 @@ impl Brain<'_> {
             | Phase::Starting { .. }
             | Phase::Running { .. }
             | Phase::Stopping { .. }
-            | Phase::Remains { .. } => self.vanished(name, epoch, true),
+            | Phase::Remains { .. } => self.vanished(name, epoch),
         }
     }
 
     /// The journal knows a process that the guardian has not: one of them is wrong, so nothing is started beside it.
-    fn vanished(&mut self, name: &Name, epoch: Epoch, tree_empty: bool) {
-        let what =
-            format!("process {epoch} is on record, and the guardian does not have it (tree empty: {tree_empty})");
-        self.violated(name, what);
+    fn vanished(&mut self, name: &Name, epoch: Epoch) {
+        self.violated(name, format!("process {epoch} is on record, and the guardian does not have it"));
     }
 }
 
@@ -445,9 +448,16 @@ mod tests {
     }
 
     #[test]
-    fn a_process_that_the_guardian_does_not_have_is_not_started_again() {
+    fn an_end_that_was_acknowledged_and_is_not_on_record_is_healed() {
         let over = Found { epoch: Epoch(1), life: Life::Over, tree_empty: true };
         let (_, output) = take_over(lived(ran()), Some(over));
+        assert!(is_on_record(&output, |body| matches!(body, Body::Exited { status: ExitStatus::Unknown, .. })));
+        assert!(is_on_record(&output, |body| matches!(body, Body::BackingOff { .. })), "{output:?}");
+    }
+
+    #[test]
+    fn a_process_that_the_guardian_does_not_have_is_not_started_again() {
+        let (_, output) = take_over(lived(ran()), None);
         assert!(output.records.iter().any(|record| matches!(record.body, Body::Violated { .. })), "{output:?}");
         assert_eq!(orders(&output), Vec::<&Order>::new());
     }

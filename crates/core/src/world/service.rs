@@ -223,6 +223,12 @@ impl Service {
             Body::Held { tries, .. } => self.known.counters.held_tries = Some(*tries),
             Body::Spawned { process, .. } => self.known.process = Some(process.clone()),
             Body::Adopted { epoch, process } => {
+                if *epoch > self.known.last_epoch {
+                    // A start that was not recorded.
+                    self.known.restarts += u64::from(self.known.last_epoch > Epoch(0));
+                    let counters = &mut self.known.counters;
+                    counters.held_tries = counters.held_tries.map(|tries| tries.saturating_add(1));
+                }
                 self.known.last_epoch = *epoch;
                 self.known.process = Some(process.clone());
                 self.known.stalled = None;
@@ -270,7 +276,10 @@ impl Service {
                 self.known.healthy = true;
                 self.known.bad_since = None;
             }
-            Body::IncidentClosed { .. } => self.known.incident = None,
+            // One that the journal forgot is closed without ending another.
+            Body::IncidentClosed { .. } => {
+                self.known.incident.take_if(|open| Some(open.id) == record.incident);
+            }
             Body::Violated { what } => self.known.violated = Some(what.clone()),
             Body::StopIntended { .. } | Body::KillIntended { .. } => {
                 self.known.healthy = false;

@@ -3,9 +3,11 @@
 use super::{FakeHost, end_event};
 use crate::fault::Fault;
 use crate::rng::{Purpose, Rng};
+use crate::settled::Settled;
 use crate::timeline::Item;
 use hale_core::event::{Event, ExitStatus, Lost, Notice};
 use hale_core::hardware::{CARD_RESET, Past, PastReset};
+use hale_core::ids::{Epoch, IncidentId, Name};
 use hale_core::policy::Signal;
 use hale_core::reason::Reason;
 use hale_core::record::{Body, Record};
@@ -13,6 +15,19 @@ use hale_core::world::{Birth, World};
 use std::collections::BTreeMap;
 
 impl FakeHost<'_> {
+    /// Incidents that the ledger has open.
+    fn open_incidents(&self) -> Vec<(Name, IncidentId)> {
+        let mut open = BTreeMap::new();
+        for record in &self.records {
+            match (&record.body, &record.service, record.incident) {
+                (Body::IncidentClosed { .. }, _, Some(incident)) => drop(open.remove(&incident)),
+                (Body::Detected { .. }, Some(service), Some(incident)) => drop(open.insert(incident, service.clone())),
+                _ => {}
+            }
+        }
+        open.into_iter().map(|(incident, service)| (service, incident)).collect()
+    }
+
     /// What kernel and ledger say of this boot and those before.
     pub(super) fn past(&self) -> Event {
         let reset = |record: &Record| match &record.body {
@@ -56,7 +71,14 @@ impl FakeHost<'_> {
         };
         self.inbox.retain(stays);
         self.timeline.untell(stays);
-        let on_record = |body: fn(&Body) -> bool| self.records.iter().any(|record| body(&record.body));
+        if let Some(journaled) = self.supervisor.gap() {
+            // What the journal forgot nobody can keep to.
+            self.remembered.truncate(journaled);
+            self.judges.rewind(&self.remembered);
+            self.settled = Settled::new(&self.scenario.policy);
+            self.remembered.iter().for_each(|record| self.settled.follow(record));
+        }
+        let on_record = |body: fn(&Body) -> bool| self.remembered.iter().any(|record| body(&record.body));
         let began = on_record(|body| matches!(body, Body::Began { .. }));
         let ending = on_record(|body| matches!(body, Body::Ending { .. }));
         let waits = self.inbox.iter().any(|event| matches!(event, Event::End { .. }));
@@ -66,6 +88,9 @@ impl FakeHost<'_> {
         if self.scenario.rates.of(Fault::ResetByTimer) > 0 {
             self.inbox.push_back(self.past());
         }
+        let last_epoch = if began { Epoch(0) } else { self.with_kernel(|kernel, _| kernel.end_everything()) };
+        let birth =
+            Birth { last_epoch, first_record: self.last_record.next(), open_incidents: self.open_incidents(), ..birth };
         let world = if began { self.supervisor.next(birth) } else { self.supervisor.first(birth) };
         let status = ExitStatus::Signal { signal: Signal::KILL, core_dumped: false };
         let lost = if guardian_lost { Lost::Guardian } else { Lost::Ended { status } };

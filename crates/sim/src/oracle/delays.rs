@@ -2,7 +2,7 @@
 //! the core's rule.
 
 use super::{Oracle, Seen};
-use hale_core::ids::Name;
+use hale_core::ids::{Epoch, Name};
 use hale_core::plan::ladder::Verdict;
 use hale_core::policy::{HELD_DELAY_MAX, Mode, Policy, RestartPolicy};
 use hale_core::record::{Body, Record};
@@ -16,6 +16,9 @@ const LATE_US: u64 = 4_000_000;
 /// What the model knows of one service.
 #[derive(Debug, Clone, Default)]
 struct Model {
+    /// Its being held is on record, and not only decided.
+    held_told: bool,
+    newest: Epoch,
     failures: u32,
     recent: Vec<u64>,
     last_failure: Option<u64>,
@@ -76,6 +79,7 @@ impl Delays {
                 }
             }
             Body::SpawnIntended { epoch, .. } => {
+                model.newest = *epoch;
                 model.healthy = false;
                 model.ready_since = None;
                 model.held = model.held.map(|tries| tries + 1);
@@ -85,6 +89,19 @@ impl Delays {
                     }
                     Some(_) | None => Ok(()),
                 }
+            }
+            Body::Held { .. } => {
+                model.held_told = true;
+                Ok(())
+            }
+            // A start that was not recorded counts as the try that it was.
+            Body::Adopted { epoch, .. } => {
+                (model.healthy, model.ready_since, model.not_before) = (false, None, None);
+                if *epoch > std::mem::replace(&mut model.newest, *epoch) {
+                    // What was only decided, and then lost, was never so.
+                    model.held = model.held.filter(|_| model.held_told).map(|tries| tries + 1);
+                }
+                Ok(())
             }
             Body::BecameReady { .. } => {
                 model.ready_since = Some(now_us);
@@ -107,7 +124,14 @@ impl Delays {
                 let earned = model.healthy && now_us >= quiet_since.saturating_add(restart.healthy_after.as_us());
                 let allowed = earned || model.orders > 0;
                 let orders = if earned { model.orders } else { model.orders.saturating_sub(1) };
-                *model = Model { ready_since: model.ready_since, healthy: model.healthy, orders, ..Model::default() };
+                let newest = model.newest;
+                *model = Model {
+                    newest,
+                    ready_since: model.ready_since,
+                    healthy: model.healthy,
+                    orders,
+                    ..Model::default()
+                };
                 if allowed { Ok(()) } else { Err(format!("{name}: counters forgotten without order or healthy time")) }
             }
             _ => Ok(()),
@@ -164,6 +188,10 @@ impl Oracle for Delays {
         "delays are those of the policy, grow, are forgotten after healthy_after, and no start comes before its delay"
     }
 
+    fn rewind(&mut self, kept: &[Record]) {
+        *self = super::replay(Self::new(&self.policy), kept);
+    }
+
     fn see(&mut self, now_us: u64, seen: Seen<'_>) -> Result<(), String> {
         match seen {
             Seen::Record(record) => self.record(now_us, record),
@@ -201,6 +229,11 @@ impl Oracle for Held {
 
     fn guarantee(&self) -> &'static str {
         "a held service is tried again for ever, each try is counted, and only the first time is news"
+    }
+
+    fn rewind(&mut self, kept: &[Record]) {
+        let stands = self.stands.keys().map(|name| (name.clone(), HeldStand::default())).collect();
+        *self = super::replay(Self { stands }, kept);
     }
 
     fn see(&mut self, now_us: u64, seen: Seen<'_>) -> Result<(), String> {

@@ -143,6 +143,10 @@ impl Oracle for Reasons {
         "every start, stop and kill has a reason, and the records before it bear it out"
     }
 
+    fn rewind(&mut self, kept: &[Record]) {
+        *self = super::replay(Self::new(&self.policy), kept);
+    }
+
     fn see(&mut self, now_us: u64, seen: Seen<'_>) -> Result<(), String> {
         match seen {
             Seen::Record(record) => self.record(now_us, record),
@@ -155,6 +159,8 @@ impl Oracle for Reasons {
 #[derive(Debug, Default)]
 pub struct Incidents {
     open: BTreeMap<Name, IncidentId>,
+    /// Open in the ledger, and not in the journal of the one who took over: to be closed by it.
+    lost: BTreeSet<IncidentId>,
     /// What the last record said, for services whose incident is still open.
     stands: BTreeMap<Name, Stand>,
 }
@@ -174,6 +180,15 @@ impl Oracle for Incidents {
 
     fn guarantee(&self) -> &'static str {
         "every incident opens with a detection, closes once with an outcome, and none is open where all is at rest"
+    }
+
+    fn rewind(&mut self, kept: &[Record]) {
+        // The ledger has all of them, and what the journal has forgotten the end of may be closed again.
+        let mut known = super::replay(Self::default(), kept);
+        let forgotten = |open: &IncidentId, known: &BTreeMap<Name, IncidentId>| !known.values().any(|id| id == open);
+        self.lost.extend(self.open.values().copied().filter(|open| forgotten(open, &known.open)));
+        known.lost = std::mem::take(&mut self.lost);
+        *self = known;
     }
 
     fn see(&mut self, _now_us: u64, seen: Seen<'_>) -> Result<(), String> {
@@ -199,6 +214,7 @@ impl Oracle for Incidents {
             }
             Body::Detected { .. } if open.is_none() => Err(format!("{name}: a detection that opens no incident")),
             Body::IncidentClosed { outcome: Outcome::Open, .. } => Err(format!("{name}: closed as open")),
+            Body::IncidentClosed { .. } if record.incident.is_some_and(|id| self.lost.remove(&id)) => Ok(()),
             Body::IncidentClosed { .. } => {
                 self.open.remove(name);
                 if open.is_some() { Ok(()) } else { Err(format!("{name}: an end without a beginning")) }
@@ -214,6 +230,9 @@ impl Oracle for Incidents {
     }
 
     fn end(&mut self, ending: &Ending) -> Result<(), String> {
+        if let Some(id) = self.lost.first().filter(|_| ending.at_rest) {
+            return Err(format!("incident {id} was forgotten with the journal, and never closed"));
+        }
         let wrong = self.open.iter().find(|(name, _)| match self.stands.get(*name) {
             Some(Stand::Healthy | Stand::Stopped) => true,
             Some(Stand::Held | Stand::Other) | None => false,
@@ -251,6 +270,10 @@ impl Oracle for InOrder {
 
     fn guarantee(&self) -> &'static str {
         "a service starts only while all it starts after are ready, and is ended only when all that start after it are gone"
+    }
+
+    fn rewind(&mut self, kept: &[Record]) {
+        *self = super::replay(Self { ending: self.ending, ..Self::new(&self.policy) }, kept);
     }
 
     fn see(&mut self, _now_us: u64, seen: Seen<'_>) -> Result<(), String> {
@@ -327,6 +350,10 @@ impl Oracle for InFlight {
         "no more than restarts_in_flight services are on their way up after a failure at any time"
     }
 
+    fn rewind(&mut self, kept: &[Record]) {
+        *self = super::replay(Self { limit: self.limit, failures: BTreeMap::new(), flying: BTreeSet::new() }, kept);
+    }
+
     fn see(&mut self, _now_us: u64, seen: Seen<'_>) -> Result<(), String> {
         let Seen::Record(record) = seen else { return Ok(()) };
         let Some(name) = &record.service else { return Ok(()) };
@@ -345,6 +372,7 @@ impl Oracle for InFlight {
                 self.failures.remove(name);
             }
             Body::BecameReady { .. }
+            | Body::Adopted { .. }
             | Body::Exited { .. }
             | Body::SpawnFailed { .. }
             | Body::StopIntended { .. }
@@ -381,6 +409,12 @@ impl Oracle for Observes {
 
     fn guarantee(&self) -> &'static str {
         "in mode observe a service is started once, and then nothing is done about it but what an operator orders"
+    }
+
+    fn rewind(&mut self, kept: &[Record]) {
+        let Self { observes, .. } = *self;
+        let (started, ordered) = (BTreeSet::new(), BTreeSet::new());
+        *self = super::replay(Self { observes, started, ordered, ending: false }, kept);
     }
 
     fn see(&mut self, _now_us: u64, seen: Seen<'_>) -> Result<(), String> {

@@ -2,7 +2,7 @@
 
 use super::{Ending, Oracle, Seen};
 use hale_core::effect::Order;
-use hale_core::record::Body;
+use hale_core::record::{Body, Record};
 
 /// Once faults stop, everything that can be healthy becomes so within a bound.
 pub struct Liveness;
@@ -64,6 +64,10 @@ impl Oracle for Ends {
 
     fn guarantee(&self) -> &'static str {
         "told to end, Hale starts nothing any more and says within a bound, once, that everything has ended"
+    }
+
+    fn rewind(&mut self, kept: &[Record]) {
+        self.ending = kept.iter().any(|record| matches!(record.body, Body::Ending { .. }));
     }
 
     fn see(&mut self, _now_us: u64, seen: Seen<'_>) -> Result<(), String> {

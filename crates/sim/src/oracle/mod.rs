@@ -78,10 +78,23 @@ pub trait Oracle {
     /// Looks at one thing; `Err`: the guarantee is broken, and how. `now_us`: the true time.
     fn see(&mut self, now_us: u64, seen: Seen<'_>) -> Result<(), String>;
 
+    /// The next supervisor knows of these records only: the journal could not be written after them. For those that
+    /// judge by what was said, and not by what was done.
+    fn rewind(&mut self, _kept: &[Record]) {}
+
     /// Looks at the end of the run.
     fn end(&mut self, _ending: &Ending) -> Result<(), String> {
         Ok(())
     }
+}
+
+/// What an oracle knows that has seen these records alone.
+fn replay<O: Oracle>(mut oracle: O, kept: &[Record]) -> O {
+    for record in kept {
+        // It was judged when it was written.
+        let _ = oracle.see(record.at.mono.as_us(), Seen::Record(record));
+    }
+    oracle
 }
 
 /// All oracles.
@@ -107,6 +120,11 @@ impl Judges {
                 self.violations.push(Violation { oracle: oracle.name(), at_us: now_us, what });
             }
         }
+    }
+
+    /// Lets them forget what the journal forgot.
+    pub fn rewind(&mut self, kept: &[Record]) {
+        self.oracles.iter_mut().for_each(|oracle| oracle.rewind(kept));
     }
 
     /// Shows them the end.

@@ -43,6 +43,9 @@ impl Oracle for OomIsNamed {
                 self.visited.insert(of(*epoch));
             }
             Body::Exited { epoch, asked: false, .. } if self.taken.contains(&of(*epoch)) => {
+                self.visited.insert(of(*epoch));
+                // It may be said again, by one who does not know that, and how, it was said.
+                self.taken.remove(&of(*epoch));
                 self.owed.insert(name.clone(), *epoch);
             }
             Body::Detected { cause, finding, .. } => {

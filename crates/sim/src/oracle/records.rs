@@ -26,6 +26,8 @@ pub struct RecordsFirst {
     last: Option<RecordId>,
     newest_written: BTreeMap<Name, Epoch>,
     newest_ordered: BTreeMap<Name, Epoch>,
+    /// Services of which the guardian may have forgotten which numbers were used.
+    forgotten: BTreeSet<Name>,
     written: BTreeMap<(Name, Epoch), Written>,
     /// Descriptors on record, and not ordered to be kept yet.
     left: BTreeSet<RecordId>,
@@ -36,9 +38,9 @@ impl RecordsFirst {
         let Fence::Service { service, epoch } = &effect.fence else { return Ok(()) };
         let newest = self.newest_ordered.entry(service.clone()).or_default();
         if matches!(effect.order, Order::Spawn { .. }) {
-            *newest = (*newest).max(*epoch);
+            *newest = if self.forgotten.remove(service) { *epoch } else { (*newest).max(*epoch) };
         }
-        if *epoch != *newest && effect.order.acts() {
+        if *epoch != *newest && effect.order.acts() && !self.forgotten.contains(service) {
             return Err(format!("{service}: an effect for epoch {epoch}, the newest is {newest}"));
         }
         let written = self.written.entry((service.clone(), *epoch)).or_default();
@@ -81,12 +83,12 @@ impl Oracle for RecordsFirst {
                 self.last = Some(record.id);
                 if let Some(service) = &record.service {
                     let newest = self.newest_written.entry(service.clone()).or_default();
-                    if let Body::SpawnIntended { epoch, .. } = &record.body {
+                    if let Body::SpawnIntended { epoch, .. } | Body::Adopted { epoch, .. } = &record.body {
                         *newest = *epoch;
                     }
                     let written = self.written.entry((service.clone(), *newest)).or_default();
                     match &record.body {
-                        Body::SpawnIntended { .. } => written.spawn = true,
+                        Body::SpawnIntended { .. } | Body::Adopted { .. } => written.spawn = true,
                         Body::StopIntended { .. } => written.stop = true,
                         Body::KillIntended { .. } => written.kill = true,
                         Body::Exited { .. } | Body::SpawnFailed { .. } => written.over = true,
@@ -102,6 +104,11 @@ impl Oracle for RecordsFirst {
                 }
             }
             // Whether the last orders arrived is for the kernel to say: there no epoch can be used twice.
+            // What it acknowledged it has forgotten: its numbers can be used again by one who does not remember them either.
+            Seen::Fact(Fact::GuardianDied) => {
+                self.forgotten = self.newest_ordered.keys().cloned().collect();
+                Ok(())
+            }
             Seen::Fact(Fact::SupervisorDied) => {
                 self.written.values_mut().for_each(|written| written.spawn_ordered = false);
                 Ok(())

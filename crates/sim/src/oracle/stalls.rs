@@ -77,6 +77,10 @@ impl Oracle for StallsAreNamed {
         "that a living process waits for memory is on record, and it is the cause of being late just while it does"
     }
 
+    fn rewind(&mut self, kept: &[Record]) {
+        *self = super::replay(Self::default(), kept);
+    }
+
     fn see(&mut self, _now_us: u64, seen: Seen<'_>) -> Result<(), String> {
         match seen {
             Seen::Event(event) => {
