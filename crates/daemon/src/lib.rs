@@ -8,5 +8,6 @@ pub mod guardian;
 pub mod keeper;
 pub mod knowledge;
 pub mod monitor;
+pub mod protocol;
 pub mod supervisor;
 pub mod sys;

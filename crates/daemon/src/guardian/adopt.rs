@@ -2,11 +2,11 @@
 //!
 //! Its processes are no children of this one. Their pidfds tell when they end, and on Linux 6.15 and later how.
 
-use crate::guardian::protocol::{Slot, StoreKey};
 use crate::guardian::run::{Guardian, Token};
 use crate::guardian::slots::{Life, OutputPipe};
 use crate::guardian::supervise::Loss;
 use crate::guardian::systemd::{Kept, Systemd};
+use crate::protocol::{Slot, StoreKey};
 use crate::sys::child::LOW_FDS;
 use crate::sys::fds::take_inherited;
 use hale_core::ids::Epoch;

@@ -1,11 +1,11 @@
 //! How everything ends: in order after the supervisor's last word, or by the guardian alone when the operator wants the
 //! end and no supervisor is in control.
 
-use crate::guardian::protocol::HostSignal;
+use crate::guardian::keeper::ask;
 use crate::guardian::run::{Guardian, now_ms};
 use crate::guardian::systemd::Systemd;
-use crate::keeper::protocol::DRAIN_MESSAGE;
-use crate::sys::packet::send;
+use crate::keeper::protocol::Request;
+use crate::protocol::HostSignal;
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -128,7 +128,7 @@ impl Guardian {
         }
         if let Some(keeper) = &self.keeper {
             // A keeper whose socket is full is asked by the end of the time only.
-            let _ = send(&keeper.socket, &DRAIN_MESSAGE, None);
+            let _ = ask(&keeper.socket, &Request::Drain, None);
         }
         self.phase = Phase::Draining { until_ms: now_ms() + DRAIN_MS, exit_code };
     }

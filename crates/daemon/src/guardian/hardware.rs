@@ -2,7 +2,7 @@
 //! and has a reason to: that resets the machine.
 
 use crate::guardian::run::{Guardian, Token};
-use crate::guardian::timer::{Armed, TimerReport, TimerState, Trouble};
+use crate::protocol::timer::{Armed, TimerReport, TimerState, Trouble};
 use crate::sys::child::LOW_FDS;
 use crate::sys::watchdog::{ALARM_ONLY, MAGIC_CLOSE, PRETIMEOUT, Watchdog};
 use rustix::event::epoll::{self, EventFlags};

@@ -3,16 +3,18 @@
 
 use crate::guardian::end::kill;
 use crate::guardian::progress::Due;
-use crate::guardian::protocol::Slot;
 use crate::guardian::run::{Guardian, Token, now_ms};
 use crate::guardian::supervise::{evidence_of, starved_ms};
-use crate::keeper::protocol::{challenge_message, pipe_message, read_proof};
+use crate::keeper::protocol::{GUARDIANS_REQUEST_BYTES, Request};
+use crate::protocol::Slot;
+use crate::protocol::wire::{read, write};
 use crate::sys::child::LOW_FDS;
 use crate::sys::packet::{self, Received, Sent, receive, send};
 use rustix::event::epoll::{self, EventFlags};
 use rustix::io::Errno;
 use rustix::process::Signal;
-use std::os::fd::{AsFd, OwnedFd};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// How long after SIGKILL a keeper counts as hanging in the kernel, in milliseconds. Whatever can die of it does so at once;
 /// if it dies later after all, the next one is there already, and waits for just that.
@@ -144,8 +146,8 @@ impl Guardian {
         let Some(keeper) = self.keeper.as_mut().filter(|keeper| keeper.untold_challenge && !keeper.full) else {
             return;
         };
-        let message = challenge_message(self.keeper_progress.nonce());
-        keeper.untold_challenge = matches!(send(&keeper.socket, &message, None), Ok(Sent::Full));
+        let challenge = Request::Challenge { nonce: self.keeper_progress.nonce() };
+        keeper.untold_challenge = matches!(ask(&keeper.socket, &challenge, None), Ok(Sent::Full));
         if keeper.untold_challenge {
             self.watch_keeper(true);
         }
@@ -156,7 +158,7 @@ impl Guardian {
         let Some(keeper) = self.keeper.as_mut().filter(|keeper| !keeper.full) else { return };
         let Some(entry) = self.slots.get(slot).filter(|entry| entry.untold.pipe) else { return };
         let Some(pipe) = &entry.pipe else { return };
-        match send(&keeper.socket, &pipe_message(slot), Some(pipe.read.as_fd())) {
+        match ask(&keeper.socket, &Request::Pipe { slot }, Some(pipe.read.as_fd())) {
             Ok(Sent::Yes) => entry.untold.pipe = false,
             Ok(Sent::Full) => self.watch_keeper(true),
             // It is about to be reaped and replaced.
@@ -187,7 +189,7 @@ impl Guardian {
         loop {
             match receive(&keeper.socket, &mut message) {
                 Ok(Received::Message(length, _)) => {
-                    if let Some(nonce) = read_proof(&message[..length]) {
+                    if let Some(nonce) = read(&message[..length], None) {
                         self.keeper_progress.prove(nonce, now_ms());
                     }
                 }
@@ -201,4 +203,9 @@ impl Guardian {
             }
         }
     }
+}
+
+/// Sends a request to a keeper.
+pub(super) fn ask(socket: &OwnedFd, request: &Request<'_>, fd: Option<BorrowedFd<'_>>) -> io::Result<Sent> {
+    send(socket, write(request, &mut [0; GUARDIANS_REQUEST_BYTES]), fd)
 }

@@ -1,7 +1,7 @@
 //! The lines that the guardian puts into a service's output, so that each process's part of it has exact borders.
 
-use crate::guardian::protocol::SpawnFailure;
-use crate::guardian::text::Text;
+use crate::protocol::SpawnFailure;
+use crate::protocol::text::Text;
 use crate::sys::child::MARKER_BYTES;
 use crate::sys::wait::Exit;
 use hale_core::ids::Epoch;

@@ -1,20 +1,17 @@
 //! The tiny process that is the parent of every service and the only one that reaps.
 //!
-//! `hale run` becomes it by [`launch::launch`]; the supervisor talks to it through [`client::GuardianClient`].
+//! `hale run` becomes it by [`launch::launch`]; the supervisor talks to it through [`GuardianClient`](crate::supervisor::client::GuardianClient).
 
 mod adopt;
-pub mod client;
 mod end;
 mod hardware;
 mod helpers;
 pub mod init;
 mod keeper;
-mod key;
 pub mod launch;
 pub mod lock;
 mod marker;
 mod progress;
-pub mod protocol;
 mod run;
 mod service;
 mod slots;
@@ -23,9 +20,6 @@ mod store;
 mod supervise;
 mod systemd;
 mod tell;
-mod text;
-pub mod timer;
-pub mod wire;
 
 pub use run::Guardian;
 pub use start::{StartError, prepare};

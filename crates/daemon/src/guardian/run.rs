@@ -6,12 +6,13 @@ use crate::guardian::helpers::Helpers;
 use crate::guardian::init::Init;
 use crate::guardian::keeper::Keeper;
 use crate::guardian::progress::Progress;
-use crate::guardian::protocol::{Answer, HostSignal, Order, Slot, read_address, read_order};
 use crate::guardian::slots::Slots;
 use crate::guardian::store::Store;
-use crate::guardian::supervise::{Evidence, Loss, Supervisor};
+use crate::guardian::supervise::{Loss, Supervisor};
 use crate::guardian::systemd::Systemd;
-use crate::guardian::text::Text;
+use crate::protocol::text::Text;
+use crate::protocol::wire::read;
+use crate::protocol::{Evidence, HostSignal, Order, Slot, Spawn, SpawnFailure, read_address};
 use crate::sys::child::{LOW_FDS, PointerSpace};
 use crate::sys::packet::{Received, receive};
 use crate::sys::signals::SignalFd;
@@ -93,7 +94,7 @@ pub struct Guardian {
     pub(super) untold_lost: bool,
     pub(super) untold_challenge: bool,
     /// The refusal of an order that cannot be answered now; no further order is read before.
-    pub(super) refusal: Option<Answer>,
+    pub(super) refusal: Option<(Slot, Epoch, SpawnFailure)>,
     /// Whether the socket to the supervisor was full and is watched for room.
     pub(super) supervisor_full: bool,
     pub(super) phase: Phase,
@@ -285,7 +286,7 @@ impl Guardian {
     }
 
     fn on_order(&mut self, message: &[u8], fd: Option<OwnedFd>) {
-        match read_order(message) {
+        match read::<Order<Spawn<'_>>>(message, None) {
             Some(Order::Spawn(spawn)) => {
                 let (slot, epoch) = (spawn.slot, spawn.epoch);
                 match self.admit(&spawn, fd.is_some()) {

@@ -2,10 +2,10 @@
 
 use crate::guardian::end::Phase;
 use crate::guardian::marker::{End, Marker};
-use crate::guardian::protocol::{MAX_PASSED, MAX_SERVICES, Slot, Spawn, SpawnFailure, StoreKey};
 use crate::guardian::run::{Guardian, Token};
 use crate::guardian::slots::{Entry, Life, OutputPipe, Start};
-use crate::guardian::text::Text;
+use crate::protocol::text::Text;
+use crate::protocol::{MAX_PASSED, MAX_SERVICES, Slot, Spawn, SpawnFailure, StoreKey};
 use crate::sys::child::{
     LOW_FDS, ListenPid, Plan, Program, ProgramFds, STATUS_APART, STATUS_FAILURE_BYTES, Step, spawn,
 };
@@ -31,9 +31,9 @@ impl Guardian {
         if order.slot.0 >= MAX_SERVICES {
             return Err(Errno::RANGE);
         }
-        if has_fd != order.has_cgroup {
+        if has_fd != order.cgroup {
             // Sent with it, as all orders are: there was no descriptor left here to receive it in.
-            return Err(if order.has_cgroup { Errno::MFILE } else { Errno::BADMSG });
+            return Err(if order.cgroup { Errno::MFILE } else { Errno::BADMSG });
         }
         if !matches!(self.phase, Phase::Running) {
             return Err(Errno::SHUTDOWN);
@@ -107,7 +107,7 @@ impl Guardian {
         let marker = marker.starting(order.epoch);
         let mut passed = [output.as_fd(); MAX_PASSED];
         let (mut count, mut sockets) = (0, 0);
-        for (place, key) in passed.iter_mut().zip(order.passed.clone()) {
+        for (place, key) in passed.iter_mut().zip(order.passed.iter()) {
             *place = self.store.get(key).ok_or((Step::Listen, Errno::MFILE))?;
             count += 1;
             // They come first.
@@ -121,8 +121,12 @@ impl Guardian {
         let [argv, environment] = &mut self.pointers;
         let too_big = (Step::Order, Errno::TOOBIG);
         self.groups.clear();
-        // Within the capacity: both bounds are MAX_GROUPS.
-        self.groups.extend(order.groups.clone().map(Gid::from_raw));
+        if let Some(identity) = &order.identity {
+            // Within the capacity: both bounds are MAX_GROUPS.
+            self.groups.extend(identity.groups.iter().map(Gid::from_raw));
+        }
+        let groups = &self.groups[..];
+        let identity = order.identity.as_ref();
         let limit = order.open_files_limit.map_or(self.open_files, |limit| {
             let limit = (limit != u64::MAX).then_some(limit);
             Rlimit { current: limit, maximum: limit }
@@ -135,14 +139,14 @@ impl Guardian {
             cgroup,
             oom_score_adj: self.oom_score_adj.as_deref(),
             open_files: Some(limit),
-            identity: order.uid_gid.map(|(uid, gid)| (Uid::from_raw(uid), Gid::from_raw(gid), &self.groups[..])),
+            identity: identity.map(|who| (Uid::from_raw(who.uid), Gid::from_raw(who.gid), groups)),
             no_new_privs: true,
             umask: Some(Mode::from_raw_mode(order.umask)),
             directory: Some(order.directory),
             marker: Some(marker.bytes()),
             program: Program::Path(order.program),
-            argv: argv.fill(order.argv.clone()).ok_or(too_big)?,
-            environment: environment.fill_with(order.environment.clone(), listen_pid).ok_or(too_big)?,
+            argv: argv.fill(order.argv.iter()).ok_or(too_big)?,
+            environment: environment.fill_with(order.environment.iter(), listen_pid).ok_or(too_big)?,
             listen_pid,
         });
         let (pid, pidfd) = child?;

@@ -2,9 +2,9 @@
 
 use crate::guardian::end::kill;
 use crate::guardian::marker::End;
-use crate::guardian::protocol::{Slot, SpawnFailure};
 use crate::guardian::systemd::Unkept;
 use crate::guardian::tell::Untold;
+use crate::protocol::{Slot, SpawnFailure};
 use hale_core::ids::Epoch;
 use rustix::process::{Signal, pidfd_send_signal};
 use std::os::fd::OwnedFd;

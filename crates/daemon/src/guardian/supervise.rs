@@ -2,10 +2,10 @@
 
 use crate::guardian::end::{Phase, kill};
 use crate::guardian::progress::Due;
-use crate::guardian::protocol::{HostSignal, MAX_EVIDENCE_BYTES};
 use crate::guardian::run::{Guardian, Token, now_ms};
 use crate::guardian::tell::Untold;
-use crate::guardian::text::Text;
+use crate::protocol::text::Text;
+use crate::protocol::{Evidence, HostSignal};
 use crate::sys::child::LOW_FDS;
 use crate::sys::packet;
 use crate::sys::wait::Exit;
@@ -287,9 +287,6 @@ impl Guardian {
         self.supervisor.live().is_some_and(|live| live.pid == pid)
     }
 }
-
-/// What the kernel says of a process that hangs, in one line.
-pub(super) type Evidence = Text<MAX_EVIDENCE_BYTES>;
 
 /// Reads what /proc has of the main thread of a process, which runs the loop: its state, where in the kernel it waits
 /// (proc_pid_wchan(5); empty or 0 where that is not told), and its system call (proc_pid_syscall(5)). None of these waits

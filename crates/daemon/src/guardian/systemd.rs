@@ -3,10 +3,10 @@
 //!
 //! systemd answers nothing, so a descriptor that it could not keep shows only by being missing later.
 
-use crate::guardian::protocol::{MAX_SERVICES, Slot, StoreKey};
 use crate::guardian::run::{Guardian, Token, now_ms};
 use crate::guardian::slots::Life;
-use crate::guardian::text::Text;
+use crate::protocol::text::Text;
+use crate::protocol::{MAX_SERVICES, Slot, StoreKey};
 use crate::sys::child::LOW_FDS;
 use crate::sys::packet::{Sent, send};
 use hale_core::ids::Epoch;

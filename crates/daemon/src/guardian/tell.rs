@@ -1,16 +1,18 @@
 //! Telling the supervisor: once, in order, and never waiting for it.
 
 use crate::guardian::marker::End;
-use crate::guardian::protocol::{Answer, HostSignal, Slot, SpawnFailure};
 use crate::guardian::run::{Guardian, Token};
 use crate::guardian::slots::Life;
 use crate::guardian::supervise::Loss;
+use crate::protocol::wire::write;
+use crate::protocol::{GuardianEvent, HostSignal, MAX_ANSWER_BYTES, Slot, SpawnFailure};
 use crate::sys::child::Step;
 use crate::sys::packet::{Sent, send};
 use hale_core::ids::Epoch;
 use rustix::event::epoll::{self, EventFlags};
 use rustix::io::Errno;
-use std::os::fd::AsFd;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// What is still to be said about a slot.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -48,11 +50,16 @@ impl Untold {
     }
 }
 
+/// Sends an event to a supervisor.
+fn send_event(socket: &OwnedFd, event: &GuardianEvent, fd: Option<BorrowedFd<'_>>) -> io::Result<Sent> {
+    send(socket, write(event, &mut [0; MAX_ANSWER_BYTES]), fd)
+}
+
 impl Guardian {
     /// Answers an order that cannot be followed, now or as soon as there is room.
     pub(super) fn refuse(&mut self, slot: Slot, epoch: Epoch, errno: Errno) {
         let failure = SpawnFailure { step: Step::Order, errno: errno.raw_os_error() };
-        self.refusal = Some(Answer::spawn_failed(slot, epoch, failure));
+        self.refusal = Some((slot, epoch, failure));
         self.tell_rest();
     }
 
@@ -61,16 +68,16 @@ impl Guardian {
         while let Some(entry) = self.slots.get(slot) {
             let (untold, epoch) = (entry.untold, entry.epoch);
             let (answer, fd) = if untold.over {
-                (Answer::over(slot, epoch), None)
+                (GuardianEvent::Over { slot, epoch }, None)
             } else if untold.spawned {
                 let (Life::Running { pid } | Life::Ended { pid, .. }) = entry.life else { return };
-                (Answer::spawned(slot, epoch, pid), entry.pidfd.as_ref())
+                (GuardianEvent::Spawned { slot, epoch, pid, pidfd: None }, entry.pidfd.as_ref())
             } else if untold.executed {
-                (Answer::executed(slot, epoch), None)
+                (GuardianEvent::Executed { slot, epoch }, None)
             } else if let (true, Life::Ended { end, .. }) = (untold.ended, entry.life) {
                 let answer = match end {
-                    End::Exited(exit) => Answer::exited(slot, epoch, exit),
-                    End::Failed(failure) => Answer::spawn_failed(slot, epoch, failure),
+                    End::Exited(exit) => GuardianEvent::Exited { slot, epoch, exit },
+                    End::Failed(failure) => GuardianEvent::SpawnFailed { slot, epoch, failure },
                 };
                 (answer, None)
             } else {
@@ -78,7 +85,7 @@ impl Guardian {
             };
             let socket = self.supervisor.socket().filter(|_| !self.supervisor_full);
             let Some(socket) = socket else { return };
-            match send(socket, answer.bytes(), fd.map(AsFd::as_fd)) {
+            match send_event(socket, &answer, fd.map(AsFd::as_fd)) {
                 Ok(Sent::Yes) if untold.over => entry.untold.over = false,
                 Ok(Sent::Yes) if untold.spawned => entry.untold.spawned = false,
                 Ok(Sent::Yes) if untold.executed => entry.untold.executed = false,
@@ -95,27 +102,27 @@ impl Guardian {
         let Some(socket) = self.supervisor.socket().filter(|_| !self.supervisor_full) else { return };
         let mut full = false;
         // With nobody at the other end everything counts as told: that end is an event of its own.
-        let mut told = |answer: Answer| {
-            full = full || matches!(send(socket, answer.bytes(), None), Ok(Sent::Full));
+        let mut told = |answer: GuardianEvent| {
+            full = full || matches!(send_event(socket, &answer, None), Ok(Sent::Full));
             !full
         };
-        if let Some(refusal) = self.refusal
-            && told(refusal)
+        if let Some((slot, epoch, failure)) = self.refusal
+            && told(GuardianEvent::SpawnFailed { slot, epoch, failure })
         {
             self.refusal = None;
         }
         for signal in [HostSignal::Terminate, HostSignal::Interrupt, HostSignal::Hangup] {
             let untold = &mut self.untold_signals[signal as usize];
-            if *untold && told(Answer::signalled(signal)) {
+            if *untold && told(GuardianEvent::Signalled(signal)) {
                 *untold = false;
                 // Only a proof that is asked for after this says that it was taken.
                 self.doubtful_signals[signal as usize] =
                     Some(self.progress.nonce() + u64::from(!self.untold_challenge));
             }
         }
-        self.untold_keeper = self.untold_keeper && !told(Answer::keeper_replaced());
+        self.untold_keeper = self.untold_keeper && !told(GuardianEvent::KeeperReplaced);
         if let (true, Some(report)) = (self.hardware.untold, self.hardware.report()) {
-            self.hardware.untold = !told(Answer::hardware(&report));
+            self.hardware.untold = !told(GuardianEvent::Hardware(report));
         }
         if full {
             self.watch_supervisor(true);
@@ -127,13 +134,16 @@ impl Guardian {
         let Some(socket) = self.supervisor.socket() else { return };
         if let Some(lost) = self.lost.filter(|_| self.untold_lost) {
             let answer = match lost {
-                Loss::Supervisor { exit, hung } => Answer::lost(exit, hung.then(|| self.evidence.bytes())),
-                Loss::Guardian => Answer::guardian_lost(),
+                Loss::Supervisor { exit, hung } => {
+                    GuardianEvent::Lost { exit, evidence: hung.then_some(self.evidence) }
+                }
+                Loss::Guardian => GuardianEvent::GuardianLost,
             };
-            self.untold_lost = matches!(send(socket, answer.bytes(), None), Ok(Sent::Full));
+            self.untold_lost = matches!(send_event(socket, &answer, None), Ok(Sent::Full));
         }
         while let Some((key, fd)) = self.store.untold().filter(|_| !self.untold_lost) {
-            if let Ok(Sent::Full) = send(socket, Answer::stored(*key).bytes(), Some(fd.as_fd())) {
+            if let Ok(Sent::Full) = send_event(socket, &GuardianEvent::Stored { key: *key, fd: None }, Some(fd.as_fd()))
+            {
                 return self.watch_supervisor(true);
             }
             self.store.was_told();
@@ -148,7 +158,7 @@ impl Guardian {
         let Some(socket) = self.supervisor.socket().filter(|_| !self.supervisor_full && self.untold_challenge) else {
             return;
         };
-        match send(socket, Answer::challenged(self.progress.nonce()).bytes(), None) {
+        match send_event(socket, &GuardianEvent::Challenged { nonce: self.progress.nonce() }, None) {
             Ok(Sent::Full) => self.watch_supervisor(true),
             Ok(Sent::Yes | Sent::Gone) | Err(_) => self.untold_challenge = false,
         }

@@ -3,7 +3,7 @@
 use crate::Test;
 use crate::hale::{Hale, Slot, children, order, signal, text, wait_readable};
 use hale_core::ids::Epoch;
-use hale_daemon::guardian::protocol::{GuardianEvent, HostSignal, Identity, SpawnFailure, SpawnOrder, StoreKey};
+use hale_daemon::protocol::{GuardianEvent, HostSignal, Identity, SpawnFailure, SpawnOrder, StoreKey};
 use hale_daemon::sys::child::Step;
 use hale_daemon::sys::packet::{Sent, send};
 use hale_daemon::sys::wait::Exit;
@@ -450,7 +450,7 @@ fn a_supervisor_that_makes_no_progress_is_replaced_with_what_the_kernel_says_of_
         panic!("it was not lost for lack of progress")
     };
     assert_eq!(ended_by, 6, "it was asked to abort first");
-    assert!(evidence.starts_with("state S, in "), "{evidence}");
+    assert!(evidence.to_string().starts_with("state S, in "), "{evidence}");
     let GuardianEvent::Spawned { pid: told, .. } = hale.event() else { panic!("the service was not told") };
     assert_eq!(told, pid);
     assert!(Path::new(&format!("/proc/{pid}")).exists());
