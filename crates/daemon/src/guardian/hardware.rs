@@ -2,6 +2,7 @@
 //! and has a reason to: that resets the machine.
 
 use crate::guardian::run::{Guardian, Token};
+use crate::protocol::text::Text;
 use crate::protocol::timer::{Armed, TimerReport, TimerState, Trouble};
 use crate::sys::child::LOW_FDS;
 use crate::sys::watchdog::{ALARM_ONLY, MAGIC_CLOSE, PRETIMEOUT, Watchdog};
@@ -10,7 +11,7 @@ use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use rustix::fs::{Mode, OFlags, fstat, major, minor, open};
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
 use std::ffi::{CStr, CString, OsStr};
-use std::fmt::{self, Write};
+use std::fmt::Write;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -62,11 +63,14 @@ pub(super) struct Hardware {
     names: Option<OwnedFd>,
     /// Whether the supervisor must still be told.
     pub untold: bool,
-    may_reboot: bool,
-    reboot: bool,
-    progress_lost: bool,
-    /// Whether the end of the guardian stops it.
-    orderly: bool,
+    /// Whether the guardian may stop petting when it has a reason to: the supervisor's word, after it counted.
+    pub may_reboot: bool,
+    /// The supervisor wants the machine reset. Nothing takes that back.
+    pub reboot: bool,
+    /// Whether the supervisor proves no progress, and replacing it does not help.
+    pub progress_lost: bool,
+    /// The guardian's end will be in order, or nothing was ever supervised: the timer is stopped with it.
+    pub orderly: bool,
 }
 
 impl Hardware {
@@ -140,26 +144,6 @@ impl Hardware {
                 self.due_ms = Some(now_ms + SETTLE_MS);
             }
         }
-    }
-
-    /// Whether the guardian may stop petting when it has a reason to: the supervisor's word, after it counted.
-    pub fn set_may_reboot(&mut self, may: bool) {
-        self.may_reboot = may;
-    }
-
-    /// The supervisor wants the machine reset. Nothing takes that back.
-    pub fn set_reboot(&mut self) {
-        self.reboot = true;
-    }
-
-    /// Whether the supervisor proves no progress, and replacing it does not help.
-    pub fn set_progress_lost(&mut self, lost: bool) {
-        self.progress_lost = lost;
-    }
-
-    /// The guardian's end will be in order, or nothing was ever supervised: the timer is stopped with it.
-    pub fn set_orderly(&mut self) {
-        self.orderly = true;
     }
 
     /// The guardian ends. Whatever does not end in order leaves the timer running: whoever comes next has its time.
@@ -279,36 +263,15 @@ fn is_nowayout(timer: &Watchdog) -> Result<bool, Errno> {
     /// misc(4) and its minor number for `/dev/watchdog`, which is the timer `watchdog0` once more.
     const FIRST: (u32, u32) = (10, 130);
     let device = fstat(timer)?.st_rdev;
-    let mut path = PathText::default();
-    let written = match (major(device), minor(device)) {
+    let mut path = Text::<64>::new();
+    // Neither fails: the longest path has 47 bytes.
+    let _ = match (major(device), minor(device)) {
         FIRST => path.write_str("/sys/class/watchdog/watchdog0/nowayout"),
         (major, minor) => write!(path, "/sys/dev/char/{major}:{minor}/nowayout"),
     };
-    written.map_err(|_| Errno::NAMETOOLONG)?;
-    let file = open(&path.bytes[..path.length], OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let file = open(path.bytes(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
     let mut value = [0; 1];
     Ok(rustix::io::read(file, &mut value)? == 1 && value == *b"1")
-}
-
-/// A path on the stack: the longest that is written has 47 bytes.
-struct PathText {
-    bytes: [u8; 64],
-    length: usize,
-}
-
-impl Default for PathText {
-    fn default() -> Self {
-        Self { bytes: [0; 64], length: 0 }
-    }
-}
-
-impl Write for PathText {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        let room = self.bytes.get_mut(self.length..self.length + text.len()).ok_or(fmt::Error)?;
-        room.copy_from_slice(text.as_bytes());
-        self.length += text.len();
-        Ok(())
-    }
 }
 
 #[cfg(test)]
@@ -387,13 +350,11 @@ mod tests {
             let (mut hardware, _epoll) = hardware(&device);
             hardware.timer = Watchdog::open(&hardware.config.as_ref().unwrap().device, LOW_FDS).ok();
             hardware.due_ms = Some(5_000);
-            hardware.set_may_reboot(may);
-            hardware.set_progress_lost(lost);
-            if ordered {
-                hardware.set_reboot();
-            }
+            hardware.may_reboot = may;
+            hardware.progress_lost = lost;
+            hardware.reboot = ordered;
             assert_eq!(hardware.deadline_ms(), (!withholds).then_some(5_000), "{may} {ordered} {lost}");
-            hardware.set_progress_lost(false);
+            hardware.progress_lost = false;
             assert_eq!(hardware.deadline_ms().is_none(), may && ordered, "what was lost may come back");
         }
     }

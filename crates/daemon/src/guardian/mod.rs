@@ -2,27 +2,27 @@
 //!
 //! `hale run` becomes it by [`launch::launch`]; the supervisor talks to it through [`GuardianClient`](crate::supervisor::client::GuardianClient).
 
-mod adopt;
+mod begin;
 mod end;
+mod evidence;
 mod hardware;
-mod helpers;
-pub mod init;
+mod helper;
 mod keeper;
-pub mod launch;
-pub mod lock;
+mod leave;
 mod marker;
+mod programs;
 mod progress;
 mod run;
 mod service;
 mod slots;
-mod start;
 mod store;
 mod supervise;
 mod systemd;
 mod tell;
 
+pub use begin::start::{StartError, prepare};
+pub use begin::{init, launch, lock};
 pub use run::Guardian;
-pub use start::{StartError, prepare};
 
 use hale_core::policy::AsInit;
 use init::Init;

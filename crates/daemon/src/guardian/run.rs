@@ -1,18 +1,17 @@
 //! The guardian's loop: one thread that waits in epoll(7) only, and from here on allocates nothing.
 
+use crate::guardian::begin::init::Init;
 use crate::guardian::end::Phase;
 use crate::guardian::hardware::Hardware;
-use crate::guardian::helpers::Helpers;
-use crate::guardian::init::Init;
-use crate::guardian::keeper::Keeper;
-use crate::guardian::progress::Progress;
+use crate::guardian::helper::Helper;
+use crate::guardian::programs::Programs;
 use crate::guardian::slots::Slots;
 use crate::guardian::store::Store;
-use crate::guardian::supervise::{Loss, Supervisor};
 use crate::guardian::systemd::Systemd;
+use crate::guardian::tell::Word;
 use crate::protocol::text::Text;
 use crate::protocol::wire::read;
-use crate::protocol::{Evidence, HostSignal, Order, Slot, Spawn, SpawnFailure, read_address};
+use crate::protocol::{Evidence, GuardianEvent, HostSignal, Order, Slot, Spawn, SpawnFailure, read_address};
 use crate::sys::child::{LOW_FDS, PointerSpace};
 use crate::sys::packet::{Received, receive};
 use crate::sys::signals::SignalFd;
@@ -46,18 +45,13 @@ pub struct Guardian {
     pub(super) hardware: Hardware,
     pub(super) init: Init,
     pub(super) signals: SignalFd,
-    pub(super) helpers: Helpers,
+    pub(super) programs: Programs,
     pub(super) slots: Slots,
-    pub(super) supervisor: Supervisor,
-    /// When there is none: when the next one starts, on the monotonic clock.
-    pub(super) supervisor_due_ms: u64,
-    pub(super) progress: Progress,
-    /// When it was looked at how long the supervisor had run, and how long that was, in milliseconds.
-    pub(super) asked: (u64, u64),
-    /// How the one before was lost.
-    pub(super) lost: Option<Loss>,
-    pub(super) hung: bool,
-    pub(super) evidence: Evidence,
+    pub(super) supervisor: Helper,
+    /// How the one before was lost, or the guardian before this one.
+    pub(super) lost: Option<GuardianEvent>,
+    /// What the kernel said of a supervisor that is being replaced because it made no progress.
+    pub(super) hung: Option<Evidence>,
     /// Outlives every supervisor.
     pub(super) store: Store,
     /// Outlives this process, if there is one.
@@ -66,10 +60,7 @@ pub struct Guardian {
     pub(super) end_alone_ms: Option<u64>,
     /// The operator wants the end.
     pub(super) end_wanted: bool,
-    pub(super) keeper: Option<Keeper>,
-    /// When there is none: when the next one starts, on the monotonic clock.
-    pub(super) keeper_due_ms: u64,
-    pub(super) keeper_progress: Progress,
+    pub(super) keeper: Helper,
     /// A keeper that got SIGKILL and is still there: it hangs in the kernel.
     pub(super) stuck_keeper: Option<i32>,
     /// Held as long as this process lives.
@@ -86,17 +77,12 @@ pub struct Guardian {
     pub(super) message: Vec<u8>,
     pub(super) pointers: [PointerSpace; 2],
     pub(super) groups: Vec<Gid>,
-    /// Signals of the operator that the supervisor does not know of yet.
-    pub(super) untold_signals: [bool; 3],
-    /// Told, and taken for sure only once this number has come back.
-    pub(super) doubtful_signals: [Option<u64>; 3],
+    /// Of each [`HostSignal`].
+    pub(super) signals_told: [Word; 3],
     pub(super) untold_keeper: bool,
     pub(super) untold_lost: bool,
-    pub(super) untold_challenge: bool,
     /// The refusal of an order that cannot be answered now; no further order is read before.
     pub(super) refusal: Option<(Slot, Epoch, SpawnFailure)>,
-    /// Whether the socket to the supervisor was full and is watched for room.
-    pub(super) supervisor_full: bool,
     pub(super) phase: Phase,
 }
 
@@ -174,8 +160,8 @@ impl Guardian {
             let waited = epoll::wait(&self.epoll, &mut space, timeout.as_ref());
             let late_ms = deadline.map_or(0, |deadline| now_ms().saturating_sub(deadline));
             if late_ms > LATE_MS {
-                self.progress.credit(late_ms);
-                self.keeper_progress.credit(late_ms);
+                self.supervisor.progress.credit(late_ms);
+                self.keeper.progress.credit(late_ms);
             }
             if let Ok((events, _)) = waited {
                 for event in events {
@@ -235,7 +221,7 @@ impl Guardian {
     fn on_reaped(&mut self, pid: i32, exit: Exit) {
         if let Some(slot) = self.slots.reaped(pid) {
             self.on_service_end(slot, pid, exit);
-        } else if self.is_supervisor(pid) {
+        } else if self.supervisor.is(pid) {
             self.on_supervisor_lost(exit);
         } else {
             self.on_keeper_reaped(pid);
@@ -244,8 +230,8 @@ impl Guardian {
     }
 
     fn on_supervisor(&mut self, flags: EventFlags) {
-        if flags.contains(EventFlags::OUT) {
-            self.supervisor_full = false;
+        if let Some(live) = self.supervisor.live.as_mut().filter(|_| flags.contains(EventFlags::OUT)) {
+            live.has_room(&self.epoll);
             self.tell_all();
         }
         if self.refusal.is_some() && flags.contains(EventFlags::HUP) {
@@ -261,10 +247,9 @@ impl Guardian {
     /// Reads and follows one order; `false` when there is none that can be followed now. Tells on the spot, or leaves
     /// to the caller, that the supervisor is gone.
     pub(super) fn read_order(&mut self, notices_end: bool) -> bool {
-        let Some(socket) = self.supervisor.socket().filter(|_| self.refusal.is_none()) else { return false };
+        let Some(live) = self.supervisor.live.as_ref().filter(|_| self.refusal.is_none()) else { return false };
         let mut message = std::mem::take(&mut self.message);
-        let received = receive(socket, &mut message);
-        let followed = match received {
+        let followed = match receive(&live.socket, &mut message) {
             Ok(Received::Message(length, fd)) => {
                 self.on_order(&message[..length], fd);
                 true
@@ -297,11 +282,11 @@ impl Guardian {
             Some(Order::Ack { slot, epoch }) => self.acknowledge(slot, epoch),
             Some(Order::Release { slot }) => self.release(slot),
             Some(Order::ShutdownDone { exit_code }) => {
-                self.hardware.set_orderly();
+                self.hardware.orderly = true;
                 self.drain(exit_code);
             }
-            Some(Order::MayReboot { allowed }) => self.hardware.set_may_reboot(allowed),
-            Some(Order::Reboot) => self.hardware.set_reboot(),
+            Some(Order::MayReboot { allowed }) => self.hardware.may_reboot = allowed,
+            Some(Order::Reboot) => self.hardware.reboot = true,
             Some(Order::Prove { nonce }) => self.on_proof(nonce),
             Some(Order::Store { key }) => {
                 if let Some(fd) = fd.and_then(|fd| rustix::io::fcntl_dupfd_cloexec(&fd, LOW_FDS).ok()) {

@@ -93,7 +93,7 @@ impl Guardian {
         let entry = self.slots.entry(order.slot).ok_or((Step::Order, Errno::RANGE))?;
         if entry.pipe.is_none() {
             entry.pipe = Some(OutputPipe::new().map_err(pipe_failed)?);
-            entry.untold.pipe = true;
+            entry.unoffered = true;
             entry.unkept.output = true;
         }
         let pipe = entry.pipe.as_ref().ok_or((Step::Pipe, Errno::BADF))?;
@@ -276,7 +276,7 @@ impl Guardian {
 
 /// Whether the entry's process ended, and the supervisor was told.
 fn is_told_end(entry: &Entry) -> bool {
-    matches!(entry.life, Life::Ended { .. }) && !entry.untold.to_supervisor()
+    matches!(entry.life, Life::Ended { .. }) && !entry.untold.is_any()
 }
 
 impl OutputPipe {

@@ -23,6 +23,8 @@ pub(super) struct Entry {
     /// Of the running process, for each supervisor anew.
     pub pidfd: Option<OwnedFd>,
     pub untold: Untold,
+    /// Whether the keeper does not have its pipe.
+    pub unoffered: bool,
     /// What systemd does not know.
     pub unkept: Unkept,
     /// An end for which there was no room in the pipe: whoever comes next writes it, if there is room then.

@@ -100,9 +100,6 @@ wire!(enum Request<'a> {
     5 => Challenge { nonce },
 });
 
-/// The longest request that the guardian makes, in bytes.
-pub(crate) const GUARDIANS_REQUEST_BYTES: usize = 9;
-
 impl LogTarget {
     pub(crate) fn request(&self) -> Request<'_> {
         let &Self { slot, max_size_bytes, keep, rate_bytes, ref directory } = self;
@@ -135,7 +132,6 @@ mod tests {
         }
         let mut challenge = Vec::new();
         Request::Challenge { nonce: u64::MAX }.put(&mut challenge).unwrap();
-        assert_eq!(challenge.len(), GUARDIANS_REQUEST_BYTES);
         assert!(matches!(read(&challenge, None), Some(Request::Challenge { nonce: u64::MAX })));
 
         let flushed = KeeperEvent::Flushed(Flushed { slot: Slot(1), token: 2, size_bytes: 3, dropped_bytes: 4 });

@@ -4,9 +4,8 @@
 
 use crate::guardian::run::{Guardian, Token};
 use crate::guardian::slots::{Life, OutputPipe};
-use crate::guardian::supervise::Loss;
 use crate::guardian::systemd::{Kept, Systemd};
-use crate::protocol::{Slot, StoreKey};
+use crate::protocol::{GuardianEvent, Slot, StoreKey};
 use crate::sys::child::LOW_FDS;
 use crate::sys::fds::take_inherited;
 use hale_core::ids::Epoch;
@@ -27,11 +26,11 @@ const FORMAT: &str = "hale guardian 1";
 const FIRST_FD: RawFd = 3;
 
 /// How many descriptors keepers share.
-pub(super) const KEEPER_FDS: usize = 5;
+pub(in crate::guardian) const KEEPER_FDS: usize = 5;
 
 /// What a guardian was started with, as it is kept in a memory file for the one after it.
 #[derive(Debug)]
-pub(super) struct Beginning {
+pub(in crate::guardian) struct Beginning {
     /// The name that its supervisors take over under.
     pub name: CString,
     /// The words behind the binary's descriptor.
@@ -73,13 +72,13 @@ fn passed() -> Vec<(RawFd, String)> {
 }
 
 /// What the lost guardian was started with. Takes nothing over yet.
-pub(super) fn beginning() -> Option<Beginning> {
+pub(in crate::guardian) fn beginning() -> Option<Beginning> {
     let (number, _) = passed().into_iter().find(|(_, name)| Kept::from_name(name) == Some(Kept::Beginning))?;
     Beginning::parse(&std::fs::read(format!("/proc/self/fd/{number}")).ok()?)
 }
 
 /// Has systemd throw away what it keeps of a Hale that ended in order.
-pub(super) fn discard() {
+pub(in crate::guardian) fn discard() {
     let names: BTreeSet<String> = passed().into_iter().map(|(_, name)| name).collect();
     let kept: Vec<Kept> = names.iter().filter_map(|name| Kept::from_name(name)).collect();
     if !kept.is_empty()
@@ -91,14 +90,14 @@ pub(super) fn discard() {
 
 /// Everything that a lost guardian left, apart from its beginning.
 #[derive(Debug)]
-pub(super) struct Left {
+pub(in crate::guardian) struct Left {
     pub keepers: [OwnedFd; KEEPER_FDS],
     pub rest: Rest,
 }
 
 /// What is not shared by its helpers.
 #[derive(Debug, Default)]
-pub(super) struct Rest {
+pub(in crate::guardian) struct Rest {
     processes: Vec<(Slot, Epoch, i32, OwnedFd)>,
     outputs: Vec<(Slot, OwnedFd)>,
     stored: Vec<(StoreKey, OwnedFd)>,
@@ -133,14 +132,14 @@ impl Left {
 impl Rest {
     /// Puts all of it where it was, but for what keepers share.
     pub fn restore(self, guardian: &mut Guardian) {
-        guardian.lost = Some(Loss::Guardian);
+        guardian.lost = Some(GuardianEvent::GuardianLost);
         if let Some(systemd) = &mut guardian.systemd {
             systemd.adopt(self.names.into_iter());
         }
         for (slot, read) in self.outputs {
             if let Some(entry) = guardian.slots.entry(slot) {
                 entry.pipe = OutputPipe::kept(read).ok();
-                entry.untold.pipe = entry.pipe.is_some();
+                entry.unoffered = entry.pipe.is_some();
             }
         }
         for (slot, epoch, pid, pidfd) in self.processes {

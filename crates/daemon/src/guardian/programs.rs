@@ -1,6 +1,6 @@
-//! Supervisor and keeper: the guardian's own binary again, with the sockets between them.
+//! What the guardian starts supervisor and keeper with: its own binary again, and the sockets between them.
 
-use crate::guardian::adopt::KEEPER_FDS;
+use crate::guardian::begin::adopt::KEEPER_FDS;
 use crate::sys::child::{Plan, PointerSpace, Program, ProgramFds, Step, spawn};
 use rustix::io::Errno;
 use rustix::process::Pid;
@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// What both need to be started, at any time and without allocating.
 #[derive(Debug)]
-pub(super) struct Helpers {
+pub(super) struct Programs {
     /// The binary, whatever has become of its path.
     pub exe: OwnedFd,
     /// `/dev/null`.
@@ -24,7 +24,7 @@ pub(super) struct Helpers {
     pub keeper_argv: Vec<CString>,
 }
 
-impl Helpers {
+impl Programs {
     /// Starts the supervisor with its ends of the sockets to guardian and keeper, as descriptors 3 and 4.
     pub fn supervisor(
         &self,
