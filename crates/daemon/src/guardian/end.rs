@@ -1,8 +1,9 @@
 //! How everything ends: in order after the supervisor's last word, or by the guardian alone when the operator wants the
 //! end and no supervisor is in control.
 
-use crate::guardian::run::{Guardian, now_ms};
+use crate::guardian::run::Guardian;
 use crate::guardian::systemd::Systemd;
+use crate::guardian::wait::now_ms;
 use crate::keeper::protocol::Request;
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::process::{Pid, Signal, kill_process};

@@ -3,13 +3,14 @@
 use crate::guardian::end::kill;
 use crate::guardian::evidence::starved_ms;
 use crate::guardian::progress::{Due, Progress};
-use crate::guardian::run::{Token, now_ms};
+use crate::guardian::run::Token;
+use crate::guardian::wait::now_ms;
 use crate::protocol::MAX_ANSWER_BYTES;
 use crate::protocol::wire::{Put, write};
-use crate::sys::child::LOW_FDS;
+use crate::sys::fds::high;
 use crate::sys::packet::{self, Sent, send};
 use rustix::event::epoll::{self, EventFlags};
-use rustix::io::{Errno, fcntl_dupfd_cloexec};
+use rustix::io::Errno;
 use rustix::process::Signal;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -103,7 +104,7 @@ impl Live {
     ) -> Result<Self, Errno> {
         let failed = |error: std::io::Error| Errno::from_io_error(&error).unwrap_or(Errno::MFILE);
         let (socket, end) = packet::pair().map_err(failed)?;
-        let (socket, end) = (fcntl_dupfd_cloexec(socket, LOW_FDS)?, fcntl_dupfd_cloexec(end, LOW_FDS)?);
+        let (socket, end) = (high(socket)?, high(end)?);
         epoll::add(epoll, &socket, token.data(), EventFlags::IN)?;
         let pid = make(end.as_fd())?;
         let (stage, asked) = (Stage::Running, (now_ms(), 0));

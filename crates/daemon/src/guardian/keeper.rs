@@ -4,7 +4,8 @@
 use crate::guardian::evidence::evidence_of;
 use crate::guardian::helper::{Live, Stage};
 use crate::guardian::progress::Due;
-use crate::guardian::run::{Guardian, Token, now_ms};
+use crate::guardian::run::{Guardian, Token};
+use crate::guardian::wait::now_ms;
 use crate::keeper::protocol::Request;
 use crate::protocol::Slot;
 use crate::protocol::wire::read;

@@ -1,10 +1,11 @@
 //! After the loop: the rest of a machine or a container is ended, and this process itself.
 
 use crate::guardian::begin::init::{Role, hold};
-use crate::guardian::run::{Guardian, now_ms};
-use crate::sys::signals::{SignalFd, send_to_all};
+use crate::guardian::run::Guardian;
+use crate::guardian::wait::{now_ms, ready};
+use crate::sys::signals::send_to_all;
 use crate::sys::wait::{has_children, reap};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::PollFlags;
 use rustix::process::Signal;
 use std::process::ExitCode;
 
@@ -82,7 +83,8 @@ impl Guardian {
                 return !has_children();
             }
             self.hardware.on_time(now);
-            await_signal(&self.signals, until_ms.min(self.hardware.deadline_ms().unwrap_or(until_ms)));
+            let wake_ms = until_ms.min(self.hardware.deadline_ms().unwrap_or(until_ms));
+            ready(&self.signals, PollFlags::IN, wake_ms.saturating_sub(now_ms()));
             let mut hurry = false;
             while let Some((signal, _)) = self.signals.next() {
                 self.init.note(signal);
@@ -93,13 +95,4 @@ impl Guardian {
             }
         }
     }
-}
-
-/// Waits for a signal, or for this time.
-pub(super) fn await_signal(signals: &SignalFd, until_ms: u64) {
-    let wait = until_ms.saturating_sub(now_ms());
-    // Both parts are far below their types' bounds: every deadline is seconds away.
-    let wait = Timespec { tv_sec: (wait / 1_000) as i64, tv_nsec: (wait % 1_000 * 1_000_000) as i64 };
-    // The only error that can come is an interruption.
-    let _ = poll(&mut [PollFd::new(signals, PollFlags::IN)], Some(&wait));
 }

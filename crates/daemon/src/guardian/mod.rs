@@ -19,6 +19,7 @@ mod store;
 mod supervise;
 mod systemd;
 mod tell;
+mod wait;
 
 pub use begin::start::{StartError, prepare};
 pub use begin::{init, launch, lock};

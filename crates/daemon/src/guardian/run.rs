@@ -9,20 +9,21 @@ use crate::guardian::slots::Slots;
 use crate::guardian::store::Store;
 use crate::guardian::systemd::Systemd;
 use crate::guardian::tell::Word;
+use crate::guardian::wait::{now_ms, ready, timespec};
 use crate::protocol::text::Text;
-use crate::protocol::wire::read;
+use crate::protocol::wire::{Reader, Take, read, wire, write};
 use crate::protocol::{Evidence, GuardianEvent, HostSignal, Order, Slot, Spawn, SpawnFailure, read_address};
-use crate::sys::child::{LOW_FDS, PointerSpace};
+use crate::sys::child::PointerSpace;
+use crate::sys::fds::high;
 use crate::sys::packet::{Received, receive};
 use crate::sys::signals::SignalFd;
 use crate::sys::wait::{Exit, reap};
 use hale_core::ids::Epoch;
+use rustix::event::PollFlags;
 use rustix::event::epoll::{self, Event, EventData, EventFlags};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::Rlimit;
 use rustix::thread::Gid;
-use rustix::time::{ClockId, clock_gettime};
 use std::fmt::{Arguments, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
@@ -104,41 +105,27 @@ pub(super) enum Token {
     Systemd,
 }
 
+wire!(enum Token {
+    0 => Signals,
+    1 => Supervisor,
+    2 => Keeper,
+    3 => Hardware,
+    4 => Status(slot),
+    5 => Room(slot),
+    6 => Adopted(slot),
+    7 => Systemd,
+});
+
 impl Token {
     pub(super) fn data(self) -> EventData {
-        let (kind, slot) = match self {
-            Self::Signals => (0, 0),
-            Self::Supervisor => (1, 0),
-            Self::Keeper => (2, 0),
-            Self::Status(slot) => (3, slot.0),
-            Self::Room(slot) => (4, slot.0),
-            Self::Adopted(slot) => (5, slot.0),
-            Self::Systemd => (6, 0),
-            Self::Hardware => (32, 0),
-        };
-        EventData::new_u64(kind << 32 | u64::from(slot))
+        let mut bytes = [0; 8];
+        write(&self, &mut bytes);
+        EventData::new_u64(u64::from_le_bytes(bytes))
     }
 
     fn from_data(data: EventData) -> Option<Self> {
-        let slot = Slot((data.u64() & u64::from(u32::MAX)) as u32);
-        match data.u64() >> 32 {
-            0 => Some(Self::Signals),
-            1 => Some(Self::Supervisor),
-            2 => Some(Self::Keeper),
-            3 => Some(Self::Status(slot)),
-            4 => Some(Self::Room(slot)),
-            5 => Some(Self::Adopted(slot)),
-            6 => Some(Self::Systemd),
-            32 => Some(Self::Hardware),
-            _ => None,
-        }
+        Self::take(&mut Reader::new(&data.u64().to_le_bytes()))
     }
-}
-
-/// Milliseconds on the monotonic clock.
-pub(super) fn now_ms() -> u64 {
-    let now = clock_gettime(ClockId::Monotonic);
-    now.tv_sec.unsigned_abs() * 1_000 + now.tv_nsec.unsigned_abs() / 1_000_000
 }
 
 /// The longest line for the operator: what the kernel says of a supervisor that hangs, and a sentence around it.
@@ -151,11 +138,7 @@ impl Guardian {
         let mut space = [MaybeUninit::<Event>::uninit(); EVENTS_AT_ONCE];
         loop {
             let deadline = self.deadline_ms();
-            let timeout = deadline.map(|deadline| {
-                let wait = deadline.saturating_sub(now_ms());
-                // Both parts are far below their types' bounds: every deadline is seconds away.
-                Timespec { tv_sec: (wait / 1_000) as i64, tv_nsec: (wait % 1_000 * 1_000_000) as i64 }
-            });
+            let timeout = deadline.map(|deadline| timespec(deadline.saturating_sub(now_ms())));
             // The only error that can come is an interruption, which is an empty turn.
             let waited = epoll::wait(&self.epoll, &mut space, timeout.as_ref());
             let late_ms = deadline.map_or(0, |deadline| now_ms().saturating_sub(deadline));
@@ -289,7 +272,7 @@ impl Guardian {
             Some(Order::Reboot) => self.hardware.reboot = true,
             Some(Order::Prove { nonce }) => self.on_proof(nonce),
             Some(Order::Store { key }) => {
-                if let Some(fd) = fd.and_then(|fd| rustix::io::fcntl_dupfd_cloexec(&fd, LOW_FDS).ok()) {
+                if let Some(fd) = fd.and_then(|fd| high(fd).ok()) {
                     let was_kept = self.store.put(key, fd);
                     self.stored(key, was_kept);
                 }
@@ -309,8 +292,7 @@ impl Guardian {
     /// A line for the operator, if standard error takes it at once.
     pub(super) fn say(text: Arguments<'_>) {
         let stderr = rustix::stdio::stderr();
-        let mut ready = [PollFd::new(&stderr, PollFlags::OUT)];
-        if poll(&mut ready, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) == Ok(1) {
+        if !ready(stderr, PollFlags::OUT, 0).is_empty() {
             let mut line = Text::<LINE_BYTES>::new();
             // What is too long is cut.
             let _ = writeln!(line, "hale: {text}");

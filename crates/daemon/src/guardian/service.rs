@@ -4,11 +4,13 @@ use crate::guardian::end::Phase;
 use crate::guardian::marker::{End, Marker};
 use crate::guardian::run::{Guardian, Token};
 use crate::guardian::slots::{Entry, Life, OutputPipe, Start};
+use crate::guardian::wait::await_room;
 use crate::protocol::text::Text;
 use crate::protocol::{MAX_PASSED, MAX_SERVICES, Slot, Spawn, SpawnFailure, StoreKey};
 use crate::sys::child::{
     LOW_FDS, ListenPid, Plan, Program, ProgramFds, STATUS_APART, STATUS_FAILURE_BYTES, Step, spawn,
 };
+use crate::sys::fds::high;
 use crate::sys::pidfd::exit_of;
 use crate::sys::wait::Exit;
 use hale_core::ids::Epoch;
@@ -57,7 +59,7 @@ impl Guardian {
         entry.epoch = order.epoch;
         // Where the last process's strays may still be: kept until there is a next one.
         if let Some(cgroup) = cgroup {
-            entry.cgroup = rustix::io::fcntl_dupfd_cloexec(&cgroup, LOW_FDS).ok();
+            entry.cgroup = high(cgroup).ok();
         }
         match made {
             Ok((pid, pidfd, start)) => {
@@ -65,7 +67,7 @@ impl Guardian {
                 let token = Token::Status(slot).data();
                 let _ = epoll::add(&self.epoll, &start.status, token, EventFlags::IN);
                 entry.start = Some(start);
-                entry.pidfd = rustix::io::fcntl_dupfd_cloexec(&pidfd, LOW_FDS).ok();
+                entry.pidfd = high(pidfd).ok();
                 entry.untold.spawned = true;
                 entry.unkept.process = true;
                 entry.unmarked = None;
@@ -262,12 +264,7 @@ impl Guardian {
             rustix::io::write(&pipe.marks, Marker::new().ended(epoch, pid, end).bytes()) == Err(Errno::AGAIN)
         });
         if full {
-            let flags = EventFlags::OUT | EventFlags::ONESHOT;
-            let data = Token::Room(slot).data();
-            // It may be watched already, for an end before this one.
-            if epoll::add(&self.epoll, &pipe.marks, data, flags) == Err(Errno::EXIST) {
-                let _ = epoll::modify(&self.epoll, &pipe.marks, data, flags);
-            }
+            await_room(&self.epoll, &pipe.marks, Token::Room(slot));
         } else {
             entry.unmarked = None;
         }
@@ -283,16 +280,13 @@ impl OutputPipe {
     fn new() -> Result<Self, Errno> {
         // The capacity stays at the kernel's default, 64 KiB: more would let less trusted services pin kernel
         // memory, and users without rights have 64 MiB for all of their pipes (pipe(7)).
-        let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
-        let marks = reopen(&write, OFlags::WRONLY | OFlags::NONBLOCK)?;
-        let high = |fd: OwnedFd| rustix::io::fcntl_dupfd_cloexec(fd, LOW_FDS);
-        Ok(Self { read: high(read)?, write: high(write)?, marks: high(marks)? })
+        let (read, _write) = pipe_with(PipeFlags::CLOEXEC)?;
+        Self::with(read)
     }
 
-    /// From the reading end alone, which the init system kept.
-    pub(super) fn kept(read: OwnedFd) -> Result<Self, Errno> {
+    /// From the reading end alone, as the init system keeps it.
+    pub(super) fn with(read: OwnedFd) -> Result<Self, Errno> {
         let [write, marks] = [OFlags::WRONLY, OFlags::WRONLY | OFlags::NONBLOCK].map(|flags| reopen(&read, flags));
-        let high = |fd: OwnedFd| rustix::io::fcntl_dupfd_cloexec(fd, LOW_FDS);
         Ok(Self { read: high(read)?, write: high(write?)?, marks: high(marks?)? })
     }
 }

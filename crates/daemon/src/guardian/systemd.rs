@@ -3,14 +3,14 @@
 //!
 //! systemd answers nothing, so a descriptor that it could not keep shows only by being missing later.
 
-use crate::guardian::run::{Guardian, Token, now_ms};
+use crate::guardian::run::{Guardian, Token};
 use crate::guardian::slots::Life;
+use crate::guardian::wait::{await_room, now_ms, ready};
 use crate::protocol::text::Text;
 use crate::protocol::{Slot, StoreKey};
 use crate::sys::packet::{Sent, send};
 use hale_core::ids::Epoch;
-use rustix::event::epoll::{self, EventFlags};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::PollFlags;
 use std::fmt::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -29,9 +29,9 @@ pub(super) const MAX_WORDS: usize = 2;
 /// That is more than two thousand services.
 const MAX_NAMES_BYTES: usize = 120 * 1_024;
 
-/// How long the last message may wait for room, in seconds: PID 1 is busy for that long only when the machine hardly runs,
+/// How long the last message may wait for room, in milliseconds: PID 1 is busy for that long only when the machine hardly runs,
 /// and what is missed is that the next start throws away what it finds.
-const LAST_WORD_S: i64 = 1;
+const LAST_WORD_MS: u64 = 1_000;
 
 /// How many times systemd is told of life within the time that it allows (the hardware timer is petted as often).
 pub(super) const PETS_PER_TIMEOUT: u64 = 3;
@@ -162,8 +162,7 @@ impl Systemd {
     }
 
     pub fn await_room(&mut self) {
-        let mut ready = [PollFd::new(&self.socket, PollFlags::OUT)];
-        let _ = poll(&mut ready, Some(&Timespec { tv_sec: LAST_WORD_S, tv_nsec: 0 }));
+        ready(&self.socket, PollFlags::OUT, LAST_WORD_MS);
         self.full = false;
     }
 
@@ -255,10 +254,7 @@ impl Guardian {
     /// Asks to be woken when there is room.
     fn await_systemd(&mut self) {
         let Some(systemd) = self.systemd.as_ref().filter(|systemd| systemd.full) else { return };
-        let flags = EventFlags::OUT | EventFlags::ONESHOT;
-        if epoll::add(&self.epoll, &systemd.socket, Token::Systemd.data(), flags).is_err() {
-            let _ = epoll::modify(&self.epoll, &systemd.socket, Token::Systemd.data(), flags);
-        }
+        await_room(&self.epoll, &systemd.socket, Token::Systemd);
     }
 
     /// There is room again.

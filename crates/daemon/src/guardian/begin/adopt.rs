@@ -5,12 +5,12 @@
 use crate::guardian::run::{Guardian, Token};
 use crate::guardian::slots::{Life, OutputPipe};
 use crate::guardian::systemd::{Kept, Systemd};
+use crate::guardian::wait::ready;
 use crate::protocol::{GuardianEvent, Slot, StoreKey};
-use crate::sys::child::LOW_FDS;
-use crate::sys::fds::take_inherited;
+use crate::sys::fds::{high, take_inherited};
 use hale_core::ids::Epoch;
+use rustix::event::PollFlags;
 use rustix::event::epoll::{self, EventFlags};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, memfd_create};
 use std::collections::BTreeSet;
 use std::ffi::{CString, OsStr, OsString};
@@ -110,7 +110,7 @@ impl Left {
         let (mut keepers, mut rest) = (Vec::new(), Rest::default());
         for (number, name) in passed() {
             let Ok(fd) = take_inherited(number) else { continue };
-            let Ok(fd) = rustix::io::fcntl_dupfd_cloexec(&fd, LOW_FDS) else { continue };
+            let Ok(fd) = high(fd) else { continue };
             let kept = Kept::from_name(&name);
             rest.names.extend(kept);
             match kept {
@@ -138,7 +138,7 @@ impl Rest {
         }
         for (slot, read) in self.outputs {
             if let Some(entry) = guardian.slots.entry(slot) {
-                entry.pipe = OutputPipe::kept(read).ok();
+                entry.pipe = OutputPipe::with(read).ok();
                 entry.unoffered = entry.pipe.is_some();
             }
         }
@@ -155,12 +155,11 @@ impl Rest {
             entry.life = Life::Running { pid };
             entry.cgroup = cgroup_of(pid, &pidfd);
             let _ = epoll::add(&guardian.epoll, &pidfd, token, EventFlags::IN);
-            let mut now = [PollFd::new(&pidfd, PollFlags::IN)];
-            let has_ended = poll(&mut now, Some(&Timespec::default())) == Ok(1);
-            let reaped = now[0].revents().contains(PollFlags::HUP);
+            let now = ready(&pidfd, PollFlags::IN, 0);
             entry.pidfd = Some(pidfd);
             // Before the supervisor is told of it: its end may be on record, and its successor announced.
-            if has_ended {
+            if !now.is_empty() {
+                let reaped = now.contains(PollFlags::HUP);
                 guardian.on_adopted(slot, if reaped { EventFlags::HUP } else { EventFlags::IN });
             }
         }
@@ -178,14 +177,14 @@ fn cgroup_of(pid: i32, pidfd: &OwnedFd) -> Option<OwnedFd> {
     };
     let (path, own) = (group(&pid.to_string())?, group("self")?);
     // What lives now had this number a moment ago; of what has ended it may be somebody else's, and so the group.
-    let lives = poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&Timespec::default())) == Ok(0);
+    let lives = ready(pidfd, PollFlags::IN, 0).is_empty();
     // Never one that the guardian itself is in.
     if !lives || own.starts_with(&path) {
         return None;
     }
     let mounts = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
     let dir = mounts.iter().find_map(|mount| File::open(format!("{mount}{path}")).ok())?;
-    rustix::io::fcntl_dupfd_cloexec(dir, LOW_FDS).ok()
+    high(dir).ok()
 }
 
 #[cfg(test)]

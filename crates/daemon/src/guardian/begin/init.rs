@@ -1,10 +1,11 @@
 //! Being process 1, of a container or of a machine: what its signals ask for, and what its end is.
 
-use crate::guardian::leave::await_signal;
-use crate::guardian::run::{Guardian, now_ms};
+use crate::guardian::run::Guardian;
+use crate::guardian::wait::{now_ms, ready};
 use crate::sys::signals::SignalFd;
 use crate::sys::wait::reap;
 use hale_core::policy::AsInit;
+use rustix::event::PollFlags;
 use rustix::process::getpid;
 use rustix::system::{RebootCommand, reboot};
 use std::ffi::OsStr;
@@ -130,7 +131,7 @@ pub fn hold(mut init: Init) {
     let until_ms = now_ms() + HOLD_MS;
     while now_ms() < until_ms {
         while let Ok(Some(_)) = reap(None) {}
-        await_signal(&signals, until_ms);
+        ready(&signals, PollFlags::IN, until_ms.saturating_sub(now_ms()));
         while let Some((signal, _)) = signals.next() {
             init.note(signal);
             if matches!(signal, libc::SIGTERM | libc::SIGINT | libc::SIGPWR) {

@@ -1,21 +1,23 @@
 //! From the command line to a guardian that needs no further memory.
 
 use crate::guardian::begin::adopt::{self, Beginning, KEEPER_FDS, Left};
+use crate::guardian::begin::hardware::Config;
 use crate::guardian::begin::init::{self, Init};
 use crate::guardian::begin::launch::{END, LEAVE};
 use crate::guardian::begin::lock::lock;
 use crate::guardian::end::Phase;
-use crate::guardian::hardware::{self, Hardware};
+use crate::guardian::hardware::Hardware;
 use crate::guardian::helper::Helper;
 use crate::guardian::programs::Programs;
-use crate::guardian::run::{Guardian, Token, now_ms};
+use crate::guardian::run::{Guardian, Token};
 use crate::guardian::slots::Slots;
 use crate::guardian::store::Store;
 use crate::guardian::systemd::{Kept, Systemd};
 use crate::guardian::tell::Word;
+use crate::guardian::wait::now_ms;
 use crate::protocol::{MAX_GROUPS, MAX_ORDER_BYTES, MAX_SERVICES, MAX_STRINGS};
-use crate::sys::child::{LOW_FDS, PointerSpace};
-use crate::sys::fds::{close_on_exec_from, has_close_range, take_inherited};
+use crate::sys::child::PointerSpace;
+use crate::sys::fds::{self, close_on_exec_from, has_close_range, take_inherited};
 use crate::sys::packet;
 use crate::sys::pidfd::tells_exits;
 use crate::sys::signals::SignalFd;
@@ -162,7 +164,7 @@ pub fn prepare(args: impl IntoIterator<Item = OsString>) -> Result<Guardian, Sta
     }
     let epoll = high(epoll::create(epoll::CreateFlags::CLOEXEC).map_err(kernel("epoll"))?)?;
     let mut guardian = Guardian {
-        hardware: Hardware::start(hardware::Config::new(&device, &timeout_s), &epoll, now_ms()),
+        hardware: Hardware::start(Config::new(&device, &timeout_s), &epoll, now_ms()),
         epoll,
         init,
         signals,
@@ -220,8 +222,7 @@ fn shared_by_helpers() -> Result<[OwnedFd; KEEPER_FDS], StartError> {
 
 /// Moves a descriptor out of the range that children copy.
 fn high(fd: impl AsFd) -> Result<OwnedFd, StartError> {
-    rustix::io::fcntl_dupfd_cloexec(fd, LOW_FDS)
-        .map_err(|errno| StartError::Kernel { what: "file descriptors", source: errno.into() })
+    fds::high(fd).map_err(|errno| StartError::Kernel { what: "file descriptors", source: errno.into() })
 }
 
 /// Makes this process the last one that the kernel kills for memory; gives what children get back, `None` when

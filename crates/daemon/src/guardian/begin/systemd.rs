@@ -2,7 +2,7 @@
 
 use crate::guardian::systemd::{Kept, MAX_REMOVALS, MAX_WORDS, PETS_PER_TIMEOUT, Systemd};
 use crate::protocol::{MAX_SERVICES, Slot, StoreKey};
-use crate::sys::child::LOW_FDS;
+use crate::sys::fds::high;
 use hale_core::ids::Epoch;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use rustix::process::{Pid, getppid};
@@ -50,7 +50,7 @@ impl Systemd {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket = socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None)?;
         connect(&socket, &address)?;
-        let socket = rustix::io::fcntl_dupfd_cloexec(socket, LOW_FDS)?;
+        let socket = high(socket)?;
         let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
         let own = |pid| pid == u64::from(std::process::id());
         let pet_ms = number("WATCHDOG_USEC")
