@@ -62,25 +62,11 @@ impl Programs {
         argv: &mut PointerSpace,
         environment: &mut PointerSpace,
     ) -> Result<i32, Errno> {
-        let plan = Plan {
-            leave_high_fds: false,
-            dies_with: self.dies_with,
-            // Its failure to start shows as exit code 127.
-            status: self.null.as_fd(),
-            fds: ProgramFds::Pass(fds),
-            cgroup: None,
-            oom_score_adj,
-            open_files: None,
-            identity: None,
-            no_new_privs: false,
-            umask: None,
-            directory: None,
-            marker: None,
-            program,
-            argv: argv.fill(words.iter().map(CString::as_c_str)).ok_or(Errno::TOOBIG)?,
-            environment: environment.fill(self.environment.iter().map(CString::as_c_str)).ok_or(Errno::TOOBIG)?,
-            listen_pid: None,
-        };
+        let argv = argv.fill(words.iter().map(CString::as_c_str)).ok_or(Errno::TOOBIG)?;
+        let environment = environment.fill(self.environment.iter().map(CString::as_c_str)).ok_or(Errno::TOOBIG)?;
+        // Its failure to start shows as exit code 127.
+        let plan = Plan::new(self.null.as_fd(), ProgramFds::Pass(fds), program, argv, environment);
+        let plan = Plan { dies_with: self.dies_with, oom_score_adj, ..plan };
         spawn(&plan).map(|(pid, _pidfd)| pid).map_err(|(_step, errno): (Step, Errno)| errno)
     }
 }

@@ -4,6 +4,7 @@ use crate::guardian::end::Phase;
 use crate::guardian::marker::{End, Marker};
 use crate::guardian::run::{Guardian, Token};
 use crate::guardian::slots::{Entry, Life, OutputPipe, Start};
+use crate::guardian::systemd::KeptOf;
 use crate::guardian::wait::await_room;
 use crate::protocol::text::Text;
 use crate::protocol::{MAX_PASSED, MAX_SERVICES, Slot, Spawn, SpawnFailure, StoreKey};
@@ -53,9 +54,6 @@ impl Guardian {
         let slot = order.slot;
         let made = self.start_service(order, cgroup.as_ref().map(AsFd::as_fd));
         let Some(entry) = self.slots.get(slot) else { return };
-        if let Life::Ended { pid: pid @ 1.., .. } = entry.life {
-            entry.unkept.over(entry.epoch, pid);
-        }
         entry.epoch = order.epoch;
         // Where the last process's strays may still be: kept until there is a next one.
         if let Some(cgroup) = cgroup {
@@ -69,7 +67,6 @@ impl Guardian {
                 entry.start = Some(start);
                 entry.pidfd = high(pidfd).ok();
                 entry.untold.spawned = true;
-                entry.unkept.process = true;
                 entry.unmarked = None;
                 self.slots.set_running(slot, pid);
             }
@@ -96,7 +93,6 @@ impl Guardian {
         if entry.pipe.is_none() {
             entry.pipe = Some(OutputPipe::new().map_err(pipe_failed)?);
             entry.unoffered = true;
-            entry.unkept.output = true;
         }
         let pipe = entry.pipe.as_ref().ok_or((Step::Pipe, Errno::BADF))?;
         let output = rustix::io::fcntl_dupfd_cloexec(&pipe.write, 3).map_err(pipe_failed)?;
@@ -161,9 +157,6 @@ impl Guardian {
             && entry.epoch == epoch
             && is_told_end(entry)
         {
-            if let Life::Ended { pid: pid @ 1.., .. } = entry.life {
-                entry.unkept.over(epoch, pid);
-            }
             entry.life = Life::Empty;
             entry.pidfd = None;
             self.tell_systemd_of(slot);
@@ -175,7 +168,8 @@ impl Guardian {
         self.write_end_marker(slot);
         let Some(entry) = self.slots.get(slot) else { return };
         if !matches!(entry.life, Life::Running { .. }) {
-            *entry = Entry { epoch: entry.epoch, unkept: entry.unkept.released(), ..Entry::default() };
+            let kept = KeptOf { released: entry.kept.output, ..entry.kept };
+            *entry = Entry { epoch: entry.epoch, kept, ..Entry::default() };
             self.tell_systemd_of(slot);
             while let Some(key) = self.store.of(slot) {
                 let was_kept = self.store.remove(key);

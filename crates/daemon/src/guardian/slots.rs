@@ -2,7 +2,7 @@
 
 use crate::guardian::end::kill;
 use crate::guardian::marker::End;
-use crate::guardian::systemd::Unkept;
+use crate::guardian::systemd::KeptOf;
 use crate::guardian::tell::Untold;
 use crate::protocol::{Slot, SpawnFailure};
 use hale_core::ids::Epoch;
@@ -25,8 +25,8 @@ pub(super) struct Entry {
     pub untold: Untold,
     /// Whether the keeper does not have its pipe.
     pub unoffered: bool,
-    /// What systemd does not know.
-    pub unkept: Unkept,
+    /// What systemd has of it.
+    pub kept: KeptOf,
     /// An end for which there was no room in the pipe: whoever comes next writes it, if there is room then.
     pub unmarked: Option<(Epoch, i32, End)>,
 }

@@ -77,32 +77,15 @@ impl Kept {
     }
 }
 
-/// What systemd still has to be told of a slot.
+/// What systemd has of a slot.
 #[derive(Debug, Default, Clone, Copy)]
-pub(super) struct Unkept {
-    /// A process whose end was acknowledged. Told first, so that there never are two.
-    over: Option<(Epoch, i32)>,
-    /// The slot was released.
-    released: bool,
-    /// The slot's newest process is new to it.
-    pub process: bool,
-    /// The slot's pipe is.
+pub(super) struct KeptOf {
+    /// The process with this number and process id.
+    pub process: Option<(Epoch, i32)>,
+    /// An output.
     pub output: bool,
-}
-
-impl Unkept {
-    /// The end of this process was acknowledged.
-    pub fn over(&mut self, epoch: Epoch, pid: i32) {
-        // What it was never told of needs no removal.
-        if !std::mem::take(&mut self.process) {
-            self.over = Some((epoch, pid));
-        }
-    }
-
-    /// The pipe is closed.
-    pub fn released(self) -> Self {
-        Self { released: !self.output, output: false, ..self }
-    }
+    /// The slot was released since: that output is none of a service any more.
+    pub released: bool,
 }
 
 /// The socket to systemd, and what it was not told yet.
@@ -193,21 +176,27 @@ impl Guardian {
     /// Tells systemd what it does not know of a slot, as far as there is room.
     pub(super) fn tell_systemd_of(&mut self, slot: Slot) {
         let (Some(systemd), Some(entry)) = (&mut self.systemd, self.slots.get(slot)) else { return };
-        if let Some((epoch, pid)) = entry.unkept.over
+        let process = match entry.life {
+            Life::Running { pid } | Life::Ended { pid: pid @ 1.., .. } => Some((entry.epoch, pid)),
+            Life::Empty | Life::Ended { .. } => None,
+        };
+        let kept = &mut entry.kept;
+        // Removed first, so that there never are two.
+        if let Some((epoch, pid)) = kept.process.filter(|_| kept.process != process)
             && systemd.remove(Kept::Process(slot, epoch, pid))
         {
-            entry.unkept.over = None;
+            kept.process = None;
         }
-        if entry.unkept.released {
-            entry.unkept.released = !systemd.remove(Kept::Output(slot));
+        if kept.output && kept.released && systemd.remove(Kept::Output(slot)) {
+            (kept.output, kept.released) = (false, false);
         }
-        if let (true, Some(pipe)) = (entry.unkept.output, &entry.pipe) {
-            entry.unkept.output = !systemd.keep(Kept::Output(slot), pipe.read.as_fd());
+        if let (false, Some(pipe)) = (kept.output, &entry.pipe) {
+            kept.output = systemd.keep(Kept::Output(slot), pipe.read.as_fd());
         }
-        if let (true, Some(pidfd), Life::Running { pid } | Life::Ended { pid, .. }) =
-            (entry.unkept.process, &entry.pidfd, entry.life)
+        if let (None, Some((epoch, pid)), Some(pidfd)) = (kept.process, process, &entry.pidfd)
+            && systemd.keep(Kept::Process(slot, epoch, pid), pidfd.as_fd())
         {
-            entry.unkept.process = !systemd.keep(Kept::Process(slot, entry.epoch, pid), pidfd.as_fd());
+            kept.process = process;
         }
         self.await_systemd();
     }

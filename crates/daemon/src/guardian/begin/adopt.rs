@@ -140,6 +140,7 @@ impl Rest {
             if let Some(entry) = guardian.slots.entry(slot) {
                 entry.pipe = OutputPipe::with(read).ok();
                 entry.unoffered = entry.pipe.is_some();
+                entry.kept.output = true;
             }
         }
         for (slot, epoch, pid, pidfd) in self.processes {
@@ -147,12 +148,14 @@ impl Rest {
             let Some(entry) = guardian.slots.entry(slot) else { continue };
             if let Some(older) = entry.pidfd.take() {
                 let _ = epoll::delete(&guardian.epoll, older);
-                if let Life::Running { pid } = entry.life {
-                    entry.unkept.over(entry.epoch, pid);
+                if let (Some((epoch, pid)), Some(systemd)) = (entry.kept.process, &mut guardian.systemd) {
+                    systemd.await_room();
+                    systemd.remove(Kept::Process(slot, epoch, pid));
                 }
             }
             entry.epoch = epoch;
             entry.life = Life::Running { pid };
+            entry.kept.process = Some((epoch, pid));
             entry.cgroup = cgroup_of(pid, &pidfd);
             let _ = epoll::add(&guardian.epoll, &pidfd, token, EventFlags::IN);
             let now = ready(&pidfd, PollFlags::IN, 0);
