@@ -84,9 +84,9 @@ impl Guardian {
             }
             self.hardware.on_time(now);
             let wake_ms = until_ms.min(self.hardware.deadline_ms().unwrap_or(until_ms));
-            ready(&self.signals, PollFlags::IN, wake_ms.saturating_sub(now_ms()));
+            ready(&self.signal_fd, PollFlags::IN, wake_ms.saturating_sub(now_ms()));
             let mut hurry = false;
-            while let Some((signal, _)) = self.signals.next() {
+            while let Some((signal, _)) = self.signal_fd.next() {
                 self.init.note(signal);
                 hurry |= matches!(signal, libc::SIGTERM | libc::SIGINT);
             }

@@ -1,6 +1,12 @@
 //! The tiny process that is the parent of every service and the only one that reaps.
 //!
-//! `hale run` becomes it by [`launch::launch`]; the supervisor talks to it through [`GuardianClient`](crate::supervisor::client::GuardianClient).
+//! `hale run` becomes it by [`launch::launch`]; the supervisor talks to it through
+//! [`GuardianClient`](crate::supervisor::client::GuardianClient).
+//!
+//! To read it: `run` is the loop. `slots` and `service` are about the services, `tell` and `store` about what the supervisor is
+//! told of them; `helper` is what supervisor and keeper have in common, `supervise` and `keeper` what they have not. `end` is how
+//! it all ends. Beside that stand the hardware timer (`hardware`), systemd (`systemd`) and the end of process 1 (`leave`). `begin`
+//! is what happens once before all this, and need not be known for it.
 
 mod begin;
 mod end;

@@ -30,27 +30,23 @@ impl Programs {
         &self,
         end: BorrowedFd<'_>,
         oom_score_adj: Option<&[u8]>,
-        [argv, environment]: &mut [PointerSpace; 2],
+        pointers: &mut [PointerSpace; 2],
     ) -> Result<i32, Errno> {
         let [keeper, ..] = &self.shared;
         let fds = [end, keeper.as_fd()];
-        self.start(&fds, self.program(), &self.supervisor_argv, oom_score_adj, argv, environment)
+        self.start(&fds, Program::File(self.exe.as_fd()), &self.supervisor_argv, oom_score_adj, pointers)
     }
 
     /// Starts a keeper with its end of the socket to the guardian as descriptor 3, then what every keeper gets.
-    pub fn keeper(&self, end: BorrowedFd<'_>, [argv, environment]: &mut [PointerSpace; 2]) -> Result<i32, Errno> {
+    pub fn keeper(&self, end: BorrowedFd<'_>, pointers: &mut [PointerSpace; 2]) -> Result<i32, Errno> {
         let [_, supervisor, staging_read, staging_write, staged_slot] = &self.shared;
         let fds = [end, supervisor.as_fd(), staging_read.as_fd(), staging_write.as_fd(), staged_slot.as_fd()];
-        self.start(&fds, self.program(), &self.keeper_argv, None, argv, environment)
+        self.start(&fds, Program::File(self.exe.as_fd()), &self.keeper_argv, None, pointers)
     }
 
     /// Starts a child that has the kernel write everything to the disks.
-    pub fn sync(&self, [argv, environment]: &mut [PointerSpace; 2]) -> Result<i32, Errno> {
-        self.start(&[], Program::Sync, &[], None, argv, environment)
-    }
-
-    fn program(&self) -> Program<'_> {
-        Program::File(self.exe.as_fd())
+    pub fn sync(&self, pointers: &mut [PointerSpace; 2]) -> Result<i32, Errno> {
+        self.start(&[], Program::Sync, &[], None, pointers)
     }
 
     fn start(
@@ -59,8 +55,7 @@ impl Programs {
         program: Program<'_>,
         words: &[CString],
         oom_score_adj: Option<&[u8]>,
-        argv: &mut PointerSpace,
-        environment: &mut PointerSpace,
+        [argv, environment]: &mut [PointerSpace; 2],
     ) -> Result<i32, Errno> {
         let argv = argv.fill(words.iter().map(CString::as_c_str)).ok_or(Errno::TOOBIG)?;
         let environment = environment.fill(self.environment.iter().map(CString::as_c_str)).ok_or(Errno::TOOBIG)?;

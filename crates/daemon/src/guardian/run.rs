@@ -8,7 +8,6 @@ use crate::guardian::programs::Programs;
 use crate::guardian::slots::Slots;
 use crate::guardian::store::Store;
 use crate::guardian::systemd::Systemd;
-use crate::guardian::tell::Word;
 use crate::guardian::wait::{now_ms, ready, timespec};
 use crate::protocol::text::Text;
 use crate::protocol::wire::{Reader, Take, read, wire, write};
@@ -45,7 +44,7 @@ pub struct Guardian {
     pub(super) epoll: OwnedFd,
     pub(super) hardware: Hardware,
     pub(super) init: Init,
-    pub(super) signals: SignalFd,
+    pub(super) signal_fd: SignalFd,
     pub(super) programs: Programs,
     pub(super) slots: Slots,
     pub(super) supervisor: Helper,
@@ -78,8 +77,8 @@ pub struct Guardian {
     pub(super) message: Vec<u8>,
     pub(super) pointers: [PointerSpace; 2],
     pub(super) groups: Vec<Gid>,
-    /// Of each [`HostSignal`].
-    pub(super) signals_told: [Word; 3],
+    /// For each [`HostSignal`] that the supervisor may not have taken: the number that proves that it has, once it came back.
+    pub(super) signals: [Option<u64>; 3],
     pub(super) untold_keeper: bool,
     pub(super) untold_lost: bool,
     /// The refusal of an order that cannot be answered now; no further order is read before.
@@ -176,7 +175,7 @@ impl Guardian {
     }
 
     fn on_signals(&mut self) {
-        while let Some((signal, pid)) = self.signals.next() {
+        while let Some((signal, pid)) = self.signal_fd.next() {
             self.init.note(signal);
             match signal {
                 libc::SIGTERM | libc::SIGPWR => self.on_host_signal(HostSignal::Terminate),

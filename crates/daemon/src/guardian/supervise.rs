@@ -5,7 +5,7 @@ use crate::guardian::evidence::evidence_of;
 use crate::guardian::helper::{Live, Stage};
 use crate::guardian::progress::Due;
 use crate::guardian::run::{Guardian, Token};
-use crate::guardian::tell::{Untold, Word};
+use crate::guardian::tell::{UNTOLD, Untold};
 use crate::guardian::wait::now_ms;
 use crate::protocol::{GuardianEvent, HostSignal};
 use crate::sys::wait::Exit;
@@ -51,8 +51,8 @@ impl Guardian {
         }
         self.hardware.retell();
         self.untold_lost = self.lost.is_some();
-        for word in &mut self.signals_told {
-            word.forget();
+        for taken_after in self.signals.iter_mut().flatten() {
+            *taken_after = UNTOLD;
         }
     }
 
@@ -158,8 +158,8 @@ impl Guardian {
                 self.tell_systemd_word("READY=1");
             }
             self.end_alone_ms = None;
-            for word in &mut self.signals_told {
-                word.proven(nonce);
+            for signal in &mut self.signals {
+                signal.take_if(|taken_after| *taken_after <= nonce);
             }
         }
     }
@@ -170,7 +170,7 @@ impl Guardian {
         if self.hurry(ends) {
             return;
         }
-        self.signals_told[signal as usize] = Word::Untold;
+        self.signals[signal as usize] = Some(UNTOLD);
         if ends && !self.end_wanted {
             self.end_wanted = true;
             self.tell_systemd_word("STOPPING=1");

@@ -39,33 +39,8 @@ impl Untold {
     }
 }
 
-/// Whether the supervisor knows of a signal that the operator sent.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Word {
-    /// It does, or there was none.
-    #[default]
-    Known,
-    /// Not yet.
-    Untold,
-    /// It was told, and has taken it for sure only once this number has come back.
-    Doubtful(u64),
-}
-
-impl Word {
-    /// This number came back.
-    pub fn proven(&mut self, nonce: u64) {
-        if matches!(self, Self::Doubtful(since) if *since <= nonce) {
-            *self = Self::Known;
-        }
-    }
-
-    /// A new supervisor is there.
-    pub fn forget(&mut self) {
-        if matches!(self, Self::Doubtful(_)) {
-            *self = Self::Untold;
-        }
-    }
-}
+/// Instead of the number after which a signal counts as taken: it was not even told.
+pub(super) const UNTOLD: u64 = u64::MAX;
 
 impl Guardian {
     /// Answers an order that cannot be followed, now or as soon as there is room.
@@ -112,9 +87,9 @@ impl Guardian {
         let mut told = |event: GuardianEvent| live.send(&self.epoll, &event, None) != Sent::Full;
         self.refusal.take_if(|&mut (slot, epoch, failure)| told(GuardianEvent::SpawnFailed { slot, epoch, failure }));
         for signal in [HostSignal::Terminate, HostSignal::Interrupt, HostSignal::Hangup] {
-            let word = &mut self.signals_told[signal as usize];
-            if *word == Word::Untold && told(GuardianEvent::Signalled(signal)) {
-                *word = Word::Doubtful(next_nonce);
+            let taken_after = &mut self.signals[signal as usize];
+            if *taken_after == Some(UNTOLD) && told(GuardianEvent::Signalled(signal)) {
+                *taken_after = Some(next_nonce);
             }
         }
         self.untold_keeper = self.untold_keeper && !told(GuardianEvent::KeeperReplaced);

@@ -13,7 +13,6 @@ use crate::guardian::run::{Guardian, Token};
 use crate::guardian::slots::Slots;
 use crate::guardian::store::Store;
 use crate::guardian::systemd::{Kept, Systemd};
-use crate::guardian::tell::Word;
 use crate::guardian::wait::now_ms;
 use crate::protocol::{MAX_GROUPS, MAX_ORDER_BYTES, MAX_SERVICES, MAX_STRINGS};
 use crate::sys::child::PointerSpace;
@@ -123,7 +122,7 @@ pub fn prepare(args: impl IntoIterator<Item = OsString>) -> Result<Guardian, Sta
     let locks = [high(lock(runtime_dir.as_ref())?)?, high(lock(state_dir.as_ref())?)?];
 
     let init = Init::take(init::from_word(&as_init));
-    let signals = SignalFd::take(init.signals()).map_err(kernel("signalfd"))?;
+    let signal_fd = SignalFd::take(init.signals()).map_err(kernel("signalfd"))?;
     set_child_subreaper(Some(getpid())).map_err(kernel("becoming the parent of orphans"))?;
     let oom_score_adj = lower_oom_score();
     // Best effort: needs a right (CAP_IPC_LOCK) or a limit that is high enough.
@@ -167,7 +166,7 @@ pub fn prepare(args: impl IntoIterator<Item = OsString>) -> Result<Guardian, Sta
         hardware: Hardware::start(Config::new(&device, &timeout_s), &epoll, now_ms()),
         epoll,
         init,
-        signals,
+        signal_fd,
         programs,
         slots: Slots::new(MAX_SERVICES),
         supervisor: Helper::default(),
@@ -188,13 +187,13 @@ pub fn prepare(args: impl IntoIterator<Item = OsString>) -> Result<Guardian, Sta
         // One more for LISTEN_PID.
         pointers: [PointerSpace::new(MAX_STRINGS), PointerSpace::new(MAX_STRINGS + 1)],
         groups: Vec::with_capacity(MAX_GROUPS),
-        signals_told: [Word::default(); 3],
+        signals: [None; 3],
         untold_keeper: false,
         untold_lost: false,
         refusal: None,
         phase: Phase::Running,
     };
-    epoll::add(&guardian.epoll, guardian.signals.as_fd(), Token::Signals.data(), epoll::EventFlags::IN)
+    epoll::add(&guardian.epoll, guardian.signal_fd.as_fd(), Token::Signals.data(), epoll::EventFlags::IN)
         .map_err(kernel("epoll"))?;
     if let Some(left) = left {
         left.restore(&mut guardian);
