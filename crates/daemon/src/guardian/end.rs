@@ -123,7 +123,8 @@ impl Guardian {
             self.kill_services();
         }
         if let Some(live) = &mut self.keeper.live {
-            // A keeper whose socket is full is asked by the end of the time only.
+            // There may be room by now. A keeper whose socket is full is asked by the end of the time only.
+            live.has_room(&self.epoll);
             live.send(&self.epoll, &Request::Drain, None);
         }
         self.phase = Phase::Draining { until_ms: now_ms() + DRAIN_MS, exit_code };
