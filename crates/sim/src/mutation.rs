@@ -13,6 +13,7 @@ use hale_core::policy::{Mode, Policy};
 use hale_core::reason::Reason;
 use hale_core::record::{Body, Record};
 use hale_core::time::{Monotonic, Now, Span};
+use hale_core::world::Snapshot;
 use std::sync::Arc;
 
 /// One mistake.
@@ -186,6 +187,14 @@ impl Host for Mutated<'_, '_> {
             Mutation::Panics if self.failed => panic!("a mistake put in on purpose"),
             _ => self.host.write(&records),
         }
+    }
+
+    fn wants_snapshot(&self) -> bool {
+        self.host.wants_snapshot()
+    }
+
+    fn keep(&mut self, snapshot: &Snapshot) {
+        self.host.keep(snapshot);
     }
 
     fn perform(&mut self, mut effect: Effect) {
