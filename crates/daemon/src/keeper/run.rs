@@ -1,9 +1,10 @@
 //! The keeper's loop: all pipes and two sockets in one epoll(7).
 
-use crate::keeper::protocol::{ANSWER_BYTES, Flushed, KeeperEvent, LogTarget, MAX_MESSAGE_BYTES, Request};
+use crate::guardian::protocol::{MAX_SERVICES, Slot};
+use crate::keeper::protocol::{
+    Flushed, LogTarget, MAX_MESSAGE_BYTES, Request, read_request, write_dropped, write_flushed,
+};
 use crate::keeper::service::{Service, Staging, TURN_BYTES};
-use crate::protocol::wire::{read, write};
-use crate::protocol::{MAX_SERVICES, Slot};
 use crate::sys::fds::take_inherited;
 use crate::sys::packet::{self, Outbox, Received, receive};
 use rustix::event::Timespec;
@@ -236,14 +237,15 @@ impl Keeper {
         if bytes == 0 {
             return Ok(());
         }
-        self.answer(&KeeperEvent::Dropped { slot, bytes })
+        let mut message = Vec::new();
+        write_dropped(&mut message, slot, bytes);
+        self.answer(&message)
     }
 
     /// Sends an answer to the supervisor; one that reads nothing any more gets none.
-    fn answer(&mut self, event: &KeeperEvent) -> io::Result<()> {
+    fn answer(&mut self, message: &[u8]) -> io::Result<()> {
         if let Some(socket) = &self.supervisor {
-            let mut space = [0; ANSWER_BYTES];
-            let _ = self.outbox.send(socket, write(event, &mut space), None);
+            let _ = self.outbox.send(socket, message, None);
         }
         self.watch_supervisor()
     }
@@ -270,7 +272,7 @@ impl Keeper {
             let mut message = std::mem::take(&mut self.message);
             let received = receive(socket, &mut message)?;
             match received {
-                Received::Message(length, fd) => match (read(&message[..length], None), fd) {
+                Received::Message(length, fd) => match (read_request(&message[..length]), fd) {
                     (Some(Request::Pipe { slot }), Some(pipe)) => self.set_pipe(slot, pipe)?,
                     (Some(Request::Drain), _) => self.drain = true,
                     (Some(Request::Challenge { nonce }), _) => {
@@ -304,7 +306,7 @@ impl Keeper {
         while let Some(socket) = &self.supervisor {
             let mut message = std::mem::take(&mut self.message);
             match receive(socket, &mut message)? {
-                Received::Message(length, _) => match read(&message[..length], None) {
+                Received::Message(length, _) => match read_request(&message[..length]) {
                     Some(Request::Configure { slot, directory, max_size_bytes, keep, rate_bytes }) => {
                         let directory = directory.into();
                         self.configure(LogTarget { slot, directory, max_size_bytes, keep, rate_bytes })?;
@@ -535,7 +537,9 @@ impl Keeper {
             service.note_drops(now_us());
             (size_bytes, dropped_bytes) = (service.size_bytes(), service.dropped_bytes());
         }
-        self.answer(&KeeperEvent::Flushed(Flushed { slot, token, size_bytes, dropped_bytes }))
+        let mut message = Vec::new();
+        write_flushed(&mut message, &Flushed { slot, token, size_bytes, dropped_bytes });
+        self.answer(&message)
     }
 
     /// Carries everything that is in any pipe, for the last time.

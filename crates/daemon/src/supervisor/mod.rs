@@ -1,6 +1,5 @@
 //! The supervisor: the loop of `hale_core` on the real host.
 
-pub mod client;
 mod console;
 mod early;
 mod evidence;
@@ -14,6 +13,5 @@ mod prepare;
 mod run;
 mod said;
 mod service;
-mod timer;
 
 pub use run::main;
