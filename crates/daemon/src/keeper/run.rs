@@ -544,6 +544,10 @@ impl Keeper {
 
     /// Carries everything that is in any pipe, for the last time.
     fn finish(&mut self) -> io::Result<()> {
+        // The disk that hung may answer again since the guardian asked last.
+        if matches!(self.gate, Gate::Shut { .. }) {
+            self.try_to_open()?;
+        }
         for slot in (0..self.services.len() as u32).map(Slot) {
             self.carry_all(slot)?;
             if let Some(Place::Known(service)) = self.services.get_mut(slot.0 as usize) {
