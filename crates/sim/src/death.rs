@@ -26,7 +26,7 @@ pub struct Supervisor {
     takes_guardian: bool,
     snapshot: Option<Vec<u8>>,
     records: Vec<Record>,
-    /// How many of all records the journal reaches back from.
+    /// How many of the remembered records the journal has, as snapshot or one by one.
     journaled: usize,
     /// Until when the journal cannot be written.
     full_until: Option<u64>,
@@ -78,7 +78,7 @@ impl Supervisor {
         self.full_until.get_or_insert(until);
     }
 
-    /// How many of all records there were when the journal was whole, if it is not.
+    /// With a journal that cannot be written: how many of the remembered records it has.
     #[must_use]
     pub fn gap(&self) -> Option<usize> {
         self.full_until.map(|_| self.journaled)

@@ -103,12 +103,12 @@ impl Oracle for RecordsFirst {
                     Err(format!("record {} where {expected} was due", record.id))
                 }
             }
-            // Whether the last orders arrived is for the kernel to say: there no epoch can be used twice.
             // What it acknowledged it has forgotten: its numbers can be used again by one who does not remember them either.
             Seen::Fact(Fact::GuardianDied) => {
                 self.forgotten = self.newest_ordered.keys().cloned().collect();
                 Ok(())
             }
+            // Whether the last orders arrived is for the kernel to say: there no epoch can be used twice.
             Seen::Fact(Fact::SupervisorDied) => {
                 self.written.values_mut().for_each(|written| written.spawn_ordered = false);
                 Ok(())
