@@ -192,7 +192,13 @@ impl DaemonHost {
     /// How it ended; writes out what is left.
     pub(super) fn finish(mut self) -> Ended {
         self.tell();
-        let Self { mut parts, mut services, watcher, ended, descriptors, .. } = self;
+        // From here on the guardian waits for the end of this process, a bounded time, and asks for no proof: what follows may
+        // wait for a disk.
+        if self.ended == Some(Ended::InOrder) {
+            let guardian = &mut self.parts.guardian;
+            let _ = guardian.shutdown_done(0).map_err(io::Error::other).and_then(|()| guardian.flush());
+        }
+        let Self { parts, mut services, watcher, ended, descriptors, .. } = self;
         drop(watcher);
         // To close what services sent may take its time; exit does not wait for it.
         std::mem::forget(descriptors);
@@ -213,10 +219,6 @@ impl DaemonHost {
             parts.console.say("ended in order");
         }
         parts.console.close();
-        // Last, because the guardian ends, and `hale run` with it, when it hears this.
-        if ended == Some(Ended::InOrder) {
-            let _ = parts.guardian.shutdown_done(0).map_err(io::Error::other).and_then(|()| parts.guardian.flush());
-        }
         ended.unwrap_or(Ended::GuardianGone)
     }
 

@@ -192,14 +192,9 @@ command = ["sleep", "1000"]
         }
     }
 
-    /// SIGTERM ends everything in order while nobody can write: what hangs ends by itself once it can.
-    #[test]
-    fn hale_ends_while_its_log_disk_hangs() {
-        if !inside("hale_ends_while_its_log_disk_hangs") {
-            return;
-        }
+    fn end_while_it_hangs(mount: &str, others: &[&str]) {
         let place = Place::new();
-        let disk = Disk::new(&place, "log", &[]);
+        let disk = Disk::new(&place, mount, others);
         let mut hale = place.hale(SERVICES);
         let disk = disk;
         hale.ready("web");
@@ -213,6 +208,22 @@ command = ["sleep", "1000"]
         disk.thaw();
         await_end(stuck);
         place.assert_nobody_left();
+    }
+
+    /// SIGTERM ends everything in order while nobody can write: what hangs ends by itself once it can.
+    #[test]
+    fn hale_ends_while_its_log_disk_hangs() {
+        if inside("hale_ends_while_its_log_disk_hangs") {
+            end_while_it_hangs("log", &[]);
+        }
+    }
+
+    /// The same with the ledger on that disk, too: what it did not take is in the journal, for the next Hale to write.
+    #[test]
+    fn hale_ends_while_the_disk_of_ledger_and_logs_hangs() {
+        if inside("hale_ends_while_the_disk_of_ledger_and_logs_hangs") {
+            end_while_it_hangs("state", &["log"]);
+        }
     }
 
     /// Whoever drains can die, too: the next one drains, and writes nothing before the one that hangs is gone.
