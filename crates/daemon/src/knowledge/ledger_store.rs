@@ -139,10 +139,43 @@ impl LedgerStore {
         notify: Notify,
         disk: Box<dyn Disk>,
     ) -> Result<(Self, Recovery), OpenError> {
-        let held = Held::take(dir)?;
+        let held = Locked::take(dir)?.look()?;
         let recovery = held.recovery();
         let store = Self::start(dir, limits.clone(), move |queue| held.write(limits, disk, queue, &notify))?;
         Ok((store, recovery))
+    }
+
+    /// For whoever cannot wait until all of the newest segment was read and verified: that is done on the writer's thread, and
+    /// what is appended meanwhile is written then. If it fails, that is told, and it is tried again. The lock is held from
+    /// here on.
+    ///
+    /// # Errors
+    /// The directory cannot be made, or another process writes this ledger; or there can be no more threads.
+    pub fn open_unread(dir: &Path, limits: Limits, notify: Notify) -> Result<Self, OpenError> {
+        let (locked, writers) = (Locked::take(dir)?, limits.clone());
+        Self::start(dir, limits, move |queue| {
+            let (mut delay, mut has_failed, mut goes_on) = (RETRY_FIRST, false, true);
+            loop {
+                match locked.scan() {
+                    Ok(found) => {
+                        if has_failed {
+                            notify(LedgerEvent::Recovered);
+                        }
+                        let Locked { layout, lock } = locked;
+                        return Held { layout, found, lock }.write(writers, Box::new(RealDisk), queue, &notify);
+                    }
+                    Err(error) if !has_failed => notify(LedgerEvent::Degraded { error: error.to_string() }),
+                    Err(_) => {}
+                }
+                if !goes_on {
+                    return;
+                }
+                has_failed = true;
+                // Told to end, it tries once more: what waits is written if that is possible by now.
+                goes_on = queue.pause(delay);
+                delay = (delay * 2).min(RETRY_MAX);
+            }
+        })
     }
 
     /// For a ledger that cannot be [opened](Self::open) now, because its directory cannot be made on a read-only disk, or an
@@ -157,7 +190,7 @@ impl LedgerStore {
             loop {
                 // Told to end, it tries once more: what waits is written if that is possible by now.
                 let goes_on = queue.pause(delay);
-                if let Ok(held) = Held::take(&path) {
+                if let Ok(held) = Locked::take(&path).and_then(Locked::look) {
                     notify(LedgerEvent::Recovered);
                     return held.write(writers, Box::new(RealDisk), queue, &notify);
                 }
@@ -221,7 +254,13 @@ struct Held {
     lock: File,
 }
 
-impl Held {
+/// A ledger that nobody else can write now, and that nobody has looked at yet.
+struct Locked {
+    layout: Layout,
+    lock: File,
+}
+
+impl Locked {
     fn take(dir: &Path) -> Result<Self, OpenError> {
         let layout = Layout::new(dir);
         if let Err(source) = layout.make()
@@ -237,15 +276,26 @@ impl Held {
                 failed("lock", dir)(error.into())
             }
         })?;
-        let found = scan(&layout).map_err(|error| match error {
+        Ok(Self { layout, lock })
+    }
+
+    fn scan(&self) -> Result<Found, OpenError> {
+        scan(&self.layout).map_err(|error| match error {
             VerifyDirError::Read { path, source } => OpenError::Io { what: "read", path, source },
             VerifyDirError::Damage { dir, damage } => {
                 OpenError::Io { what: "read", path: dir, source: io::Error::other(damage) }
             }
-        })?;
-        Ok(Self { layout, found, lock })
+        })
     }
 
+    fn look(self) -> Result<Held, OpenError> {
+        let found = self.scan()?;
+        let Self { layout, lock } = self;
+        Ok(Held { layout, found, lock })
+    }
+}
+
+impl Held {
     fn recovery(&self) -> Recovery {
         Recovery {
             next_seq: self.found.position.chain().next_seq(),
@@ -659,6 +709,31 @@ mod tests {
         }
         open(dir.path(), small()).close();
         assert!(verify_dir(dir.path()).expect("good").sealed > 0);
+    }
+
+    #[test]
+    fn one_that_cannot_be_read_is_tried_again_and_loses_nothing() {
+        let dir = TempDir::new().expect("a directory");
+        open(dir.path(), small()).close();
+        let next = dir.path().join("seg/00000000.jsonl");
+        let _ = fs::remove_file(&next);
+        fs::create_dir(&next).expect("no segment");
+        let (tell, events) = mpsc::channel();
+        let notify = Box::new(move |event| drop(tell.send(event)));
+        let store = LedgerStore::open_unread(dir.path(), small(), notify).expect("its lock");
+        assert!(matches!(
+            LedgerStore::open_unread(dir.path(), small(), Box::new(|_| ())),
+            Err(OpenError::Locked { .. })
+        ));
+        store.append(payload(1), Class::Durable, 1).expect("room");
+        let event = || events.recv_timeout(PATIENCE).expect("an event");
+        assert!(matches!(event(), LedgerEvent::Degraded { .. }));
+        fs::remove_dir(&next).expect("nothing in it");
+        assert_eq!(event(), LedgerEvent::Recovered);
+        assert_eq!(event(), LedgerEvent::Durable { up_to_id: 1 });
+        assert!(store.close(PATIENCE));
+        assert_eq!(numbers(dir.path()), [1]);
+        verify_dir(dir.path()).expect("good");
     }
 
     /// These mount a file system.

@@ -348,8 +348,8 @@ fn remember(
     };
     let dir = Path::new(&host.state_dir).join("ledger");
     let recovered = recovery::recover(&replay, &dir);
-    let ledger = match LedgerStore::open(&dir, Limits::default(), notify()) {
-        Ok((ledger, _)) => {
+    let ledger = match LedgerStore::open_unread(&dir, Limits::default(), notify()) {
+        Ok(ledger) => {
             for (id, line) in &recovered.missing {
                 // What there is no room for is counted by the ledger itself.
                 let _ = ledger.append(line.clone(), Class::State, id.0);
