@@ -99,6 +99,15 @@ impl Queue {
         self.push_at(payload, VecDeque::push_front);
     }
 
+    /// Takes these in before all that waits, whatever the bounds: they are of a journal, which has its own.
+    pub(super) fn put_first(&self, items: Vec<Item>) {
+        let mut state = self.lock();
+        for item in items.into_iter().rev() {
+            state.bytes += item.bytes();
+            state.items.push_front(item);
+        }
+    }
+
     fn push_at(&self, payload: Vec<u8>, put: fn(&mut VecDeque<Item>, Item)) {
         let item = Item { payload, id: None };
         let mut state = self.lock();

@@ -5,6 +5,7 @@ use super::ledger_queue::{Item, Queue};
 use super::ledger_read::VerifyDirError;
 use super::ledger_recovery::{Found, Recovery, scan};
 use super::ledger_writer::{Disk, RETRY_FIRST, RETRY_MAX, RealDisk, Writer, say_damaged};
+use super::trail::Trail;
 pub use hale_core::record::Class;
 use hale_ledger::EncodeError;
 use hale_ledger::record::check_payload;
@@ -13,6 +14,7 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 /// Bounds of the store. The defaults are named constants.
@@ -145,25 +147,32 @@ impl LedgerStore {
         Ok((store, recovery))
     }
 
-    /// For whoever cannot wait until all of the newest segment was read and verified: that is done on the writer's thread, and
-    /// what is appended meanwhile is written then. If it fails, that is told, and it is tried again. The lock is held from
-    /// here on.
+    /// For whoever cannot wait for the disk: the writer's thread opens the ledger, too, however long that takes, and what is
+    /// appended meanwhile waits within its bounds. First it tells what the newest segment leaves behind. Before anything
+    /// that is appended here it writes those payloads of `backlog`, in the order of their ids, that the ledger does not have.
+    ///
+    /// What fails is told, and tried again: a directory that cannot be made on a read-only disk, another process that still
+    /// writes this ledger.
     ///
     /// # Errors
-    /// The directory cannot be made, or another process writes this ledger; or there can be no more threads.
-    pub fn open_unread(dir: &Path, limits: Limits, notify: Notify) -> Result<Self, OpenError> {
-        let (locked, writers) = (Locked::take(dir)?, limits.clone());
-        Self::start(dir, limits, move |queue| {
+    /// There can be no more threads.
+    pub fn open_behind(
+        dir: &Path,
+        limits: Limits,
+        backlog: Vec<Vec<u8>>,
+        notify: Notify,
+    ) -> Result<(Self, Receiver<Trail>), OpenError> {
+        let (path, writers) = (dir.to_owned(), limits.clone());
+        let (tell, told) = channel();
+        let store = Self::start(dir, limits, move |queue| {
+            let mut locked = Locked::take(&path);
+            let mut trail = Trail::read(&path);
+            // Nobody may wait for it any more.
+            let _ = tell.send(trail.clone());
             let (mut delay, mut has_failed, mut goes_on) = (RETRY_FIRST, false, true);
-            loop {
-                match locked.scan() {
-                    Ok(found) => {
-                        if has_failed {
-                            notify(LedgerEvent::Recovered);
-                        }
-                        let Locked { layout, lock } = locked;
-                        return Held { layout, found, lock }.write(writers, Box::new(RealDisk), queue, &notify);
-                    }
+            let held = loop {
+                match locked.and_then(Locked::look) {
+                    Ok(held) => break held,
                     Err(error) if !has_failed => notify(LedgerEvent::Degraded { error: error.to_string() }),
                     Err(_) => {}
                 }
@@ -174,32 +183,17 @@ impl LedgerStore {
                 // Told to end, it tries once more: what waits is written if that is possible by now.
                 goes_on = queue.pause(delay);
                 delay = (delay * 2).min(RETRY_MAX);
+                locked = Locked::take(&path);
+            };
+            if has_failed {
+                // Whoever had it may have written some of that.
+                trail = Trail::read(&path);
+                notify(LedgerEvent::Recovered);
             }
-        })
-    }
-
-    /// For a ledger that cannot be [opened](Self::open) now, because its directory cannot be made on a read-only disk, or an
-    /// earlier Hale still writes it: what is appended waits, within its bounds, until it can be. Tells when that is so.
-    ///
-    /// # Errors
-    /// There can be no more threads.
-    pub fn open_later(dir: &Path, limits: Limits, notify: Notify) -> Result<Self, OpenError> {
-        let (path, writers) = (dir.to_owned(), limits.clone());
-        Self::start(dir, limits, move |queue| {
-            let mut delay = RETRY_FIRST;
-            loop {
-                // Told to end, it tries once more: what waits is written if that is possible by now.
-                let goes_on = queue.pause(delay);
-                if let Ok(held) = Locked::take(&path).and_then(Locked::look) {
-                    notify(LedgerEvent::Recovered);
-                    return held.write(writers, Box::new(RealDisk), queue, &notify);
-                }
-                if !goes_on {
-                    return;
-                }
-                delay = (delay * 2).min(RETRY_MAX);
-            }
-        })
+            queue.put_first(trail.unknown(backlog));
+            held.write(writers, Box::new(RealDisk), queue, &notify);
+        })?;
+        Ok((store, told))
     }
 
     fn start(dir: &Path, limits: Limits, run: impl FnOnce(&Queue) + Send + 'static) -> Result<Self, OpenError> {
@@ -279,18 +273,14 @@ impl Locked {
         Ok(Self { layout, lock })
     }
 
-    fn scan(&self) -> Result<Found, OpenError> {
-        scan(&self.layout).map_err(|error| match error {
+    fn look(self) -> Result<Held, OpenError> {
+        let Self { layout, lock } = self;
+        let found = scan(&layout).map_err(|error| match error {
             VerifyDirError::Read { path, source } => OpenError::Io { what: "read", path, source },
             VerifyDirError::Damage { dir, damage } => {
                 OpenError::Io { what: "read", path: dir, source: io::Error::other(damage) }
             }
-        })
-    }
-
-    fn look(self) -> Result<Held, OpenError> {
-        let found = self.scan()?;
-        let Self { layout, lock } = self;
+        })?;
         Ok(Held { layout, found, lock })
     }
 }
@@ -711,28 +701,37 @@ mod tests {
         assert!(verify_dir(dir.path()).expect("good").sealed > 0);
     }
 
+    /// A payload as the loop makes it.
+    fn record(id: u64) -> Vec<u8> {
+        format!(r#"{{"id":{id},"kind":"test","n":{id}}}"#).into_bytes()
+    }
+
     #[test]
-    fn one_that_cannot_be_read_is_tried_again_and_loses_nothing() {
-        let dir = TempDir::new().expect("a directory");
-        open(dir.path(), small()).close();
-        let next = dir.path().join("seg/00000000.jsonl");
-        let _ = fs::remove_file(&next);
-        fs::create_dir(&next).expect("no segment");
+    fn what_waited_for_a_ledger_that_could_not_be_read_is_written_behind_the_backlog() {
+        let dir = temp();
+        let first = open(dir.path(), small());
+        (1..=3).for_each(|id| first.store.append(record(id), Class::State, id).expect("room"));
+        first.durable(3);
+        // Stands where the next segment would: nothing can be read for sure.
+        let odd = dir.path().join("seg/00000001.jsonl");
+        fs::create_dir(&odd).expect("no segment");
         let (tell, events) = mpsc::channel();
         let notify = Box::new(move |event| drop(tell.send(event)));
-        let store = LedgerStore::open_unread(dir.path(), small(), notify).expect("its lock");
-        assert!(matches!(
-            LedgerStore::open_unread(dir.path(), small(), Box::new(|_| ())),
-            Err(OpenError::Locked { .. })
-        ));
-        store.append(payload(1), Class::Durable, 1).expect("room");
+        let backlog = (2..=5).map(record).collect();
+        let (store, trail) = LedgerStore::open_behind(dir.path(), small(), backlog, notify).expect("a thread");
+        assert_eq!(trail.recv_timeout(PATIENCE).expect("told").next.0, 4);
+        store.append(record(6), Class::Durable, 6).expect("room");
         let event = || events.recv_timeout(PATIENCE).expect("an event");
-        assert!(matches!(event(), LedgerEvent::Degraded { .. }));
-        fs::remove_dir(&next).expect("nothing in it");
+        let LedgerEvent::Degraded { error } = event() else { panic!("the first one writes it") };
+        assert!(error.contains("being written by another process"), "{error}");
+        fs::remove_dir(&odd).expect("nothing in it");
+        // One that the journal has, too.
+        first.store.append(record(4), Class::State, 4).expect("room");
+        first.close();
         assert_eq!(event(), LedgerEvent::Recovered);
-        assert_eq!(event(), LedgerEvent::Durable { up_to_id: 1 });
+        while event() != (LedgerEvent::Durable { up_to_id: 6 }) {}
         assert!(store.close(PATIENCE));
-        assert_eq!(numbers(dir.path()), [1]);
+        assert_eq!(numbers(dir.path()), [1, 2, 3, 4, 5, 6]);
         verify_dir(dir.path()).expect("good");
     }
 

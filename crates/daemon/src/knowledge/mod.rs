@@ -13,6 +13,7 @@ pub mod recovery;
 pub(crate) mod resets;
 #[cfg(test)]
 mod tmpfs;
+pub mod trail;
 
 pub use index::{Index, IndexError, Matches, Query};
 pub use journal::{Journal, JournalError, Replay};

@@ -18,6 +18,7 @@ use crate::knowledge::journal::{Journal, Replay};
 use crate::knowledge::ledger_store::{LedgerEvent, LedgerStore, Limits};
 use crate::knowledge::policy_file::{self, InForce};
 use crate::knowledge::recovery::{self, Recovered};
+use crate::knowledge::trail::Trail;
 use crate::monitor::config_file::{self, LoadError};
 use crate::monitor::probe::Prober;
 use crate::sys::packet::take_inherited;
@@ -25,7 +26,7 @@ use hale_core::driver;
 use hale_core::event::{EndWhy, Event};
 use hale_core::ids::{Epoch, RecordId};
 use hale_core::policy::{HostPolicy, PolicyHash, Signal};
-use hale_core::record::{Body, Class, Record};
+use hale_core::record::{Body, Record};
 use hale_core::world::{Birth, Snapshot, World};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::rand::{GetRandomFlags, getrandom};
@@ -49,6 +50,9 @@ const KEEPER_FD: RawFd = 4;
 /// How long the start waits for processes of an earlier Hale to be gone. They get SIGKILL, so this is the time of the
 /// kernel; what is still there then keeps its service, or Hale, from starting.
 pub(super) const LEFTOVERS_WITHIN: Duration = Duration::from_secs(5);
+
+/// How long the start waits for what the ledger's newest segment says: its 64 MiB are read and verified in a part of that.
+const LEDGER_WITHIN: Duration = Duration::from_secs(2);
 
 /// How many threads may do what can block for probes: name lookups and exec preparations, four at once each.
 const BLOCKING_THREADS: usize = 16;
@@ -125,10 +129,23 @@ fn run(args: impl IntoIterator<Item = OsString>) -> Result<Ended, StartError> {
         ));
     }
     let (inbox, outlet) = inbox().map_err(failed("make an eventfd"))?;
-    if let Err(error) = api::groups::share_history(&in_force.policy) {
+    let (journal, replay) = open_journal(host_policy, &console);
+    let left = Predecessor::read(&replay);
+    let left = left.filter(|left| left.policy == in_force.hash && left.guardian == own);
+    let predecessor = inherited.lost.take();
+    if let (Some(lost), None, false) = (&predecessor, &left, inherited.slots.is_empty()) {
+        console.say(&format!(
+            "{lost}, and its journal or policy in {} is missing or does not fit: its services are ended and started anew",
+            runtime_dir.display()
+        ));
+    }
+    let taken_over = predecessor.zip(left);
+    if taken_over.is_none()
+        && let Err(error) = api::groups::share_history(&in_force.policy)
+    {
         console.say(&format!("members of group {} cannot read all of the history: {error}", api::sockets::READ_GROUP));
     }
-    let (journal, ledger, replay, recovered) = remember(host_policy, &inbox, &console);
+    let (ledger, recovered) = open_ledger(host_policy, &replay, taken_over.is_some(), &inbox, &console);
     let trees = Arc::new(Trees::open(&tree::instance(Path::new(&host_policy.runtime_dir))));
     let mut birth = Birth {
         policy: in_force.policy.clone(),
@@ -141,15 +158,6 @@ fn run(args: impl IntoIterator<Item = OsString>) -> Result<Ended, StartError> {
         last_epoch: Epoch(0),
         open_incidents: recovered.open_incidents.clone(),
     };
-    let predecessor = inherited.lost.take();
-    let left = Predecessor::read(&replay).filter(|left| left.policy == birth.hash && left.guardian == birth.guardian);
-    if let (Some(lost), None, false) = (&predecessor, &left, inherited.slots.is_empty()) {
-        console.say(&format!(
-            "{lost}, and its journal or policy in {} is missing or does not fit: its services are ended and started anew",
-            runtime_dir.display()
-        ));
-    }
-    let taken_over = predecessor.zip(left);
     let (mut world, lost) = match taken_over {
         Some((lost, left)) => {
             trees.end_probes().map_err(failed("end the probes of the supervisor before this one"))?;
@@ -320,49 +328,52 @@ fn make_notify_dir(runtime_dir: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o711).create(runtime_dir.join("notify"))
 }
 
-/// Opens journal and ledger. Hale heals without either, and says so: a full or broken disk is no reason to leave
-/// services alone.
-fn remember(
-    host: &HostPolicy,
-    inbox: &Inbox,
-    console: &Console,
-) -> (Option<Journal>, Option<LedgerStore>, Replay, Recovered) {
-    let path = Path::new(&host.runtime_dir).join("journal");
-    let (journal, replay) = match Journal::open(path) {
+/// Opens the journal. Hale heals without it, and says so.
+fn open_journal(host: &HostPolicy, console: &Console) -> (Option<Journal>, Replay) {
+    match Journal::open(Path::new(&host.runtime_dir).join("journal")) {
         Ok((journal, replay)) => (Some(journal), replay),
         Err(error) => {
             console.say(&format!("{error}; Hale goes on without it"));
             (None, Default::default())
         }
-    };
-    let notify = || {
-        let to_loop = inbox.clone();
-        let tell = move |event| {
-            to_loop.send(match event {
-                LedgerEvent::Durable { up_to_id } => Event::Durable { up_to: RecordId(up_to_id) },
-                LedgerEvent::Degraded { error } => Event::LedgerDegraded { error },
-                LedgerEvent::Recovered => Event::LedgerRecovered,
-            });
-        };
-        Box::new(tell)
+    }
+}
+
+/// Opens the ledger, which gets what only the journal has; and what both leave behind. Hale heals without a ledger, and
+/// says so: a full, broken or hanging disk is no reason to leave services alone. But only a supervisor that takes over knows
+/// from the journal how the records' numbers go on: another one waits for the disk, at most until the guardian replaces it.
+fn open_ledger(
+    host: &HostPolicy,
+    replay: &Replay,
+    takes_over: bool,
+    inbox: &Inbox,
+    console: &Console,
+) -> (Option<LedgerStore>, Recovered) {
+    let to_loop = inbox.clone();
+    let notify = move |event| {
+        to_loop.send(match event {
+            LedgerEvent::Durable { up_to_id } => Event::Durable { up_to: RecordId(up_to_id) },
+            LedgerEvent::Degraded { error } => Event::LedgerDegraded { error },
+            LedgerEvent::Recovered => Event::LedgerRecovered,
+        });
     };
     let dir = Path::new(&host.state_dir).join("ledger");
-    let recovered = recovery::recover(&replay, &dir);
-    let ledger = match LedgerStore::open_unread(&dir, Limits::default(), notify()) {
-        Ok(ledger) => {
-            for (id, line) in &recovered.missing {
-                // What there is no room for is counted by the ledger itself.
-                let _ = ledger.append(line.clone(), Class::State, id.0);
-            }
-            Some(ledger)
+    let backlog = replay.lines().map(<[u8]>::to_vec).collect();
+    let (ledger, trail) = match LedgerStore::open_behind(&dir, Limits::default(), backlog, Box::new(notify)) {
+        Ok((ledger, told)) => {
+            let trail = told.recv_timeout(LEDGER_WITHIN).or_else(|error| {
+                let goes_on = if takes_over { "Hale goes on with the journal alone" } else { "Hale waits for it" };
+                console.say(&format!("the disk of {} does not answer: {goes_on}", dir.display()));
+                if takes_over { Err(error) } else { told.recv().map_err(|_| error) }
+            });
+            (Some(ledger), trail.unwrap_or_default())
         }
         Err(error) => {
             inbox.send(Event::LedgerDegraded { error: error.to_string() });
-            // What is missing in it is left to the next start: an earlier Hale may be writing just that.
-            LedgerStore::open_later(&dir, Limits::default(), notify()).ok()
+            (None, Trail::read(&dir))
         }
     };
-    (journal, ledger, replay, recovered)
+    (ledger, recovery::recover(replay, trail))
 }
 
 /// Ends what an earlier Hale left running, so that nothing ever runs twice. A survivor in a service's cgroup keeps that

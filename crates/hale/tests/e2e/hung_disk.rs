@@ -226,6 +226,31 @@ command = ["sleep", "1000"]
         }
     }
 
+    /// A supervisor that dies while its ledger's disk hangs is replaced: the next one heals, and writes once the disk answers.
+    #[test]
+    fn a_supervisor_is_replaced_while_the_disk_of_the_ledger_hangs() {
+        if !inside("a_supervisor_is_replaced_while_the_disk_of_the_ledger_hangs") {
+            return;
+        }
+        let place = Place::new();
+        let disk = Disk::new(&place, "state", &[]);
+        let hale = place.hale(SERVICES);
+        let disk = disk;
+        hale.ready("web");
+        // A fifth failure of the service would be a crash loop.
+        for _ in 0..2 {
+            disk.freeze();
+            send(hale.supervisor(), Signal::KILL);
+            hale.says("the supervisor was ended by signal 9: replacing it");
+            heal(&hale);
+            disk.thaw();
+            heal(&hale);
+        }
+        hale.stop();
+        assert_eq!(place.causes("web").len(), 4);
+        place.done(&["ledger", "verify"]);
+    }
+
     /// Whoever drains can die, too: the next one drains, and writes nothing before the one that hangs is gone.
     #[test]
     fn the_keeper_that_drains_can_be_replaced() {
