@@ -12,8 +12,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
-/// How long a boot may take: some seconds alone, and the machine may have other work.
-const BOOT_WITHIN: Duration = Duration::from_secs(120);
+/// How long a boot may take: some seconds alone, and minutes where the machine has other work. Only against waiting for ever.
+const BOOT_WITHIN: Duration = Duration::from_secs(600);
 
 /// How long a command of [`Guest::run`] may take; `hale start` and `hale restart` wait up to 45 s by themselves.
 const COMMAND_WITHIN: Duration = Duration::from_secs(90);

@@ -37,7 +37,7 @@ impl Brain<'_> {
         let names: Vec<Name> = self.world.services.keys().cloned().collect();
         self.readmit(&names);
         // Before anything is started: one that is made already must not be made again because another is ready.
-        let unrecorded: Vec<(&Name, &Found)> =
+        let unrecorded: BTreeMap<&Name, &Found> =
             found.iter().filter(|(name, found)| self.adopt_unrecorded(name, found)).collect();
         // Those that were never started are started as at a beginning.
         let never = |name: &&Name| self.known(name).phase == Phase::Down && self.world.ending.is_none();
@@ -47,7 +47,7 @@ impl Brain<'_> {
             self.touched.insert(name.clone());
             self.resume_probes(name);
             // One of those before it in this loop may have started it just now; it may also have asked it to stop.
-            if self.phase(name).epoch() == before.epoch() && !unrecorded.iter().any(|(adopted, _)| *adopted == name) {
+            if self.phase(name).epoch() == before.epoch() && !unrecorded.contains_key(name) {
                 self.reconcile(name, before, found.get(name), guardian_lost);
             }
         }

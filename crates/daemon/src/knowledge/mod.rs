@@ -12,7 +12,7 @@ pub mod policy_file;
 pub mod recovery;
 pub(crate) mod resets;
 #[cfg(test)]
-mod tmpfs;
+pub(crate) mod tmpfs;
 pub mod trail;
 
 pub use index::{Index, IndexError, Matches, Query};

@@ -11,7 +11,7 @@ const MOUNT: &str = "HALE_TEST_TMPFS";
 
 /// The mount, if the calling test runs inside already; else runs `test`, which is its full name, once more in a tmpfs of
 /// `size` and fails if that fails.
-pub(super) fn or_rerun_in_one(test: &str, size: &str) -> Option<PathBuf> {
+pub(crate) fn or_rerun_in_one(test: &str, size: &str) -> Option<PathBuf> {
     if let Some(mount) = std::env::var_os(MOUNT) {
         return Some(mount.into());
     }
@@ -31,7 +31,7 @@ pub(super) fn or_rerun_in_one(test: &str, size: &str) -> Option<PathBuf> {
 }
 
 /// Fills the file system with a file at `path`.
-pub(super) fn fill(path: &Path) {
+pub(crate) fn fill(path: &Path) {
     let mut file = File::create(path).expect("create");
     while file.write(&[0; 4096]).is_ok_and(|written| written > 0) {}
 }

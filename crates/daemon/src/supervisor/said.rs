@@ -7,6 +7,8 @@
 
 use crate::guardian::protocol::{MAX_SERVICES, Slot};
 use hale_core::ids::Epoch;
+use rustix::fs::{FallocateFlags, fallocate};
+use rustix::io::Errno;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -21,20 +23,29 @@ const PLACE_BYTES: usize = 1_024;
 /// The room for the number of the process that was ready, behind the places of all texts.
 const READY_BYTES: usize = 8;
 
+/// All of these: 64 KiB, which are allocated at the start.
+const READY_PLACES_BYTES: u64 = MAX_SERVICES as u64 * READY_BYTES as u64;
+
 /// The file; without it, as on a full tmpfs, the next supervisor knows only what is on record.
 #[derive(Debug)]
 pub(super) struct Said(Option<File>);
 
 impl Said {
-    /// Opens it; `empty`: what is in it is of another Hale.
+    /// Opens it; `empty`: what is in it is of another Hale. The places of who is ready are there from here on, however full
+    /// the file system becomes.
     ///
     /// # Errors
-    /// It cannot be made; it is done without, then.
+    /// It cannot be made, or there is no room for these places; it is done without, then.
     pub(super) fn open(runtime_dir: &Path, empty: bool) -> (Self, Option<io::Error>) {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(empty).mode(0o600);
         match options.custom_flags(libc::O_NOFOLLOW).open(runtime_dir.join(NAME)) {
-            Ok(file) => (Self(Some(file)), None),
+            Ok(file) => {
+                let reserved = fallocate(&file, FallocateFlags::empty(), ready_place(Slot(0)), READY_PLACES_BYTES);
+                // Elsewhere than on a tmpfs it may not be possible.
+                let error = reserved.err().filter(|&errno| errno != Errno::OPNOTSUPP);
+                (Self(Some(file)), error.map(io::Error::from))
+            }
             Err(error) => (Self(None), Some(error)),
         }
     }
@@ -115,5 +126,25 @@ mod tests {
         let (next, _) = Said::open(directory.path(), false);
         let was = |slot, epoch| next.was_ready(Slot(slot), Epoch(epoch));
         assert_eq!((was(3, 2), was(3, 1), was(2, 2), was(4, 2), was(0, 1)), (true, false, false, false, false));
+    }
+    /// This mounts a file system.
+    mod needs_root {
+        use super::*;
+        use crate::knowledge::tmpfs;
+
+        #[test]
+        fn who_is_ready_is_kept_on_a_full_tmpfs() {
+            let test = "supervisor::said::tests::needs_root::who_is_ready_is_kept_on_a_full_tmpfs";
+            let Some(mount) = tmpfs::or_rerun_in_one(test, "1m") else { return };
+            let (said, None) = Said::open(&mount, true) else { panic!("it cannot be made") };
+            tmpfs::fill(&mount.join("filler"));
+            said.write(Slot(0), Epoch(1), "no room for this");
+            for slot in [0, MAX_SERVICES - 1] {
+                said.ready(Slot(slot), Epoch(7));
+            }
+            let (next, None) = Said::open(&mount, false) else { panic!("it is there") };
+            assert_eq!(next.read(Slot(0), Epoch(1)), None);
+            assert!(next.was_ready(Slot(0), Epoch(7)) && next.was_ready(Slot(MAX_SERVICES - 1), Epoch(7)));
+        }
     }
 }

@@ -54,6 +54,30 @@ mod needs_systemd_notify {
         hale.stop();
     }
 
+    /// A supervisor that dies between hearing `READY=1` and recording it leaves just this: it is in the file, and on no record.
+    #[test]
+    fn that_it_was_ready_is_known_to_the_next_supervisor_also_without_a_record() {
+        let place = Place::new();
+        let hale = place.hale(
+            "[service.a]\ncommand = [\"sh\", \"-c\", \"systemd-notify --ready; exec sleep 1000\"]\nstart.ready = \"notify\"\n\
+             [service.b]\ncommand = [\"sleep\", \"1000\"]\nstart = { ready = \"notify\", within = \"1h\" }\n",
+        );
+        hale.ready("a");
+        hale.started("b");
+        let file = place.path("run/said");
+        let mut kept = std::fs::read(&file).unwrap();
+        // The services are in the order of their names, and this is the first process of each.
+        let at = kept.chunks(8).position(|place| place == 1_u64.to_le_bytes()).unwrap() * 8;
+        let old = hale.supervisor();
+        send(old, Signal::STOP);
+        kept[at + 8..at + 16].copy_from_slice(&1_u64.to_le_bytes());
+        std::fs::write(&file, kept).unwrap();
+        send(old, Signal::KILL);
+        hale.event("b", "ready: it said READY=1");
+        hale.stop();
+        assert_eq!(place.records("b", "spawned").len(), 1);
+    }
+
     /// systemd's `EXTEND_TIMEOUT_USEC` (sd_notify(3)): it takes longer than `start.within`, and says so in time.
     #[test]
     fn a_start_that_asks_for_more_time_gets_it() {
