@@ -2,7 +2,7 @@
 
 use super::program::DEFAULT_PATH;
 use super::user::Identity;
-use crate::guardian::protocol::MAX_STRINGS;
+use crate::protocol::MAX_STRINGS;
 use hale_core::descriptor::STORED_MAX;
 use hale_core::time::Span;
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, open, openat2, readlink};

@@ -1,11 +1,10 @@
 //! How everything ends: in order after the supervisor's last word, or by the guardian alone when the operator wants the
 //! end and no supervisor is in control.
 
-use crate::guardian::protocol::HostSignal;
-use crate::guardian::run::{Guardian, now_ms};
+use crate::guardian::run::Guardian;
 use crate::guardian::systemd::Systemd;
-use crate::keeper::protocol::DRAIN_MESSAGE;
-use crate::sys::packet::send;
+use crate::guardian::wait::now_ms;
+use crate::keeper::protocol::Request;
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -41,8 +40,8 @@ impl Guardian {
     /// When [`on_time`](Self::on_time) has something to do at the latest.
     pub(super) fn deadline_ms(&self) -> Option<u64> {
         let phase = match self.phase {
-            Phase::Running => Some(self.keeper_due_ms().min(self.supervisor_due_ms())),
-            Phase::Terminating { until_ms } | Phase::Killing { until_ms } => Some(self.keeper_due_ms().min(until_ms)),
+            Phase::Running => Some(self.keeper.due_ms().min(self.supervisor_due_ms())),
+            Phase::Terminating { until_ms } | Phase::Killing { until_ms } => Some(self.keeper.due_ms().min(until_ms)),
             Phase::Draining { until_ms, .. } => Some(until_ms),
         };
         let pet = self.systemd.as_ref().and_then(Systemd::deadline_ms);
@@ -51,8 +50,9 @@ impl Guardian {
 
     /// What has to happen after each turn; the exit code when it was the last one.
     pub(super) fn on_time(&mut self) -> Option<u8> {
-        self.hardware.set_progress_lost(self.progress.is_lost_for_good(now_ms()));
-        self.hardware.on_time(now_ms());
+        let now = now_ms();
+        self.hardware.progress_lost = self.supervisor.progress.is_lost_for_good(now);
+        self.hardware.on_time(now);
         self.pet_systemd();
         if self.hardware.untold {
             self.tell_rest();
@@ -78,7 +78,7 @@ impl Guardian {
                 if !left || now_ms() >= until_ms {
                     if self.slots.all().next().is_none() {
                         // Nothing was ever supervised: a start that failed must not cost the machine.
-                        self.hardware.set_orderly();
+                        self.hardware.orderly = true;
                     }
                     self.drain(LOST);
                 }
@@ -86,14 +86,11 @@ impl Guardian {
             }
             Phase::Draining { until_ms, exit_code } => {
                 // The next Hale must not meet this one's supervisor: the locks are gone with this process.
-                let keeper = self.keeper.as_ref().map(|keeper| keeper.pid);
-                let supervisor = self.supervisor.live().map(|live| live.pid);
-                if (keeper.is_some() || supervisor.is_some()) && now_ms() < until_ms {
+                let mut left = self.keeper.live.iter_mut().chain(&mut self.supervisor.live).peekable();
+                if left.peek().is_some() && now_ms() < until_ms {
                     return None;
                 }
-                for pid in keeper.into_iter().chain(supervisor) {
-                    kill(pid, Signal::KILL);
-                }
+                left.for_each(|live| live.kill(until_ms));
                 Some(exit_code)
             }
         }
@@ -101,7 +98,7 @@ impl Guardian {
 
     /// Nobody is in control, and the operator wants the end: every service gets SIGTERM, later SIGKILL.
     pub(super) fn end_alone(&mut self) {
-        if let Some(live) = self.supervisor.live() {
+        if let Some(live) = &self.supervisor.live {
             kill(live.pid, Signal::KILL);
         }
         Self::say(format_args!("no supervisor is in control: ending everything without one"));
@@ -112,9 +109,8 @@ impl Guardian {
     }
 
     /// Whether a signal is for the guardian itself: while it ends everything, the operator's next word is to hurry.
-    pub(super) fn hurry(&mut self, signal: HostSignal) -> bool {
-        let ending = matches!(self.phase, Phase::Terminating { .. });
-        if ending && matches!(signal, HostSignal::Terminate | HostSignal::Interrupt) {
+    pub(super) fn hurry(&mut self, ends: bool) -> bool {
+        if ends && matches!(self.phase, Phase::Terminating { .. }) {
             self.phase = Phase::Killing { until_ms: now_ms() + KILL_MS };
         }
         !matches!(self.phase, Phase::Running)
@@ -126,9 +122,10 @@ impl Guardian {
             // Whatever the supervisor believed: nothing may go on without anybody.
             self.kill_services();
         }
-        if let Some(keeper) = &self.keeper {
-            // A keeper whose socket is full is asked by the end of the time only.
-            let _ = send(&keeper.socket, &DRAIN_MESSAGE, None);
+        if let Some(live) = &mut self.keeper.live {
+            // There may be room by now. A keeper whose socket is full is asked by the end of the time only.
+            live.has_room(&self.epoll);
+            live.send(&self.epoll, &Request::Drain, None);
         }
         self.phase = Phase::Draining { until_ms: now_ms() + DRAIN_MS, exit_code };
     }
@@ -156,7 +153,7 @@ impl Guardian {
     fn kill_children(&self) -> bool {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
         let Ok(file) = openat(CWD, c"/proc/thread-self/children", flags, Mode::empty()) else { return false };
-        let keeper = self.keeper.as_ref().map_or(0, |keeper| keeper.pid);
+        let keeper = self.keeper.live.as_ref().map_or(0, |live| live.pid);
         let (mut found, mut pid, mut buffer) = (false, 0_i32, [0; 1024]);
         while let Ok(read @ 1..) = rustix::io::read(&file, &mut buffer) {
             for &byte in &buffer[..read] {

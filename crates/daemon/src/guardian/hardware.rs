@@ -1,20 +1,19 @@
 //! The hardware timer above the guardian: opened, verified, petted on time, and left alone only when the guardian may
 //! and has a reason to: that resets the machine.
 
-use crate::guardian::run::{Guardian, Token};
-use crate::guardian::timer::{Armed, TimerReport, TimerState, Trouble};
+use crate::guardian::begin::hardware::Config;
+use crate::guardian::run::Guardian;
+use crate::protocol::text::Text;
+use crate::protocol::timer::{Armed, TimerReport, TimerState, Trouble};
 use crate::sys::child::LOW_FDS;
 use crate::sys::watchdog::{ALARM_ONLY, MAGIC_CLOSE, PRETIMEOUT, Watchdog};
-use rustix::event::epoll::{self, EventFlags};
-use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
+use rustix::fs::inotify::{self, WatchFlags};
 use rustix::fs::{Mode, OFlags, fstat, major, minor, open};
-use rustix::io::{Errno, fcntl_dupfd_cloexec};
-use std::ffi::{CStr, CString, OsStr};
-use std::fmt::{self, Write};
+use rustix::io::Errno;
+use std::ffi::CStr;
+use std::fmt::Write;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::os::fd::OwnedFd;
 
 /// How often within its time the timer is petted. Petted at a third, the guardian may be late by two thirds.
 const PETS: u64 = 3;
@@ -27,74 +26,29 @@ const WARNING_PART: u32 = 6;
 /// the next process open the timer, and of a new name before its driver is complete.
 const SETTLE_MS: u64 = 100;
 
-/// What to use, from the configuration.
-#[derive(Debug)]
-pub(super) struct Config {
-    device: CString,
-    directory: CString,
-    name: CString,
-    timeout_s: u32,
-}
-
-impl Config {
-    /// From the guardian's arguments; `None` when there is no device, or they are none.
-    pub fn new(device: &OsStr, timeout_s: &OsStr) -> Option<Self> {
-        let path = Path::new(device);
-        let text = |text: &OsStr| CString::new(text.as_bytes()).ok();
-        Some(Self {
-            device: text(device)?,
-            directory: text(path.parent()?.as_os_str())?,
-            name: text(path.file_name()?)?,
-            timeout_s: timeout_s.to_str()?.parse().ok()?,
-        })
-    }
-}
-
 /// The timer, if one is configured.
 #[derive(Debug)]
 pub(super) struct Hardware {
-    config: Option<Config>,
-    state: TimerState,
-    timer: Option<Watchdog>,
+    pub config: Option<Config>,
+    pub state: TimerState,
+    pub timer: Option<Watchdog>,
     /// When it is petted next or, without a timer, tried again; `None`: not before an event.
-    due_ms: Option<u64>,
+    pub due_ms: Option<u64>,
     /// Tells of its device, while there is no timer.
-    names: Option<OwnedFd>,
+    pub names: Option<OwnedFd>,
     /// Whether the supervisor must still be told.
     pub untold: bool,
-    may_reboot: bool,
-    reboot: bool,
-    progress_lost: bool,
-    /// Whether the end of the guardian stops it.
-    orderly: bool,
+    /// Whether the guardian may stop petting when it has a reason to: the supervisor's word, after it counted.
+    pub may_reboot: bool,
+    /// The supervisor wants the machine reset. Nothing takes that back.
+    pub reboot: bool,
+    /// Whether the supervisor proves no progress, and replacing it does not help.
+    pub progress_lost: bool,
+    /// The guardian's end will be in order, or nothing was ever supervised: the timer is stopped with it.
+    pub orderly: bool,
 }
 
 impl Hardware {
-    /// Looks for the timer that is configured.
-    pub fn start(config: Option<Config>, epoll: impl AsFd, now_ms: u64) -> Self {
-        let mut hardware = Self {
-            untold: config.is_some(),
-            config,
-            state: TimerState::Waiting(Trouble::Missing),
-            timer: None,
-            due_ms: None,
-            names: None,
-            may_reboot: false,
-            reboot: false,
-            progress_lost: false,
-            orderly: false,
-        };
-        if hardware.config.is_some() {
-            // Watched before it is tried, so that no name that appears in between is missed.
-            let watched = hardware.watch_names(epoll);
-            hardware.try_again(now_ms);
-            if let (Err(errno), TimerState::Waiting(_)) = (watched, hardware.state) {
-                hardware.state = TimerState::Refused(Trouble::Watch(number(errno)));
-            }
-        }
-        hardware
-    }
-
     /// What the supervisor is to know, if a timer is configured.
     pub fn report(&self) -> Option<TimerReport> {
         let report = TimerReport { state: self.state, may_reboot: self.may_reboot, reboot: self.reboot };
@@ -142,26 +96,6 @@ impl Hardware {
         }
     }
 
-    /// Whether the guardian may stop petting when it has a reason to: the supervisor's word, after it counted.
-    pub fn set_may_reboot(&mut self, may: bool) {
-        self.may_reboot = may;
-    }
-
-    /// The supervisor wants the machine reset. Nothing takes that back.
-    pub fn set_reboot(&mut self) {
-        self.reboot = true;
-    }
-
-    /// Whether the supervisor proves no progress, and replacing it does not help.
-    pub fn set_progress_lost(&mut self, lost: bool) {
-        self.progress_lost = lost;
-    }
-
-    /// The guardian's end will be in order, or nothing was ever supervised: the timer is stopped with it.
-    pub fn set_orderly(&mut self) {
-        self.orderly = true;
-    }
-
     /// The guardian ends. Whatever does not end in order leaves the timer running: whoever comes next has its time.
     pub fn end(&mut self) {
         let (Some(timer), TimerState::Armed(armed)) = (self.timer.take(), self.state) else { return };
@@ -191,7 +125,7 @@ impl Hardware {
     }
 
     /// Tries to get the timer.
-    fn try_again(&mut self, now_ms: u64) {
+    pub fn try_again(&mut self, now_ms: u64) {
         self.due_ms = None;
         let Some(config) = &self.config else { return };
         let state = match Watchdog::open(&config.device, LOW_FDS) {
@@ -221,18 +155,6 @@ impl Hardware {
         };
         self.set(state);
     }
-
-    /// Has the kernel tell of new names beside the device.
-    fn watch_names(&mut self, epoll: impl AsFd) -> Result<(), Errno> {
-        let Some(config) = &self.config else { return Ok(()) };
-        let names = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?;
-        let names = fcntl_dupfd_cloexec(&names, LOW_FDS)?;
-        let flags = WatchFlags::CREATE | WatchFlags::MOVED_TO | WatchFlags::ONLYDIR;
-        inotify::add_watch(&names, &*config.directory, flags)?;
-        epoll::add(epoll, &names, Token::Hardware.data(), EventFlags::IN)?;
-        self.names = Some(names);
-        Ok(())
-    }
 }
 
 /// The time between two pets, in milliseconds.
@@ -240,7 +162,8 @@ fn pause_ms(timeout_s: u32) -> u64 {
     u64::from(timeout_s) * 1_000 / PETS
 }
 
-fn number(errno: Errno) -> u32 {
+/// As it is told.
+pub(super) fn number(errno: Errno) -> u32 {
     errno.raw_os_error().cast_unsigned()
 }
 
@@ -279,42 +202,23 @@ fn is_nowayout(timer: &Watchdog) -> Result<bool, Errno> {
     /// misc(4) and its minor number for `/dev/watchdog`, which is the timer `watchdog0` once more.
     const FIRST: (u32, u32) = (10, 130);
     let device = fstat(timer)?.st_rdev;
-    let mut path = PathText::default();
-    let written = match (major(device), minor(device)) {
+    let mut path = Text::<64>::new();
+    // Neither fails: the longest path has 47 bytes.
+    let _ = match (major(device), minor(device)) {
         FIRST => path.write_str("/sys/class/watchdog/watchdog0/nowayout"),
         (major, minor) => write!(path, "/sys/dev/char/{major}:{minor}/nowayout"),
     };
-    written.map_err(|_| Errno::NAMETOOLONG)?;
-    let file = open(&path.bytes[..path.length], OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let file = open(path.bytes(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
     let mut value = [0; 1];
     Ok(rustix::io::read(file, &mut value)? == 1 && value == *b"1")
-}
-
-/// A path on the stack: the longest that is written has 47 bytes.
-struct PathText {
-    bytes: [u8; 64],
-    length: usize,
-}
-
-impl Default for PathText {
-    fn default() -> Self {
-        Self { bytes: [0; 64], length: 0 }
-    }
-}
-
-impl Write for PathText {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        let room = self.bytes.get_mut(self.length..self.length + text.len()).ok_or(fmt::Error)?;
-        room.copy_from_slice(text.as_bytes());
-        self.length += text.len();
-        Ok(())
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::path::PathBuf;
+    use rustix::event::epoll;
+    use std::ffi::OsStr;
+    use std::path::{Path, PathBuf};
 
     fn epoll() -> OwnedFd {
         epoll::create(epoll::CreateFlags::CLOEXEC).unwrap()
@@ -387,13 +291,11 @@ mod tests {
             let (mut hardware, _epoll) = hardware(&device);
             hardware.timer = Watchdog::open(&hardware.config.as_ref().unwrap().device, LOW_FDS).ok();
             hardware.due_ms = Some(5_000);
-            hardware.set_may_reboot(may);
-            hardware.set_progress_lost(lost);
-            if ordered {
-                hardware.set_reboot();
-            }
+            hardware.may_reboot = may;
+            hardware.progress_lost = lost;
+            hardware.reboot = ordered;
             assert_eq!(hardware.deadline_ms(), (!withholds).then_some(5_000), "{may} {ordered} {lost}");
-            hardware.set_progress_lost(false);
+            hardware.progress_lost = false;
             assert_eq!(hardware.deadline_ms().is_none(), may && ordered, "what was lost may come back");
         }
     }

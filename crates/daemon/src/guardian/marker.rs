@@ -1,7 +1,7 @@
 //! The lines that the guardian puts into a service's output, so that each process's part of it has exact borders.
 
-use crate::guardian::protocol::SpawnFailure;
-use crate::guardian::text::Text;
+use crate::protocol::SpawnFailure;
+use crate::protocol::text::Text;
 use crate::sys::child::MARKER_BYTES;
 use crate::sys::wait::Exit;
 use hale_core::ids::Epoch;
@@ -32,7 +32,7 @@ impl Marker {
     #[must_use]
     pub fn ended(mut self, epoch: Epoch, pid: i32, end: End) -> Self {
         // The longest line has below 120 bytes, so that nothing is cut.
-        let _ = writeln!(self.0, "hale: epoch {epoch}, pid {pid} {}", Told(end));
+        let _ = writeln!(self.0, "hale: epoch {epoch}, pid {pid} {end}");
         self
     }
 
@@ -50,13 +50,11 @@ impl Marker {
     }
 }
 
-struct Told(End);
-
-impl fmt::Display for Told {
+impl fmt::Display for End {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            End::Exited(Exit::Code(code)) => write!(f, "ended: exit code {code}"),
-            End::Exited(Exit::Signal { signal, core_dumped }) => {
+        match *self {
+            Self::Exited(Exit::Code(code)) => write!(f, "ended: exit code {code}"),
+            Self::Exited(Exit::Signal { signal, core_dumped }) => {
                 write!(f, "ended: signal {signal}")?;
                 // Above 31 a signal has no name but its number.
                 if signal <= 31 {
@@ -64,9 +62,9 @@ impl fmt::Display for Told {
                 }
                 f.write_str(if core_dumped { " (core dumped)" } else { "" })
             }
-            End::Exited(Exit::Unknown) => f.write_str("ended, unseen by the guardian that had started it"),
+            Self::Exited(Exit::Unknown) => f.write_str("ended, unseen by the guardian that had started it"),
             // Without the error's text, for which the standard library allocates.
-            End::Failed(SpawnFailure { step, errno }) => {
+            Self::Failed(SpawnFailure { step, errno }) => {
                 write!(f, "could not be started: {}: errno {errno}", step.name())
             }
         }

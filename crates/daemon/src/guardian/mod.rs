@@ -1,34 +1,35 @@
 //! The tiny process that is the parent of every service and the only one that reaps.
 //!
-//! `hale run` becomes it by [`launch::launch`]; the supervisor talks to it through [`client::GuardianClient`].
+//! `hale run` becomes it by [`launch::launch`]; the supervisor talks to it through
+//! [`GuardianClient`](crate::supervisor::client::GuardianClient).
+//!
+//! To read it: `run` is the loop. `slots` and `service` are about the services, `tell` and `store` about what the supervisor is
+//! told of them; `helper` is what supervisor and keeper have in common, `supervise` and `keeper` what they have not. `end` is how
+//! it all ends. Beside that stand the hardware timer (`hardware`), systemd (`systemd`) and the end of process 1 (`leave`). `begin`
+//! is what happens once before all this, and need not be known for it.
 
-mod adopt;
-pub mod client;
+mod begin;
 mod end;
+mod evidence;
 mod hardware;
-mod helpers;
-pub mod init;
+mod helper;
 mod keeper;
-mod key;
-pub mod launch;
-pub mod lock;
+mod leave;
 mod marker;
+mod programs;
 mod progress;
-pub mod protocol;
 mod run;
 mod service;
 mod slots;
-mod start;
 mod store;
 mod supervise;
 mod systemd;
 mod tell;
-mod text;
-pub mod timer;
-pub mod wire;
+mod wait;
 
+pub use begin::start::{StartError, prepare};
+pub use begin::{init, launch, lock};
 pub use run::Guardian;
-pub use start::{StartError, prepare};
 
 use hale_core::policy::AsInit;
 use init::Init;

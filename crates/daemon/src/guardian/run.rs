@@ -1,28 +1,28 @@
 //! The guardian's loop: one thread that waits in epoll(7) only, and from here on allocates nothing.
 
+use crate::guardian::begin::init::Init;
 use crate::guardian::end::Phase;
 use crate::guardian::hardware::Hardware;
-use crate::guardian::helpers::Helpers;
-use crate::guardian::init::Init;
-use crate::guardian::keeper::Keeper;
-use crate::guardian::progress::Progress;
-use crate::guardian::protocol::{Answer, HostSignal, Order, Slot, read_address, read_order};
+use crate::guardian::helper::Helper;
+use crate::guardian::programs::Programs;
 use crate::guardian::slots::Slots;
 use crate::guardian::store::Store;
-use crate::guardian::supervise::{Evidence, Loss, Supervisor};
 use crate::guardian::systemd::Systemd;
-use crate::guardian::text::Text;
-use crate::sys::child::{LOW_FDS, PointerSpace};
+use crate::guardian::wait::{now_ms, ready, timespec};
+use crate::protocol::text::Text;
+use crate::protocol::wire::{Reader, Take, read, wire, write};
+use crate::protocol::{Evidence, GuardianEvent, HostSignal, Order, Slot, Spawn, SpawnFailure, read_address};
+use crate::sys::child::PointerSpace;
+use crate::sys::fds::high;
 use crate::sys::packet::{Received, receive};
 use crate::sys::signals::SignalFd;
 use crate::sys::wait::{Exit, reap};
 use hale_core::ids::Epoch;
+use rustix::event::PollFlags;
 use rustix::event::epoll::{self, Event, EventData, EventFlags};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::Rlimit;
 use rustix::thread::Gid;
-use rustix::time::{ClockId, clock_gettime};
 use std::fmt::{Arguments, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
@@ -44,19 +44,14 @@ pub struct Guardian {
     pub(super) epoll: OwnedFd,
     pub(super) hardware: Hardware,
     pub(super) init: Init,
-    pub(super) signals: SignalFd,
-    pub(super) helpers: Helpers,
+    pub(super) signal_fd: SignalFd,
+    pub(super) programs: Programs,
     pub(super) slots: Slots,
-    pub(super) supervisor: Supervisor,
-    /// When there is none: when the next one starts, on the monotonic clock.
-    pub(super) supervisor_due_ms: u64,
-    pub(super) progress: Progress,
-    /// When it was looked at how long the supervisor had run, and how long that was, in milliseconds.
-    pub(super) asked: (u64, u64),
-    /// How the one before was lost.
-    pub(super) lost: Option<Loss>,
-    pub(super) hung: bool,
-    pub(super) evidence: Evidence,
+    pub(super) supervisor: Helper,
+    /// How the one before was lost, or the guardian before this one.
+    pub(super) lost: Option<GuardianEvent>,
+    /// What the kernel said of a supervisor that is being replaced because it made no progress.
+    pub(super) hung: Option<Evidence>,
     /// Outlives every supervisor.
     pub(super) store: Store,
     /// Outlives this process, if there is one.
@@ -65,10 +60,7 @@ pub struct Guardian {
     pub(super) end_alone_ms: Option<u64>,
     /// The operator wants the end.
     pub(super) end_wanted: bool,
-    pub(super) keeper: Option<Keeper>,
-    /// When there is none: when the next one starts, on the monotonic clock.
-    pub(super) keeper_due_ms: u64,
-    pub(super) keeper_progress: Progress,
+    pub(super) keeper: Helper,
     /// A keeper that got SIGKILL and is still there: it hangs in the kernel.
     pub(super) stuck_keeper: Option<i32>,
     /// Held as long as this process lives.
@@ -85,17 +77,12 @@ pub struct Guardian {
     pub(super) message: Vec<u8>,
     pub(super) pointers: [PointerSpace; 2],
     pub(super) groups: Vec<Gid>,
-    /// Signals of the operator that the supervisor does not know of yet.
-    pub(super) untold_signals: [bool; 3],
-    /// Told, and taken for sure only once this number has come back.
-    pub(super) doubtful_signals: [Option<u64>; 3],
+    /// For each [`HostSignal`] that the supervisor may not have taken: the number that proves that it has, once it came back.
+    pub(super) signals: [Option<u64>; 3],
     pub(super) untold_keeper: bool,
     pub(super) untold_lost: bool,
-    pub(super) untold_challenge: bool,
     /// The refusal of an order that cannot be answered now; no further order is read before.
-    pub(super) refusal: Option<Answer>,
-    /// Whether the socket to the supervisor was full and is watched for room.
-    pub(super) supervisor_full: bool,
+    pub(super) refusal: Option<(Slot, Epoch, SpawnFailure)>,
     pub(super) phase: Phase,
 }
 
@@ -117,41 +104,27 @@ pub(super) enum Token {
     Systemd,
 }
 
+wire!(enum Token {
+    0 => Signals,
+    1 => Supervisor,
+    2 => Keeper,
+    3 => Hardware,
+    4 => Status(slot),
+    5 => Room(slot),
+    6 => Adopted(slot),
+    7 => Systemd,
+});
+
 impl Token {
     pub(super) fn data(self) -> EventData {
-        let (kind, slot) = match self {
-            Self::Signals => (0, 0),
-            Self::Supervisor => (1, 0),
-            Self::Keeper => (2, 0),
-            Self::Status(slot) => (3, slot.0),
-            Self::Room(slot) => (4, slot.0),
-            Self::Adopted(slot) => (5, slot.0),
-            Self::Systemd => (6, 0),
-            Self::Hardware => (32, 0),
-        };
-        EventData::new_u64(kind << 32 | u64::from(slot))
+        let mut bytes = [0; 8];
+        write(&self, &mut bytes);
+        EventData::new_u64(u64::from_le_bytes(bytes))
     }
 
     fn from_data(data: EventData) -> Option<Self> {
-        let slot = Slot((data.u64() & u64::from(u32::MAX)) as u32);
-        match data.u64() >> 32 {
-            0 => Some(Self::Signals),
-            1 => Some(Self::Supervisor),
-            2 => Some(Self::Keeper),
-            3 => Some(Self::Status(slot)),
-            4 => Some(Self::Room(slot)),
-            5 => Some(Self::Adopted(slot)),
-            6 => Some(Self::Systemd),
-            32 => Some(Self::Hardware),
-            _ => None,
-        }
+        Self::take(&mut Reader::new(&data.u64().to_le_bytes()))
     }
-}
-
-/// Milliseconds on the monotonic clock.
-pub(super) fn now_ms() -> u64 {
-    let now = clock_gettime(ClockId::Monotonic);
-    now.tv_sec.unsigned_abs() * 1_000 + now.tv_nsec.unsigned_abs() / 1_000_000
 }
 
 /// The longest line for the operator: what the kernel says of a supervisor that hangs, and a sentence around it.
@@ -164,17 +137,13 @@ impl Guardian {
         let mut space = [MaybeUninit::<Event>::uninit(); EVENTS_AT_ONCE];
         loop {
             let deadline = self.deadline_ms();
-            let timeout = deadline.map(|deadline| {
-                let wait = deadline.saturating_sub(now_ms());
-                // Both parts are far below their types' bounds: every deadline is seconds away.
-                Timespec { tv_sec: (wait / 1_000) as i64, tv_nsec: (wait % 1_000 * 1_000_000) as i64 }
-            });
+            let timeout = deadline.map(|deadline| timespec(deadline.saturating_sub(now_ms())));
             // The only error that can come is an interruption, which is an empty turn.
             let waited = epoll::wait(&self.epoll, &mut space, timeout.as_ref());
             let late_ms = deadline.map_or(0, |deadline| now_ms().saturating_sub(deadline));
             if late_ms > LATE_MS {
-                self.progress.credit(late_ms);
-                self.keeper_progress.credit(late_ms);
+                self.supervisor.progress.credit(late_ms);
+                self.keeper.progress.credit(late_ms);
             }
             if let Ok((events, _)) = waited {
                 for event in events {
@@ -206,7 +175,7 @@ impl Guardian {
     }
 
     fn on_signals(&mut self) {
-        while let Some((signal, pid)) = self.signals.next() {
+        while let Some((signal, pid)) = self.signal_fd.next() {
             self.init.note(signal);
             match signal {
                 libc::SIGTERM | libc::SIGPWR => self.on_host_signal(HostSignal::Terminate),
@@ -234,7 +203,7 @@ impl Guardian {
     fn on_reaped(&mut self, pid: i32, exit: Exit) {
         if let Some(slot) = self.slots.reaped(pid) {
             self.on_service_end(slot, pid, exit);
-        } else if self.is_supervisor(pid) {
+        } else if self.supervisor.is(pid) {
             self.on_supervisor_lost(exit);
         } else {
             self.on_keeper_reaped(pid);
@@ -243,8 +212,8 @@ impl Guardian {
     }
 
     fn on_supervisor(&mut self, flags: EventFlags) {
-        if flags.contains(EventFlags::OUT) {
-            self.supervisor_full = false;
+        if let Some(live) = self.supervisor.live.as_mut().filter(|_| flags.contains(EventFlags::OUT)) {
+            live.has_room(&self.epoll);
             self.tell_all();
         }
         if self.refusal.is_some() && flags.contains(EventFlags::HUP) {
@@ -260,10 +229,9 @@ impl Guardian {
     /// Reads and follows one order; `false` when there is none that can be followed now. Tells on the spot, or leaves
     /// to the caller, that the supervisor is gone.
     pub(super) fn read_order(&mut self, notices_end: bool) -> bool {
-        let Some(socket) = self.supervisor.socket().filter(|_| self.refusal.is_none()) else { return false };
+        let Some(live) = self.supervisor.live.as_ref().filter(|_| self.refusal.is_none()) else { return false };
         let mut message = std::mem::take(&mut self.message);
-        let received = receive(socket, &mut message);
-        let followed = match received {
+        let followed = match receive(&live.socket, &mut message) {
             Ok(Received::Message(length, fd)) => {
                 self.on_order(&message[..length], fd);
                 true
@@ -285,7 +253,7 @@ impl Guardian {
     }
 
     fn on_order(&mut self, message: &[u8], fd: Option<OwnedFd>) {
-        match read_order(message) {
+        match read::<Order<Spawn<'_>>>(message, None) {
             Some(Order::Spawn(spawn)) => {
                 let (slot, epoch) = (spawn.slot, spawn.epoch);
                 match self.admit(&spawn, fd.is_some()) {
@@ -296,14 +264,14 @@ impl Guardian {
             Some(Order::Ack { slot, epoch }) => self.acknowledge(slot, epoch),
             Some(Order::Release { slot }) => self.release(slot),
             Some(Order::ShutdownDone { exit_code }) => {
-                self.hardware.set_orderly();
+                self.hardware.orderly = true;
                 self.drain(exit_code);
             }
-            Some(Order::MayReboot { allowed }) => self.hardware.set_may_reboot(allowed),
-            Some(Order::Reboot) => self.hardware.set_reboot(),
+            Some(Order::MayReboot { allowed }) => self.hardware.may_reboot = allowed,
+            Some(Order::Reboot) => self.hardware.reboot = true,
             Some(Order::Prove { nonce }) => self.on_proof(nonce),
             Some(Order::Store { key }) => {
-                if let Some(fd) = fd.and_then(|fd| rustix::io::fcntl_dupfd_cloexec(&fd, LOW_FDS).ok()) {
+                if let Some(fd) = fd.and_then(|fd| high(fd).ok()) {
                     let was_kept = self.store.put(key, fd);
                     self.stored(key, was_kept);
                 }
@@ -323,8 +291,7 @@ impl Guardian {
     /// A line for the operator, if standard error takes it at once.
     pub(super) fn say(text: Arguments<'_>) {
         let stderr = rustix::stdio::stderr();
-        let mut ready = [PollFd::new(&stderr, PollFlags::OUT)];
-        if poll(&mut ready, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) == Ok(1) {
+        if !ready(stderr, PollFlags::OUT, 0).is_empty() {
             let mut line = Text::<LINE_BYTES>::new();
             // What is too long is cut.
             let _ = writeln!(line, "hale: {text}");

@@ -2,13 +2,16 @@
 
 use crate::guardian::end::Phase;
 use crate::guardian::marker::{End, Marker};
-use crate::guardian::protocol::{MAX_PASSED, MAX_SERVICES, Slot, Spawn, SpawnFailure, StoreKey};
 use crate::guardian::run::{Guardian, Token};
 use crate::guardian::slots::{Entry, Life, OutputPipe, Start};
-use crate::guardian::text::Text;
+use crate::guardian::systemd::KeptOf;
+use crate::guardian::wait::await_room;
+use crate::protocol::text::Text;
+use crate::protocol::{MAX_PASSED, MAX_SERVICES, Slot, Spawn, SpawnFailure, StoreKey};
 use crate::sys::child::{
     LOW_FDS, ListenPid, Plan, Program, ProgramFds, STATUS_APART, STATUS_FAILURE_BYTES, Step, spawn,
 };
+use crate::sys::fds::high;
 use crate::sys::pidfd::exit_of;
 use crate::sys::wait::Exit;
 use hale_core::ids::Epoch;
@@ -31,9 +34,9 @@ impl Guardian {
         if order.slot.0 >= MAX_SERVICES {
             return Err(Errno::RANGE);
         }
-        if has_fd != order.has_cgroup {
+        if has_fd != order.cgroup {
             // Sent with it, as all orders are: there was no descriptor left here to receive it in.
-            return Err(if order.has_cgroup { Errno::MFILE } else { Errno::BADMSG });
+            return Err(if order.cgroup { Errno::MFILE } else { Errno::BADMSG });
         }
         if !matches!(self.phase, Phase::Running) {
             return Err(Errno::SHUTDOWN);
@@ -51,13 +54,10 @@ impl Guardian {
         let slot = order.slot;
         let made = self.start_service(order, cgroup.as_ref().map(AsFd::as_fd));
         let Some(entry) = self.slots.get(slot) else { return };
-        if let Life::Ended { pid: pid @ 1.., .. } = entry.life {
-            entry.unkept.over(entry.epoch, pid);
-        }
         entry.epoch = order.epoch;
         // Where the last process's strays may still be: kept until there is a next one.
         if let Some(cgroup) = cgroup {
-            entry.cgroup = rustix::io::fcntl_dupfd_cloexec(&cgroup, LOW_FDS).ok();
+            entry.cgroup = high(cgroup).ok();
         }
         match made {
             Ok((pid, pidfd, start)) => {
@@ -65,9 +65,8 @@ impl Guardian {
                 let token = Token::Status(slot).data();
                 let _ = epoll::add(&self.epoll, &start.status, token, EventFlags::IN);
                 entry.start = Some(start);
-                entry.pidfd = rustix::io::fcntl_dupfd_cloexec(&pidfd, LOW_FDS).ok();
+                entry.pidfd = high(pidfd).ok();
                 entry.untold.spawned = true;
-                entry.unkept.process = true;
                 entry.unmarked = None;
                 self.slots.set_running(slot, pid);
             }
@@ -93,8 +92,7 @@ impl Guardian {
         let entry = self.slots.entry(order.slot).ok_or((Step::Order, Errno::RANGE))?;
         if entry.pipe.is_none() {
             entry.pipe = Some(OutputPipe::new().map_err(pipe_failed)?);
-            entry.untold.pipe = true;
-            entry.unkept.output = true;
+            entry.unoffered = true;
         }
         let pipe = entry.pipe.as_ref().ok_or((Step::Pipe, Errno::BADF))?;
         let output = rustix::io::fcntl_dupfd_cloexec(&pipe.write, 3).map_err(pipe_failed)?;
@@ -107,7 +105,7 @@ impl Guardian {
         let marker = marker.starting(order.epoch);
         let mut passed = [output.as_fd(); MAX_PASSED];
         let (mut count, mut sockets) = (0, 0);
-        for (place, key) in passed.iter_mut().zip(order.passed.clone()) {
+        for (place, key) in passed.iter_mut().zip(order.passed.iter()) {
             *place = self.store.get(key).ok_or((Step::Listen, Errno::MFILE))?;
             count += 1;
             // They come first.
@@ -121,8 +119,12 @@ impl Guardian {
         let [argv, environment] = &mut self.pointers;
         let too_big = (Step::Order, Errno::TOOBIG);
         self.groups.clear();
-        // Within the capacity: both bounds are MAX_GROUPS.
-        self.groups.extend(order.groups.clone().map(Gid::from_raw));
+        if let Some(identity) = &order.identity {
+            // Within the capacity: both bounds are MAX_GROUPS.
+            self.groups.extend(identity.groups.iter().map(Gid::from_raw));
+        }
+        let groups = &self.groups[..];
+        let identity = order.identity.as_ref();
         let limit = order.open_files_limit.map_or(self.open_files, |limit| {
             let limit = (limit != u64::MAX).then_some(limit);
             Rlimit { current: limit, maximum: limit }
@@ -135,14 +137,14 @@ impl Guardian {
             cgroup,
             oom_score_adj: self.oom_score_adj.as_deref(),
             open_files: Some(limit),
-            identity: order.uid_gid.map(|(uid, gid)| (Uid::from_raw(uid), Gid::from_raw(gid), &self.groups[..])),
+            identity: identity.map(|who| (Uid::from_raw(who.uid), Gid::from_raw(who.gid), groups)),
             no_new_privs: true,
             umask: Some(Mode::from_raw_mode(order.umask)),
             directory: Some(order.directory),
             marker: Some(marker.bytes()),
             program: Program::Path(order.program),
-            argv: argv.fill(order.argv.clone()).ok_or(too_big)?,
-            environment: environment.fill_with(order.environment.clone(), listen_pid).ok_or(too_big)?,
+            argv: argv.fill(order.argv.iter()).ok_or(too_big)?,
+            environment: environment.fill_with(order.environment.iter(), listen_pid).ok_or(too_big)?,
             listen_pid,
         });
         let (pid, pidfd) = child?;
@@ -155,9 +157,6 @@ impl Guardian {
             && entry.epoch == epoch
             && is_told_end(entry)
         {
-            if let Life::Ended { pid: pid @ 1.., .. } = entry.life {
-                entry.unkept.over(epoch, pid);
-            }
             entry.life = Life::Empty;
             entry.pidfd = None;
             self.tell_systemd_of(slot);
@@ -169,7 +168,8 @@ impl Guardian {
         self.write_end_marker(slot);
         let Some(entry) = self.slots.get(slot) else { return };
         if !matches!(entry.life, Life::Running { .. }) {
-            *entry = Entry { epoch: entry.epoch, unkept: entry.unkept.released(), ..Entry::default() };
+            let kept = KeptOf { released: entry.kept.output, ..entry.kept };
+            *entry = Entry { epoch: entry.epoch, kept, ..Entry::default() };
             self.tell_systemd_of(slot);
             while let Some(key) = self.store.of(slot) {
                 let was_kept = self.store.remove(key);
@@ -258,12 +258,7 @@ impl Guardian {
             rustix::io::write(&pipe.marks, Marker::new().ended(epoch, pid, end).bytes()) == Err(Errno::AGAIN)
         });
         if full {
-            let flags = EventFlags::OUT | EventFlags::ONESHOT;
-            let data = Token::Room(slot).data();
-            // It may be watched already, for an end before this one.
-            if epoll::add(&self.epoll, &pipe.marks, data, flags) == Err(Errno::EXIST) {
-                let _ = epoll::modify(&self.epoll, &pipe.marks, data, flags);
-            }
+            await_room(&self.epoll, &pipe.marks, Token::Room(slot));
         } else {
             entry.unmarked = None;
         }
@@ -272,23 +267,20 @@ impl Guardian {
 
 /// Whether the entry's process ended, and the supervisor was told.
 fn is_told_end(entry: &Entry) -> bool {
-    matches!(entry.life, Life::Ended { .. }) && !entry.untold.to_supervisor()
+    matches!(entry.life, Life::Ended { .. }) && !entry.untold.is_any()
 }
 
 impl OutputPipe {
     fn new() -> Result<Self, Errno> {
         // The capacity stays at the kernel's default, 64 KiB: more would let less trusted services pin kernel
         // memory, and users without rights have 64 MiB for all of their pipes (pipe(7)).
-        let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
-        let marks = reopen(&write, OFlags::WRONLY | OFlags::NONBLOCK)?;
-        let high = |fd: OwnedFd| rustix::io::fcntl_dupfd_cloexec(fd, LOW_FDS);
-        Ok(Self { read: high(read)?, write: high(write)?, marks: high(marks)? })
+        let (read, _write) = pipe_with(PipeFlags::CLOEXEC)?;
+        Self::with(read)
     }
 
-    /// From the reading end alone, which the init system kept.
-    pub(super) fn kept(read: OwnedFd) -> Result<Self, Errno> {
+    /// From the reading end alone, as the init system keeps it.
+    pub(super) fn with(read: OwnedFd) -> Result<Self, Errno> {
         let [write, marks] = [OFlags::WRONLY, OFlags::WRONLY | OFlags::NONBLOCK].map(|flags| reopen(&read, flags));
-        let high = |fd: OwnedFd| rustix::io::fcntl_dupfd_cloexec(fd, LOW_FDS);
         Ok(Self { read: high(read)?, write: high(write?)?, marks: high(marks?)? })
     }
 }

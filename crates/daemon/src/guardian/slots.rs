@@ -2,9 +2,9 @@
 
 use crate::guardian::end::kill;
 use crate::guardian::marker::End;
-use crate::guardian::protocol::{Slot, SpawnFailure};
-use crate::guardian::systemd::Unkept;
+use crate::guardian::systemd::KeptOf;
 use crate::guardian::tell::Untold;
+use crate::protocol::{Slot, SpawnFailure};
 use hale_core::ids::Epoch;
 use rustix::process::{Signal, pidfd_send_signal};
 use std::os::fd::OwnedFd;
@@ -23,8 +23,10 @@ pub(super) struct Entry {
     /// Of the running process, for each supervisor anew.
     pub pidfd: Option<OwnedFd>,
     pub untold: Untold,
-    /// What systemd does not know.
-    pub unkept: Unkept,
+    /// Whether the keeper does not have its pipe.
+    pub unoffered: bool,
+    /// What systemd has of it.
+    pub kept: KeptOf,
     /// An end for which there was no room in the pipe: whoever comes next writes it, if there is room then.
     pub unmarked: Option<(Epoch, i32, End)>,
 }

@@ -1,6 +1,6 @@
 //! Descriptors that outlive a supervisor: sockets in which what clients and services send waits for the next one.
 
-use crate::guardian::protocol::{MAX_SERVICES, Slot, StoreKey};
+use crate::protocol::{MAX_SERVICES, Slot, StoreKey};
 use hale_core::descriptor::STORED_IN_ALL_MAX;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 

@@ -3,41 +3,38 @@
 //!
 //! systemd answers nothing, so a descriptor that it could not keep shows only by being missing later.
 
-use crate::guardian::protocol::{MAX_SERVICES, Slot, StoreKey};
-use crate::guardian::run::{Guardian, Token, now_ms};
+use crate::guardian::run::{Guardian, Token};
 use crate::guardian::slots::Life;
-use crate::guardian::text::Text;
-use crate::sys::child::LOW_FDS;
+use crate::guardian::wait::{await_room, now_ms, ready};
+use crate::protocol::text::Text;
+use crate::protocol::{Slot, StoreKey};
 use crate::sys::packet::{Sent, send};
 use hale_core::ids::Epoch;
-use rustix::event::epoll::{self, EventFlags};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
-use rustix::process::{Pid, getppid};
-use std::ffi::OsStr;
+use rustix::event::PollFlags;
 use std::fmt::{self, Write};
-use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 
 /// The longest message: the removal of the longest name, which has three numbers.
-const MESSAGE_BYTES: usize = 128;
+pub(super) const MESSAGE_BYTES: usize = 128;
 
 /// How many removals may wait for room at once. More can only be when thousands of services are removed while systemd does
 /// not read; a descriptor that stays in its store by that is thrown away by the next guardian.
-const MAX_REMOVALS: usize = 1_024;
+pub(super) const MAX_REMOVALS: usize = 1_024;
+
+/// How many words are ever said: ready, and stopping.
+pub(super) const MAX_WORDS: usize = 2;
 
 /// How long the names of all that is kept may be together, in bytes: they come back as one variable of the environment, and a
 /// process with one of more than 128 KiB (`MAX_ARG_STRLEN`, execve(2)) cannot be started: then there would be no next guardian at all.
 /// That is more than two thousand services.
 const MAX_NAMES_BYTES: usize = 120 * 1_024;
 
-/// How long the last message may wait for room, in seconds: PID 1 is busy for that long only when the machine hardly runs,
+/// How long the last message may wait for room, in milliseconds: PID 1 is busy for that long only when the machine hardly runs,
 /// and what is missed is that the next start throws away what it finds.
-const LAST_WORD_S: i64 = 1;
+const LAST_WORD_MS: u64 = 1_000;
 
 /// How many times systemd is told of life within the time that it allows (the hardware timer is petted as often).
-const PETS_PER_TIMEOUT: u64 = 3;
+pub(super) const PETS_PER_TIMEOUT: u64 = 3;
 
 /// What a descriptor in systemd's store is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,123 +69,48 @@ impl fmt::Display for Kept {
 }
 
 impl Kept {
-    /// Reads a name; `None` when it is none of Hale's.
-    pub fn from_name(name: &str) -> Option<Self> {
-        let (kind, rest) = name.split_once('.')?;
-        let slot = |text: &str| text.parse().ok().filter(|&number| number < MAX_SERVICES).map(Slot);
-        let mut words = rest.split('.');
-        let mut word = || words.next();
-        let kept = match kind {
-            "hale" if rest == "began" => Self::Beginning,
-            "hale" => Self::Keepers(rest.strip_prefix("keepers.")?.parse().ok()?),
-            "hp" => Self::Process(slot(word()?)?, Epoch(word()?.parse().ok()?), word()?.parse().ok()?),
-            "ho" => Self::Output(slot(rest)?),
-            "hs" => {
-                let (kind, slot, index) = (word()?.parse().ok()?, word()?.parse().ok()?, word()?.parse().ok()?);
-                Self::Stored(StoreKey::from_parts(kind, slot, index)?)
-            }
-            _ => return None,
-        };
-        // Only one spelling is a name.
-        (kept.to_string() == name).then_some(kept)
-    }
-
     /// What its name takes of the variable, with the colon behind it.
-    fn bytes(self) -> usize {
+    pub fn bytes(self) -> usize {
         let mut name = Text::<MESSAGE_BYTES>::new();
         let _ = write!(name, "{self}:");
         name.bytes().len()
     }
 }
 
-/// What systemd still has to be told of a slot.
+/// What systemd has of a slot.
 #[derive(Debug, Default, Clone, Copy)]
-pub(super) struct Unkept {
-    /// A process whose end was acknowledged. Told first, so that there never are two.
-    over: Option<(Epoch, i32)>,
-    /// The slot was released.
-    released: bool,
-    /// The slot's newest process is new to it.
-    pub process: bool,
-    /// The slot's pipe is.
+pub(super) struct KeptOf {
+    /// The process with this number and process id.
+    pub process: Option<(Epoch, i32)>,
+    /// An output.
     pub output: bool,
-}
-
-impl Unkept {
-    /// The end of this process was acknowledged.
-    pub fn over(&mut self, epoch: Epoch, pid: i32) {
-        // What it was never told of needs no removal.
-        if !std::mem::take(&mut self.process) {
-            self.over = Some((epoch, pid));
-        }
-    }
-
-    /// The pipe is closed.
-    pub fn released(self) -> Self {
-        Self { released: !self.output, output: false, ..self }
-    }
+    /// The slot was released since: that output is none of a service any more.
+    pub released: bool,
 }
 
 /// The socket to systemd, and what it was not told yet.
 #[derive(Debug)]
 pub(super) struct Systemd {
-    socket: OwnedFd,
+    pub socket: OwnedFd,
     /// Whether it started this very process, and so keeps its descriptors and starts a next one. Others have inherited
     /// `NOTIFY_SOCKET` from a service, or run below another program that listens there.
-    keeps: bool,
+    pub keeps: bool,
     /// How long the names of all that it keeps are.
-    names_bytes: usize,
+    pub names_bytes: usize,
     /// There was no room, and it is watched for room.
-    full: bool,
-    untold_ready: bool,
-    untold_stopping: bool,
+    pub full: bool,
+    /// What is to be said as it is.
+    pub words: Vec<&'static str>,
     /// How often it wants to hear of life (WATCHDOG_USEC), and when next.
-    pet_ms: Option<u64>,
-    pet_due_ms: u64,
+    pub pet_ms: Option<u64>,
+    pub pet_due_ms: u64,
     /// What the guardian has from its start.
-    first: Vec<(Kept, OwnedFd)>,
+    pub first: Vec<(Kept, OwnedFd)>,
     /// Descriptors of the store to be removed.
-    removals: Vec<StoreKey>,
+    pub removals: Vec<StoreKey>,
 }
 
 impl Systemd {
-    /// The socket that `NOTIFY_SOCKET` names: a path, or an abstract name after `@` (sd_notify(3)). `None`: nobody is to be
-    /// told anything.
-    ///
-    /// # Errors
-    ///
-    /// It is named and cannot be reached.
-    pub fn connect(now_ms: u64) -> io::Result<Option<Self>> {
-        let Some(name) = std::env::var_os("NOTIFY_SOCKET").filter(|name| !name.is_empty()) else { return Ok(None) };
-        let address = match name.as_bytes() {
-            [b'@', rest @ ..] => SocketAddrUnix::new_abstract_name(rest)?,
-            path => SocketAddrUnix::new(OsStr::from_bytes(path))?,
-        };
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let socket = socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None)?;
-        connect(&socket, &address)?;
-        let socket = rustix::io::fcntl_dupfd_cloexec(socket, LOW_FDS)?;
-        let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-        let own = |pid| pid == u64::from(std::process::id());
-        let pet_ms = number("WATCHDOG_USEC")
-            .filter(|_| number("WATCHDOG_PID").is_none_or(own))
-            .map(|usec| (usec / 1_000 / PETS_PER_TIMEOUT).max(1));
-        // Set from systemd 248 on (systemd.exec(5)); before that it is the parent.
-        let keeps = number("SYSTEMD_EXEC_PID").map_or_else(|| getppid().is_some_and(Pid::is_init), own);
-        Ok(Some(Self {
-            socket,
-            keeps,
-            names_bytes: 0,
-            full: false,
-            untold_ready: false,
-            untold_stopping: false,
-            pet_ms,
-            pet_due_ms: now_ms,
-            first: Vec::new(),
-            removals: Vec::with_capacity(MAX_REMOVALS),
-        }))
-    }
-
     /// Whether a next guardian gets what this one has.
     pub fn keeps(&self) -> bool {
         self.keeps
@@ -197,16 +119,6 @@ impl Systemd {
     /// When it wants to hear of life.
     pub fn deadline_ms(&self) -> Option<u64> {
         self.pet_ms.map(|_| self.pet_due_ms)
-    }
-
-    /// To be kept first of all, as soon as the loop turns.
-    pub fn keep_first(&mut self, first: Vec<(Kept, OwnedFd)>) {
-        self.first = first;
-    }
-
-    /// What it has kept for this process.
-    pub fn adopt(&mut self, kept: impl Iterator<Item = Kept>) {
-        self.names_bytes = kept.map(Kept::bytes).sum();
     }
 
     /// `false`: there is no room now, or too much is kept already.
@@ -224,7 +136,7 @@ impl Systemd {
     }
 
     /// `false`: there is no room now.
-    fn remove(&mut self, what: Kept) -> bool {
+    pub fn remove(&mut self, what: Kept) -> bool {
         let removed = !self.keeps || self.send(format_args!("FDSTOREREMOVE=1\nFDNAME={what}"), None);
         if removed {
             self.names_bytes = self.names_bytes.saturating_sub(what.bytes());
@@ -232,17 +144,8 @@ impl Systemd {
         removed
     }
 
-    /// Removes all of these, waiting for room: before there is a guardian.
-    pub fn discard(mut self, kept: &[Kept]) {
-        for what in kept {
-            self.await_room();
-            self.remove(*what);
-        }
-    }
-
-    fn await_room(&mut self) {
-        let mut ready = [PollFd::new(&self.socket, PollFlags::OUT)];
-        let _ = poll(&mut ready, Some(&Timespec { tv_sec: LAST_WORD_S, tv_nsec: 0 }));
+    pub fn await_room(&mut self) {
+        ready(&self.socket, PollFlags::OUT, LAST_WORD_MS);
         self.full = false;
     }
 
@@ -273,37 +176,35 @@ impl Guardian {
     /// Tells systemd what it does not know of a slot, as far as there is room.
     pub(super) fn tell_systemd_of(&mut self, slot: Slot) {
         let (Some(systemd), Some(entry)) = (&mut self.systemd, self.slots.get(slot)) else { return };
-        if let Some((epoch, pid)) = entry.unkept.over
+        let process = match entry.life {
+            Life::Running { pid } | Life::Ended { pid: pid @ 1.., .. } => Some((entry.epoch, pid)),
+            Life::Empty | Life::Ended { .. } => None,
+        };
+        let kept = &mut entry.kept;
+        // Removed first, so that there never are two.
+        if let Some((epoch, pid)) = kept.process.filter(|_| kept.process != process)
             && systemd.remove(Kept::Process(slot, epoch, pid))
         {
-            entry.unkept.over = None;
+            kept.process = None;
         }
-        if entry.unkept.released {
-            entry.unkept.released = !systemd.remove(Kept::Output(slot));
+        if kept.output && kept.released && systemd.remove(Kept::Output(slot)) {
+            (kept.output, kept.released) = (false, false);
         }
-        if let (true, Some(pipe)) = (entry.unkept.output, &entry.pipe) {
-            entry.unkept.output = !systemd.keep(Kept::Output(slot), pipe.read.as_fd());
+        if let (false, Some(pipe)) = (kept.output, &entry.pipe) {
+            kept.output = systemd.keep(Kept::Output(slot), pipe.read.as_fd());
         }
-        if let (true, Some(pidfd), Life::Running { pid } | Life::Ended { pid, .. }) =
-            (entry.unkept.process, &entry.pidfd, entry.life)
+        if let (None, Some((epoch, pid)), Some(pidfd)) = (kept.process, process, &entry.pidfd)
+            && systemd.keep(Kept::Process(slot, epoch, pid), pidfd.as_fd())
         {
-            entry.unkept.process = !systemd.keep(Kept::Process(slot, entry.epoch, pid), pidfd.as_fd());
+            kept.process = process;
         }
         self.await_systemd();
     }
 
-    /// Hale works.
-    pub(super) fn tell_ready(&mut self) {
+    /// Tells systemd that Hale works, or that the end was asked for: each once.
+    pub(super) fn tell_systemd_word(&mut self, word: &'static str) {
         if let Some(systemd) = &mut self.systemd {
-            systemd.untold_ready = true;
-        }
-        self.tell_systemd();
-    }
-
-    /// The end was asked for.
-    pub(super) fn tell_stopping(&mut self) {
-        if let Some(systemd) = &mut self.systemd {
-            systemd.untold_stopping = true;
+            systemd.words.push(word);
         }
         self.tell_systemd();
     }
@@ -318,11 +219,11 @@ impl Guardian {
                 break;
             }
         }
-        if systemd.untold_ready {
-            systemd.untold_ready = !systemd.send(format_args!("READY=1"), None);
-        }
-        if systemd.untold_stopping {
-            systemd.untold_stopping = !systemd.send(format_args!("STOPPING=1"), None);
+        while let Some(word) = systemd.words.first().copied() {
+            if !systemd.send(format_args!("{word}"), None) {
+                break;
+            }
+            systemd.words.remove(0);
         }
         while let Some(key) = systemd.removals.last().copied() {
             if !systemd.remove(Kept::Stored(key)) {
@@ -342,10 +243,7 @@ impl Guardian {
     /// Asks to be woken when there is room.
     fn await_systemd(&mut self) {
         let Some(systemd) = self.systemd.as_ref().filter(|systemd| systemd.full) else { return };
-        let flags = EventFlags::OUT | EventFlags::ONESHOT;
-        if epoll::add(&self.epoll, &systemd.socket, Token::Systemd.data(), flags).is_err() {
-            let _ = epoll::modify(&self.epoll, &systemd.socket, Token::Systemd.data(), flags);
-        }
+        await_room(&self.epoll, &systemd.socket, Token::Systemd);
     }
 
     /// There is room again.
@@ -381,30 +279,5 @@ impl Guardian {
         let Some(systemd) = &mut self.systemd else { return };
         systemd.await_room();
         systemd.remove(Kept::Beginning);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_say_what_is_kept_and_no_other_name_does() {
-        let kept = [
-            Kept::Beginning,
-            Kept::Keepers(4),
-            Kept::Process(Slot(MAX_SERVICES - 1), Epoch(u64::MAX), i32::MAX),
-            Kept::Output(Slot(0)),
-            Kept::Stored(StoreKey::Listen(Slot(MAX_SERVICES - 1), 3)),
-        ];
-        for what in kept {
-            let name = what.to_string();
-            assert!("FDSTOREREMOVE=1\nFDNAME=".len() + name.len() <= MESSAGE_BYTES, "{name}");
-            assert_eq!(Kept::from_name(&name), Some(what), "{name}");
-        }
-        let strange = ["ho.8192", "ho.01", "hp.1.2", "hp.1.2.3.4", "hs.9.0.0", "hale.", "http"];
-        for name in strange {
-            assert_eq!(Kept::from_name(name), None, "{name}");
-        }
     }
 }

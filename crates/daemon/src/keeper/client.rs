@@ -1,7 +1,8 @@
 //! The supervisor's end of its socket to the keeper.
 
-use crate::guardian::protocol::Slot;
-use crate::keeper::protocol::{self, KeeperEvent, LogTarget, MAX_MESSAGE_BYTES};
+use crate::keeper::protocol::{KeeperEvent, LogTarget, MAX_MESSAGE_BYTES, Request};
+use crate::protocol::Slot;
+use crate::protocol::wire::{Put, read};
 use crate::sys::packet::{Outbox, OutboxError, Received, receive};
 use std::collections::BTreeMap;
 use std::io;
@@ -39,10 +40,9 @@ impl KeeperClient {
     ///
     /// The keeper has not read for a long time: nothing was sent.
     pub fn configure(&mut self, target: LogTarget) -> Result<(), OutboxError> {
-        self.message.clear();
-        protocol::write_configure(&mut self.message, &target);
+        let sent = self.outbox.send(&self.socket, written(&mut self.message, &target.request()), None);
         self.targets.insert(target.slot, target);
-        self.outbox.send(&self.socket, &self.message, None)
+        sent
     }
 
     /// Forgets a slot that was released.
@@ -57,15 +57,13 @@ impl KeeperClient {
     ///
     /// The keeper has not read for a long time: nothing was sent.
     pub fn flush_slot(&mut self, slot: Slot, token: u64) -> Result<(), OutboxError> {
-        self.message.clear();
-        protocol::write_flush(&mut self.message, slot, token);
-        self.outbox.send(&self.socket, &self.message, None)?;
+        self.outbox.send(&self.socket, written(&mut self.message, &Request::Flush { slot, token }), None)?;
         self.unanswered.insert(token, slot);
         Ok(())
     }
 
     /// Tells a new keeper all that the old one knew
-    /// ([`GuardianEvent::KeeperReplaced`](crate::guardian::protocol::GuardianEvent::KeeperReplaced)). A flush may be
+    /// ([`GuardianEvent::KeeperReplaced`](crate::protocol::GuardianEvent::KeeperReplaced)). A flush may be
     /// answered twice then.
     ///
     /// # Errors
@@ -73,14 +71,10 @@ impl KeeperClient {
     /// The keeper has not read for a long time: some of it was not sent.
     pub fn resend(&mut self) -> Result<(), OutboxError> {
         for target in self.targets.values() {
-            self.message.clear();
-            protocol::write_configure(&mut self.message, target);
-            self.outbox.send(&self.socket, &self.message, None)?;
+            self.outbox.send(&self.socket, written(&mut self.message, &target.request()), None)?;
         }
         for (&token, &slot) in &self.unanswered {
-            self.message.clear();
-            protocol::write_flush(&mut self.message, slot, token);
-            self.outbox.send(&self.socket, &self.message, None)?;
+            self.outbox.send(&self.socket, written(&mut self.message, &Request::Flush { slot, token }), None)?;
         }
         Ok(())
     }
@@ -109,7 +103,7 @@ impl KeeperClient {
         let mut buffer = [0; MAX_MESSAGE_BYTES];
         let strange = || io::Error::new(io::ErrorKind::InvalidData, "the keeper sent a message that it never sends");
         let event = match receive(&self.socket, &mut buffer)? {
-            Received::Message(length, _) => protocol::read_answer(&buffer[..length]).ok_or_else(strange)?,
+            Received::Message(length, _) => read(&buffer[..length], None).ok_or_else(strange)?,
             Received::Oversized => return Err(strange()),
             Received::Nothing => return Ok(None),
             Received::Gone => KeeperEvent::Gone,
@@ -119,6 +113,13 @@ impl KeeperClient {
         }
         Ok(Some(event))
     }
+}
+
+fn written<'a>(message: &'a mut Vec<u8>, request: &Request<'_>) -> &'a [u8] {
+    message.clear();
+    // There is always room in memory.
+    let _ = request.put(message);
+    message
 }
 
 impl AsFd for KeeperClient {

@@ -1,12 +1,15 @@
 //! The messages of the keeper: from the supervisor what to keep and how, from the guardian the pipes, and its
 //! answers.
 
-use crate::guardian::protocol::Slot;
-use crate::guardian::wire::{Reader, Writer};
+use crate::protocol::Slot;
+use crate::protocol::wire::wire;
 use std::ffi::{CStr, CString};
 
 /// The longest message, in bytes: a path (`PATH_MAX`, 4096) and some numbers.
 pub(crate) const MAX_MESSAGE_BYTES: usize = 4096 + 64;
+
+/// Room for the longest answer, in bytes.
+pub(crate) const ANSWER_BYTES: usize = 32;
 
 /// Where one service's output goes, and its bounds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,123 +57,60 @@ pub enum KeeperEvent {
     Gone,
 }
 
-const CONFIGURE: u8 = 1;
-const FLUSH: u8 = 2;
-const PIPE: u8 = 3;
-const DRAIN: u8 = 4;
-const CHALLENGE: u8 = 5;
+wire!(enum KeeperEvent {
+    // Is heard, not said.
+    0 => Gone,
+    1 => Flushed(flushed),
+    2 => Dropped { slot, bytes },
+});
+wire!(struct Flushed { slot, token, size_bytes, dropped_bytes });
 
-const FLUSHED: u8 = 1;
-const DROPPED: u8 = 2;
-
-/// Writes where a service's output goes.
-pub(crate) fn write_configure(out: &mut Vec<u8>, target: &LogTarget) {
-    let mut out = Writer(out);
-    out.u8(CONFIGURE);
-    out.u32(target.slot.0);
-    out.u64(target.max_size_bytes);
-    out.u32(target.keep);
-    out.u64(target.rate_bytes);
-    out.text(&target.directory);
-}
-
-/// Writes a request to flush.
-pub(crate) fn write_flush(out: &mut Vec<u8>, slot: Slot, token: u64) {
-    let mut out = Writer(out);
-    out.u8(FLUSH);
-    out.u32(slot.0);
-    out.u64(token);
-}
-
-/// The message that goes with a pipe's read end; allocates nothing.
-pub(crate) fn pipe_message(slot: Slot) -> [u8; 5] {
-    let [a, b, c, d] = slot.0.to_le_bytes();
-    [PIPE, a, b, c, d]
-}
-
-/// The message with a number that has to come back; allocates nothing.
-pub(crate) fn challenge_message(nonce: u64) -> [u8; 9] {
-    let [a, b, c, d, e, f, g, h] = nonce.to_le_bytes();
-    [CHALLENGE, a, b, c, d, e, f, g, h]
-}
-
-/// The answer to it: the number itself.
-pub(crate) fn read_proof(message: &[u8]) -> Option<u64> {
-    Some(u64::from_le_bytes(message.try_into().ok()?))
-}
-
-/// The message that ends the keeper once everything is in its files.
-pub(crate) const DRAIN_MESSAGE: [u8; 1] = [DRAIN];
-
-/// A request as the keeper reads it.
+/// What a keeper is told: by the supervisor the first two, by the guardian the others.
 #[derive(Debug)]
 pub(crate) enum Request<'a> {
-    Configure { slot: Slot, directory: &'a CStr, max_size_bytes: u64, keep: u32, rate_bytes: u64 },
-    Flush { slot: Slot, token: u64 },
-    Pipe { slot: Slot },
+    /// As in [`LogTarget`].
+    Configure {
+        slot: Slot,
+        max_size_bytes: u64,
+        keep: u32,
+        rate_bytes: u64,
+        directory: &'a CStr,
+    },
+    Flush {
+        slot: Slot,
+        token: u64,
+    },
+    /// The read end of the slot's pipe goes beside it.
+    Pipe {
+        slot: Slot,
+    },
+    /// The keeper ends once everything is in its files.
     Drain,
-    Challenge { nonce: u64 },
+    /// The number comes back, alone.
+    Challenge {
+        nonce: u64,
+    },
 }
 
-/// Reads a request; `None` when it is not one.
-pub(crate) fn read_request(message: &[u8]) -> Option<Request<'_>> {
-    let mut reader = Reader(message);
-    let request = match reader.u8()? {
-        CONFIGURE => Request::Configure {
-            slot: Slot(reader.u32()?),
-            max_size_bytes: reader.u64()?,
-            keep: reader.u32()?,
-            rate_bytes: reader.u64()?,
-            directory: reader.text()?,
-        },
-        FLUSH => Request::Flush { slot: Slot(reader.u32()?), token: reader.u64()? },
-        PIPE => Request::Pipe { slot: Slot(reader.u32()?) },
-        DRAIN => Request::Drain,
-        CHALLENGE => Request::Challenge { nonce: reader.u64()? },
-        _ => return None,
-    };
-    reader.end()?;
-    Some(request)
-}
+wire!(enum Request<'a> {
+    1 => Configure { slot, max_size_bytes, keep, rate_bytes, directory },
+    2 => Flush { slot, token },
+    3 => Pipe { slot },
+    4 => Drain,
+    5 => Challenge { nonce },
+});
 
-/// Writes the answer to a flush.
-pub(crate) fn write_flushed(out: &mut Vec<u8>, flushed: &Flushed) {
-    let mut out = Writer(out);
-    out.u8(FLUSHED);
-    out.u32(flushed.slot.0);
-    out.u64(flushed.token);
-    out.u64(flushed.size_bytes);
-    out.u64(flushed.dropped_bytes);
-}
-
-/// Writes a count of dropped bytes.
-pub(crate) fn write_dropped(out: &mut Vec<u8>, slot: Slot, bytes: u64) {
-    let mut out = Writer(out);
-    out.u8(DROPPED);
-    out.u32(slot.0);
-    out.u64(bytes);
-}
-
-/// Reads an answer; `None` when it is not one.
-pub(crate) fn read_answer(message: &[u8]) -> Option<KeeperEvent> {
-    let mut reader = Reader(message);
-    let event = match reader.u8()? {
-        FLUSHED => KeeperEvent::Flushed(Flushed {
-            slot: Slot(reader.u32()?),
-            token: reader.u64()?,
-            size_bytes: reader.u64()?,
-            dropped_bytes: reader.u64()?,
-        }),
-        DROPPED => KeeperEvent::Dropped { slot: Slot(reader.u32()?), bytes: reader.u64()? },
-        _ => return None,
-    };
-    reader.end()?;
-    Some(event)
+impl LogTarget {
+    pub(crate) fn request(&self) -> Request<'_> {
+        let &Self { slot, max_size_bytes, keep, rate_bytes, ref directory } = self;
+        Request::Configure { slot, max_size_bytes, keep, rate_bytes, directory }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::wire::{Put, read};
 
     #[test]
     fn requests_and_answers_arrive_as_they_were_sent() {
@@ -182,22 +122,21 @@ mod tests {
             rate_bytes: 16 << 20,
         };
         let mut bytes = Vec::new();
-        write_configure(&mut bytes, &target);
-        let Some(Request::Configure { slot, directory, max_size_bytes, keep, rate_bytes }) = read_request(&bytes)
-        else {
+        target.request().put(&mut bytes).unwrap();
+        let Some(Request::Configure { slot, directory, max_size_bytes, keep, rate_bytes }) = read(&bytes, None) else {
             panic!("not a configuration")
         };
         assert_eq!(LogTarget { slot, directory: directory.into(), max_size_bytes, keep, rate_bytes }, target);
         for end in 0..bytes.len() {
-            assert!(read_request(&bytes[..end]).is_none(), "cut at {end}");
+            assert!(read::<Request<'_>>(&bytes[..end], None).is_none(), "cut at {end}");
         }
-        assert!(matches!(read_request(&pipe_message(Slot(513))), Some(Request::Pipe { slot: Slot(513) })));
-        assert!(matches!(read_request(&challenge_message(u64::MAX)), Some(Request::Challenge { nonce: u64::MAX })));
-        assert_eq!(read_proof(&7_u64.to_le_bytes()), Some(7));
+        let mut challenge = Vec::new();
+        Request::Challenge { nonce: u64::MAX }.put(&mut challenge).unwrap();
+        assert!(matches!(read(&challenge, None), Some(Request::Challenge { nonce: u64::MAX })));
 
-        let flushed = Flushed { slot: Slot(1), token: 2, size_bytes: 3, dropped_bytes: 4 };
+        let flushed = KeeperEvent::Flushed(Flushed { slot: Slot(1), token: 2, size_bytes: 3, dropped_bytes: 4 });
         bytes.clear();
-        write_flushed(&mut bytes, &flushed);
-        assert_eq!(read_answer(&bytes), Some(KeeperEvent::Flushed(flushed)));
+        flushed.put(&mut bytes).unwrap();
+        assert_eq!(read(&bytes, None), Some(flushed));
     }
 }

@@ -1,10 +1,9 @@
 //! The keeper's loop: all pipes and two sockets in one epoll(7).
 
-use crate::guardian::protocol::{MAX_SERVICES, Slot};
-use crate::keeper::protocol::{
-    Flushed, LogTarget, MAX_MESSAGE_BYTES, Request, read_request, write_dropped, write_flushed,
-};
+use crate::keeper::protocol::{ANSWER_BYTES, Flushed, KeeperEvent, LogTarget, MAX_MESSAGE_BYTES, Request};
 use crate::keeper::service::{Service, Staging, TURN_BYTES};
+use crate::protocol::wire::{read, write};
+use crate::protocol::{MAX_SERVICES, Slot};
 use crate::sys::fds::take_inherited;
 use crate::sys::packet::{self, Outbox, Received, receive};
 use rustix::event::Timespec;
@@ -237,15 +236,14 @@ impl Keeper {
         if bytes == 0 {
             return Ok(());
         }
-        let mut message = Vec::new();
-        write_dropped(&mut message, slot, bytes);
-        self.answer(&message)
+        self.answer(&KeeperEvent::Dropped { slot, bytes })
     }
 
     /// Sends an answer to the supervisor; one that reads nothing any more gets none.
-    fn answer(&mut self, message: &[u8]) -> io::Result<()> {
+    fn answer(&mut self, event: &KeeperEvent) -> io::Result<()> {
         if let Some(socket) = &self.supervisor {
-            let _ = self.outbox.send(socket, message, None);
+            let mut space = [0; ANSWER_BYTES];
+            let _ = self.outbox.send(socket, write(event, &mut space), None);
         }
         self.watch_supervisor()
     }
@@ -272,7 +270,7 @@ impl Keeper {
             let mut message = std::mem::take(&mut self.message);
             let received = receive(socket, &mut message)?;
             match received {
-                Received::Message(length, fd) => match (read_request(&message[..length]), fd) {
+                Received::Message(length, fd) => match (read(&message[..length], None), fd) {
                     (Some(Request::Pipe { slot }), Some(pipe)) => self.set_pipe(slot, pipe)?,
                     (Some(Request::Drain), _) => self.drain = true,
                     (Some(Request::Challenge { nonce }), _) => {
@@ -306,7 +304,7 @@ impl Keeper {
         while let Some(socket) = &self.supervisor {
             let mut message = std::mem::take(&mut self.message);
             match receive(socket, &mut message)? {
-                Received::Message(length, _) => match read_request(&message[..length]) {
+                Received::Message(length, _) => match read(&message[..length], None) {
                     Some(Request::Configure { slot, directory, max_size_bytes, keep, rate_bytes }) => {
                         let directory = directory.into();
                         self.configure(LogTarget { slot, directory, max_size_bytes, keep, rate_bytes })?;
@@ -537,9 +535,7 @@ impl Keeper {
             service.note_drops(now_us());
             (size_bytes, dropped_bytes) = (service.size_bytes(), service.dropped_bytes());
         }
-        let mut message = Vec::new();
-        write_flushed(&mut message, &Flushed { slot, token, size_bytes, dropped_bytes });
-        self.answer(&message)
+        self.answer(&KeeperEvent::Flushed(Flushed { slot, token, size_bytes, dropped_bytes }))
     }
 
     /// Carries everything that is in any pipe, for the last time.

@@ -1,9 +1,9 @@
 //! What the guardian tells a supervisor before anything else: who was lost before it, and what outlived that one.
 
 use super::host::exit_status;
-use crate::guardian::client::GuardianClient;
-use crate::guardian::protocol::{GuardianEvent, HostSignal, Slot, SpawnFailure, StoreKey};
-use crate::guardian::timer::TimerReport;
+use crate::protocol::timer::TimerReport;
+use crate::protocol::{GuardianEvent, HostSignal, Slot, SpawnFailure, StoreKey};
+use crate::supervisor::client::GuardianClient;
 use crate::sys::wait::Exit;
 use hale_core::event::Lost;
 use hale_core::ids::Epoch;
@@ -73,7 +73,7 @@ impl Inheritance {
         match event {
             GuardianEvent::Lost { exit, evidence } => {
                 self.lost = Some(match evidence {
-                    Some(evidence) => Lost::NoProgress { evidence },
+                    Some(evidence) => Lost::NoProgress { evidence: evidence.to_string() },
                     None => Lost::Ended { status: exit_status(exit) },
                 });
             }

@@ -1,8 +1,8 @@
 //! What one service left for its next process: offered, kept here and by the guardian, and given up again.
 
 use crate::execute::descriptors::{Closing, Kinds};
-use crate::guardian::client::{GuardianClient, OrderError};
-use crate::guardian::protocol::{Slot, StoreKey};
+use crate::protocol::{Slot, StoreKey};
+use crate::supervisor::client::{GuardianClient, OrderError};
 use crate::sys::fds::is_same_open_file;
 use hale_core::descriptor::{FdName, Offer, Stored};
 use hale_core::event::Notice;

@@ -1,5 +1,6 @@
 //! The supervisor: the loop of `hale_core` on the real host.
 
+pub mod client;
 mod console;
 mod early;
 mod evidence;
@@ -13,5 +14,6 @@ mod prepare;
 mod run;
 mod said;
 mod service;
+mod timer;
 
 pub use run::main;

@@ -3,8 +3,8 @@
 
 use super::console::Console;
 use super::inbox::Inbox;
-use crate::guardian::client::GuardianClient;
 use crate::knowledge::resets;
+use crate::supervisor::client::GuardianClient;
 use hale_core::effect::Order;
 use hale_core::event::Event;
 use hale_core::hardware::Past;

@@ -5,7 +5,7 @@
 //! supervisor may die between reading it and writing that. What is new is written over what was before, in one write within
 //! one page, so that a supervisor that dies leaves the one or the other.
 
-use crate::guardian::protocol::{MAX_SERVICES, Slot};
+use crate::protocol::{MAX_SERVICES, Slot};
 use hale_core::ids::Epoch;
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;

@@ -11,12 +11,12 @@ use crate::execute::environment;
 use crate::execute::listen::ListenSocket;
 use crate::execute::tree::{Tree, Trees, Until, Watcher};
 use crate::execute::user::Identity;
-use crate::guardian::client::GuardianClient;
-use crate::guardian::protocol::{self, Slot, SpawnOrder, StoreKey};
 use crate::keeper::client::KeeperClient;
 use crate::keeper::protocol::LogTarget;
 use crate::monitor::memory::MemoryWatch;
 use crate::monitor::notify::{Membership, NotifySocket, Said};
+use crate::protocol::{self, Slot, SpawnOrder, StoreKey};
+use crate::supervisor::client::GuardianClient;
 use crate::sys::child::Step;
 use hale_core::descriptor::Stored;
 use hale_core::event::{Notice, Process, SpawnFailure};
@@ -386,7 +386,11 @@ impl Hosted {
             argv: &prepared.argv,
             environment: &environment,
             directory: &prepared.directory,
-            identity: identity.map(|user| protocol::Identity { uid: user.uid, gid: user.gid, groups: &user.groups }),
+            identity: identity.map(|user| protocol::Identity {
+                uid: user.uid,
+                gid: user.gid,
+                groups: &user.groups[..],
+            }),
             umask: 0o022,
             open_files_limit: prepared.open_files_limit,
             cgroup: self.tree().and_then(Tree::cgroup),

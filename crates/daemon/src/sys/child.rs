@@ -174,6 +174,37 @@ pub struct Plan<'a> {
     pub listen_pid: Option<&'a ListenPid>,
 }
 
+impl<'a> Plan<'a> {
+    /// To execute this, and to leave everything else as it is here.
+    #[must_use]
+    pub fn new(
+        status: BorrowedFd<'a>,
+        fds: ProgramFds<'a>,
+        program: Program<'a>,
+        argv: Pointers<'a>,
+        environment: Pointers<'a>,
+    ) -> Self {
+        Self {
+            leave_high_fds: false,
+            dies_with: None,
+            status,
+            fds,
+            cgroup: None,
+            oom_score_adj: None,
+            open_files: None,
+            identity: None,
+            no_new_privs: false,
+            umask: None,
+            directory: None,
+            marker: None,
+            program,
+            argv,
+            environment,
+            listen_pid: None,
+        }
+    }
+}
+
 /// `clone_args` of clone3(2), as of Linux 5.7.
 #[repr(C)]
 #[derive(Default)]

@@ -1,8 +1,10 @@
 //! File descriptors that were inherited: which of them exec keeps, and taking them over.
 
+use crate::sys::child::LOW_FDS;
+use rustix::io::Errno;
 use std::collections::BTreeSet;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::{Mutex, PoisonError};
 
 /// Marks every descriptor from `first` on to be closed by exec. Linux 5.11 and newer; older kernels leave them.
@@ -16,6 +18,15 @@ pub fn close_on_exec_from(first: RawFd) {
 pub fn has_close_range() -> bool {
     // SAFETY: no descriptor has this number, so none is closed.
     unsafe { libc::syscall(libc::SYS_close_range, RawFd::MAX, RawFd::MAX, 0) == 0 }
+}
+
+/// Moves a descriptor to [`LOW_FDS`] or above, out of the range that children copy.
+///
+/// # Errors
+///
+/// No descriptor is left there.
+pub fn high(fd: impl AsFd) -> Result<OwnedFd, Errno> {
+    rustix::io::fcntl_dupfd_cloexec(fd, LOW_FDS)
 }
 
 /// Whether both are one open file, as after dup(2) or when one was passed through a socket. Where the kernel has neither
@@ -60,7 +71,6 @@ pub fn take_inherited(number: RawFd) -> io::Result<OwnedFd> {
 mod tests {
     use super::*;
     use std::fs::File;
-    use std::os::fd::AsFd;
 
     #[test]
     fn a_copy_is_the_same_open_file_and_another_opening_is_not() {

@@ -3,7 +3,7 @@
 use crate::Test;
 use crate::hale::{Hale, Slot, children, order, signal, text, wait_readable};
 use hale_core::ids::Epoch;
-use hale_daemon::guardian::protocol::{GuardianEvent, HostSignal, Identity, SpawnFailure, SpawnOrder, StoreKey};
+use hale_daemon::protocol::{GuardianEvent, HostSignal, Identity, SpawnFailure, SpawnOrder, StoreKey};
 use hale_daemon::sys::child::Step;
 use hale_daemon::sys::packet::{Sent, send};
 use hale_daemon::sys::wait::Exit;
@@ -450,7 +450,7 @@ fn a_supervisor_that_makes_no_progress_is_replaced_with_what_the_kernel_says_of_
         panic!("it was not lost for lack of progress")
     };
     assert_eq!(ended_by, 6, "it was asked to abort first");
-    assert!(evidence.starts_with("state S, in "), "{evidence}");
+    assert!(evidence.to_string().starts_with("state S, in "), "{evidence}");
     let GuardianEvent::Spawned { pid: told, .. } = hale.event() else { panic!("the service was not told") };
     assert_eq!(told, pid);
     assert!(Path::new(&format!("/proc/{pid}")).exists());
@@ -486,9 +486,10 @@ fn systemd_keeps_what_runs_and_nothing_else_however_late_it_reads() {
         expected.insert(format!("hp.{slot}.1.{pid}"));
         expected.insert(format!("ho.{slot}"));
     }
-    // One that is over, one that was started again, and one whose slot is gone.
-    for (slot, epoch) in [(SERVICES, 1), (SERVICES + 1, 1), (SERVICES + 2, 1)] {
-        hale.spawn_script(slot, epoch, "exit 3");
+    // One that is over, one that was started again, one whose slot is gone, and two where nobody acknowledged the end before:
+    // the slot of one of them is used again.
+    for slot in (0..5).map(|n| SERVICES + n) {
+        hale.spawn_script(slot, 1, "exit 3");
         hale.expect_running(slot);
         assert!(matches!(hale.event(), GuardianEvent::Exited { .. }));
     }
@@ -498,7 +499,12 @@ fn systemd_keeps_what_runs_and_nothing_else_however_late_it_reads() {
     hale.guardian.ack(Slot(SERVICES + 2), Epoch(1)).unwrap();
     hale.guardian.release(Slot(SERVICES + 2)).unwrap();
     expected.insert(format!("hp.{}.2.{pid}", SERVICES + 1));
-    expected.extend([SERVICES, SERVICES + 1].map(|slot| format!("ho.{slot}")));
+    hale.guardian.release(Slot(SERVICES + 3)).unwrap();
+    hale.guardian.release(Slot(SERVICES + 4)).unwrap();
+    hale.spawn_script(SERVICES + 4, 2, "exec sleep 1000");
+    let (pid, _) = hale.expect_running(SERVICES + 4);
+    expected.insert(format!("hp.{}.2.{pid}", SERVICES + 4));
+    expected.extend([0, 1, 4].map(|n| format!("ho.{}", SERVICES + n)));
     let kept = fs::File::open("/proc/self/comm").unwrap();
     for key in [StoreKey::ReadApi, StoreKey::ControlApi, StoreKey::ReadApi] {
         hale.guardian.store(key, kept.as_fd()).unwrap();

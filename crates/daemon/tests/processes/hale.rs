@@ -2,12 +2,13 @@
 
 use crate::{ALLOCATOR, Words};
 use hale_core::ids::Epoch;
-use hale_daemon::guardian::client::GuardianClient;
 use hale_daemon::guardian::launch::{Launch, launch as become_guardian};
-use hale_daemon::guardian::protocol::{GuardianEvent, SpawnOrder};
-use hale_daemon::guardian::{prepare, protocol};
+use hale_daemon::guardian::prepare;
 use hale_daemon::keeper::client::KeeperClient;
 use hale_daemon::keeper::protocol::{Flushed, KeeperEvent, LogTarget};
+use hale_daemon::protocol;
+use hale_daemon::protocol::{GuardianEvent, SpawnOrder};
+use hale_daemon::supervisor::client::GuardianClient;
 use hale_daemon::sys::fds::take_inherited;
 use hale_daemon::sys::packet::{Received, Sent, receive, send};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};

@@ -2,8 +2,8 @@
 
 use crate::Test;
 use crate::hale::{Hale, Slot, signal};
-use hale_daemon::guardian::protocol::GuardianEvent;
 use hale_daemon::keeper::tail::{Follow, last_lines};
+use hale_daemon::protocol::GuardianEvent;
 use hale_daemon::sys::wait::Exit;
 use rustix::process::Signal;
 use std::process::Command;

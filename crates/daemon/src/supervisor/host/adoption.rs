@@ -3,8 +3,8 @@
 use super::descriptors::watch_end;
 use super::{DaemonHost, Source, exit_status};
 use crate::execute::listen::ListenSocket;
-use crate::guardian::client::OrderError;
-use crate::guardian::protocol::StoreKey;
+use crate::protocol::StoreKey;
+use crate::supervisor::client::OrderError;
 use crate::supervisor::inheritance::{Inheritance, Kept};
 use crate::supervisor::run::LEFTOVERS_WITHIN;
 use crate::supervisor::service::Hosted;

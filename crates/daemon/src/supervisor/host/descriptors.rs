@@ -2,7 +2,7 @@
 
 use super::{DaemonHost, Source};
 use crate::execute::descriptors::Kinds;
-use crate::guardian::protocol::{Slot, StoreKey};
+use crate::protocol::{Slot, StoreKey};
 use hale_core::descriptor::Stored;
 use hale_core::event::{Event, Notice};
 use hale_core::ids::{Name, OfferId};

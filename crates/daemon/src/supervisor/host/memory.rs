@@ -4,10 +4,10 @@
 use super::{DaemonHost, Source};
 use crate::execute::tree::delegate::Controller;
 use crate::execute::tree::limits::not_enforced;
-use crate::guardian::protocol::Slot;
 use crate::monitor::kernel_log::KernelLog;
 use crate::monitor::memory::MemoryWatch;
 use crate::monitor::pressure::StallTrigger;
+use crate::protocol::Slot;
 use hale_core::event::Event;
 use hale_core::ids::Name;
 use hale_core::memory::{MemoryReport, OomKills};

@@ -1,7 +1,7 @@
 //! Rests after what the kernel says: a service that lives at its limit, as one that reads large files does, would wake the
 //! loop a hundred times a second otherwise, and one whose workers are killed again and again would fill the ledger.
 
-use crate::guardian::protocol::Slot;
+use crate::protocol::Slot;
 use rustix::io::read;
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,

@@ -1,6 +1,6 @@
 //! What the loop's epoll events are about.
 
-use crate::guardian::protocol::{MAX_SERVICES, Slot};
+use crate::protocol::{MAX_SERVICES, Slot};
 use rustix::event::epoll;
 
 /// What an epoll event is about, in its 64 bits of data: the kind above, then a place, the slot below.

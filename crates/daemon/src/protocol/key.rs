@@ -1,9 +1,29 @@
-//! What a descriptor in the guardian's store is, and how that is written in messages and in systemd's store.
+//! The guardian's two tables: the place of a service, and the name of a kept descriptor.
 
-use crate::guardian::protocol::{MAX_SERVICES, Slot};
-use crate::guardian::wire::Reader;
+use crate::protocol::wire::{Put, Reader, Take, wire};
 use hale_core::descriptor::STORED_MAX;
+use hale_core::ids::Epoch;
 use hale_core::policy::LISTEN_MAX;
+use std::fmt;
+use std::io::{self, Write};
+
+/// How many services one guardian can hold: eight times the thousand that Hale is measured with. The table is
+/// reserved at the start, but only the used part of it costs memory.
+pub const MAX_SERVICES: u32 = 8192;
+
+/// A place in the guardian's table: below [`MAX_SERVICES`]. A service keeps its slot, and with it its output pipe,
+/// until it is released.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Slot(pub u32);
+
+impl fmt::Display for Slot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+wire!(struct Slot { 0 });
+wire!(struct Epoch { 0 });
 
 /// What a kept descriptor is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -31,7 +51,7 @@ impl StoreKey {
     }
 
     /// Kind, slot, and which one of the slot.
-    pub(super) fn parts(self) -> (u8, u32, u8) {
+    pub(crate) fn parts(self) -> (u8, u32, u8) {
         match self {
             Self::ReadApi => (0, 0, 0),
             Self::ControlApi => (1, 0, 0),
@@ -42,7 +62,7 @@ impl StoreKey {
     }
 
     /// The key with these [`parts`](Self::parts).
-    pub(super) fn from_parts(kind: u8, slot: u32, index: u8) -> Option<Self> {
+    pub(crate) fn from_parts(kind: u8, slot: u32, index: u8) -> Option<Self> {
         match (kind, slot, index) {
             (0, 0, 0) => Some(Self::ReadApi),
             (1, 0, 0) => Some(Self::ControlApi),
@@ -56,24 +76,19 @@ impl StoreKey {
             _ => None,
         }
     }
+}
 
-    /// As it stands in a message.
-    pub(super) fn numbers(self) -> [u8; KEY_BYTES] {
+impl Put for StoreKey {
+    fn put(&self, out: &mut impl Write) -> io::Result<()> {
         let (kind, slot, index) = self.parts();
-        let [a, b, c, d] = slot.to_le_bytes();
-        [kind, a, b, c, d, index]
-    }
-
-    fn from_numbers([kind, a, b, c, d, index]: [u8; KEY_BYTES]) -> Option<Self> {
-        Self::from_parts(kind, u32::from_le_bytes([a, b, c, d]), index)
-    }
-
-    pub(super) fn read(reader: &mut Reader<'_>) -> Option<Self> {
-        let (bytes, rest) = reader.0.split_first_chunk()?;
-        reader.0 = rest;
-        Self::from_numbers(*bytes)
+        kind.put(out)?;
+        slot.put(out)?;
+        index.put(out)
     }
 }
 
-/// The length of a [`StoreKey`] in a message.
-const KEY_BYTES: usize = 6;
+impl Take<'_> for StoreKey {
+    fn take(reader: &mut Reader<'_>) -> Option<Self> {
+        Self::from_parts(Take::take(reader)?, Take::take(reader)?, Take::take(reader)?)
+    }
+}

@@ -1,7 +1,7 @@
 //! How `hale run` becomes the guardian.
 
 use crate::execute::tree::delegate;
-use crate::guardian::{adopt, init};
+use crate::guardian::begin::{adopt, init};
 use hale_core::policy::{AsInit, HardwareWatchdog};
 use std::convert::Infallible;
 use std::ffi::{CStr, OsString};

@@ -1,10 +1,11 @@
 //! The supervisor's end of its socket to the guardian.
 
-use crate::guardian::protocol::{
-    self, GuardianEvent, MAX_ANSWER_BYTES, MAX_GROUPS, MAX_ORDER_BYTES, MAX_SERVICES, MAX_STRINGS, Slot, SpawnOrder,
+use crate::keeper::client::KeeperClient;
+use crate::protocol::wire::{Put, read};
+use crate::protocol::{
+    GuardianEvent, MAX_ANSWER_BYTES, MAX_GROUPS, MAX_ORDER_BYTES, MAX_SERVICES, MAX_STRINGS, Order, Slot, SpawnOrder,
     StoreKey,
 };
-use crate::keeper::client::KeeperClient;
 use crate::sys::fds::take_inherited;
 use crate::sys::packet::{Outbox, OutboxError, Received, receive};
 use hale_core::ids::Epoch;
@@ -79,12 +80,17 @@ impl GuardianClient {
         if groups > MAX_GROUPS {
             return Err(OrderError::TooManyGroups(groups));
         }
+        self.order(&Order::Spawn(order), order.cgroup)
+    }
+
+    fn order(&mut self, order: &Order<&SpawnOrder<'_>>, fd: Option<BorrowedFd<'_>>) -> Result<(), OrderError> {
         self.message.clear();
-        protocol::write_spawn(&mut self.message, order);
+        // There is always room in memory.
+        let _ = order.put(&mut self.message);
         if self.message.len() > MAX_ORDER_BYTES {
             return Err(OrderError::TooLong(self.message.len()));
         }
-        Ok(self.outbox.send(&self.socket, &self.message, order.cgroup)?)
+        Ok(self.outbox.send(&self.socket, &self.message, fd)?)
     }
 
     /// Lets the guardian forget how this process ended. Not needed before a [`spawn`](Self::spawn) in the slot.
@@ -93,9 +99,7 @@ impl GuardianClient {
     ///
     /// The guardian has not read for a long time: nothing was sent.
     pub fn ack(&mut self, slot: Slot, epoch: Epoch) -> Result<(), OrderError> {
-        self.message.clear();
-        protocol::write_ack(&mut self.message, slot, epoch);
-        Ok(self.outbox.send(&self.socket, &self.message, None)?)
+        self.order(&Order::Ack { slot, epoch }, None)
     }
 
     /// Ends the slot: its service was removed. Its output pipe is closed; what is in it is still kept. Ignored
@@ -105,9 +109,7 @@ impl GuardianClient {
     ///
     /// The guardian has not read for a long time: nothing was sent.
     pub fn release(&mut self, slot: Slot) -> Result<(), OrderError> {
-        self.message.clear();
-        protocol::write_release(&mut self.message, slot);
-        Ok(self.outbox.send(&self.socket, &self.message, None)?)
+        self.order(&Order::Release { slot }, None)
     }
 
     /// Says that everything is stopped: the guardian ends the keeper, after all output is in its files, and exits
@@ -117,9 +119,7 @@ impl GuardianClient {
     ///
     /// The guardian has not read for a long time: nothing was sent.
     pub fn shutdown_done(&mut self, exit_code: u8) -> Result<(), OrderError> {
-        self.message.clear();
-        protocol::write_shutdown_done(&mut self.message, exit_code);
-        Ok(self.outbox.send(&self.socket, &self.message, None)?)
+        self.order(&Order::ShutdownDone { exit_code }, None)
     }
 
     /// Proves that the loop turns.
@@ -128,9 +128,7 @@ impl GuardianClient {
     ///
     /// The guardian has not read for a long time: nothing was sent.
     pub fn prove(&mut self, nonce: u64) -> Result<(), OrderError> {
-        self.message.clear();
-        protocol::write_prove(&mut self.message, nonce);
-        Ok(self.outbox.send(&self.socket, &self.message, None)?)
+        self.order(&Order::Prove { nonce }, None)
     }
 
     /// Has the guardian keep a descriptor for the next supervisor, in place of the one with the same key.
@@ -139,9 +137,7 @@ impl GuardianClient {
     ///
     /// The guardian has not read for a long time: nothing was sent.
     pub fn store(&mut self, key: StoreKey, fd: BorrowedFd<'_>) -> Result<(), OrderError> {
-        self.message.clear();
-        protocol::write_store(&mut self.message, key);
-        Ok(self.outbox.send(&self.socket, &self.message, Some(fd))?)
+        self.order(&Order::Store { key }, Some(fd))
     }
 
     /// Has the guardian close a descriptor that it keeps.
@@ -150,9 +146,7 @@ impl GuardianClient {
     ///
     /// The guardian has not read for a long time: nothing was sent.
     pub fn unstore(&mut self, key: StoreKey) -> Result<(), OrderError> {
-        self.message.clear();
-        protocol::write_unstore(&mut self.message, key);
-        Ok(self.outbox.send(&self.socket, &self.message, None)?)
+        self.order(&Order::Unstore { key }, None)
     }
 
     /// Has the guardian close a copy of this descriptor, behind everything that it was sent before. To be closed here, too;
@@ -162,9 +156,7 @@ impl GuardianClient {
     ///
     /// The guardian has not read for a long time: nothing was sent.
     pub fn close(&mut self, fd: BorrowedFd<'_>) -> Result<(), OrderError> {
-        self.message.clear();
-        protocol::write_close(&mut self.message);
-        Ok(self.outbox.send(&self.socket, &self.message, Some(fd))?)
+        self.order(&Order::Close, Some(fd))
     }
 
     /// Says whether the guardian may stop petting the hardware timer when it has a reason to. To be ordered only after
@@ -174,9 +166,7 @@ impl GuardianClient {
     ///
     /// The guardian has not read for a long time: nothing was sent.
     pub fn may_reboot(&mut self, allowed: bool) -> Result<(), OrderError> {
-        self.message.clear();
-        protocol::write_may_reboot(&mut self.message, allowed);
-        Ok(self.outbox.send(&self.socket, &self.message, None)?)
+        self.order(&Order::MayReboot { allowed }, None)
     }
 
     /// Has the guardian stop petting the hardware timer, if it [may](Self::may_reboot): the machine is reset within the
@@ -186,9 +176,7 @@ impl GuardianClient {
     ///
     /// The guardian has not read for a long time: nothing was sent.
     pub fn reboot(&mut self) -> Result<(), OrderError> {
-        self.message.clear();
-        protocol::write_reboot(&mut self.message);
-        Ok(self.outbox.send(&self.socket, &self.message, None)?)
+        self.order(&Order::Reboot, None)
     }
 
     /// Whether orders wait for the socket to become writable.
@@ -215,7 +203,7 @@ impl GuardianClient {
         let mut buffer = [0; MAX_ANSWER_BYTES];
         let strange = || io::Error::new(io::ErrorKind::InvalidData, "the guardian sent a message that it never sends");
         match receive(&self.socket, &mut buffer)? {
-            Received::Message(length, fd) => protocol::read_answer(&buffer[..length], fd).map(Some).ok_or_else(strange),
+            Received::Message(length, fd) => read(&buffer[..length], fd).map(Some).ok_or_else(strange),
             Received::Oversized => Err(strange()),
             Received::Nothing => Ok(None),
             Received::Gone => Ok(Some(GuardianEvent::Gone)),

@@ -1,21 +1,22 @@
 //! From the command line to a guardian that needs no further memory.
 
-use crate::guardian::adopt::{self, Beginning, KEEPER_FDS, Left};
+use crate::guardian::begin::adopt::{self, Beginning, KEEPER_FDS, Left};
+use crate::guardian::begin::hardware::Config;
+use crate::guardian::begin::init::{self, Init};
+use crate::guardian::begin::launch::{END, LEAVE};
+use crate::guardian::begin::lock::lock;
 use crate::guardian::end::Phase;
-use crate::guardian::hardware::{self, Hardware};
-use crate::guardian::helpers::Helpers;
-use crate::guardian::init::{self, Init};
-use crate::guardian::launch::{END, LEAVE};
-use crate::guardian::lock::lock;
-use crate::guardian::progress::Progress;
-use crate::guardian::protocol::{MAX_GROUPS, MAX_ORDER_BYTES, MAX_SERVICES, MAX_STRINGS};
-use crate::guardian::run::{Guardian, Token, now_ms};
+use crate::guardian::hardware::Hardware;
+use crate::guardian::helper::Helper;
+use crate::guardian::programs::Programs;
+use crate::guardian::run::{Guardian, Token};
 use crate::guardian::slots::Slots;
 use crate::guardian::store::Store;
-use crate::guardian::supervise::{Evidence, Supervisor};
 use crate::guardian::systemd::{Kept, Systemd};
-use crate::sys::child::{LOW_FDS, PointerSpace};
-use crate::sys::fds::{close_on_exec_from, has_close_range, take_inherited};
+use crate::guardian::wait::now_ms;
+use crate::protocol::{MAX_GROUPS, MAX_ORDER_BYTES, MAX_SERVICES, MAX_STRINGS};
+use crate::sys::child::PointerSpace;
+use crate::sys::fds::{self, close_on_exec_from, has_close_range, take_inherited};
 use crate::sys::packet;
 use crate::sys::pidfd::tells_exits;
 use crate::sys::signals::SignalFd;
@@ -77,7 +78,7 @@ impl StartError {
 }
 
 /// The guardian's name in a list of processes.
-pub(super) const NAME: &CStr = c"hale-guardian";
+pub(in crate::guardian) const NAME: &CStr = c"hale-guardian";
 
 /// Reserves everything, takes the locks, starts supervisor and keeper. `args` is what [`launch`] gave.
 ///
@@ -121,7 +122,7 @@ pub fn prepare(args: impl IntoIterator<Item = OsString>) -> Result<Guardian, Sta
     let locks = [high(lock(runtime_dir.as_ref())?)?, high(lock(state_dir.as_ref())?)?];
 
     let init = Init::take(init::from_word(&as_init));
-    let signals = SignalFd::take(init.signals()).map_err(kernel("signalfd"))?;
+    let signal_fd = SignalFd::take(init.signals()).map_err(kernel("signalfd"))?;
     set_child_subreaper(Some(getpid())).map_err(kernel("becoming the parent of orphans"))?;
     let oom_score_adj = lower_oom_score();
     // Best effort: needs a right (CAP_IPC_LOCK) or a limit that is high enough.
@@ -144,7 +145,7 @@ pub fn prepare(args: impl IntoIterator<Item = OsString>) -> Result<Guardian, Sta
     }
     let has_next = systemd.as_ref().is_some_and(Systemd::keeps);
     let without_guardian = if has_next { LEAVE } else { END };
-    let helpers = Helpers {
+    let programs = Programs {
         exe,
         null: high(null)?,
         shared,
@@ -157,32 +158,26 @@ pub fn prepare(args: impl IntoIterator<Item = OsString>) -> Result<Guardian, Sta
             .collect::<Result<_, _>>()?,
         keeper_argv: vec![c"hale".into(), c"keeper".into()],
     };
-    if helpers.supervisor_argv.len() > MAX_STRINGS || helpers.environment.len() > MAX_STRINGS {
+    if programs.supervisor_argv.len() > MAX_STRINGS || programs.environment.len() > MAX_STRINGS {
         return Err(StartError::Usage);
     }
     let epoll = high(epoll::create(epoll::CreateFlags::CLOEXEC).map_err(kernel("epoll"))?)?;
     let mut guardian = Guardian {
-        hardware: Hardware::start(hardware::Config::new(&device, &timeout_s), &epoll, now_ms()),
+        hardware: Hardware::start(Config::new(&device, &timeout_s), &epoll, now_ms()),
         epoll,
         init,
-        signals,
-        helpers,
+        signal_fd,
+        programs,
         slots: Slots::new(MAX_SERVICES),
-        supervisor: Supervisor::Absent,
-        supervisor_due_ms: 0,
-        progress: Progress::default(),
-        asked: (0, 0),
+        supervisor: Helper::default(),
         lost: None,
-        hung: false,
-        evidence: Evidence::default(),
+        hung: None,
         store: Store::new(),
         tells_exits: left.is_some() && tells_exits(),
         systemd,
         end_alone_ms: None,
         end_wanted: false,
-        keeper: None,
-        keeper_due_ms: 0,
-        keeper_progress: Progress::default(),
+        keeper: Helper::default(),
         stuck_keeper: None,
         _locks: locks,
         can_leave_high_fds: has_close_range(),
@@ -192,16 +187,13 @@ pub fn prepare(args: impl IntoIterator<Item = OsString>) -> Result<Guardian, Sta
         // One more for LISTEN_PID.
         pointers: [PointerSpace::new(MAX_STRINGS), PointerSpace::new(MAX_STRINGS + 1)],
         groups: Vec::with_capacity(MAX_GROUPS),
-        untold_signals: [false; 3],
-        doubtful_signals: [None; 3],
+        signals: [None; 3],
         untold_keeper: false,
         untold_lost: false,
-        untold_challenge: false,
         refusal: None,
-        supervisor_full: false,
         phase: Phase::Running,
     };
-    epoll::add(&guardian.epoll, guardian.signals.as_fd(), Token::Signals.data(), epoll::EventFlags::IN)
+    epoll::add(&guardian.epoll, guardian.signal_fd.as_fd(), Token::Signals.data(), epoll::EventFlags::IN)
         .map_err(kernel("epoll"))?;
     if let Some(left) = left {
         left.restore(&mut guardian);
@@ -229,8 +221,7 @@ fn shared_by_helpers() -> Result<[OwnedFd; KEEPER_FDS], StartError> {
 
 /// Moves a descriptor out of the range that children copy.
 fn high(fd: impl AsFd) -> Result<OwnedFd, StartError> {
-    rustix::io::fcntl_dupfd_cloexec(fd, LOW_FDS)
-        .map_err(|errno| StartError::Kernel { what: "file descriptors", source: errno.into() })
+    fds::high(fd).map_err(|errno| StartError::Kernel { what: "file descriptors", source: errno.into() })
 }
 
 /// Makes this process the last one that the kernel kills for memory; gives what children get back, `None` when

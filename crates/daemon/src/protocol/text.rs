@@ -1,6 +1,8 @@
 //! Text on the stack: the guardian writes lines, paths and names without allocating.
 
+use crate::protocol::wire::{List, Put, Reader, Take};
 use std::fmt;
+use std::io;
 
 /// At most `N` bytes of text; what does not fit is cut.
 #[derive(Debug, Clone, Copy)]
@@ -43,6 +45,23 @@ impl<const N: usize> fmt::Write for Text<N> {
 impl<const N: usize> fmt::Display for Text<N> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.bytes().utf8_chunks().next().map_or("", |chunk| chunk.valid()))
+    }
+}
+
+impl<const N: usize> Put for Text<N> {
+    fn put(&self, out: &mut impl io::Write) -> io::Result<()> {
+        self.bytes().put(out)
+    }
+}
+
+impl<const N: usize> Take<'_> for Text<N> {
+    fn take(reader: &mut Reader<'_>) -> Option<Self> {
+        let mut text = Self::new();
+        for byte in List::<'_, u8, N>::take(reader)?.iter() {
+            text.bytes[text.length] = byte;
+            text.length += 1;
+        }
+        Some(text)
     }
 }
 

@@ -1,6 +1,6 @@
 //! One Hale for one directory: a lock on a file in it, which ends with the process that holds it (flock(2)).
 
-use crate::guardian::start::{NAME, StartError};
+use crate::guardian::begin::start::{NAME, StartError};
 use rustix::fs::{FlockOperation, Mode, OFlags, flock, ftruncate, open};
 use rustix::io::Errno;
 use std::fs::DirBuilder;
@@ -14,7 +14,7 @@ use std::path::Path;
 ///
 /// A disk that turned read-only must not keep services from being started: there the file is locked as it is, or the
 /// directory where there is no file.
-pub(super) fn lock(directory: &Path) -> Result<OwnedFd, StartError> {
+pub(in crate::guardian) fn lock(directory: &Path) -> Result<OwnedFd, StartError> {
     let failed = |source: std::io::Error| StartError::Directory { directory: directory.into(), source };
     DirBuilder::new().recursive(true).mode(0o755).create(directory).map_err(failed)?;
     let path = directory.join("lock");

@@ -2,16 +2,15 @@
 //!
 //! Its processes are no children of this one. Their pidfds tell when they end, and on Linux 6.15 and later how.
 
-use crate::guardian::protocol::{Slot, StoreKey};
 use crate::guardian::run::{Guardian, Token};
 use crate::guardian::slots::{Life, OutputPipe};
-use crate::guardian::supervise::Loss;
 use crate::guardian::systemd::{Kept, Systemd};
-use crate::sys::child::LOW_FDS;
-use crate::sys::fds::take_inherited;
+use crate::guardian::wait::ready;
+use crate::protocol::{GuardianEvent, Slot, StoreKey};
+use crate::sys::fds::{high, take_inherited};
 use hale_core::ids::Epoch;
+use rustix::event::PollFlags;
 use rustix::event::epoll::{self, EventFlags};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, memfd_create};
 use std::collections::BTreeSet;
 use std::ffi::{CString, OsStr, OsString};
@@ -27,11 +26,11 @@ const FORMAT: &str = "hale guardian 1";
 const FIRST_FD: RawFd = 3;
 
 /// How many descriptors keepers share.
-pub(super) const KEEPER_FDS: usize = 5;
+pub(in crate::guardian) const KEEPER_FDS: usize = 5;
 
 /// What a guardian was started with, as it is kept in a memory file for the one after it.
 #[derive(Debug)]
-pub(super) struct Beginning {
+pub(in crate::guardian) struct Beginning {
     /// The name that its supervisors take over under.
     pub name: CString,
     /// The words behind the binary's descriptor.
@@ -73,13 +72,13 @@ fn passed() -> Vec<(RawFd, String)> {
 }
 
 /// What the lost guardian was started with. Takes nothing over yet.
-pub(super) fn beginning() -> Option<Beginning> {
+pub(in crate::guardian) fn beginning() -> Option<Beginning> {
     let (number, _) = passed().into_iter().find(|(_, name)| Kept::from_name(name) == Some(Kept::Beginning))?;
     Beginning::parse(&std::fs::read(format!("/proc/self/fd/{number}")).ok()?)
 }
 
 /// Has systemd throw away what it keeps of a Hale that ended in order.
-pub(super) fn discard() {
+pub(in crate::guardian) fn discard() {
     let names: BTreeSet<String> = passed().into_iter().map(|(_, name)| name).collect();
     let kept: Vec<Kept> = names.iter().filter_map(|name| Kept::from_name(name)).collect();
     if !kept.is_empty()
@@ -91,14 +90,14 @@ pub(super) fn discard() {
 
 /// Everything that a lost guardian left, apart from its beginning.
 #[derive(Debug)]
-pub(super) struct Left {
+pub(in crate::guardian) struct Left {
     pub keepers: [OwnedFd; KEEPER_FDS],
     pub rest: Rest,
 }
 
 /// What is not shared by its helpers.
 #[derive(Debug, Default)]
-pub(super) struct Rest {
+pub(in crate::guardian) struct Rest {
     processes: Vec<(Slot, Epoch, i32, OwnedFd)>,
     outputs: Vec<(Slot, OwnedFd)>,
     stored: Vec<(StoreKey, OwnedFd)>,
@@ -111,7 +110,7 @@ impl Left {
         let (mut keepers, mut rest) = (Vec::new(), Rest::default());
         for (number, name) in passed() {
             let Ok(fd) = take_inherited(number) else { continue };
-            let Ok(fd) = rustix::io::fcntl_dupfd_cloexec(&fd, LOW_FDS) else { continue };
+            let Ok(fd) = high(fd) else { continue };
             let kept = Kept::from_name(&name);
             rest.names.extend(kept);
             match kept {
@@ -133,14 +132,15 @@ impl Left {
 impl Rest {
     /// Puts all of it where it was, but for what keepers share.
     pub fn restore(self, guardian: &mut Guardian) {
-        guardian.lost = Some(Loss::Guardian);
+        guardian.lost = Some(GuardianEvent::GuardianLost);
         if let Some(systemd) = &mut guardian.systemd {
             systemd.adopt(self.names.into_iter());
         }
         for (slot, read) in self.outputs {
             if let Some(entry) = guardian.slots.entry(slot) {
-                entry.pipe = OutputPipe::kept(read).ok();
-                entry.untold.pipe = entry.pipe.is_some();
+                entry.pipe = OutputPipe::with(read).ok();
+                entry.unoffered = entry.pipe.is_some();
+                entry.kept.output = true;
             }
         }
         for (slot, epoch, pid, pidfd) in self.processes {
@@ -148,20 +148,21 @@ impl Rest {
             let Some(entry) = guardian.slots.entry(slot) else { continue };
             if let Some(older) = entry.pidfd.take() {
                 let _ = epoll::delete(&guardian.epoll, older);
-                if let Life::Running { pid } = entry.life {
-                    entry.unkept.over(entry.epoch, pid);
+                if let (Some((epoch, pid)), Some(systemd)) = (entry.kept.process, &mut guardian.systemd) {
+                    systemd.await_room();
+                    systemd.remove(Kept::Process(slot, epoch, pid));
                 }
             }
             entry.epoch = epoch;
             entry.life = Life::Running { pid };
+            entry.kept.process = Some((epoch, pid));
             entry.cgroup = cgroup_of(pid, &pidfd);
             let _ = epoll::add(&guardian.epoll, &pidfd, token, EventFlags::IN);
-            let mut now = [PollFd::new(&pidfd, PollFlags::IN)];
-            let has_ended = poll(&mut now, Some(&Timespec::default())) == Ok(1);
-            let reaped = now[0].revents().contains(PollFlags::HUP);
+            let now = ready(&pidfd, PollFlags::IN, 0);
             entry.pidfd = Some(pidfd);
             // Before the supervisor is told of it: its end may be on record, and its successor announced.
-            if has_ended {
+            if !now.is_empty() {
+                let reaped = now.contains(PollFlags::HUP);
                 guardian.on_adopted(slot, if reaped { EventFlags::HUP } else { EventFlags::IN });
             }
         }
@@ -179,14 +180,14 @@ fn cgroup_of(pid: i32, pidfd: &OwnedFd) -> Option<OwnedFd> {
     };
     let (path, own) = (group(&pid.to_string())?, group("self")?);
     // What lives now had this number a moment ago; of what has ended it may be somebody else's, and so the group.
-    let lives = poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&Timespec::default())) == Ok(0);
+    let lives = ready(pidfd, PollFlags::IN, 0).is_empty();
     // Never one that the guardian itself is in.
     if !lives || own.starts_with(&path) {
         return None;
     }
     let mounts = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
     let dir = mounts.iter().find_map(|mount| File::open(format!("{mount}{path}")).ok())?;
-    rustix::io::fcntl_dupfd_cloexec(dir, LOW_FDS).ok()
+    high(dir).ok()
 }
 
 #[cfg(test)]
