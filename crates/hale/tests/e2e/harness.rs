@@ -287,7 +287,7 @@ pub struct Hale<'a> {
     ended: bool,
 }
 
-impl Hale<'_> {
+impl<'a> Hale<'a> {
     /// The guardian's process id, as soon as there is one.
     #[track_caller]
     pub fn guardian(&self) -> i32 {
@@ -390,11 +390,26 @@ impl Hale<'_> {
 
     /// Ends it in order: nothing is left, and the ledger is whole.
     #[track_caller]
-    pub fn stop(mut self) {
+    pub fn stop(mut self) -> Afterwards<'a> {
         self.signal(Signal::TERM);
         assert_eq!(self.wait(), Some(0));
         self.place.assert_nobody_left();
         self.place.done(&["ledger", "verify"]);
+        Afterwards { place: self.place, said: self.said() }
+    }
+}
+
+/// What a Hale that ended has said, for a test that fails while it has this.
+pub struct Afterwards<'a> {
+    place: &'a Place,
+    said: Vec<String>,
+}
+
+impl Drop for Afterwards<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- hale\n{}\n{}", self.said.join("\n"), self.place.everything());
+        }
     }
 }
 

@@ -72,6 +72,23 @@ mod needs_python {
         hale.stop();
     }
 
+    /// Keepers that die as soon as they are there are waited for ever longer. Hale may end while there is none: what is in the
+    /// pipes then is written all the same.
+    #[test]
+    fn no_line_is_lost_when_hale_ends_while_there_is_no_keeper() {
+        const SERVICES: usize = 3;
+        let place = Place::new();
+        let hale = place.hale(&configuration(&place, SERVICES));
+        await_all(&place, SERVICES);
+        for _ in 0..7 {
+            let keeper = hale.keeper();
+            send(keeper, Signal::KILL);
+            await_end(keeper);
+        }
+        let _afterwards = hale.stop();
+        assert_all(&place, SERVICES, &Crashes::new(), true);
+    }
+
     /// A process that a dying guardian has made and told nobody of is ended by the next one: until Hale knows a process, only
     /// that it never runs twice is promised.
     fn await_known(place: &Place, pids: &[i32]) {
@@ -151,7 +168,7 @@ mod needs_python {
             );
             assert!(is_alive(pid));
         }
-        hale.stop();
+        let _afterwards = hale.stop();
         assert_all(place, SERVICES, &crashes, true);
         place.done(&["ledger", "verify"]);
         place.assert_nobody_left();
