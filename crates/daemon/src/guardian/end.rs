@@ -4,7 +4,6 @@
 use crate::guardian::run::Guardian;
 use crate::guardian::systemd::Systemd;
 use crate::guardian::wait::now_ms;
-use crate::keeper::protocol::Request;
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -42,7 +41,8 @@ impl Guardian {
         let phase = match self.phase {
             Phase::Running => Some(self.keeper.due_ms().min(self.supervisor_due_ms())),
             Phase::Terminating { until_ms } | Phase::Killing { until_ms } => Some(self.keeper.due_ms().min(until_ms)),
-            Phase::Draining { until_ms, .. } => Some(until_ms),
+            Phase::Draining { until_ms, .. } if self.keeper.live.is_some() => Some(until_ms),
+            Phase::Draining { until_ms, .. } => Some(self.keeper.due_ms().min(until_ms)),
         };
         let pet = self.systemd.as_ref().and_then(Systemd::deadline_ms);
         phase.into_iter().chain(self.hardware.deadline_ms()).chain(pet).min()
@@ -86,11 +86,14 @@ impl Guardian {
             }
             Phase::Draining { until_ms, exit_code } => {
                 // The next Hale must not meet this one's supervisor: the locks are gone with this process.
-                let mut left = self.keeper.live.iter_mut().chain(&mut self.supervisor.live).peekable();
-                if left.peek().is_some() && now_ms() < until_ms {
+                if now_ms() < until_ms && !(self.keeper.is_over() && self.supervisor.live.is_none()) {
+                    if self.keeper.live.is_none() && now_ms() >= self.keeper.due_ms() {
+                        // It died before everything was written.
+                        self.start_keeper();
+                    }
                     return None;
                 }
-                left.for_each(|live| live.kill(until_ms));
+                self.keeper.live.iter_mut().chain(&mut self.supervisor.live).for_each(|live| live.kill(until_ms));
                 Some(exit_code)
             }
         }
@@ -122,12 +125,13 @@ impl Guardian {
             // Whatever the supervisor believed: nothing may go on without anybody.
             self.kill_services();
         }
-        if let Some(live) = &mut self.keeper.live {
-            // There may be room by now. A keeper whose socket is full is asked by the end of the time only.
-            live.has_room(&self.epoll);
-            live.send(&self.epoll, &Request::Drain, None);
-        }
         self.phase = Phase::Draining { until_ms: now_ms() + DRAIN_MS, exit_code };
+        if self.keeper.live.is_none() {
+            // However long the next one would have been waited for.
+            return self.start_keeper();
+        }
+        // One whose socket is full is asked when there is room, behind the pipes that wait.
+        self.ask_keeper_to_end();
     }
 
     /// Kills every tree: by its cgroup, by the main process, and by being a child of this process. Says whether

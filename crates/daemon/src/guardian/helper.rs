@@ -75,6 +75,16 @@ impl Helper {
         self.next_ms = now_ms() + self.progress.end();
     }
 
+    /// It has done all that it was there for.
+    pub fn finish(&mut self) {
+        self.next_ms = u64::MAX;
+    }
+
+    /// Whether nobody is there, and nobody has to be.
+    pub fn is_over(&self) -> bool {
+        self.live.is_none() && self.next_ms == u64::MAX
+    }
+
     /// Whether this is its process id.
     pub fn is(&self, pid: i32) -> bool {
         self.live.as_ref().is_some_and(|live| live.pid == pid)

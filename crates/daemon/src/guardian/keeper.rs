@@ -1,6 +1,7 @@
 //! The keeper as the guardian sees it: started, given pipes, challenged, replaced when it dies or makes no progress. One that
 //! hangs in the kernel is worked around.
 
+use crate::guardian::end::Phase;
 use crate::guardian::evidence::evidence_of;
 use crate::guardian::helper::{Live, Stage};
 use crate::guardian::progress::Due;
@@ -10,6 +11,7 @@ use crate::keeper::protocol::Request;
 use crate::protocol::Slot;
 use crate::protocol::wire::read;
 use crate::sys::packet::{Received, Sent, receive};
+use crate::sys::wait::Exit;
 use rustix::event::epoll::{self, EventFlags};
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -75,12 +77,16 @@ impl Guardian {
             }
             self.offer_pipe(slot);
         }
+        self.ask_keeper_to_end();
     }
 
     /// The child called `pid` was reaped, which may have been a keeper.
-    pub(super) fn on_keeper_reaped(&mut self, pid: i32) {
+    pub(super) fn on_keeper_reaped(&mut self, pid: i32, exit: Exit) {
         if self.keeper.live.take_if(|live| live.pid == pid).is_some() {
             self.keeper.retry();
+            if exit == Exit::Code(0) && matches!(self.phase, Phase::Draining { .. }) {
+                self.keeper.finish();
+            }
         }
         if self.stuck_keeper.take_if(|stuck| *stuck == pid).is_some() {
             Self::say(format_args!("the keeper that hung is gone, the disk answers again: output is written again"));
@@ -113,6 +119,14 @@ impl Guardian {
             live.has_room(&self.epoll);
             self.tell_keeper();
             self.slots.all().for_each(|slot| self.offer_pipe(slot));
+            self.ask_keeper_to_end();
+        }
+    }
+
+    /// Everything is over: the keeper ends once all that is in the pipes is in its files.
+    pub(super) fn ask_keeper_to_end(&mut self) {
+        if let (Phase::Draining { .. }, Some(live)) = (self.phase, &mut self.keeper.live) {
+            live.send(&self.epoll, &Request::Drain, None);
         }
     }
 

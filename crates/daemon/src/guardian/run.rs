@@ -206,7 +206,7 @@ impl Guardian {
         } else if self.supervisor.is(pid) {
             self.on_supervisor_lost(exit);
         } else {
-            self.on_keeper_reaped(pid);
+            self.on_keeper_reaped(pid, exit);
         }
         // Anybody else is a stranger whose parents are all gone: reaped, and that is all.
     }

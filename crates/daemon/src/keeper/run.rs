@@ -540,6 +540,8 @@ impl Keeper {
 
     /// Carries everything that is in any pipe, for the last time.
     fn finish(&mut self) -> io::Result<()> {
+        // Whoever was started for the end alone has not heard yet where the output goes.
+        self.on_supervisor()?;
         // The disk that hung may answer again since the guardian asked last.
         if matches!(self.gate, Gate::Shut { .. }) {
             self.try_to_open()?;

@@ -195,7 +195,9 @@ impl DaemonHost {
         // From here on the guardian waits for the end of this process, a bounded time, and asks for no proof: what follows may
         // wait for a disk.
         if self.ended == Some(Ended::InOrder) {
-            let guardian = &mut self.parts.guardian;
+            let Parts { guardian, keeper, .. } = &mut self.parts;
+            // For a keeper that is started now, if this one dies or there is none: nobody tells it later.
+            let _ = keeper.resend();
             let _ = guardian.shutdown_done(0).map_err(io::Error::other).and_then(|()| guardian.flush());
         }
         let Self { parts, mut services, watcher, ended, descriptors, .. } = self;
