@@ -6,6 +6,7 @@ mod edges;
 mod filter;
 mod generate;
 mod host;
+mod lines;
 mod markdown;
 mod purity;
 mod report;
@@ -22,6 +23,7 @@ const USAGE: &str = "usage: cargo xtask COMMAND
 
   test          all that continuous integration checks; as root it installs the Debian packages that tests use
   tidy          only the checks that read files: a second
+  lines [FOLDER...]  counts code without tests, comments and blank lines; by default the guardian's
   gen [--check] writes what programs generate: docs/hale.schema.json and the transcripts in README.md
   bench [NAME]  measures Hale against a plain spawn-and-wait loop and the peers that are installed (runit, s6)
   vm [SCENARIO...] [--full]  Hale in emulated machines: power cuts, resets; --full has the large counts
@@ -34,6 +36,7 @@ fn main() -> ExitCode {
     let result = match words.as_slice() {
         ["test"] => return test::run(),
         ["tidy"] => tools::repository().and_then(|root| test::read_only_gates(&root)),
+        ["lines", folders @ ..] => tools::repository().and_then(|root| lines::print(&root, folders)),
         ["gen"] => tools::repository().and_then(|root| generate::generate(&root, false)),
         ["gen", "--check"] => tools::repository().and_then(|root| generate::generate(&root, true)),
         ["vm", words @ ..] => tools::repository().and_then(|root| vm::run(&root, words)),

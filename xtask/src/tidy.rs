@@ -2,6 +2,7 @@
 //!
 //! A line that has to break a rule says why at its end: `// tidy: the reason`.
 
+use crate::lines;
 use crate::source::{has_word, test_module_line, without_comments_and_literals};
 use crate::tools::Outcome;
 use std::collections::BTreeSet;
@@ -77,6 +78,7 @@ pub fn check(root: &Path, files: &[String]) -> Outcome {
         }
     }
     findings.extend(decision_findings(files));
+    findings.extend(lines::findings(root, files)?);
     findings.extend(
         LONG_FILES
             .iter()
