@@ -9,7 +9,7 @@ const FOLDERS: &[&str] = &["crates/daemon/src/guardian", "crates/daemon/src/prot
 
 /// A folder that has to stay small, and how many lines of code it may have, without its own folders. The guardian is to be
 /// read in one sitting, and cannot be replaced while services run.
-pub const BOUNDS: &[(&str, usize)] = &[("crates/daemon/src/guardian", 2_000)];
+pub const BOUNDS: &[(&str, usize)] = &[("crates/daemon/src/guardian", 2_050)];
 
 /// The lines of code of a Rust file.
 pub fn of(text: &str) -> usize {

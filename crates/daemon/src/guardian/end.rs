@@ -126,12 +126,11 @@ impl Guardian {
             self.kill_services();
         }
         self.phase = Phase::Draining { until_ms: now_ms() + DRAIN_MS, exit_code };
-        if self.keeper.live.is_none() {
+        match &self.keeper.live {
+            Some(_) => self.tell_keeper(),
             // However long the next one would have been waited for.
-            return self.start_keeper();
+            None => self.start_keeper(),
         }
-        // One whose socket is full is asked when there is room, behind the pipes that wait.
-        self.ask_keeper_to_end();
     }
 
     /// Kills every tree: by its cgroup, by the main process, and by being a child of this process. Says whether

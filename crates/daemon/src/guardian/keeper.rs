@@ -28,7 +28,7 @@ impl Guardian {
         }
         let Some(live) = &mut self.keeper.live else { return self.replace_keeper() };
         if live.stage == Stage::Running {
-            self.challenge_keeper(now);
+            self.look_at_keeper(now);
         } else if live.starved_ms(now) > 0 {
             // It dies as soon as others let it run.
             live.stage = Stage::Killed { until_ms: now + HANGS_MS };
@@ -45,11 +45,11 @@ impl Guardian {
         }
     }
 
-    fn challenge_keeper(&mut self, now: u64) {
+    fn look_at_keeper(&mut self, now: u64) {
         // The proof may be there, unread.
         self.read_proofs();
         match (self.keeper.due(now), &mut self.keeper.live) {
-            (Due::Challenge, _) => self.tell_keeper(),
+            (Due::Challenge, _) => self.challenge_keeper(),
             (Due::Lost, Some(live)) => {
                 let evidence = evidence_of(live.pid);
                 Self::say(format_args!("the keeper makes no progress ({evidence}): replacing it"));
@@ -70,14 +70,12 @@ impl Guardian {
         let make = |end: BorrowedFd<'_>| self.programs.keeper(end, &mut self.pointers);
         let Ok(live) = Live::start(&self.epoll, Token::Keeper, make) else { return self.keeper.retry() };
         self.keeper.begin(live);
-        self.tell_keeper();
         for slot in self.slots.all() {
             if let Some(entry) = self.slots.get(slot) {
                 entry.unoffered = entry.pipe.is_some();
             }
-            self.offer_pipe(slot);
         }
-        self.ask_keeper_to_end();
+        self.tell_keeper();
     }
 
     /// The child called `pid` was reaped, which may have been a keeper.
@@ -97,8 +95,18 @@ impl Guardian {
         }
     }
 
+    /// Everything that the keeper does not know, in order: where its socket is full, what comes behind waits.
+    pub(super) fn tell_keeper(&mut self) {
+        self.challenge_keeper();
+        self.slots.all().for_each(|slot| self.offer_pipe(slot));
+        if let (Phase::Draining { .. }, Some(live)) = (self.phase, &mut self.keeper.live) {
+            // It ends once all that is in the pipes is in its files.
+            live.send(&self.epoll, &Request::Drain, None);
+        }
+    }
+
     /// Sends the number that has to come back.
-    fn tell_keeper(&mut self) {
+    fn challenge_keeper(&mut self) {
         if let Some(live) = &mut self.keeper.live {
             live.challenge(&self.epoll, &Request::Challenge { nonce: self.keeper.progress.nonce() });
         }
@@ -118,15 +126,6 @@ impl Guardian {
         if let Some(live) = self.keeper.live.as_mut().filter(|_| flags.contains(EventFlags::OUT)) {
             live.has_room(&self.epoll);
             self.tell_keeper();
-            self.slots.all().for_each(|slot| self.offer_pipe(slot));
-            self.ask_keeper_to_end();
-        }
-    }
-
-    /// Everything is over: the keeper ends once all that is in the pipes is in its files.
-    pub(super) fn ask_keeper_to_end(&mut self) {
-        if let (Phase::Draining { .. }, Some(live)) = (self.phase, &mut self.keeper.live) {
-            live.send(&self.epoll, &Request::Drain, None);
         }
     }
 

@@ -17,11 +17,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 /// The longest message: the removal of the longest name, which has three numbers.
 pub(super) const MESSAGE_BYTES: usize = 128;
 
-/// How many removals may wait for room at once. More can only be when thousands of services are removed while systemd does
+/// How many messages may wait for room at once, beside those of slots. More can only be when thousands of services are removed while systemd does
 /// not read; a descriptor that stays in its store by that is thrown away by the next guardian.
-pub(super) const MAX_REMOVALS: usize = 1_024;
+pub(super) const MAX_WAITING: usize = 1_024;
 
-/// How many words are ever said: ready, and stopping.
+/// How many words are ever said: ready, and stopping. There is room for them beside that.
 pub(super) const MAX_WORDS: usize = 2;
 
 /// How long the names of all that is kept may be together, in bytes: they come back as one variable of the environment, and a
@@ -99,23 +99,24 @@ pub(super) struct Systemd {
     pub names_bytes: usize,
     /// There was no room, and it is watched for room.
     pub full: bool,
-    /// What is to be said as it is.
-    pub words: Vec<&'static str>,
     /// How often it wants to hear of life (WATCHDOG_USEC), and when next.
     pub pet_ms: Option<u64>,
     pub pet_due_ms: u64,
-    /// What the guardian has from its start.
-    pub first: Vec<(Kept, OwnedFd)>,
-    /// Descriptors of the store to be removed.
-    pub removals: Vec<StoreKey>,
+    /// What is not about a slot and was not told yet, in order.
+    pub waiting: Vec<Message>,
+}
+
+/// A message to systemd.
+#[derive(Debug)]
+pub(super) enum Message {
+    /// To keep what the guardian has from its start.
+    Keep(Kept, OwnedFd),
+    Remove(Kept),
+    /// As it is.
+    Say(&'static str),
 }
 
 impl Systemd {
-    /// Whether a next guardian gets what this one has.
-    pub fn keeps(&self) -> bool {
-        self.keeps
-    }
-
     /// When it wants to hear of life.
     pub fn deadline_ms(&self) -> Option<u64> {
         self.pet_ms.map(|_| self.pet_due_ms)
@@ -144,6 +145,18 @@ impl Systemd {
         removed
     }
 
+    /// Tells it what waits, as far as there is room.
+    fn tell_waiting(&mut self) {
+        let mut waiting = std::mem::take(&mut self.waiting);
+        let told = waiting.iter().take_while(|message| match message {
+            Message::Keep(what, fd) => self.keep(*what, fd.as_fd()),
+            Message::Remove(what) => self.remove(*what),
+            Message::Say(word) => self.send(format_args!("{word}"), None),
+        });
+        drop(waiting.drain(..told.count()));
+        self.waiting = waiting;
+    }
+
     pub fn await_room(&mut self) {
         ready(&self.socket, PollFlags::OUT, LAST_WORD_MS);
         self.full = false;
@@ -166,9 +179,9 @@ impl Guardian {
     /// The store has something new under this key, or nothing any more; `was_kept`: systemd has what was there before.
     pub(super) fn stored(&mut self, key: StoreKey, was_kept: bool) {
         if let Some(systemd) = self.systemd.as_mut().filter(|_| was_kept)
-            && systemd.removals.len() < systemd.removals.capacity()
+            && systemd.waiting.len() < MAX_WAITING
         {
-            systemd.removals.push(key);
+            systemd.waiting.push(Message::Remove(Kept::Stored(key)));
         }
         self.tell_systemd();
     }
@@ -204,7 +217,7 @@ impl Guardian {
     /// Tells systemd that Hale works, or that the end was asked for: each once.
     pub(super) fn tell_systemd_word(&mut self, word: &'static str) {
         if let Some(systemd) = &mut self.systemd {
-            systemd.words.push(word);
+            systemd.waiting.push(Message::Say(word));
         }
         self.tell_systemd();
     }
@@ -212,26 +225,9 @@ impl Guardian {
     /// Tells systemd what is not about a slot.
     pub(super) fn tell_systemd(&mut self) {
         let Some(systemd) = &mut self.systemd else { return };
-        while let Some((what, fd)) = systemd.first.pop() {
-            if !systemd.keep(what, fd.as_fd()) {
-                // There was room for it just now.
-                systemd.first.push((what, fd));
-                break;
-            }
-        }
-        while let Some(word) = systemd.words.first().copied() {
-            if !systemd.send(format_args!("{word}"), None) {
-                break;
-            }
-            systemd.words.remove(0);
-        }
-        while let Some(key) = systemd.removals.last().copied() {
-            if !systemd.remove(Kept::Stored(key)) {
-                break;
-            }
-            systemd.removals.pop();
-        }
-        while let Some((key, fd)) = self.store.unkept().filter(|_| systemd.removals.is_empty()) {
+        systemd.tell_waiting();
+        // Behind the removals: what replaces something has its name.
+        while let Some((key, fd)) = self.store.unkept().filter(|_| systemd.waiting.is_empty()) {
             if !systemd.keep(Kept::Stored(*key), fd.as_fd()) {
                 break;
             }

@@ -138,12 +138,12 @@ pub fn prepare(args: impl IntoIterator<Item = OsString>) -> Result<Guardian, Sta
         None => (shared_by_helpers()?, None),
     };
     if let Some(systemd) = systemd.as_mut().filter(|_| left.is_none()) {
-        let copy = |(index, fd): (u8, &OwnedFd)| Ok((Kept::Keepers(index), high(fd)?));
-        let mut first: Vec<(Kept, OwnedFd)> = (0..).zip(&shared).map(copy).collect::<Result<_, StartError>>()?;
-        first.push((Kept::Beginning, high(beginning.write().map_err(kernel("memory file"))?)?));
-        systemd.keep_first(first);
+        systemd.keep_first(Kept::Beginning, high(beginning.write().map_err(kernel("memory file"))?)?);
+        for (index, fd) in (0..).zip(&shared) {
+            systemd.keep_first(Kept::Keepers(index), high(fd)?);
+        }
     }
-    let has_next = systemd.as_ref().is_some_and(Systemd::keeps);
+    let has_next = systemd.as_ref().is_some_and(|systemd| systemd.keeps);
     let without_guardian = if has_next { LEAVE } else { END };
     let programs = Programs {
         exe,

@@ -1,6 +1,6 @@
 //! Finding systemd, and the names of what it keeps.
 
-use crate::guardian::systemd::{Kept, MAX_REMOVALS, MAX_WORDS, PETS_PER_TIMEOUT, Systemd};
+use crate::guardian::systemd::{Kept, MAX_WAITING, MAX_WORDS, Message, PETS_PER_TIMEOUT, Systemd};
 use crate::protocol::{MAX_SERVICES, Slot, StoreKey};
 use crate::sys::fds::high;
 use hale_core::ids::Epoch;
@@ -63,17 +63,15 @@ impl Systemd {
             keeps,
             names_bytes: 0,
             full: false,
-            words: Vec::with_capacity(MAX_WORDS),
             pet_ms,
             pet_due_ms: now_ms,
-            first: Vec::new(),
-            removals: Vec::with_capacity(MAX_REMOVALS),
+            waiting: Vec::with_capacity(MAX_WAITING + MAX_WORDS),
         }))
     }
 
     /// To be kept first of all, as soon as the loop turns.
-    pub fn keep_first(&mut self, first: Vec<(Kept, OwnedFd)>) {
-        self.first = first;
+    pub fn keep_first(&mut self, what: Kept, fd: OwnedFd) {
+        self.waiting.push(Message::Keep(what, fd));
     }
 
     /// What it has kept for this process.
