@@ -4,9 +4,11 @@ use crate::keeper::protocol::{KeeperEvent, LogTarget, MAX_MESSAGE_BYTES, Request
 use crate::protocol::Slot;
 use crate::protocol::wire::{Put, read};
 use crate::sys::packet::{Outbox, OutboxError, Received, receive};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 /// The supervisor's end of its socket to the keeper. No call ever waits.
 ///
@@ -92,6 +94,18 @@ impl KeeperClient {
     /// The socket is broken.
     pub fn flush(&mut self) -> io::Result<()> {
         self.outbox.flush(&self.socket)
+    }
+
+    /// Sends what waits, and waits itself for a keeper that reads it, for so long at most.
+    pub fn flush_within(&mut self, within: Duration) {
+        let until = Instant::now() + within;
+        while self.flush().is_ok() && self.wants_to_write() {
+            let left = until.saturating_duration_since(Instant::now());
+            let left = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };
+            if poll(&mut [PollFd::new(&self.socket, PollFlags::OUT)], Some(&left)) == Ok(0) {
+                return;
+            }
+        }
     }
 
     /// The next event; `None` when there is none now. [`KeeperEvent::Gone`] comes again at each call.

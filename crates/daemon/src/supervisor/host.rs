@@ -59,6 +59,10 @@ const START_FIRST: Span = Span::from_ms(2);
 /// ledger misses.
 const LEDGER_CLOSE_WITHIN: Duration = Duration::from_secs(5);
 
+/// How long an orderly end waits for the keeper to read where everything goes, which takes it milliseconds. Up to some five hundred
+/// services the kernel has room for all of it, also while there is no keeper.
+const KEEPER_READS_WITHIN: Duration = Duration::from_secs(1);
+
 /// How long an orderly end waits for probes that it killed: one that hangs in the kernel does not end at all.
 const PROBES_END_WITHIN: Duration = Duration::from_secs(1);
 
@@ -198,6 +202,7 @@ impl DaemonHost {
             let Parts { guardian, keeper, .. } = &mut self.parts;
             // For a keeper that is started now, if this one dies or there is none: nobody tells it later.
             let _ = keeper.resend();
+            keeper.flush_within(KEEPER_READS_WITHIN);
             let _ = guardian.shutdown_done(0).map_err(io::Error::other).and_then(|()| guardian.flush());
         }
         let Self { parts, mut services, watcher, ended, descriptors, .. } = self;

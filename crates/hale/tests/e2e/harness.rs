@@ -390,8 +390,14 @@ impl<'a> Hale<'a> {
 
     /// Ends it in order: nothing is left, and the ledger is whole.
     #[track_caller]
-    pub fn stop(mut self) -> Afterwards<'a> {
+    pub fn stop(self) -> Afterwards<'a> {
         self.signal(Signal::TERM);
+        self.ended()
+    }
+
+    /// As after [`stop`](Self::stop), of one that was told to end.
+    #[track_caller]
+    pub fn ended(mut self) -> Afterwards<'a> {
         assert_eq!(self.wait(), Some(0));
         self.place.assert_nobody_left();
         self.place.done(&["ledger", "verify"]);

@@ -89,6 +89,23 @@ mod needs_python {
         assert_all(&place, SERVICES, &Crashes::new(), true);
     }
 
+    /// One that dies while it writes what is left is replaced, too.
+    #[test]
+    fn no_line_is_lost_when_the_keeper_dies_after_the_supervisor_has_ended() {
+        const SERVICES: usize = 3;
+        let place = Place::new();
+        let hale = place.hale(&configuration(&place, SERVICES));
+        await_all(&place, SERVICES);
+        let (keeper, supervisor) = (hale.keeper(), hale.supervisor());
+        // It is behind with all that it is told.
+        send(keeper, Signal::STOP);
+        hale.signal(Signal::TERM);
+        await_end(supervisor);
+        send(keeper, Signal::KILL);
+        let _afterwards = hale.ended();
+        assert_all(&place, SERVICES, &Crashes::new(), true);
+    }
+
     /// A process that a dying guardian has made and told nobody of is ended by the next one: until Hale knows a process, only
     /// that it never runs twice is promised.
     fn await_known(place: &Place, pids: &[i32]) {
