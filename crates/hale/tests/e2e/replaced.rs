@@ -6,7 +6,12 @@ use rustix::process::Signal;
 
 /// Many times in a row is done by `HALE_TEST_KILLS=1000`; by default as often as fits into the time of all tests.
 fn kills() -> u64 {
-    std::env::var("HALE_TEST_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(200)
+    number("HALE_TEST_KILLS").unwrap_or(200)
+}
+
+/// A number of the environment.
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
 }
 
 /// Numbers, the same ones for the same seed.
@@ -134,7 +139,8 @@ mod needs_python {
 
     /// Kills what `victims` says that often, and looks at everything afterwards.
     fn storm(place: &Place, kills: u64, victims: impl Fn(&mut Random, &Hale<'_>) -> Vec<i32>) {
-        let seed = u64::from(std::process::id());
+        // `HALE_TEST_SEED` repeats who is killed when; not how far each was by then.
+        let seed = number("HALE_TEST_SEED").unwrap_or_else(|| std::process::id().into());
         println!("seed {seed}");
         let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
         let hale = place.hale(&configuration(place, SERVICES));
