@@ -41,7 +41,6 @@ impl Guardian {
         let phase = match self.phase {
             Phase::Running => Some(self.keeper.due_ms().min(self.supervisor_due_ms())),
             Phase::Terminating { until_ms } | Phase::Killing { until_ms } => Some(self.keeper.due_ms().min(until_ms)),
-            Phase::Draining { until_ms, .. } if self.keeper.live.is_some() => Some(until_ms),
             Phase::Draining { until_ms, .. } => Some(self.keeper.due_ms().min(until_ms)),
         };
         let pet = self.systemd.as_ref().and_then(Systemd::deadline_ms);
@@ -57,9 +56,7 @@ impl Guardian {
         if self.hardware.untold {
             self.tell_rest();
         }
-        if !matches!(self.phase, Phase::Draining { .. }) {
-            self.supervise_keeper();
-        }
+        self.supervise_keeper();
         match self.phase {
             Phase::Running => {
                 self.supervise();
@@ -87,11 +84,12 @@ impl Guardian {
             Phase::Draining { until_ms, exit_code } => {
                 // The next Hale must not meet this one's supervisor: the locks are gone with this process.
                 if now_ms() < until_ms && !(self.keeper.is_over() && self.supervisor.live.is_none()) {
-                    if self.keeper.live.is_none() && now_ms() >= self.keeper.due_ms() {
-                        // It died before everything was written.
-                        self.start_keeper();
-                    }
                     return None;
+                }
+                if self.keeper.live.is_some() {
+                    Self::say(format_args!(
+                        "the keeper was killed before it had written everything: the last output of some services is lost"
+                    ));
                 }
                 self.keeper.live.iter_mut().chain(&mut self.supervisor.live).for_each(|live| live.kill(until_ms));
                 Some(exit_code)

@@ -75,6 +75,13 @@ impl Helper {
         self.next_ms = now_ms() + self.progress.end();
     }
 
+    /// However often one has died: the next one is wanted now.
+    pub fn hasten(&mut self) {
+        if self.live.is_none() {
+            self.next_ms = 0;
+        }
+    }
+
     /// It has done all that it was there for.
     pub fn finish(&mut self) {
         self.next_ms = u64::MAX;

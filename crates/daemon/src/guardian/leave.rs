@@ -65,7 +65,9 @@ impl Guardian {
                 ));
             }
             Ok(_) => {}
-            Err(_) => rustix::fs::sync(),
+            Err(errno) => {
+                Self::say(format_args!("nobody can be started to sync the disks: {errno}; going on without"));
+            }
         }
     }
 

@@ -118,6 +118,8 @@ impl Guardian {
 
     /// It will never run again. Its last orders are carried out, then the next one is started.
     pub(super) fn on_supervisor_lost(&mut self, exit: Exit) {
+        // Whom an order was to be refused is gone.
+        self.refusal = None;
         while self.read_order(false) {}
         let Some(live) = self.supervisor.live.take() else { return };
         let _ = epoll::delete(&self.epoll, &live.socket);
@@ -173,6 +175,7 @@ impl Guardian {
         self.signals[signal as usize] = Some(UNTOLD);
         if ends && !self.end_wanted {
             self.end_wanted = true;
+            self.keeper.hasten();
             self.tell_systemd_word("STOPPING=1");
         }
         if ends && !self.supervisor.progress.is_proven() {

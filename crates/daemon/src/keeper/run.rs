@@ -551,6 +551,8 @@ impl Keeper {
             if let Some(Place::Known(service)) = self.services.get_mut(slot.0 as usize) {
                 service.note_drops(now_us());
             }
+            // A slow disk is no hang.
+            self.look_at_guardian()?;
         }
         Ok(())
     }

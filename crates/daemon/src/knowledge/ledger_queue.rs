@@ -84,6 +84,17 @@ impl Queue {
         Ok(())
     }
 
+    /// Counts what cannot be taken at all.
+    pub(super) fn count_dropped(&self, class: Class) {
+        let dropped = &mut self.lock().dropped;
+        match class {
+            Class::Evidence => dropped.evidence += 1,
+            Class::State => dropped.state += 1,
+            // It is never dropped in silence: whoever wanted it is told, and does not act.
+            Class::Durable => {}
+        }
+    }
+
     /// Tells the writer that there is something.
     pub(super) fn wake(&self) {
         self.work.notify_one();

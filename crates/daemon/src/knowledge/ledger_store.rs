@@ -211,7 +211,7 @@ impl LedgerStore {
     /// not go down.
     ///
     /// # Errors
-    /// It is not a payload, or there is no room for it.
+    /// It is not a payload, or there is no room for it: counted, unless it is durable.
     pub fn append(&self, payload: Vec<u8>, class: Class, id: u64) -> Result<(), AppendError> {
         let taken = self.put(payload, class, id);
         self.wake();
@@ -223,7 +223,10 @@ impl LedgerStore {
     /// # Errors
     /// As [`Self::append`].
     pub fn put(&self, payload: Vec<u8>, class: Class, id: u64) -> Result<(), AppendError> {
-        check_payload(&payload)?;
+        if let Err(error) = check_payload(&payload) {
+            self.queue.count_dropped(class);
+            return Err(error.into());
+        }
         self.queue.push(Item { payload, id: Some(id) }, class, &self.limits)
     }
 
@@ -704,6 +707,20 @@ mod tests {
     /// A payload as the loop makes it.
     fn record(id: u64) -> Vec<u8> {
         format!(r#"{{"id":{id},"kind":"test","n":{id}}}"#).into_bytes()
+    }
+
+    #[test]
+    fn what_is_no_payload_is_counted_and_holds_nothing_up() {
+        let dir = temp();
+        let long = |id: u64| format!(r#"{{"id":{id},"kind":"output","text":"{}"}}"#, "x".repeat(70_000)).into_bytes();
+        let backlog = vec![long(1), record(2)];
+        let notify = Box::new(|_| ());
+        let (store, _trail) = LedgerStore::open_behind(dir.path(), small(), backlog, notify).expect("a thread");
+        assert!(matches!(store.append(long(3), Class::Evidence, 3), Err(AppendError::Payload(_))));
+        store.append(record(4), Class::State, 4).expect("room");
+        assert!(store.close(PATIENCE));
+        assert_eq!(numbers(dir.path()), [2, 4]);
+        assert!(payloads(dir.path()).concat().contains(r#""evidence":1"#));
     }
 
     #[test]

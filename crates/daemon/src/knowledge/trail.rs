@@ -4,6 +4,7 @@ use super::layout::Layout;
 use super::ledger_queue::Item;
 use super::ledger_read::Records;
 use hale_core::ids::{IncidentId, Name, RecordId};
+use hale_ledger::record::check_payload;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -68,11 +69,11 @@ impl Trail {
         }
     }
 
-    /// Those of these payloads that come after this.
+    /// Those of these payloads that come after this. What is no payload was refused, and counted, when it was new.
     pub(super) fn unknown(&self, payloads: Vec<Vec<u8>>) -> Vec<Item> {
         let id_of = |payload: &[u8]| serde_json::from_slice::<Outline>(payload).ok()?.id;
         let item = |payload: Vec<u8>| {
-            let id = id_of(&payload).filter(|&id| id >= self.next)?;
+            let id = id_of(&payload).filter(|&id| id >= self.next && check_payload(&payload).is_ok())?;
             Some(Item { payload, id: Some(id.0) })
         };
         payloads.into_iter().filter_map(item).collect()

@@ -4,6 +4,7 @@ use super::inbox::Inbox;
 use crate::keeper::tail::last_lines;
 use hale_core::event::Event;
 use hale_core::ids::{Epoch, IncidentId, Name};
+use hale_ledger::record::MAX_PAYLOAD_BYTES;
 use std::io;
 use std::path::PathBuf;
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -18,8 +19,12 @@ const TAIL_BYTES_MAX: usize = 64 * 1024;
 /// What the next process may have written meanwhile is read beside that and left out: it has had a few milliseconds.
 const SUCCESSOR_LINES: usize = 200;
 
-/// The longest line that is kept, in bytes; the rest of it stands in the log. 200 of them fit into one record.
+/// The longest line that is kept, in bytes; the rest of it stands in the log.
 const LINE_BYTES_MAX: usize = 256;
+
+/// The most that all lines of one incident may take in a record, in bytes: what escapes in JSON becomes up to six times as
+/// long, and the other fields are far below the rest of the longest payload ([`MAX_PAYLOAD_BYTES`]).
+const LINES_BYTES_MAX: usize = MAX_PAYLOAD_BYTES - 8 * 1024;
 
 /// What is to be read.
 #[derive(Debug, Clone, Copy)]
@@ -48,7 +53,7 @@ impl Collector {
         std::thread::Builder::new().name(String::from("evidence")).spawn(move || {
             for (service, directory, job) in queue {
                 if let Ok(raw) = last_lines(&directory, job.lines + SUCCESSOR_LINES, TAIL_BYTES_MAX) {
-                    let lines = of_process(&raw, job).into_iter().map(clean).collect();
+                    let lines = newest(of_process(&raw, job).into_iter().map(clean).collect());
                     inbox.send(Event::Collected { service, incident: job.incident, lines });
                 }
             }
@@ -129,9 +134,34 @@ fn clean(line: &[u8]) -> String {
     clean
 }
 
+/// As many of the last lines as one record can hold.
+fn newest(mut lines: Vec<String>) -> Vec<String> {
+    let mut left = LINES_BYTES_MAX;
+    let fits = |line: &&String| {
+        // With a comma; a string is always JSON.
+        let length = serde_json::to_string(line).map_or(usize::MAX, |json| json.len() + 1);
+        left.checked_sub(length).is_some_and(|rest| {
+            left = rest;
+            true
+        })
+    };
+    let fitting = lines.iter().rev().take_while(fits).count();
+    lines.split_off(lines.len() - fitting)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lines_that_grow_by_escaping_fit_into_one_record_all_the_same() {
+        let lines: Vec<String> = (0..200).map(|n| clean(format!("{n} {}", "\0\"".repeat(126)).as_bytes())).collect();
+        let kept = newest(lines.clone());
+        assert!(!kept.is_empty() && lines.ends_with(&kept));
+        let body = serde_json::to_vec(&hale_core::record::Body::Output { lines: kept }).unwrap();
+        assert!((LINES_BYTES_MAX - 2_048..MAX_PAYLOAD_BYTES).contains(&body.len()), "{}", body.len());
+        assert_eq!(newest(lines[..3].to_vec()), lines[..3]);
+    }
 
     /// What is taken of this output, with at most so many lines.
     fn taken(output: &[&str], epoch: u64, most: usize) -> Vec<String> {

@@ -31,7 +31,7 @@ use crate::sys::wait::Exit;
 use hale_core::driver::Host;
 use hale_core::effect::{Effect, Fence, Order};
 use hale_core::event::{EndWhy, Event, ExitStatus, SpawnFailure};
-use hale_core::ids::{Epoch, Name};
+use hale_core::ids::{Epoch, Name, RecordId};
 use hale_core::policy::{Policy, ServicePolicy, Signal};
 use hale_core::record::{Class, Record};
 use hale_core::time::{Monotonic, Now, Span};
@@ -101,6 +101,9 @@ pub(super) struct DaemonHost {
     /// Looks after trees without a cgroup, and says which became empty.
     watcher: Watcher,
     empty: Receiver<(Name, Epoch)>,
+    /// The newest record, and up to which the ledger has them.
+    newest: RecordId,
+    durable: RecordId,
     /// Records that are in the journal, and that ledger and console do not have yet.
     told: Vec<(Record, Vec<u8>)>,
     /// Ends that are on record, and that the guardian still keeps.
@@ -178,6 +181,8 @@ impl DaemonHost {
             prepared_sender,
             watcher,
             empty,
+            newest: RecordId(0),
+            durable: RecordId(0),
             told: Vec::new(),
             unacknowledged: Vec::new(),
             unflushed: Vec::new(),
@@ -196,13 +201,13 @@ impl DaemonHost {
     /// How it ended; writes out what is left.
     pub(super) fn finish(mut self) -> Ended {
         self.tell();
-        // From here on the guardian waits for the end of this process, a bounded time, and asks for no proof: what follows may
-        // wait for a disk.
         if self.ended == Some(Ended::InOrder) {
             let Parts { guardian, keeper, .. } = &mut self.parts;
             // For a keeper that is started now, if this one dies or there is none: nobody tells it later.
             let _ = keeper.resend();
             keeper.flush_within(KEEPER_READS_WITHIN);
+            // From here on the guardian waits for the end of this process, a bounded time, and asks for no proof: what follows
+            // may wait for a disk.
             let _ = guardian.shutdown_done(0).map_err(io::Error::other).and_then(|()| guardian.flush());
         }
         let Self { parts, mut services, watcher, ended, descriptors, .. } = self;
@@ -294,7 +299,7 @@ impl DaemonHost {
         for (record, line) in self.told.drain(..) {
             self.parts.console.record(&record);
             let class = record.body.class();
-            // What is dropped is counted by the ledger itself, in a record of its own.
+            // What is dropped, or is no payload, is counted by the ledger itself, in a record of its own.
             if let Some(ledger) = &self.parts.ledger
                 && ledger.put(line, class, record.id.0).is_err()
                 && class == Class::Durable
@@ -450,7 +455,12 @@ impl DaemonHost {
         }
         for _ in 0..INBOX_PER_ROUND {
             match self.parts.outlet.take() {
-                Some(event) => self.events.push_back(event),
+                Some(event) => {
+                    if let Event::Durable { up_to } = &event {
+                        self.durable = *up_to;
+                    }
+                    self.events.push_back(event);
+                }
                 None => return,
             }
         }
@@ -569,6 +579,7 @@ impl Host for DaemonHost {
     }
 
     fn write(&mut self, records: &[Record]) {
+        self.newest = records.last().map_or(self.newest, |record| record.id);
         let first = self.told.len();
         for record in records {
             match serde_json::to_vec(record) {
@@ -581,7 +592,8 @@ impl Host for DaemonHost {
     }
 
     fn wants_snapshot(&self) -> bool {
-        self.parts.journal.wants_snapshot(now().mono)
+        let is_elsewhere = self.parts.ledger.is_none() || self.durable >= self.newest;
+        self.parts.journal.wants_snapshot(now().mono, is_elsewhere)
     }
 
     fn keep(&mut self, snapshot: &Snapshot) {

@@ -40,9 +40,10 @@ impl Kept {
     }
 
     /// Whether a snapshot is due: at the journal's bound, and when it cannot be written, since a snapshot needs less room
-    /// than what it replaces.
-    pub(super) fn wants_snapshot(&self, now: Monotonic) -> bool {
-        now >= self.not_before && self.journal.as_ref().is_some_and(|journal| self.broken || journal.needs_snapshot())
+    /// than what it replaces. `is_elsewhere`: all of its records are in the ledger.
+    pub(super) fn wants_snapshot(&self, now: Monotonic, is_elsewhere: bool) -> bool {
+        let due = |journal: &Journal| self.broken || journal.needs_snapshot(is_elsewhere);
+        now >= self.not_before && self.journal.as_ref().is_some_and(due)
     }
 
     pub(super) fn keep(&mut self, snapshot: &Snapshot, now: Monotonic, console: &Console) {
@@ -106,14 +107,14 @@ mod tests {
         let console = Console::start().unwrap();
         let mut kept = Kept { broken: true, ..Kept::new(Some(journal)) };
         let at = |ms: u64| Monotonic::from_us(ms * 1_000);
-        assert!(kept.wants_snapshot(at(10)));
+        assert!(kept.wants_snapshot(at(10), true));
         std::fs::remove_dir_all(dir.path().join("sub")).unwrap();
         kept.keep(&snapshot(), at(10), &console);
-        assert!(!kept.wants_snapshot(at(1_009)));
-        assert!(kept.wants_snapshot(at(1_010)));
+        assert!(!kept.wants_snapshot(at(1_009), true));
+        assert!(kept.wants_snapshot(at(1_010), true));
         std::fs::create_dir(dir.path().join("sub")).unwrap();
         kept.keep(&snapshot(), at(1_010), &console);
-        assert!(!kept.wants_snapshot(at(9_000)), "it is mended");
+        assert!(!kept.wants_snapshot(at(9_000), true), "it is mended");
         assert!(path.exists());
         console.close();
     }

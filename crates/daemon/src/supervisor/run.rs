@@ -195,7 +195,7 @@ fn run(args: impl IntoIterator<Item = OsString>) -> Result<Ended, StartError> {
     }
     let (said, error) = Said::open(&runtime_dir, lost.is_none());
     if let Some(error) = error {
-        console.say(&format!("what services say cannot be kept for the next supervisor: {error}"));
+        console.say(&format!("what services say may not be kept for the next supervisor: {error}"));
     }
     let parts = Parts {
         guardian,

@@ -35,7 +35,7 @@ impl Said {
     /// the file system becomes.
     ///
     /// # Errors
-    /// It cannot be made, or there is no room for these places; it is done without, then.
+    /// It cannot be made, and is done without; or there is no room for these places, and only what fits is kept.
     pub(super) fn open(runtime_dir: &Path, empty: bool) -> (Self, Option<io::Error>) {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(empty).mode(0o600);

@@ -2,7 +2,7 @@
 //! reaches it.
 
 mod needs_loop {
-    use crate::harness::{Hale, Place, await_end, children, is_alive, is_own, rerun, send};
+    use crate::harness::{Hale, Place, await_end, children, is_alive, is_own, rerun, send, under_init};
     use rustix::process::Signal;
     use std::fs::{self, File};
     use std::path::PathBuf;
@@ -208,6 +208,12 @@ command = ["sleep", "1000"]
         disk.thaw();
         await_end(stuck);
         place.assert_nobody_left();
+        let next = place.hale_again();
+        next.ready("web");
+        next.stop();
+        place.done(&["ledger", "verify"]);
+        // The first Hale's end stood nowhere but in its journal where the ledger hung, too.
+        assert_eq!(place.records("", "ending").len(), 2);
     }
 
     /// SIGTERM ends everything in order while nobody can write: what hangs ends by itself once it can.
@@ -248,6 +254,33 @@ command = ["sleep", "1000"]
         }
         hale.stop();
         assert_eq!(place.causes("web").len(), 4);
+        place.done(&["ledger", "verify"]);
+    }
+
+    /// The same with a guardian, whose descriptors are kept by a stand-in for systemd.
+    #[test]
+    fn a_guardian_is_replaced_while_the_disk_of_the_ledger_hangs() {
+        if !inside("a_guardian_is_replaced_while_the_disk_of_the_ledger_hangs") {
+            return;
+        }
+        let mut place = Place::new();
+        let disk = Disk::new(&place, "state", &[]);
+        under_init(&mut place);
+        let hale = place.hale(SERVICES);
+        let disk = disk;
+        let web = hale.ready("web");
+        place.report("READY=1");
+        disk.freeze();
+        let guardian = hale.guardian();
+        send(guardian, Signal::KILL);
+        await_end(guardian);
+        place.report("lost");
+        place.open_gate();
+        place.report("READY=1");
+        assert_eq!((place.status("web")["pid"].as_i64(), is_alive(web)), (Some(web.into()), true));
+        heal(&hale);
+        disk.thaw();
+        hale.stop();
         place.done(&["ledger", "verify"]);
     }
 

@@ -94,6 +94,18 @@ mod needs_python {
         assert_all(&place, SERVICES, &Crashes::new(), true);
     }
 
+    /// One that hangs then is found out by the missing proof, as at any time.
+    #[test]
+    fn no_line_is_lost_when_the_keeper_hangs_as_hale_ends() {
+        const SERVICES: usize = 3;
+        let place = Place::new();
+        let hale = place.hale(&configuration(&place, SERVICES));
+        await_all(&place, SERVICES);
+        send(hale.keeper(), Signal::STOP);
+        let _afterwards = hale.stop();
+        assert_all(&place, SERVICES, &Crashes::new(), true);
+    }
+
     /// One that dies while it writes what is left is replaced, too.
     #[test]
     fn no_line_is_lost_when_the_keeper_dies_after_the_supervisor_has_ended() {

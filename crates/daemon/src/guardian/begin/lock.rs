@@ -1,7 +1,7 @@
 //! One Hale for one directory: a lock on a file in it, which ends with the process that holds it (flock(2)).
 
 use crate::guardian::begin::start::{NAME, StartError};
-use rustix::fs::{FlockOperation, Mode, OFlags, flock, ftruncate, open};
+use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
 use rustix::io::Errno;
 use std::fs::DirBuilder;
 use std::os::fd::OwnedFd;
@@ -9,21 +9,23 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
 /// Makes the directory if it is missing (0755: the sockets in it have rights of their own) and locks it for as long
-/// as the descriptor is open. The file holds the pid, for people; others may not open it, because whoever can open it
-/// can lock it.
+/// as the descriptor is open. Others may not open the file, because whoever can open it can lock it.
 ///
 /// A disk that turned read-only must not keep services from being started: there the file is locked as it is, or the
-/// directory where there is no file.
+/// directory where there is no file. And one that hangs must not keep the next guardian from adopting them: where the
+/// file is there nothing is changed.
 pub(in crate::guardian) fn lock(directory: &Path) -> Result<OwnedFd, StartError> {
     let failed = |source: std::io::Error| StartError::Directory { directory: directory.into(), source };
-    DirBuilder::new().recursive(true).mode(0o755).create(directory).map_err(failed)?;
     let path = directory.join("lock");
     let flags = OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let file = match open(&path, flags | OFlags::RDWR | OFlags::CREATE, Mode::RUSR | Mode::WUSR) {
-        Err(Errno::ROFS) => match open(&path, flags, Mode::empty()) {
-            Err(Errno::NOENT) => open(directory, OFlags::CLOEXEC | OFlags::DIRECTORY, Mode::empty()),
-            opened => opened,
-        },
+    let file = match open(&path, flags, Mode::empty()) {
+        Err(Errno::NOENT) => {
+            DirBuilder::new().recursive(true).mode(0o755).create(directory).map_err(failed)?;
+            match open(&path, flags | OFlags::RDWR | OFlags::CREATE, Mode::RUSR | Mode::WUSR) {
+                Err(Errno::ROFS) => open(directory, OFlags::CLOEXEC | OFlags::DIRECTORY, Mode::empty()),
+                made => made,
+            }
+        }
         opened => opened,
     };
     let file = file.map_err(|errno| failed(errno.into()))?;
@@ -35,9 +37,14 @@ pub(in crate::guardian) fn lock(directory: &Path) -> Result<OwnedFd, StartError>
         }
         Err(errno) => return Err(failed(errno.into())),
     }
-    // Only for the message above: that it cannot be written does not matter.
-    let _ = ftruncate(&file, 0);
-    let _ = rustix::io::pwrite(&file, format!("{}\n", std::process::id()).as_bytes(), 0);
+    Ok(file)
+}
+
+/// The same, and the file says who holds it, for people.
+pub(in crate::guardian) fn lock_and_tell(directory: &Path) -> Result<OwnedFd, StartError> {
+    let file = lock(directory)?;
+    // Only for messages: that it cannot be written does not matter.
+    let _ = std::fs::write(directory.join("lock"), format!("{}\n", std::process::id()));
     Ok(file)
 }
 
@@ -58,7 +65,7 @@ mod tests {
     fn the_second_one_learns_who_the_first_one_is() {
         let directory = tempfile::tempdir().unwrap();
         let inner = directory.path().join("made/on/the/way");
-        let held = lock(&inner).unwrap();
+        let held = lock_and_tell(&inner).unwrap();
         let Err(StartError::Busy { holder, .. }) = lock(&inner) else { panic!("locked twice") };
         assert_eq!(holder, Some(std::process::id()));
         drop(held);

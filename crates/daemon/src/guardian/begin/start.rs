@@ -4,7 +4,7 @@ use crate::guardian::begin::adopt::{self, Beginning, KEEPER_FDS, Left};
 use crate::guardian::begin::hardware::Config;
 use crate::guardian::begin::init::{self, Init};
 use crate::guardian::begin::launch::{END, LEAVE};
-use crate::guardian::begin::lock::lock;
+use crate::guardian::begin::lock::{lock, lock_and_tell};
 use crate::guardian::end::Phase;
 use crate::guardian::hardware::Hardware;
 use crate::guardian::helper::Helper;
@@ -119,7 +119,7 @@ pub fn prepare(args: impl IntoIterator<Item = OsString>) -> Result<Guardian, Sta
     let exe = high(take_inherited(exe).map_err(|_| StartError::Usage)?)?;
     // Best effort: only for people who look at the list of processes.
     let _ = rustix::thread::set_name(NAME);
-    let locks = [high(lock(runtime_dir.as_ref())?)?, high(lock(state_dir.as_ref())?)?];
+    let locks = [high(lock_and_tell(runtime_dir.as_ref())?)?, high(lock(state_dir.as_ref())?)?];
 
     let init = Init::take(init::from_word(&as_init));
     let signal_fd = SignalFd::take(init.signals()).map_err(kernel("signalfd"))?;
