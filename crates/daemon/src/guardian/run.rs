@@ -31,8 +31,9 @@ use std::process::ExitCode;
 /// How many events are taken from the kernel at once: a few hundred bytes of stack; more come with the next call.
 const EVENTS_AT_ONCE: usize = 64;
 
-/// How many orders are read before other events get their turn: one for each event that can be waiting.
-const ORDERS_AT_ONCE: usize = EVENTS_AT_ONCE;
+/// How many orders are read before other events get their turn: children that have their own descriptors by then give theirs
+/// back here ([`LOW_FDS`]), at the price of one epoll_wait(2).
+const ORDERS_AT_ONCE: usize = 16;
 
 /// A wake-up that comes later than asked for by more than this, in milliseconds, is held against nobody but this process:
 /// it was stopped, or the machine is too busy for its supervisor too. Timers are a few milliseconds late on any machine.

@@ -19,8 +19,10 @@ use std::ptr;
 
 /// Descriptors that a child needs are below this number in the process that makes it, all others at or above it,
 /// so that the child need not copy the table of the others: with 3,000 of them open, clone to exec took 0.40 ms,
-/// and 0.18 ms without copying them. 64 is the smallest table the kernel makes (`NR_OPEN_DEFAULT`).
-pub const LOW_FDS: RawFd = 64;
+/// and 0.18 ms without copying them. Each start on its way takes three, and those of a supervisor that starts a thousand
+/// services at once pile up: with room for 64, nearly all of them found none left, and copied the table after all. The kernel
+/// makes a table for the numbers that are in use, at least for 64 (`NR_OPEN_DEFAULT`), so the room costs nothing otherwise.
+pub const LOW_FDS: RawFd = 256;
 
 /// What a child that [leaves descriptors behind](Plan::leave_high_fds) sends first through its status pipe: it has
 /// descriptors of its own now, so those that were made for it can be closed. Any other child has its own from the start.
