@@ -29,8 +29,8 @@ pub struct LogFile {
     directory: OwnedFd,
     file: OwnedFd,
     size_bytes: u64,
-    /// Of the next older file.
-    next_number: u64,
+    /// Of the next older file; looked for when the first one is made.
+    next_number: Option<u64>,
     max_size_bytes: u64,
     keep: u32,
 }
@@ -49,8 +49,7 @@ impl LogFile {
         let directory = openat(rustix::fs::CWD, path, flags, Mode::empty())?;
         let file = open_current(&directory)?;
         let size_bytes = fstat(&file)?.st_size.unsigned_abs();
-        let next_number = numbers(&directory)?.max().unwrap_or(0) + 1;
-        Ok(Self { directory, file, size_bytes, next_number, max_size_bytes: max_size_bytes.max(1), keep })
+        Ok(Self { directory, file, size_bytes, next_number: None, max_size_bytes: max_size_bytes.max(1), keep })
     }
 
     /// The size of `current` in bytes.
@@ -99,12 +98,15 @@ impl LogFile {
         if self.size_bytes < self.max_size_bytes {
             return Ok(());
         }
-        let number = self.next_number;
+        let number = match self.next_number {
+            Some(number) => number,
+            None => numbers(&self.directory)?.max().unwrap_or(0) + 1,
+        };
         renameat(&self.directory, CURRENT, &self.directory, name_of(number))?;
-        self.next_number += 1;
+        self.next_number = Some(number + 1);
         self.file = open_current(&self.directory)?;
         self.size_bytes = fstat(&self.file)?.st_size.unsigned_abs();
-        let oldest_kept = self.next_number.saturating_sub(u64::from(self.keep));
+        let oldest_kept = (number + 1).saturating_sub(u64::from(self.keep));
         let old: Vec<u64> = numbers(&self.directory)?.filter(|&number| number < oldest_kept).collect();
         for number in old {
             // It is tried again at the next rotation.

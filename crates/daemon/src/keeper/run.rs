@@ -33,6 +33,14 @@ const EVENTS_AT_ONCE: usize = 64;
 /// each other have more than one page of output, unless it was spliced into it.
 const DRAIN_FROM_BYTES: u64 = 16 * 1024;
 
+/// For how long nobody must have come before the logs of those that came are opened, in microseconds: files are made while the
+/// next services are started, on the same processors, and a thousand of them take as long as the starts.
+const QUIET_US: u64 = 20_000;
+
+/// How long they wait at most, in microseconds, those with less than [`DRAIN_FROM_BYTES`] in their pipes: about as long as it
+/// takes to start a thousand services.
+const UNOPENED_US: u64 = 1_000_000;
+
 /// How often the guardian's socket is looked at between other events, in microseconds: well within the time that it gives for
 /// an answer.
 const LOOK_US: u64 = 100_000;
@@ -96,6 +104,10 @@ struct Keeper {
     services: Vec<Place>,
     /// The slots of which something was dropped that is not noted or not reported yet.
     dropping: BTreeSet<Slot>,
+    /// The slots that came last, whose logs are not opened for a little.
+    fresh: BTreeSet<Slot>,
+    /// Until when: since the newest of them, and since the oldest.
+    fresh_until_us: (u64, u64),
     message: Vec<u8>,
     drain: bool,
 }
@@ -159,6 +171,8 @@ impl Keeper {
             staged: Slot(u32::MAX),
             services: Vec::new(),
             dropping: BTreeSet::new(),
+            fresh: BTreeSet::new(),
+            fresh_until_us: (0, 0),
             message: vec![0; MAX_MESSAGE_BYTES],
             drain: false,
         };
@@ -197,7 +211,7 @@ impl Keeper {
         }
     }
 
-    /// Until something has to be noted or reported; for ever when nothing was dropped.
+    /// Until something has to be noted or reported, or logs to be opened; else for ever.
     fn timeout(&mut self) -> Option<Timespec> {
         let dropping = std::mem::take(&mut self.dropping);
         // With answers waiting, room for them is the next event.
@@ -207,14 +221,24 @@ impl Keeper {
             let report = service.unreported.due_us().filter(|_| may_report);
             report.into_iter().chain(service.deadline_us()).min()
         });
-        let deadline = deadline.min();
+        let deadline = deadline.min().into_iter().chain(self.fresh_due_us()).min();
         self.dropping = dropping;
         let wait = deadline?.saturating_sub(now_us());
         // Both parts are far below their types' bounds: every deadline is seconds away.
         Some(Timespec { tv_sec: (wait / 1_000_000) as i64, tv_nsec: (wait % 1_000_000 * 1_000) as i64 })
     }
 
+    fn fresh_due_us(&self) -> Option<u64> {
+        let (newest, oldest) = self.fresh_until_us;
+        (!self.fresh.is_empty()).then(|| newest.min(oldest))
+    }
+
     fn on_time(&mut self) -> io::Result<()> {
+        if self.fresh_due_us().is_some_and(|due| due <= now_us()) {
+            for slot in std::mem::take(&mut self.fresh) {
+                self.watch_pipe(slot)?;
+            }
+        }
         if self.dropping.is_empty() {
             return Ok(());
         }
@@ -377,6 +401,11 @@ impl Keeper {
             && let Some(service) = self.known(slot)
         {
             service.open();
+            if self.fresh.is_empty() {
+                self.fresh_until_us.1 = now + UNOPENED_US;
+            }
+            self.fresh_until_us.0 = now + QUIET_US;
+            self.fresh.insert(slot);
         }
         self.watch_pipe(slot)?;
         self.write_left()
@@ -441,7 +470,8 @@ impl Keeper {
     /// Watches the slot's pipe, if it is known where it goes.
     fn watch_pipe(&mut self, slot: Slot) -> io::Result<()> {
         let data = EventData::new_u64(slot.0.into());
-        let flags = if matches!(self.gate, Gate::Open) { EventFlags::IN } else { EventFlags::IN | EventFlags::ET };
+        let carries = matches!(self.gate, Gate::Open) && !self.fresh.contains(&slot);
+        let flags = if carries { EventFlags::IN } else { EventFlags::IN | EventFlags::ET };
         if let Some(Place::Known(service)) = self.services.get(slot.0 as usize)
             && let Some(pipe) = &service.pipe
         {
@@ -454,6 +484,13 @@ impl Keeper {
     }
 
     fn on_pipe(&mut self, slot: Slot, flags: EventFlags) -> io::Result<()> {
+        if self.fresh.contains(&slot) {
+            if self.waiting_bytes(slot) < DRAIN_FROM_BYTES && !flags.contains(EventFlags::HUP) {
+                return Ok(());
+            }
+            self.fresh.remove(&slot);
+            self.watch_pipe(slot)?;
+        }
         let moved = match self.gate {
             Gate::Open => self.carry(slot, TURN_BYTES)?,
             Gate::Held { .. } | Gate::Shut { answers: ..ANSWERS_BEFORE_DRAINING } => return Ok(()),
@@ -507,16 +544,20 @@ impl Keeper {
         drained
     }
 
-    /// Carries everything that is in the slot's pipe now.
-    fn carry_all(&mut self, slot: Slot) -> io::Result<()> {
-        let there = match self.services.get(slot.0 as usize) {
+    /// How much is in the slot's pipe.
+    fn waiting_bytes(&self, slot: Slot) -> u64 {
+        match self.services.get(slot.0 as usize) {
             Some(Place::Known(service)) => service.pipe.as_ref().map_or(0, |pipe| {
                 // An error cannot come from a pipe.
                 rustix::io::ioctl_fionread(pipe).unwrap_or(0)
             }),
             Some(Place::Empty | Place::Waiting(_)) | None => 0,
-        };
-        let mut left = there;
+        }
+    }
+
+    /// Carries everything that is in the slot's pipe now.
+    fn carry_all(&mut self, slot: Slot) -> io::Result<()> {
+        let mut left = self.waiting_bytes(slot);
         while left > 0 {
             match self.carry(slot, left)? {
                 0 => break,
