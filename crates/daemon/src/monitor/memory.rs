@@ -6,6 +6,7 @@ use crate::execute::tree::Tree;
 use hale_core::analyze::stall::{STALLED_FROM_PERMYRIAD, Stall};
 use hale_core::memory::{MemoryAtExit, MemoryReport, OomKills, OomScope, Pressure};
 use rustix::io::{pread, pwrite};
+use std::cell::OnceCell;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -17,14 +18,21 @@ const STALLED_FROM_US: u64 = STALLED_FROM_PERMYRIAD as u64 * 1_000;
 /// anew gets another.
 #[derive(Debug)]
 pub struct MemoryWatch {
+    tree: Option<Tree>,
     events: Option<OwnedFd>,
-    limit: Option<OwnedFd>,
-    peak: Option<OwnedFd>,
+    figures: OnceCell<Figures>,
     pressure: Option<OwnedFd>,
     told: Kills,
     began: Hits,
     /// How long all tasks of the tree had waited for memory before this process was made, in microseconds.
     waited_us: u64,
+}
+
+/// Read for reports only, and opened with the first: at the latest when the first process of the group has ended.
+#[derive(Debug, Default)]
+struct Figures {
+    limit: Option<OwnedFd>,
+    peak: Option<OwnedFd>,
 }
 
 /// Counters of `memory.events`, since the group was made.
@@ -68,10 +76,9 @@ impl MemoryWatch {
     #[must_use]
     pub fn open(tree: &Tree) -> Self {
         Self {
+            tree: Some(tree.clone()),
             events: tree.open_file("memory.events", false),
-            limit: tree.open_file("memory.max", false),
-            // Writing resets what this descriptor shows (Linux 6.12 and later; before it cannot be opened so).
-            peak: tree.open_file("memory.peak", true).or_else(|| tree.open_file("memory.peak", false)),
+            figures: OnceCell::new(),
             pressure: tree.open_file("memory.pressure", false),
             told: Kills::default(),
             began: Hits::default(),
@@ -79,10 +86,22 @@ impl MemoryWatch {
         }
     }
 
+    fn figures(&self) -> &Figures {
+        self.figures.get_or_init(|| match &self.tree {
+            Some(tree) if self.events.is_some() => Figures {
+                limit: tree.open_file("memory.max", false),
+                // Writing resets what this descriptor shows (Linux 6.12 and later; before it cannot be opened so).
+                peak: tree.open_file("memory.peak", true).or_else(|| tree.open_file("memory.peak", false)),
+            },
+            Some(_) | None => Figures::default(),
+        })
+    }
+
     /// A new process is about to be made: what is counted from here on is of its time. What was counted before is known:
     /// nothing in a group without processes, since nothing can happen in it, and what [`Self::at_exit`] found after another.
     pub fn begin(&mut self) {
-        if let Some(peak) = &self.peak {
+        // Where it was never opened, no process has ended in the group: the peak is that of this one.
+        if let Some(peak) = self.figures.get().and_then(|figures| figures.peak.as_ref()) {
             // Refused where the kernel cannot: it stays the peak of the group.
             let _ = pwrite(peak, b"reset\n", 0);
         }
@@ -133,8 +152,8 @@ impl MemoryWatch {
         let since = |now: u64, began: u64| Some(now.saturating_sub(began)).filter(|&hits| hits > 0);
         MemoryReport {
             // "max" is no number, and no limit.
-            limit_bytes: number(&self.limit),
-            peak_bytes: number(&self.peak),
+            limit_bytes: number(&self.figures().limit),
+            peak_bytes: number(&self.figures().peak),
             pressure,
             limit_hits: since(counts.hits.max, self.began.max),
             high_hits: since(counts.hits.high, self.began.high),
@@ -227,7 +246,8 @@ mod tests {
         };
         let (told, began) = (Kills::default(), Hits::default());
         let (events, pressure) = (file("events"), file("pressure"));
-        let mut watch = MemoryWatch { events, limit: None, peak: None, pressure, told, began, waited_us: 0 };
+        let figures = OnceCell::from(Figures::default());
+        let mut watch = MemoryWatch { tree: None, events, figures, pressure, told, began, waited_us: 0 };
         let stalled = |total: u64| format!("some avg10=99.00 total={total}\nfull avg10=99.00 total={total}\n");
         watch.begin();
         write("events", "high 2\nmax 7\noom 1\noom_kill 0\n");

@@ -55,6 +55,9 @@ const INBOX_PER_ROUND: usize = 256;
 /// to the first act of a small program. The journal has the records meanwhile.
 const START_FIRST: Span = Span::from_ms(2);
 
+/// How long they wait at most while one service after the other is being started: whoever reads along hardly notices.
+const STARTS_FIRST: Span = Span::from_ms(20);
+
 /// How long an orderly end waits for the ledger: after it the disk is taken for hung, and the journal has what the
 /// ledger misses.
 const LEDGER_CLOSE_WITHIN: Duration = Duration::from_secs(5);
@@ -110,8 +113,10 @@ pub(super) struct DaemonHost {
     unacknowledged: Vec<(Name, Epoch)>,
     /// Flushes that the keeper was not asked for yet.
     unflushed: Vec<(Name, Job)>,
-    /// A start was ordered since the last [`Self::tell`], which waits until then.
-    told_at: Option<Monotonic>,
+    /// A start was ordered since the last [`Self::tell`], which waits until then, and no later than until the other.
+    told_at: Option<(Monotonic, Monotonic)>,
+    /// Services whose output's place the keeper was not told yet.
+    unconfigured: Vec<Name>,
     ended: Option<Ended>,
     /// Where there is no memory controller to count OOM kills.
     kernel_log: Option<KernelLog>,
@@ -187,6 +192,7 @@ impl DaemonHost {
             unacknowledged: Vec::new(),
             unflushed: Vec::new(),
             told_at: None,
+            unconfigured: Vec::new(),
             ended: None,
             kernel_log: None,
             stalls: None,
@@ -242,7 +248,8 @@ impl DaemonHost {
 
     /// Waits for the kernel, at most until `until`, and turns what it tells into events.
     fn listen(&mut self, until: Option<Monotonic>) -> io::Result<()> {
-        let until = match self.told_at.filter(|&told| now().mono < told) {
+        let told_at = self.told_at.map(|(told, last)| told.min(last));
+        let until = match told_at.filter(|&told| now().mono < told) {
             Some(told) => Some(until.map_or(told, |until| until.min(told))),
             None => {
                 self.tell();
@@ -287,6 +294,12 @@ impl DaemonHost {
     /// a service that must be started does not share its processor with everybody who would be woken.
     fn tell(&mut self) {
         self.told_at = None;
+        for service in self.unconfigured.drain(..) {
+            let Some(hosted) = self.services.get(&service) else { continue };
+            if let Err(error) = hosted.configure(&mut self.parts.keeper) {
+                self.parts.console.say(&format!("{service}: the keeper cannot be told of its log: {error}"));
+            }
+        }
         for (service, job) in self.unflushed.drain(..) {
             let Some(hosted) = self.services.get(&service) else { continue };
             let token = self.next_flush;
@@ -499,9 +512,13 @@ impl DaemonHost {
 
     fn spawn(&mut self, service: &Name, epoch: Epoch, policy: &Arc<ServicePolicy>) {
         let Some(hosted) = self.services.get_mut(service) else { return };
-        if let Err(failure) = hosted.ensure(&self.parts.trees, &mut self.parts.keeper, &policy.limits) {
+        let is_first = hosted.memory().is_none();
+        if let Err(failure) = hosted.ensure(&self.parts.trees, &policy.limits) {
             self.events.push_back(Event::SpawnFailed { service: service.clone(), epoch, failure });
             return;
+        }
+        if is_first {
+            self.unconfigured.push(service.clone());
         }
         let paths = hosted.paths(&self.parts.trees);
         self.watch_memory(service);
@@ -538,7 +555,11 @@ impl DaemonHost {
             hosted.order(epoch, &prepared, &mut self.parts.guardian)
         });
         match sent {
-            Ok(()) => _ = self.told_at.get_or_insert_with(|| now().mono.after(START_FIRST)),
+            Ok(()) => {
+                let now = now().mono;
+                let last = self.told_at.map_or_else(|| now.after(STARTS_FIRST), |(_, last)| last);
+                self.told_at = Some((now.after(START_FIRST), last));
+            }
             Err(failure) => {
                 self.events.push_back(Event::SpawnFailed { service: service.clone(), epoch, failure });
             }

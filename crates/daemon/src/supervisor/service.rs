@@ -253,12 +253,7 @@ impl Hosted {
     /// Makes, at the first start, what outlives each single process; and after a kill the tree anew: Linux goes on
     /// killing whatever is forked into a cgroup that `cgroup.kill` was ever written to
     /// (docs/decisions/0008-a-fresh-cgroup-after-a-kill.md).
-    pub(super) fn ensure(
-        &mut self,
-        trees: &Trees,
-        keeper: &mut KeeperClient,
-        limits: &ResourceLimits,
-    ) -> Result<(), SpawnFailure> {
+    pub(super) fn ensure(&mut self, trees: &Trees, limits: &ResourceLimits) -> Result<(), SpawnFailure> {
         // What is counted in a group belongs to the process that runs in it: whoever looks later, as a new supervisor
         // does, need not know what was counted before.
         self.stale |= self.ready.as_ref().is_some_and(|ready| ready.memory.has_counted());
@@ -278,7 +273,6 @@ impl Hosted {
             }
             None => {
                 let tree = fresh_tree(trees, &self.name)?;
-                self.configure(keeper).map_err(|error| failure("keeper", "", &error))?;
                 let memory = MemoryWatch::open(&tree);
                 self.ready = Some(Ready { tree, limits: Some(ResourceLimits::default()), memory, notify: None });
             }
@@ -588,8 +582,8 @@ impl Hosted {
 
 /// A tree that nothing was ever killed in, and that has no limits.
 fn fresh_tree(trees: &Trees, name: &Name) -> Result<Tree, SpawnFailure> {
-    match trees.remove(name) {
-        Ok(()) => trees.prepare(name).map_err(|error| failure("cgroup", "", &error)),
+    match trees.prepare_afresh(name) {
+        Ok(tree) => Ok(tree),
         Err(error) if error.kind() == io::ErrorKind::ResourceBusy => Err(left_over()),
         Err(error) => Err(failure("cgroup", "", &error)),
     }

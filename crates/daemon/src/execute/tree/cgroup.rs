@@ -141,6 +141,22 @@ impl Group {
         }
     }
 
+    /// Makes the group `name` in this one; one that is there is removed first.
+    ///
+    /// # Errors
+    ///
+    /// `EBUSY`: a process lives in it.
+    pub fn make_child(&self, name: &str) -> io::Result<()> {
+        let make = || mkdirat(&self.dir, name, Mode::from_raw_mode(0o755));
+        match make() {
+            Err(Errno::EXIST) => {
+                self.remove_child(name)?;
+                Ok(make()?)
+            }
+            made => Ok(made?),
+        }
+    }
+
     /// The group `name` in this one.
     pub fn existing_child(&self, name: &str) -> io::Result<Self> {
         let dir = open_dir(&self.dir, Path::new(name))?;

@@ -34,7 +34,7 @@ use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 use tags::{Adopters, Search, Tag, VARIABLE};
 
@@ -149,12 +149,27 @@ impl Trees {
     ///
     /// The group cannot be made.
     pub fn prepare(&self, service: &Name) -> io::Result<Tree> {
-        let name = service_group(service);
+        self.prepare_at(service, Group::child)
+    }
+
+    fn prepare_at(&self, service: &Name, group: fn(&Group, &str) -> io::Result<Group>) -> io::Result<Tree> {
         let place = match &self.group {
-            Some(parent) => Place::cgroup(parent.child(&name)?)?,
+            Some(parent) => Place::cgroup(group(parent, &service_group(service))?)?,
             None => Place::Tags { tag: Tag::Exactly(self.tag(service.as_str())), adopters: self.adopters },
         };
         Ok(Tree(Arc::new(Inner { place, main: Mutex::default(), term: AtomicU64::new(0) })))
+    }
+
+    /// The same, in a group that nothing was ever killed in: one that is there is made anew.
+    ///
+    /// # Errors
+    ///
+    /// `EBUSY`: one is there, and is not empty. Else, the group cannot be made.
+    pub fn prepare_afresh(&self, service: &Name) -> io::Result<Tree> {
+        if let Some(parent) = &self.group {
+            parent.make_child(&service_group(service))?;
+        }
+        self.prepare_at(service, Group::existing_child)
     }
 
     /// Removes the group of a service whose tree is empty. Drop its [`Tree`] first or after: it makes no difference.
@@ -281,14 +296,14 @@ struct Inner {
 
 #[derive(Debug)]
 enum Place {
-    Cgroup { group: Group, events: OwnedFd, id: u64 },
+    Cgroup { group: Group, events: OwnedFd },
     Tags { tag: Tag, adopters: Adopters },
 }
 
 impl Place {
     fn cgroup(group: Group) -> io::Result<Self> {
-        let (events, id) = (group.events()?, group.id()?);
-        Ok(Self::Cgroup { group, events, id })
+        let events = group.events()?;
+        Ok(Self::Cgroup { group, events })
     }
 }
 
@@ -334,7 +349,7 @@ impl Tree {
     #[must_use]
     pub fn cgroup_id(&self) -> Option<u64> {
         match &self.0.place {
-            Place::Cgroup { id, .. } => Some(*id),
+            Place::Cgroup { group, .. } => group.id().ok(),
             Place::Tags { .. } => None,
         }
     }
@@ -538,7 +553,15 @@ pub fn has_unique_pidfds() -> bool {
 
 /// The inode of a pidfd, or 0 where all of them share one (before Linux 6.9).
 fn pidfd_inode(pidfd: BorrowedFd<'_>) -> io::Result<u64> {
-    let is_pidfs = u64::try_from(fstatfs(pidfd)?.f_type) == Ok(PIDFS_MAGIC);
+    // Where they are is the kernel's, and the same for all.
+    static IS_PIDFS: OnceLock<bool> = OnceLock::new();
+    let is_pidfs = match IS_PIDFS.get() {
+        Some(is_pidfs) => *is_pidfs,
+        None => {
+            let is_pidfs = u64::try_from(fstatfs(pidfd)?.f_type) == Ok(PIDFS_MAGIC);
+            *IS_PIDFS.get_or_init(|| is_pidfs)
+        }
+    };
     Ok(if is_pidfs { fstat(pidfd)?.st_ino } else { 0 })
 }
 

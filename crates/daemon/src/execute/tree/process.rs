@@ -104,7 +104,8 @@ impl Handle {
     }
 
     fn read(&self, name: &str, max: u64) -> Option<Vec<u8>> {
-        let mut bytes = Vec::new();
+        // Room for all of most `stat`s, which else take six calls.
+        let mut bytes = Vec::with_capacity(1 << 10);
         File::from(self.open_below(name, OFlags::empty()).ok()?).take(max).read_to_end(&mut bytes).ok()?;
         Some(bytes)
     }
