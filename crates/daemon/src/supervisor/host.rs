@@ -5,11 +5,13 @@ mod descriptors;
 mod memory;
 mod rests;
 mod source;
+mod starts;
 
 use self::descriptors::Descriptors;
 pub(super) use self::descriptors::LAST_TURNS;
 use self::rests::Rests;
 use self::source::Source;
+use self::starts::Starts;
 use super::console::Console;
 use super::evidence::{Collector, Job};
 use super::inbox::{Asker, Inbox, Outlet};
@@ -34,7 +36,7 @@ use hale_core::event::{EndWhy, Event, ExitStatus, SpawnFailure};
 use hale_core::ids::{Epoch, Name, RecordId};
 use hale_core::policy::{Policy, ServicePolicy, Signal};
 use hale_core::record::{Class, Record};
-use hale_core::time::{Monotonic, Now, Span};
+use hale_core::time::{Monotonic, Now};
 use hale_core::world::Snapshot;
 use rustix::event::{Timespec, epoll};
 use rustix::time::{ClockId, clock_gettime};
@@ -50,13 +52,6 @@ const EVENTS_PER_WAIT: usize = 128;
 
 /// How many events of other threads one round takes before the guardian is listened to again.
 const INBOX_PER_ROUND: usize = 256;
-
-/// How long ledger, console and keeper wait for a service that is just being started: about twice what it takes from the order
-/// to the first act of a small program. The journal has the records meanwhile.
-const START_FIRST: Span = Span::from_ms(2);
-
-/// How long they wait at most while one service after the other is being started: whoever reads along hardly notices.
-const STARTS_FIRST: Span = Span::from_ms(20);
 
 /// How long an orderly end waits for the ledger: after it the disk is taken for hung, and the journal has what the
 /// ledger misses.
@@ -113,8 +108,8 @@ pub(super) struct DaemonHost {
     unacknowledged: Vec<(Name, Epoch)>,
     /// Flushes that the keeper was not asked for yet.
     unflushed: Vec<(Name, Job)>,
-    /// A start was ordered since the last [`Self::tell`], which waits until then, and no later than until the other.
-    told_at: Option<(Monotonic, Monotonic)>,
+    /// Starts that were ordered since the last [`Self::tell`], which waits for them.
+    starts: Starts,
     /// Services whose output's place the keeper was not told yet.
     unconfigured: Vec<Name>,
     ended: Option<Ended>,
@@ -191,7 +186,7 @@ impl DaemonHost {
             told: Vec::new(),
             unacknowledged: Vec::new(),
             unflushed: Vec::new(),
-            told_at: None,
+            starts: Starts::default(),
             unconfigured: Vec::new(),
             ended: None,
             kernel_log: None,
@@ -248,8 +243,7 @@ impl DaemonHost {
 
     /// Waits for the kernel, at most until `until`, and turns what it tells into events.
     fn listen(&mut self, until: Option<Monotonic>) -> io::Result<()> {
-        let told_at = self.told_at.map(|(told, last)| told.min(last));
-        let until = match told_at.filter(|&told| now().mono < told) {
+        let until = match self.starts.until(now().mono) {
             Some(told) => Some(until.map_or(told, |until| until.min(told))),
             None => {
                 self.tell();
@@ -293,7 +287,7 @@ impl DaemonHost {
     /// and keeper. Not in [`Host::write`], nor while a service is on the way to its program: the journal has it already, and
     /// a service that must be started does not share its processor with everybody who would be woken.
     fn tell(&mut self) {
-        self.told_at = None;
+        self.starts.over();
         for service in self.unconfigured.drain(..) {
             let Some(hosted) = self.services.get(&service) else { continue };
             if let Err(error) = hosted.configure(&mut self.parts.keeper) {
@@ -555,11 +549,7 @@ impl DaemonHost {
             hosted.order(epoch, &prepared, &mut self.parts.guardian)
         });
         match sent {
-            Ok(()) => {
-                let now = now().mono;
-                let last = self.told_at.map_or_else(|| now.after(STARTS_FIRST), |(_, last)| last);
-                self.told_at = Some((now.after(START_FIRST), last));
-            }
+            Ok(()) => self.starts.ordered(now().mono),
             Err(failure) => {
                 self.events.push_back(Event::SpawnFailed { service: service.clone(), epoch, failure });
             }
