@@ -22,7 +22,7 @@ use rustix::event::PollFlags;
 use rustix::event::epoll::{self, Event, EventData, EventFlags};
 use rustix::io::Errno;
 use rustix::process::Rlimit;
-use rustix::thread::Gid;
+use rustix::thread::{Gid, sched_yield};
 use std::fmt::{Arguments, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
@@ -78,6 +78,8 @@ pub struct Guardian {
     pub(super) message: Vec<u8>,
     pub(super) pointers: [PointerSpace; 2],
     pub(super) groups: Vec<Gid>,
+    /// Children that were not run yet have used up half of the low descriptors.
+    pub(super) crowded: bool,
     /// For each [`HostSignal`] that the supervisor may not have taken: the number that proves that it has, once it came back.
     pub(super) signals: [Option<u64>; 3],
     pub(super) untold_keeper: bool,
@@ -224,6 +226,11 @@ impl Guardian {
             if !self.read_order(true) {
                 return;
             }
+        }
+        if std::mem::take(&mut self.crowded) {
+            // Children that have not run yet hold the low descriptors, and the next ones would have to copy all others: they go
+            // first. What they say then is among the next events, as are the orders that are left.
+            sched_yield();
         }
     }
 

@@ -115,6 +115,7 @@ impl Guardian {
         let listen_pid = (count > 0).then_some(&listen_pid);
         // The store is above LOW_FDS: a child that gets something of it needs a copy of the whole table.
         let low = count == 0 && output.as_raw_fd() < LOW_FDS && status_end.as_raw_fd() < LOW_FDS;
+        self.crowded |= status_end.as_raw_fd() > LOW_FDS / 2;
         let leave_high_fds = self.can_leave_high_fds && low && self.slots.all().len() > SLOTS_COPIED;
         let [argv, environment] = &mut self.pointers;
         let too_big = (Step::Order, Errno::TOOBIG);

@@ -187,6 +187,7 @@ pub fn prepare(args: impl IntoIterator<Item = OsString>) -> Result<Guardian, Sta
         // One more for LISTEN_PID.
         pointers: [PointerSpace::new(MAX_STRINGS), PointerSpace::new(MAX_STRINGS + 1)],
         groups: Vec::with_capacity(MAX_GROUPS),
+        crowded: false,
         signals: [None; 3],
         untold_keeper: false,
         untold_lost: false,
