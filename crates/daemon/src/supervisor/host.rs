@@ -5,19 +5,20 @@ mod descriptors;
 mod memory;
 mod rests;
 mod source;
+mod spawn;
 
 use self::descriptors::Descriptors;
 pub(super) use self::descriptors::LAST_TURNS;
 use self::rests::Rests;
 use self::source::Source;
+use self::spawn::ReadyOrder;
 use super::console::Console;
 use super::evidence::{Collector, Job};
 use super::inbox::{Asker, Inbox, Outlet};
 use super::kept::Kept;
 use super::past;
-use super::prepare::{Prepared, prepare, touches_files};
 use super::said::Said;
-use super::service::{Hosted, failure};
+use super::service::Hosted;
 use crate::execute::tree::{Trees, Until, Watcher};
 use crate::keeper::client::KeeperClient;
 use crate::keeper::protocol::KeeperEvent;
@@ -25,16 +26,16 @@ use crate::knowledge::ledger_store::LedgerStore;
 use crate::monitor::kernel_log::KernelLog;
 use crate::monitor::pressure::StallTrigger;
 use crate::monitor::probe::{ProbeOrder, Prober};
-use crate::protocol::{GuardianEvent, HostSignal, MAX_SERVICES, Slot, StoreKey};
+use crate::protocol::{GuardianEvent, HostSignal, MAX_SERVICES, Slot};
 use crate::supervisor::client::GuardianClient;
 use crate::sys::wait::Exit;
 use hale_core::driver::Host;
 use hale_core::effect::{Effect, Fence, Order};
-use hale_core::event::{EndWhy, Event, ExitStatus, SpawnFailure};
+use hale_core::event::{EndWhy, Event, ExitStatus};
 use hale_core::ids::{Epoch, Name, RecordId};
-use hale_core::policy::{Policy, ServicePolicy, Signal};
+use hale_core::policy::{Policy, Signal};
 use hale_core::record::{Class, Record};
-use hale_core::time::{Monotonic, Now, Span};
+use hale_core::time::{Monotonic, Now};
 use hale_core::world::Snapshot;
 use rustix::event::{Timespec, epoll};
 use rustix::time::{ClockId, clock_gettime};
@@ -50,10 +51,6 @@ const EVENTS_PER_WAIT: usize = 128;
 
 /// How many events of other threads one round takes before the guardian is listened to again.
 const INBOX_PER_ROUND: usize = 256;
-
-/// How long ledger, console and keeper wait for a service that is just being started: about twice what it takes from the order
-/// to the first act of a small program. The journal has the records meanwhile.
-const START_FIRST: Span = Span::from_ms(2);
 
 /// How long an orderly end waits for the ledger: after it the disk is taken for hung, and the journal has what the
 /// ledger misses.
@@ -121,9 +118,6 @@ pub(super) struct DaemonHost {
     rests: Rests,
     descriptors: Descriptors,
 }
-
-/// An order that is prepared, or cannot be.
-type ReadyOrder = (Name, Epoch, Result<Prepared, SpawnFailure>);
 
 /// How the loop came to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -494,61 +488,6 @@ impl DaemonHost {
         let name = self.names[slot.0 as usize].clone();
         if let Some(fd) = self.services.get(&name).and_then(Hosted::tree_events) {
             let _ = epoll::delete(&self.epoll, fd);
-        }
-    }
-
-    fn spawn(&mut self, service: &Name, epoch: Epoch, policy: &Arc<ServicePolicy>) {
-        let Some(hosted) = self.services.get_mut(service) else { return };
-        if let Err(failure) = hosted.ensure(&self.parts.trees, &mut self.parts.keeper, &policy.limits) {
-            self.events.push_back(Event::SpawnFailed { service: service.clone(), epoch, failure });
-            return;
-        }
-        let paths = hosted.paths(&self.parts.trees);
-        self.watch_memory(service);
-        if !touches_files(policy) {
-            let prepared = prepare(policy, &paths);
-            self.send_spawn(service, epoch, prepared);
-            return;
-        }
-        let (done, inbox) = (self.prepared_sender.clone(), self.parts.inbox.clone());
-        let (for_service, policy) = (service.clone(), policy.clone());
-        let work = move || {
-            let _ = done.send((for_service, epoch, prepare(&policy, &paths)));
-            inbox.ring();
-        };
-        // One thread for each start: a file system that hangs holds up the services that need it, and no other.
-        if let Err(error) = std::thread::Builder::new().name(String::from("prepare")).spawn(work) {
-            self.send_spawn(service, epoch, Err(failure("thread", "", &error)));
-        }
-    }
-
-    fn send_spawn(&mut self, service: &Name, epoch: Epoch, prepared: Result<Prepared, SpawnFailure>) {
-        let Some(hosted) = self.services.get_mut(service).filter(|hosted| hosted.is_due(epoch)) else { return };
-        let slot = hosted.slot();
-        let sent = prepared.and_then(|prepared| {
-            if let Some(socket) = hosted.listen(prepared.identity.as_ref())? {
-                let watched = epoll::add(&self.epoll, socket, Source::Notify(slot).data(), epoll::EventFlags::IN);
-                // Without a place in the store what is said during a replacement is lost, and nothing else.
-                let _ = self.parts.guardian.store(StoreKey::Notify(slot), socket);
-                if let Err(errno) = watched {
-                    hosted.unlisten();
-                    return Err(failure("notify socket", "", &io::Error::from(errno)));
-                }
-            }
-            hosted.order(epoch, &prepared, &mut self.parts.guardian)
-        });
-        match sent {
-            Ok(()) => _ = self.told_at.get_or_insert_with(|| now().mono.after(START_FIRST)),
-            Err(failure) => {
-                self.events.push_back(Event::SpawnFailed { service: service.clone(), epoch, failure });
-            }
-        }
-    }
-
-    /// Sends the orders that other threads have prepared.
-    fn send_prepared(&mut self) {
-        while let Ok((service, epoch, prepared)) = self.prepared.try_recv() {
-            self.send_spawn(&service, epoch, prepared);
         }
     }
 }
