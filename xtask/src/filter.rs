@@ -45,15 +45,10 @@ const NEEDS: &[Need] = &[
         why_not: "no systemd, or this user may not make it process 1 of new namespaces",
         is_met: host::can_boot_systemd,
     },
-    // Met by the caller: it takes a download.
-    Need { module: NEEDS_SDNOTIFY, why_not: "no Python with PyPI's sdnotify could be made", is_met: || true },
+    // Met by the caller: they take downloads.
+    Need { module: "needs_sdnotify", why_not: "no Python with PyPI's sdnotify could be made", is_met: || true },
+    Need { module: "needs_schemathesis", why_not: "no Python with PyPI's schemathesis could be made", is_met: || true },
 ];
-
-/// The module of tests that find a Python with sdnotify in [`SDNOTIFY_VARIABLE`].
-const NEEDS_SDNOTIFY: &str = "needs_sdnotify";
-
-/// The environment variable that tells tests the Python with sdnotify.
-pub const SDNOTIFY_VARIABLE: &str = "HALE_TEST_SDNOTIFY_PYTHON";
 
 /// The tests to run, and the ones that are left out.
 pub struct Selection {
@@ -63,10 +58,10 @@ pub struct Selection {
     pub left_out: Vec<LeftOut>,
 }
 
-/// Chooses from `list`, the JSON of `cargo nextest list`.
-pub fn select(list: &str, has_sdnotify: bool) -> Outcome<Selection> {
+/// Chooses from `list`, the JSON of `cargo nextest list`; the needs in `missing` are not met.
+pub fn select(list: &str, missing: &[&str]) -> Outcome<Selection> {
     let list: Value = serde_json::from_str(list).map_err(|e| format!("cannot read the list of tests: {e}"))?;
-    select_with(&list, |need| (need.is_met)() && (need.module != NEEDS_SDNOTIFY || has_sdnotify))
+    select_with(&list, |need| (need.is_met)() && !missing.contains(&need.module))
 }
 
 fn select_with(list: &Value, is_met: impl Fn(&Need) -> bool) -> Outcome<Selection> {

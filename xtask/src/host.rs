@@ -19,7 +19,7 @@ const PACKAGES: &[Package] = &[
     Package { name: "nginx-light", program: "nginx", why: "an HTTP server with workers, to be healed" },
     Package { name: "redis-server", program: "redis-server", why: "a TCP server, to be healed" },
     Package { name: "python3", program: "python3", why: "an asyncio server to be healed; programs with sdnotify" },
-    Package { name: "python3-venv", program: "python3", why: "a private place for PyPI's sdnotify" },
+    Package { name: "python3-venv", program: "python3", why: "private places for packages of PyPI" },
     Package { name: "curl", program: "curl", why: "the transcripts in README.md break the demo services with it" },
     Package { name: "jq", program: "jq", why: "the ledger's chain can be checked without Hale" },
     Package { name: "systemd", program: "systemd-notify", why: "systemd-notify talks to Hale's notify socket" },
@@ -36,8 +36,32 @@ const PACKAGES: &[Package] = &[
 const POLICY_FILE: &str = "/usr/sbin/policy-rc.d";
 const POLICY: &str = "#!/bin/sh\nexit 101\n";
 
-/// The version that the tests were written against.
-const SDNOTIFY: &str = "sdnotify==0.3.2";
+/// A package of PyPI that tests use, in the version that they were written against.
+pub struct PythonPackage {
+    /// The module that its Python can import.
+    module: &'static str,
+    requirement: &'static str,
+    /// The environment variable that tells tests the Python that has it.
+    pub variable: &'static str,
+    /// The module of tests that need it.
+    pub need: &'static str,
+}
+
+/// All of them.
+pub const PYTHON_PACKAGES: [PythonPackage; 2] = [
+    PythonPackage {
+        module: "sdnotify",
+        requirement: "sdnotify==0.3.2",
+        variable: "HALE_TEST_SDNOTIFY_PYTHON",
+        need: "needs_sdnotify",
+    },
+    PythonPackage {
+        module: "schemathesis",
+        requirement: "schemathesis==4.32.5",
+        variable: "HALE_TEST_SCHEMATHESIS_PYTHON",
+        need: "needs_schemathesis",
+    },
+];
 
 /// The version of the test runner that is built when none is installed; the machine needs some minutes for it.
 const NEXTEST_VERSION: &str = "0.9.143";
@@ -177,23 +201,25 @@ impl Drop for NoServiceStarts {
     }
 }
 
-/// A Python with PyPI's sdnotify, in a venv in the target folder; `None` if it cannot be had here.
-pub fn sdnotify_python(target: &Path) -> Option<PathBuf> {
-    let venv = target.join("tools/sdnotify");
-    let python = venv.join("bin/python");
-    let works = || {
-        let import = Command::new(&python).args(["-c", "import sdnotify"]).output();
-        import.is_ok_and(|output| output.status.success())
-    };
-    if works() {
-        return Some(python);
+impl PythonPackage {
+    /// A Python with it, in a venv in the target folder; `None` if it cannot be had here.
+    pub fn python(&self, target: &Path) -> Option<PathBuf> {
+        let venv = target.join("tools").join(self.module);
+        let python = venv.join("bin/python");
+        let works = || {
+            let import = Command::new(&python).args(["-c", &format!("import {}", self.module)]).output();
+            import.is_ok_and(|output| output.status.success())
+        };
+        if works() {
+            return Some(python);
+        }
+        let made = run(Command::new("python3").args(["-m", "venv"]).arg(&venv))
+            .and_then(|()| run(Command::new(&python).args(["-m", "pip", "install", "--quiet", self.requirement])));
+        if let Err(message) = made {
+            println!("{message}");
+        }
+        works().then_some(python)
     }
-    let made = run(Command::new("python3").args(["-m", "venv"]).arg(&venv))
-        .and_then(|()| run(Command::new(&python).args(["-m", "pip", "install", "--quiet", SDNOTIFY])));
-    if let Err(message) = made {
-        println!("{message}");
-    }
-    works().then_some(python)
 }
 
 /// The test runner: the installed one, or one built into the target folder.

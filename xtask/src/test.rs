@@ -1,6 +1,6 @@
 //! `cargo xtask test`: every check, cheap ones first; a failed one does not keep the others from running.
 
-use crate::filter::{SDNOTIFY_VARIABLE, Selection, select};
+use crate::filter::{Selection, select};
 use crate::report::{Phase, Report, Tally};
 use crate::tools::{Outcome, cargo, output_of, run as run_command};
 use crate::{dist, edges, generate, host, markdown, purity, tidy, tools, vm};
@@ -77,17 +77,19 @@ fn steps(root: &Path, report: &mut Report) {
 fn tests(root: &Path, report: &mut Report) -> Outcome {
     let target = tools::target_dir(root)?;
     let runner = host::nextest(root, &target)?;
-    let sdnotify = host::sdnotify_python(&target);
+    let pythons: Vec<_> = host::PYTHON_PACKAGES.iter().map(|package| (package, package.python(&target))).collect();
     let nextest = |words: &[&str]| {
         let mut command = Command::new(&runner);
         command.arg("nextest").args(words).args(["--locked", "--workspace"]).current_dir(root);
-        if let Some(python) = &sdnotify {
-            command.env(SDNOTIFY_VARIABLE, python);
+        for (package, python) in &pythons {
+            command.envs(python.as_ref().map(|python| (package.variable, python)));
         }
         command
     };
+    let missing: Vec<&str> =
+        pythons.iter().filter(|(_, python)| python.is_none()).map(|(package, _)| package.need).collect();
     let list = output_of(&mut nextest(&["list", "--message-format", "json"]))?;
-    let Selection { filterset, left_out } = select(&list, sdnotify.is_some())?;
+    let Selection { filterset, left_out } = select(&list, &missing)?;
     for entry in left_out {
         report.leave_out(entry);
     }

@@ -91,7 +91,12 @@ fn problem(answer: &Answer) -> Failure {
     let exit = match problem.code {
         Code::Refused => Exit::Refused,
         Code::Busy => Exit::Busy,
-        Code::NotFound | Code::UnknownService | Code::ReadOnly | Code::Failed | Code::UnderWay => Exit::Failed,
+        Code::NotFound
+        | Code::MethodNotAllowed
+        | Code::UnknownService
+        | Code::ReadOnly
+        | Code::Failed
+        | Code::UnderWay => Exit::Failed,
     };
     Failure::new(exit, problem.detail)
 }

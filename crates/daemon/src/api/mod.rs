@@ -4,14 +4,18 @@
 //! stands [`Loop::ask`].
 
 pub mod client;
+mod connections;
 pub mod groups;
 mod names;
+mod openapi;
 pub mod problem;
 mod server;
 pub mod sockets;
+mod stream;
 pub mod view;
 
 pub use server::serve;
+pub use stream::Hub;
 
 use crate::supervisor::inbox::Asker;
 use hale_core::effect::Answer;

@@ -4,16 +4,19 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use hale_core::reason::Reason;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// The media type of [`Problem`] (RFC 9457, section 3).
 pub const MEDIA_TYPE: &str = "application/problem+json";
 
 /// Which problem it is, for programs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Code {
-    /// There is no such path, or not with this method.
+    /// There is no such path.
     NotFound,
+    /// There is, and not with this method.
+    MethodNotAllowed,
     /// There is no such service.
     UnknownService,
     /// This socket takes no orders.
@@ -28,8 +31,35 @@ pub enum Code {
     Busy,
 }
 
+impl Code {
+    /// All of them, for the description.
+    pub(super) const ALL: [Self; 8] = [
+        Self::NotFound,
+        Self::MethodNotAllowed,
+        Self::UnknownService,
+        Self::ReadOnly,
+        Self::Refused,
+        Self::Failed,
+        Self::UnderWay,
+        Self::Busy,
+    ];
+
+    /// What HTTP calls it.
+    pub(super) fn status(self) -> StatusCode {
+        match self {
+            Self::NotFound | Self::UnknownService => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::ReadOnly => StatusCode::FORBIDDEN,
+            Self::Refused => StatusCode::CONFLICT,
+            Self::Failed => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::UnderWay => StatusCode::GATEWAY_TIMEOUT,
+            Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+}
+
 /// One problem.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Problem {
     /// What HTTP calls it.
     pub title: String,
@@ -39,22 +69,16 @@ pub struct Problem {
     pub detail: String,
     /// Which problem.
     pub code: Code,
-    /// Why it was refused.
+    /// Why it was refused, as in the ledger.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
     pub reason: Option<Reason>,
 }
 
 impl Problem {
     /// A problem with this sentence for people. (`type` is absent: RFC 9457 then reads it as `about:blank`.)
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
-        let status = match code {
-            Code::NotFound | Code::UnknownService => StatusCode::NOT_FOUND,
-            Code::ReadOnly => StatusCode::FORBIDDEN,
-            Code::Refused => StatusCode::CONFLICT,
-            Code::Failed => StatusCode::INTERNAL_SERVER_ERROR,
-            Code::UnderWay => StatusCode::GATEWAY_TIMEOUT,
-            Code::Busy => StatusCode::SERVICE_UNAVAILABLE,
-        };
+        let status = code.status();
         let title = status.canonical_reason().unwrap_or_default().to_owned();
         Self { title, status: status.as_u16(), detail: detail.into(), code, reason: None }
     }

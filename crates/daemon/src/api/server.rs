@@ -1,24 +1,23 @@
-//! The server: few routes, and a bound on everything that a client could make long.
+//! The routes: few, and a bound on everything that a client could make long.
 
-use super::Loop;
-use super::names::user_name;
+use super::connections::accept;
+use super::openapi::{self, OrderAnswers, QuestionProblems};
 use super::problem::{Code, Problem};
 use super::sockets::{SocketError, Sockets};
-use super::view;
+use super::stream::{self, Hub};
+use super::{Loop, view};
+use axum::extract::rejection::PathRejection;
 use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::response::{IntoResponse, Json, Response};
-use axum::routing::{get, post};
+use axum::routing::{MethodRouter, get, post};
 use axum::{Extension, Router};
 use hale_core::effect::Answer;
 use hale_core::event::Question;
 use hale_core::ids::Name;
 use hale_core::record::{Actor, OperatorOrder};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Semaphore;
+use tokio::net::UnixListener;
 use tokio::time::timeout;
 
 /// How long a question may wait for the loop, whose steps take microseconds: after a second something is wrong, and
@@ -27,93 +26,83 @@ const QUESTION_WITHIN: Duration = Duration::from_secs(1);
 /// How long an order may wait for its end: a start that takes its usual 30 s, after a stop that takes its usual 10 s,
 /// fits. The order goes on without the client.
 const ORDER_WITHIN: Duration = Duration::from_secs(60);
-/// How long a client may take to send its request: local programs need microseconds.
-const REQUEST_WITHIN: Duration = Duration::from_secs(2);
-/// How long a client may take to read its answer.
-const READ_WITHIN: Duration = Duration::from_secs(5);
-/// Connections at once on each socket. Each costs some 20 KiB while it lasts; an operator and a few dashboards need
-/// less. Others wait in the kernel's backlog, and each connection ends within [`REQUEST_WITHIN`] and what follows.
-const CONNECTIONS_MAX: usize = 32;
 /// No request of this version has a body.
 const BODY_MAX_BYTES: usize = 4 * 1024;
-/// Request line and headers; hyper's least.
-const HEAD_MAX_BYTES: usize = 8 * 1024;
-/// Pause after the operating system had no descriptor left for a connection, so that the loop below does not spin.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 #[derive(Clone)]
-struct Api {
+pub(super) struct Api {
     the_loop: Arc<dyn Loop>,
+    pub(super) hub: Hub,
     /// Whether orders are taken.
     control: bool,
 }
+
+/// The name of a service in a path, if it is text at all.
+type ServiceInPath = Result<Path<String>, PathRejection>;
 
 /// Serves both sockets until it is dropped. Needs a tokio runtime with I/O and time.
 ///
 /// # Errors
 /// The runtime cannot watch a socket.
-pub async fn serve(sockets: Sockets, the_loop: Arc<dyn Loop>) -> Result<(), SocketError> {
+pub async fn serve(sockets: Sockets, the_loop: Arc<dyn Loop>, hub: Hub) -> Result<(), SocketError> {
     let read = UnixListener::from_std(sockets.read).map_err(SocketError::watch)?;
     let control = UnixListener::from_std(sockets.control).map_err(SocketError::watch)?;
     tokio::join!(
-        accept(read, router(Api { the_loop: the_loop.clone(), control: false }), QUESTION_WITHIN),
-        accept(control, router(Api { the_loop, control: true }), ORDER_WITHIN),
+        accept(read, router(Api { the_loop: the_loop.clone(), hub: hub.clone(), control: false }), QUESTION_WITHIN),
+        accept(control, router(Api { the_loop, hub, control: true }), ORDER_WITHIN),
     );
     Ok(())
 }
 
+/// Every path, and who answers it.
+pub(super) const ROUTES: [(&str, fn() -> MethodRouter<Api>); 7] = [
+    ("/v1/openapi.json", || get(description)),
+    ("/v1/records", || get(stream::records)),
+    ("/v1/services/{service}/restart", || post(restart)),
+    ("/v1/services/{service}/start", || post(start)),
+    ("/v1/services/{service}/stop", || post(stop)),
+    ("/v1/status", || get(status_of_all)),
+    ("/v1/status/{service}", || get(status_of_one)),
+];
+
 fn router(api: Api) -> Router {
-    Router::new()
-        .route("/v1/status", get(status_of_all))
-        .route("/v1/status/{service}", get(status_of_one))
-        .route("/v1/services/{service}/start", post(start))
-        .route("/v1/services/{service}/stop", post(stop))
-        .route("/v1/services/{service}/restart", post(restart))
-        .fallback(async || Problem::new(Code::NotFound, "no such path; see `hale help` for what can be asked"))
+    let routes = ROUTES.iter().fold(Router::new(), |router, (path, answers)| router.route(path, answers()));
+    routes
+        .fallback(async || Problem::new(Code::NotFound, "no such path; see /v1/openapi.json for what can be asked"))
+        .method_not_allowed_fallback(async || {
+            Problem::new(Code::MethodNotAllowed, "questions are asked by GET, orders are given by POST")
+        })
         .layer(DefaultBodyLimit::max(BODY_MAX_BYTES))
         .with_state(api)
 }
 
-/// Accepts connections for ever, at most [`CONNECTIONS_MAX`] at once.
-async fn accept(listener: UnixListener, router: Router, answer_within: Duration) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    loop {
-        let Ok(place) = places.clone().acquire_owned().await else { return };
-        let Ok((stream, _)) = listener.accept().await else {
-            tokio::time::sleep(ACCEPT_PAUSE).await;
-            continue;
-        };
-        let router = router.clone();
-        tokio::spawn(async move {
-            // A client that is too slow, or breaks the protocol, is dropped: it gets nothing better.
-            let _dropped = timeout(REQUEST_WITHIN + answer_within + READ_WITHIN, exchange(stream, router)).await;
-            drop(place);
-        });
-    }
+/// This description.
+#[utoipa::path(get, path = "/v1/openapi.json", responses((status = 200, description = "OpenAPI 3.1", body = Object)))]
+pub(super) async fn description() -> Response {
+    Json(openapi::document()).into_response()
 }
 
-/// One request and its answer.
-async fn exchange(stream: UnixStream, router: Router) -> hyper::Result<()> {
-    // The kernel noted who connected when it connected; without that there is nobody to give an answer to.
-    let Ok(peer) = stream.peer_cred() else { return Ok(()) };
-    let actor = Actor { uid: peer.uid(), pid: peer.pid().unwrap_or(0), user: user_name(peer.uid()) };
-    hyper::server::conn::http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(REQUEST_WITHIN)
-        .max_buf_size(HEAD_MAX_BYTES)
-        .keep_alive(false)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router.layer(Extension(actor))))
-        .await
-}
-
-async fn status_of_all(State(api): State<Api>) -> Response {
+/// Hale and all services.
+#[utoipa::path(
+    get,
+    path = "/v1/status",
+    responses((status = 200, description = "how they are", body = view::Status), QuestionProblems),
+)]
+pub(super) async fn status_of_all(State(api): State<Api>) -> Response {
     status(&api, None).await
 }
 
-async fn status_of_one(State(api): State<Api>, Path(service): Path<String>) -> Response {
-    match Name::try_from(service.as_str()) {
+/// Hale and one service.
+#[utoipa::path(
+    get,
+    path = "/v1/status/{service}",
+    params(("service" = String, Path, description = "its name", example = "web")),
+    responses((status = 200, description = "how it is", body = view::Status), QuestionProblems),
+)]
+pub(super) async fn status_of_one(State(api): State<Api>, service: ServiceInPath) -> Response {
+    match named(service) {
         Ok(name) => status(&api, Some(name)).await,
-        Err(_) => unknown(&service).into_response(),
+        Err(problem) => problem.into_response(),
     }
 }
 
@@ -121,31 +110,57 @@ async fn status(api: &Api, service: Option<Name>) -> Response {
     answer(api, Question::Status { service }, QUESTION_WITHIN).await
 }
 
-async fn start(api: State<Api>, actor: Extension<Actor>, service: Path<String>) -> Response {
+/// Starts a service, and waits until it is healthy.
+#[utoipa::path(
+    post,
+    path = "/v1/services/{service}/start",
+    params(("service" = String, Path, description = "its name", example = "web")),
+    responses(OrderAnswers),
+)]
+pub(super) async fn start(api: State<Api>, actor: Extension<Actor>, service: ServiceInPath) -> Response {
     order(api, actor, service, |service| OperatorOrder::Start { service }).await
 }
 
-async fn stop(api: State<Api>, actor: Extension<Actor>, service: Path<String>) -> Response {
+/// Stops a service, and waits until it has ended.
+#[utoipa::path(
+    post,
+    path = "/v1/services/{service}/stop",
+    params(("service" = String, Path, description = "its name", example = "web")),
+    responses(OrderAnswers),
+)]
+pub(super) async fn stop(api: State<Api>, actor: Extension<Actor>, service: ServiceInPath) -> Response {
     order(api, actor, service, |service| OperatorOrder::Stop { service }).await
 }
 
-async fn restart(api: State<Api>, actor: Extension<Actor>, service: Path<String>) -> Response {
+/// Stops a service and starts it again, and waits until it is healthy.
+#[utoipa::path(
+    post,
+    path = "/v1/services/{service}/restart",
+    params(("service" = String, Path, description = "its name", example = "web")),
+    responses(OrderAnswers),
+)]
+pub(super) async fn restart(api: State<Api>, actor: Extension<Actor>, service: ServiceInPath) -> Response {
     order(api, actor, service, |service| OperatorOrder::Restart { service }).await
 }
 
 async fn order(
     State(api): State<Api>,
     Extension(actor): Extension<Actor>,
-    Path(service): Path<String>,
+    service: ServiceInPath,
     order: fn(Name) -> OperatorOrder,
 ) -> Response {
     if !api.control {
         return Problem::new(Code::ReadOnly, "orders are taken on control.sock only").into_response();
     }
-    match Name::try_from(service.as_str()) {
+    match named(service) {
         Ok(name) => answer(&api, Question::Order { actor, order: order(name) }, ORDER_WITHIN).await,
-        Err(_) => unknown(&service).into_response(),
+        Err(problem) => problem.into_response(),
     }
+}
+
+fn named(service: ServiceInPath) -> Result<Name, Problem> {
+    let Path(service) = service.map_err(|_| unknown("(not UTF-8)"))?;
+    Name::try_from(service.as_str()).map_err(|_| unknown(&service))
 }
 
 /// Asks the loop and turns what it says into HTTP.
@@ -182,9 +197,9 @@ fn unknown(service: &str) -> Problem {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod testing {
     use super::*;
-    use crate::api::{client, problem, sockets};
+    use crate::api::{client, sockets};
     use hale_core::policy::Mode;
     use hale_core::reason::Reason;
     use hale_core::record::Refusal;
@@ -192,13 +207,12 @@ mod tests {
     use hale_core::time::Now;
     use hyper::Method;
     use std::sync::Mutex;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::sync::oneshot;
 
     /// Answers at once, by the name of the service that is asked about.
     #[derive(Default)]
-    struct Scripted {
-        asked: Mutex<Vec<Question>>,
+    pub(super) struct Scripted {
+        pub(super) asked: Mutex<Vec<Question>>,
         unanswered: Mutex<Vec<oneshot::Sender<Answer>>>,
     }
 
@@ -240,27 +254,48 @@ mod tests {
         }
     }
 
-    struct Served {
+    pub(crate) struct Served {
         directory: tempfile::TempDir,
-        scripted: Arc<Scripted>,
+        pub(super) scripted: Arc<Scripted>,
+        hub: Hub,
     }
 
     impl Served {
-        fn start() -> Self {
+        pub(crate) fn start() -> Self {
             let directory = tempfile::tempdir().unwrap();
-            let scripted = Arc::new(Scripted::default());
-            tokio::spawn(serve(sockets::bind(directory.path()).unwrap(), scripted.clone()));
-            Self { directory, scripted }
+            let (scripted, hub) = (Arc::new(Scripted::default()), Hub::default());
+            tokio::spawn(serve(sockets::bind(directory.path()).unwrap(), scripted.clone(), hub.clone()));
+            Self { directory, scripted, hub }
         }
 
-        async fn get(&self, target: &str) -> client::Answer {
+        pub(crate) fn directory(&self) -> &std::path::Path {
+            self.directory.path()
+        }
+
+        pub(crate) fn hub(&self) -> &Hub {
+            &self.hub
+        }
+
+        pub(crate) async fn get(&self, target: &str) -> client::Answer {
             client::ask(&sockets::read_path(self.directory.path()), Method::GET, target).await.unwrap()
         }
 
-        async fn post(&self, target: &str) -> client::Answer {
+        pub(super) async fn post(&self, target: &str) -> client::Answer {
             client::ask(&sockets::control_path(self.directory.path()), Method::POST, target).await.unwrap()
         }
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::Served;
+    use super::*;
+    use crate::api::connections::{CONNECTIONS_MAX, HEAD_MAX_BYTES};
+    use crate::api::{client, problem, sockets};
+    use hale_core::reason::Reason;
+    use hyper::Method;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::UnixStream;
 
     fn code(answer: &client::Answer) -> Code {
         let problem: Problem = serde_json::from_slice(&answer.body).unwrap();
@@ -271,7 +306,7 @@ mod tests {
     #[tokio::test]
     async fn status_is_answered_on_both_sockets() {
         let served = Served::start();
-        for path in [sockets::read_path(served.directory.path()), sockets::control_path(served.directory.path())] {
+        for path in [sockets::read_path(served.directory()), sockets::control_path(served.directory())] {
             let answer = client::ask(&path, Method::GET, "/v1/status").await.unwrap();
             assert_eq!(answer.status, 200);
             let status: view::Status = serde_json::from_slice(&answer.body).unwrap();
@@ -293,7 +328,8 @@ mod tests {
         assert_eq!(code(&served.post("/v1/services/broken/start").await), Code::Failed);
         let refused: Problem = serde_json::from_slice(&served.post("/v1/services/refused/stop").await.body).unwrap();
         assert_eq!((refused.code, refused.reason), (Code::Refused, Some(Reason::ObserveMode)));
-        assert_eq!(served.get("/v1/services/bot/start").await.status, 405);
+        assert_eq!(code(&served.get("/v1/services/bot/start").await), Code::MethodNotAllowed);
+        assert_eq!(code(&served.post("/v1/services/%FF/start").await), Code::UnknownService);
     }
 
     #[tokio::test]
@@ -312,7 +348,7 @@ mod tests {
     #[tokio::test]
     async fn the_read_socket_takes_no_orders() {
         let served = Served::start();
-        let path = sockets::read_path(served.directory.path());
+        let path = sockets::read_path(served.directory());
         let answer = client::ask(&path, Method::POST, "/v1/services/bot/stop").await.unwrap();
         assert_eq!((answer.status, code(&answer)), (403, Code::ReadOnly));
         assert!(served.scripted.asked.lock().unwrap().is_empty());
@@ -323,7 +359,7 @@ mod tests {
         let served = Served::start();
         assert_eq!(code(&served.get("/v1/status/silent").await), Code::Busy);
         // The order's minute is not waited for here: its bound is the argument that is given.
-        let api = Api { the_loop: served.scripted.clone(), control: true };
+        let api = Api { the_loop: served.scripted.clone(), hub: Hub::default(), control: true };
         let actor = Actor { uid: 0, pid: 1, user: None };
         let order = OperatorOrder::Stop { service: Name::try_from("silent").unwrap() };
         let response = answer(&api, Question::Order { actor, order }, Duration::from_millis(1)).await;
@@ -334,7 +370,7 @@ mod tests {
     #[tokio::test]
     async fn slow_and_greedy_clients_are_dropped() {
         let served = Served::start();
-        let path = sockets::read_path(served.directory.path());
+        let path = sockets::read_path(served.directory());
         // As many silent connections as there are places: the next client is served when the first is dropped.
         let mut silent = Vec::new();
         for _ in 0..CONNECTIONS_MAX {

@@ -1,6 +1,7 @@
 //! The JSON that clients see: the core's types in the units and names of the contract (architecture, section 6).
 //! Fields are added, never renamed or removed.
 
+use super::openapi;
 use hale_core::hardware::Timer;
 use hale_core::ids::Name;
 use hale_core::incident::{Blame, Cause, Outcome, Story};
@@ -10,9 +11,10 @@ use hale_core::status::{CheckStatus, ServiceStatus, State, StatusReport};
 use hale_core::time::{Now, Span};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// `hale status --json`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Status {
     /// Hale itself.
     pub host: Host,
@@ -21,13 +23,14 @@ pub struct Status {
 }
 
 /// Hale itself.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Host {
     /// When the report was true.
     pub at: String,
     /// Version of the supervisor.
     pub version: String,
     /// Whether it acts.
+    #[schema(schema_with = openapi::mode)]
     pub mode: Mode,
     /// Why the ledger cannot be written, if it cannot.
     pub ledger_error: Option<String>,
@@ -37,7 +40,7 @@ pub struct Host {
 }
 
 /// The hardware timer.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct HardwareWatchdog {
     /// Whether it runs and is petted.
     pub armed: bool,
@@ -65,11 +68,13 @@ impl From<&Timer> for HardwareWatchdog {
 }
 
 /// One service.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Service {
     /// Its name.
+    #[schema(schema_with = openapi::name)]
     pub name: Name,
     /// What it is doing.
+    #[schema(schema_with = openapi::state)]
     pub state: State,
     /// Why, where there is something to say.
     pub detail: String,
@@ -99,9 +104,10 @@ pub struct Service {
 }
 
 /// One check of a service.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Check {
     /// Its name.
+    #[schema(schema_with = openapi::name)]
     pub name: Name,
     /// Its kind.
     pub kind: String,
@@ -114,7 +120,7 @@ pub struct Check {
 }
 
 /// An order that is carried out.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Done {
     /// In a sentence.
     pub text: String,

@@ -19,6 +19,7 @@ use super::kept::Kept;
 use super::past;
 use super::said::Said;
 use super::service::Hosted;
+use crate::api::Hub;
 use crate::execute::tree::{Trees, Until, Watcher};
 use crate::keeper::client::KeeperClient;
 use crate::keeper::protocol::KeeperEvent;
@@ -79,6 +80,8 @@ pub(super) struct Parts {
     /// Whether services go on when the guardian is lost, because there will be a next one.
     pub(super) leaves_services: bool,
     pub(super) said: Said,
+    /// Whoever listens to records.
+    pub(super) hub: Hub,
 }
 
 /// The real host.
@@ -292,6 +295,7 @@ impl DaemonHost {
         let any = !self.told.is_empty();
         for (record, line) in self.told.drain(..) {
             self.parts.console.record(&record);
+            self.parts.hub.tell(record.id, &line);
             let class = record.body.class();
             // What is dropped, or is no payload, is counted by the ledger itself, in a record of its own.
             if let Some(ledger) = &self.parts.ledger

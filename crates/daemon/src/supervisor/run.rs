@@ -173,7 +173,8 @@ fn run(args: impl IntoIterator<Item = OsString>) -> Result<Ended, StartError> {
     make_notify_dir(Path::new(&host_policy.runtime_dir)).map_err(failed("make the directory of notify sockets"))?;
     let asker = Asker::new(inbox.clone());
     let listeners = inherited.stored(StoreKey::ReadApi).zip(inherited.stored(StoreKey::ControlApi));
-    let (prober, listeners) = start_runtime(&host_policy.runtime_dir, listeners, &inbox, &asker, &trees)?;
+    let hub = api::Hub::default();
+    let (prober, listeners) = start_runtime(&host_policy.runtime_dir, listeners, &inbox, (&asker, &hub), &trees)?;
     for (key, fd) in [StoreKey::ReadApi, StoreKey::ControlApi].into_iter().zip(&listeners) {
         guardian.store(key, fd.as_fd()).map_err(|error| failed("keep the API's sockets")(io::Error::other(error)))?;
     }
@@ -211,6 +212,7 @@ fn run(args: impl IntoIterator<Item = OsString>) -> Result<Ended, StartError> {
         collector,
         leaves_services: without_guardian.as_os_str().as_bytes() == LEAVE.to_bytes(),
         said,
+        hub,
     };
     past::read(host_policy, boot_id(), &to_past);
     let mut host = DaemonHost::new(parts, &in_force.policy, first).map_err(failed("listen to the kernel"))?;
@@ -411,7 +413,7 @@ fn start_runtime(
     runtime_dir: &str,
     listeners: Option<(OwnedFd, OwnedFd)>,
     inbox: &Inbox,
-    asker: &Asker,
+    (asker, hub): (&Asker, &api::Hub),
     trees: &Arc<Trees>,
 ) -> Result<(Prober, [OwnedFd; 2]), StartError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -422,7 +424,7 @@ fn start_runtime(
     let to_loop = inbox.clone();
     let report = Arc::new(move |event| to_loop.send(event));
     let prober = Prober::new(runtime.handle().clone(), report, trees.clone());
-    let (runtime_dir, asker) = (PathBuf::from(runtime_dir), asker.clone());
+    let (runtime_dir, asker, hub) = (PathBuf::from(runtime_dir), asker.clone(), hub.clone());
     let (started, result) = sync_channel(1);
     let serve = move || {
         runtime.block_on(async {
@@ -437,7 +439,7 @@ fn start_runtime(
             match copies {
                 Ok((sockets, copies)) => {
                     let _ = started.send(Ok(copies));
-                    if let Err(error) = api::serve(sockets, Arc::new(asker)).await {
+                    if let Err(error) = api::serve(sockets, Arc::new(asker), hub).await {
                         eprintln!("hale: the API has ended: {error}");
                     }
                 }

@@ -14,6 +14,7 @@ mod memory;
 mod needs_nginx;
 mod needs_python;
 mod needs_redis;
+mod needs_schemathesis;
 mod needs_systemd;
 mod nobody;
 mod notify;
