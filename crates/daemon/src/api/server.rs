@@ -54,8 +54,11 @@ pub async fn serve(sockets: Sockets, the_loop: Arc<dyn Loop>, hub: Hub) -> Resul
     Ok(())
 }
 
-/// Every path, and who answers it.
-pub(super) const ROUTES: [(&str, fn() -> MethodRouter<Api>); 7] = [
+/// A path, and who answers it.
+type Route = (&'static str, fn() -> MethodRouter<Api>);
+
+/// All of them.
+pub(super) const ROUTES: [Route; 7] = [
     ("/v1/openapi.json", || get(description)),
     ("/v1/records", || get(stream::records)),
     ("/v1/services/{service}/restart", || post(restart)),
