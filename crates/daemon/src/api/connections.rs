@@ -47,7 +47,7 @@ impl Lease {
     async fn used_up(&self, time: Duration) {
         sleep(time).await;
         if self.place().is_none() {
-            std::future::pending().await;
+            std::future::pending::<()>().await;
         }
     }
 }
