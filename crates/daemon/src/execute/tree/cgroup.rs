@@ -295,8 +295,9 @@ impl Group {
 
     /// The content of one of its files.
     pub fn read(&self, name: &str) -> io::Result<String> {
-        let mut text = String::new();
-        File::from(self.open(name, OFlags::RDONLY)?).read_to_string(&mut text)?;
+        // Room for all of a usual one, and no question for its size, which the kernel does not know.
+        let mut text = String::with_capacity(1_024);
+        File::from(self.open(name, OFlags::RDONLY)?).take(u64::MAX).read_to_string(&mut text)?;
         Ok(text)
     }
 

@@ -118,7 +118,8 @@ impl Handle {
     }
 
     fn read(&self, name: &str, max: u64) -> Option<Vec<u8>> {
-        let mut bytes = Vec::new();
+        // Room for all of a usual one: the kernel is asked twice, not once for each doubling of the buffer.
+        let mut bytes = Vec::with_capacity(1_024);
         File::from(self.open_below(name, OFlags::empty()).ok()?).take(max).read_to_end(&mut bytes).ok()?;
         Some(bytes)
     }
