@@ -29,6 +29,14 @@ pub(crate) fn read(service: &Fields<'_>, report: &mut Report<'_>) -> Option<Vec<
         report.error(item.at, message, Some("write [[service.NAME.check]], with two brackets".to_owned()));
         return None;
     };
+    read_items(list, report)
+}
+
+/// Reads a list of checks. `None`: one of them is wrong.
+pub(crate) fn read_items<'a>(
+    list: impl IntoIterator<Item = &'a Item>,
+    report: &mut Report<'_>,
+) -> Option<Vec<CheckPolicy>> {
     let mut given = BTreeMap::new();
     let mut all = Vec::new();
     for item in list {
@@ -89,7 +97,7 @@ fn name(
         Ok(name) => {
             if let Some(first) = given.insert(name.clone(), at) {
                 let help = format!("the first one is at {}", report.position(first));
-                report.error(at, format!("two checks of this service are called `{name}`"), Some(help));
+                report.error(at, format!("two checks here are called `{name}`"), Some(help));
             }
             Some(name)
         }

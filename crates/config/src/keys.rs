@@ -1,6 +1,7 @@
 //! Every key of `hale.toml`, once: name, meaning, range and default. Reading, the nearest name for a typo, the
 //! JSON Schema and the check of docs/configuration.md all come from here and so cannot disagree.
 
+use crate::dependencies;
 use crate::kinds::{AnyJson, Bytes, Choice, Duration, Flag, Kind, List, Map, Number, SignalName, StatusCodes, Text};
 use crate::listen::Addresses;
 use crate::text;
@@ -38,6 +39,8 @@ pub(crate) enum Shape {
     Named(&'static Section),
     /// A list of checks.
     Checks,
+    /// One check or a list of them, of things that Hale does not run.
+    OutsideChecks,
 }
 
 /// A table of known keys.
@@ -91,7 +94,7 @@ impl AnyKey for Tables {
     }
 
     fn is_required(&self) -> bool {
-        false
+        matches!(self.shape, Shape::OutsideChecks)
     }
 
     fn content(&self) -> Content<'_> {
@@ -141,8 +144,11 @@ const TASKS_LIMIT_MAX: u32 = 4_194_304;
 const CPU_WEIGHT_MAX: u32 = 10_000;
 
 /// The file as a whole.
-pub(crate) static ROOT: Section =
-    Section { title: "the top level", keys: &[&HOST_TABLE, &SERVICE_TABLE, &SYSTEM_TABLE], planned: &["dependency"] };
+pub(crate) static ROOT: Section = Section {
+    title: "the top level",
+    keys: &[&HOST_TABLE, &SERVICE_TABLE, &SYSTEM_TABLE, &dependencies::TABLE],
+    planned: &[],
+};
 
 static HOST_TABLE: Tables = Tables { name: "host", doc: "Hale itself.", shape: Shape::One(&HOST) };
 static SERVICE_TABLE: Tables = Tables {
@@ -299,7 +305,8 @@ pub(crate) static ENVIRONMENT_FILES: Key<List<Text>> = key(
 pub(crate) static AFTER: Key<List<Text>> = key(
     "after",
     List { of: text(text::any), non_empty: false, example: r#"["database"]"# },
-    "Services that must be ready before this one is started, and that are stopped after it.",
+    "Services that must be ready, and dependencies that must be up, before this one is started. Services are stopped \
+     after it.",
 );
 pub(crate) static OPEN_FILES_LIMIT: Key<Number> = key(
     "open_files_limit",
@@ -596,7 +603,7 @@ pub(crate) static HEARTBEAT_WITHIN: Key<Duration> = required(
 );
 
 /// All sections, to tell where a key that stands in the wrong one belongs.
-pub(crate) static ALL: [&Section; 15] = [
+pub(crate) static ALL: [&Section; 16] = [
     &ROOT,
     &HOST,
     &HARDWARE_WATCHDOG,
@@ -608,6 +615,7 @@ pub(crate) static ALL: [&Section; 15] = [
     &RESTART,
     &CRASH_LOOP,
     &LOG,
+    &dependencies::SECTION,
     &HTTP,
     &TCP,
     &EXEC,

@@ -116,6 +116,10 @@ faults! {
     StatusUnknown = "status-unknown",
     /// The runtime journal cannot be written for a while: what happens meanwhile is not in it until a snapshot is.
     JournalFull = "journal-full",
+    /// A dependency is not there for a while.
+    DependencyDown = "dependency-down",
+    /// A service answers wrongly while something that it depends on is down.
+    DependencyHurts = "dependency-hurts",
 }
 
 impl Fault {

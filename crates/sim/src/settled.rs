@@ -17,6 +17,8 @@ enum Stand {
 /// All services.
 #[derive(Debug)]
 pub struct Settled {
+    /// Those that have a process and are left alone because of what they start after.
+    blocked: BTreeMap<Name, Name>,
     stands: BTreeMap<Name, Stand>,
 }
 
@@ -24,12 +26,27 @@ impl Settled {
     /// Nothing was started yet.
     #[must_use]
     pub fn new(policy: &Policy) -> Self {
-        Self { stands: policy.services.keys().map(|name| (name.clone(), Stand::Moving("down"))).collect() }
+        Self {
+            blocked: BTreeMap::new(),
+            stands: policy.services.keys().map(|name| (name.clone(), Stand::Moving("down"))).collect(),
+        }
     }
 
     /// Takes one record.
     pub fn follow(&mut self, record: &Record) {
-        let Some(stand) = record.service.as_ref().and_then(|name| self.stands.get_mut(name)) else { return };
+        let Some(name) = record.service.clone() else { return };
+        let Some(stand) = self.stands.get_mut(&name) else { return };
+        match &record.body {
+            Body::RunsBlocked { on, .. } => drop(self.blocked.insert(name, on.clone())),
+            Body::Unblocked { .. }
+            | Body::SpawnIntended { .. }
+            | Body::SpawnFailed { .. }
+            | Body::Adopted { .. }
+            | Body::Exited { .. }
+            | Body::StopIntended { .. }
+            | Body::KillIntended { .. } => drop(self.blocked.remove(&name)),
+            _ => {}
+        }
         *stand = match &record.body {
             Body::BecameHealthy { .. } => Stand::Healthy,
             Body::Stopped { .. } => Stand::Stopped,
@@ -54,6 +71,7 @@ impl Settled {
         let mut missing = Vec::new();
         for (name, stand) in &self.stands {
             match stand {
+                Stand::Moving(_) if self.blocked.get(name).is_some_and(|on| self.rests(on)) => {}
                 Stand::Moving(after) => missing.push(format!("{name} is not healthy after {after}")),
                 Stand::Healthy if !works(name) => missing.push(format!("{name} is called healthy and does not work")),
                 Stand::Blocked(on) if !self.rests(on) => missing.push(format!("{name} waits for {on}, which is up")),
@@ -68,7 +86,8 @@ impl Settled {
         match self.stands.get(name) {
             Some(Stand::Stopped) => true,
             Some(Stand::Blocked(on)) => self.rests(on),
-            Some(Stand::Moving(_) | Stand::Healthy) | None => false,
+            Some(Stand::Moving(_)) => self.blocked.get(name).is_some_and(|on| self.rests(on)),
+            Some(Stand::Healthy) | None => false,
         }
     }
 }

@@ -245,6 +245,7 @@ pub(super) mod testing {
                         mode,
                         ledger_error: None,
                         timer: None,
+                        dependencies: Vec::new(),
                         services: Vec::new(),
                     }))
                 }
