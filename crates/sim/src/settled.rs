@@ -3,7 +3,8 @@
 use hale_core::ids::Name;
 use hale_core::policy::Policy;
 use hale_core::record::{Body, Record};
-use std::collections::BTreeMap;
+use hale_core::world::dependency::Standing;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Where a service stands, as far as rest is concerned.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +18,8 @@ enum Stand {
 /// All services.
 #[derive(Debug)]
 pub struct Settled {
+    /// Dependencies that are not known to be up.
+    absent: BTreeSet<Name>,
     /// Those that have a process and are left alone because of what they start after.
     blocked: BTreeMap<Name, Name>,
     stands: BTreeMap<Name, Stand>,
@@ -27,6 +30,7 @@ impl Settled {
     #[must_use]
     pub fn new(policy: &Policy) -> Self {
         Self {
+            absent: policy.dependencies.keys().cloned().collect(),
             blocked: BTreeMap::new(),
             stands: policy.services.keys().map(|name| (name.clone(), Stand::Moving("down"))).collect(),
         }
@@ -34,6 +38,12 @@ impl Settled {
 
     /// Takes one record.
     pub fn follow(&mut self, record: &Record) {
+        if let Body::Dependency { name, edge } = &record.body {
+            match edge.standing() {
+                Standing::Up => self.absent.remove(name),
+                Standing::Down | Standing::Unknown => self.absent.insert(name.clone()),
+            };
+        }
         let Some(name) = record.service.clone() else { return };
         let Some(stand) = self.stands.get_mut(&name) else { return };
         match &record.body {
@@ -68,7 +78,7 @@ impl Settled {
     /// operator stopped or that finished is at rest, and so is one that waits for such a one.
     #[must_use]
     pub fn missing(&self, works: impl Fn(&Name) -> bool) -> Vec<String> {
-        let mut missing = Vec::new();
+        let mut missing: Vec<String> = self.absent.iter().map(|name| format!("{name} is not said to be up")).collect();
         for (name, stand) in &self.stands {
             match stand {
                 Stand::Moving(_) if self.blocked.get(name).is_some_and(|on| self.rests(on)) => {}

@@ -241,6 +241,7 @@ impl Service {
                     self.known.restarts += u64::from(self.known.last_epoch > Epoch(0));
                     let counters = &mut self.known.counters;
                     counters.held_tries = counters.held_tries.map(|tries| tries.saturating_add(1));
+                    self.known.oom = None;
                 }
                 self.known.last_epoch = *epoch;
                 self.known.process = Some(process.clone());

@@ -37,7 +37,7 @@ fn a_service_whose_dependency_is_down_is_left_alone_and_recovers_with_it() {
     let place = Place::new();
     fs::write(place.path("up"), "").unwrap();
     let hale = place.hale(SERVICES);
-    let pid = hale.ready("bot");
+    let pid = hale.started("bot");
     // A check that never passed has until `start.within`.
     hale.event("bot", "check exec passed");
     hale.says("dependency llm-api is up");
