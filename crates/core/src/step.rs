@@ -1,5 +1,6 @@
 //! The brain: one event in, records and effects out. Everything that Hale ever does begins here.
 
+pub(crate) mod asking;
 mod blocking;
 mod dependencies;
 mod descriptors;
@@ -260,6 +261,9 @@ impl Brain<'_> {
         self.tell_waiters(name, service::Wanted::Healthy, |_| crate::effect::Answer::Failed {
             text: finding.to_string(),
         });
+        if blocked.is_none() {
+            self.hasten_dependencies(name);
+        }
         let (failed, incident) = (self.known(name).last_epoch, self.known(name).incident.map(|open| open.id));
         let reboot = self.reboot_rung(name);
         let decision = self.decide(name, cause, blocked, hardware::rung(reboot.as_ref()));

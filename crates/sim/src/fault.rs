@@ -141,6 +141,14 @@ impl Rates {
         Self(vec![0; Fault::ALL.len()])
     }
 
+    /// This one at every occasion, and no other.
+    #[must_use]
+    pub fn always(fault: Fault) -> Self {
+        let mut rates = Self::none();
+        rates.0[fault as usize] = 1_000;
+        rates
+    }
+
     /// Draws a rate for each fault (swarm testing, Groce et al., ISSTA 2012): more than half are absent, so that
     /// those that are there meet each other in ever new company instead of hiding each other.
     #[must_use]

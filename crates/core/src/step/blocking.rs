@@ -184,8 +184,9 @@ mod tests {
 
     /// Answers the dependency's next probe.
     fn is_there(world: &mut World, is_up: bool) -> (u64, Vec<Record>) {
-        let due = world.dependencies[&name("api")].checks[0].1.due.unwrap();
-        let ms = due.as_us().div_ceil(1_000);
+        let probing = &world.dependencies[&name("api")].checks[0].1;
+        let sent = |(_, lost_at): (ProbeId, crate::time::Monotonic)| lost_at.since(at(6_000).mono).as_ms();
+        let ms = probing.due.map_or_else(|| sent(probing.in_flight.unwrap()), |due| due.as_us().div_ceil(1_000));
         let mut records = step(world, at(ms), Event::Tick).records;
         let (probe, _) = world.dependencies[&name("api")].checks[0].1.in_flight.unwrap();
         let failure = (!is_up).then_some(ProbeFailure::Wrong);
@@ -267,9 +268,37 @@ mod tests {
         let _ = is_there(&mut world, false);
         let _ = probe(&mut world, &bot, Some(ProbeFailure::Wrong));
         let _ = is_there(&mut world, true);
-        let failed = probe(&mut world, &bot, Some(ProbeFailure::Wrong));
-        assert!(failed.iter().any(|body| matches!(body, Body::StopIntended { .. })), "{failed:?}");
+        let _ = probe(&mut world, &bot, Some(ProbeFailure::Wrong));
+        let (_, answered) = is_there(&mut world, true);
+        assert!(answered.iter().any(|record| matches!(record.body, Body::StopIntended { .. })), "{answered:?}");
         assert_eq!(world.services[&bot].known.counters.failures, 1);
+    }
+
+    /// The service sees it first: its own probe fails at once, and the dependency's next one would come much later.
+    #[test]
+    fn a_failing_check_waits_for_what_the_dependency_says() {
+        for is_up in [true, false] {
+            let (mut world, bot) = running(checked());
+            let _ = probe(&mut world, &bot, None);
+            let failed = probe(&mut world, &bot, Some(ProbeFailure::Wrong));
+            assert_eq!(failed, [], "nothing is decided yet");
+            let (_, answered) = is_there(&mut world, is_up);
+            let acts = answered.iter().any(|record| matches!(record.body, Body::StopIntended { .. }));
+            assert_eq!(acts, is_up, "{answered:?}");
+            let counted = world.services[&bot].known.counters.failures;
+            assert_eq!(counted, u32::from(is_up));
+        }
+    }
+
+    #[test]
+    fn a_check_that_passes_meanwhile_is_acted_upon_no_more() {
+        let (mut world, bot) = running(checked());
+        let _ = probe(&mut world, &bot, None);
+        let _ = probe(&mut world, &bot, Some(ProbeFailure::Wrong));
+        let _ = probe(&mut world, &bot, None);
+        let (_, answered) = is_there(&mut world, true);
+        assert!(answered.is_empty(), "{answered:?}");
+        assert_eq!(state(&world, &bot), State::Healthy);
     }
 
     #[test]

@@ -28,9 +28,14 @@ impl Brain<'_> {
         let Some(dependency) = self.world.dependencies.get_mut(name) else { return };
         let policy = dependency.policy.clone();
         let mut started = Vec::new();
-        for (index, (check, (_, probing))) in policy.checks.iter().zip(&mut dependency.checks).enumerate() {
+        let mut is_lost = false;
+        let checks = policy.checks.iter().zip(&mut dependency.checks).zip(&mut dependency.answered);
+        for (index, ((check, (_, probing)), answered)) in checks.enumerate() {
             match (probing.in_flight, probing.due) {
-                (Some((_, lost_at)), _) if lost_at <= now => probing.lost(check, now),
+                (Some((_, lost_at)), _) if lost_at <= now => {
+                    probing.lost(check, now);
+                    (*answered, is_lost) = (Some(now), true);
+                }
                 (None, Some(due)) if due <= now => {
                     let probe = self.world.next_probe;
                     self.world.next_probe = probe.next();
@@ -44,6 +49,9 @@ impl Brain<'_> {
             let (dependency, policy) = (name.clone(), policy.clone());
             self.push_effect(Fence::Host, Order::ProbeDependency { dependency, probe, check, policy });
         }
+        if is_lost {
+            self.answer_askers(name);
+        }
     }
 
     /// A probe of a dependency ended.
@@ -52,9 +60,10 @@ impl Brain<'_> {
         self.touched.insert(name.clone());
         let Some(dependency) = self.world.dependencies.get_mut(name) else { return };
         let policy = dependency.policy.clone();
-        let mut checks = policy.checks.iter().zip(&mut dependency.checks);
-        let ours = checks.find(|(_, (_, probing))| probing.in_flight.is_some_and(|(id, _)| id == probe));
-        let Some((check, (state, probing))) = ours else { return };
+        let mut checks = policy.checks.iter().zip(&mut dependency.checks).zip(&mut dependency.answered);
+        let ours = checks.find(|((_, (_, probing)), _)| probing.in_flight.is_some_and(|(id, _)| id == probe));
+        let Some(((check, (state, probing)), answered)) = ours else { return };
+        *answered = Some(now);
         // What could not be run says nothing.
         let edge = match outcome.failure {
             Some(ProbeFailure::Unable) => Edge::None,
@@ -68,12 +77,16 @@ impl Brain<'_> {
         }
         let is_up = dependency.all_pass();
         let edge = match (edge, outcome.failure, dependency.known.standing) {
-            (Edge::Passes, _, Standing::Unknown | Standing::Down) if is_up => DependencyEdge::Up,
+            (Edge::Passes, _, Standing::Unknown | Standing::Down) if is_up => Some(DependencyEdge::Up),
             (Edge::Failed { failures }, Some(failure), Standing::Unknown | Standing::Up) => {
-                DependencyEdge::Down { check: check.name.clone(), failures, failure, detail: outcome.detail.clone() }
+                let (check, detail) = (check.name.clone(), outcome.detail.clone());
+                Some(DependencyEdge::Down { check, failures, failure, detail })
             }
-            _ => return,
+            _ => None,
         };
-        self.record_in(None, None, Body::Dependency { name: name.clone(), edge });
+        if let Some(edge) = edge {
+            self.record_in(None, None, Body::Dependency { name: name.clone(), edge });
+        }
+        self.answer_askers(name);
     }
 }

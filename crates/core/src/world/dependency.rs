@@ -80,13 +80,16 @@ pub(crate) struct Dependency {
     pub(crate) known: Known,
     /// Sensed: one for each check.
     pub(crate) checks: Vec<(CheckState, Probing)>,
+    /// Sensed: when each check was last probed to an end, whatever that was.
+    pub(crate) answered: Vec<Option<Monotonic>>,
 }
 
 impl Dependency {
     /// One that was never looked at.
     pub(crate) fn new(policy: Arc<DependencyPolicy>) -> Self {
         let checks = policy.checks.iter().map(|_| (CheckState::Unknown, Probing::default())).collect();
-        Self { policy, known: Known::default(), checks }
+        let answered = policy.checks.iter().map(|_| None).collect();
+        Self { policy, known: Known::default(), checks, answered }
     }
 
     /// Begins to look at it, or begins anew.
@@ -94,6 +97,23 @@ impl Dependency {
         for (check, (_, probing)) in self.policy.checks.iter().zip(&mut self.checks) {
             probing.begin(check, now);
         }
+    }
+
+    /// Has those checks probed by `at` whose next probe would come later.
+    pub(crate) fn hasten(&mut self, at: Monotonic) {
+        for (_, probing) in &mut self.checks {
+            probing.due = probing.due.map(|due| due.min(at));
+        }
+    }
+
+    /// Whether all checks were probed since, and none stands between passing and failing.
+    pub(crate) fn is_clear_since(&self, since: Monotonic) -> bool {
+        let undecided = |(state, check): (&CheckState, &crate::policy::CheckPolicy)| match state {
+            CheckState::Failing { failures } => *failures < check.failures,
+            CheckState::Unknown | CheckState::Passing => false,
+        };
+        self.answered.iter().all(|answered| answered.is_some_and(|at| at >= since))
+            && !self.checks.iter().map(|(state, _)| state).zip(&self.policy.checks).any(undecided)
     }
 
     /// What a record says of it.

@@ -65,6 +65,8 @@ pub struct World {
     pub(crate) to_start: VecDeque<Name>,
     /// Services to be looked at because something has changed that they start after.
     pub(crate) looks: BTreeSet<Name>,
+    /// Services of which a failure waits for what a dependency says.
+    pub(crate) askers: BTreeSet<Name>,
     /// Orders whose record is not durable yet.
     pub(crate) pending: BTreeMap<RecordId, Pending>,
     pub(crate) next_record: RecordId,
@@ -104,6 +106,7 @@ impl World {
             hardware: Hardware::default(),
             to_start: VecDeque::new(),
             looks: BTreeSet::new(),
+            askers: BTreeSet::new(),
             pending: BTreeMap::new(),
             next_record: birth.first_record,
             next_probe: ProbeId(1),

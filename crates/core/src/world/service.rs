@@ -110,6 +110,8 @@ pub(crate) struct Senses {
     pub(crate) status_text: String,
     /// When it was last said that it waits for memory, while it does; `None`: not since this supervisor began.
     pub(crate) stall_told: Option<Monotonic>,
+    /// Failures that wait for what dependencies say: at most one for each check.
+    pub(crate) asked: Vec<crate::step::asking::Asked>,
     /// Clients that wait for the end of an order.
     pub(crate) waiters: VecDeque<Waiter>,
 }
@@ -395,6 +397,7 @@ impl Senses {
     fn start_afresh(&mut self) {
         self.probes.iter_mut().for_each(|probing| *probing = crate::analyze::checks::Probing::default());
         self.status_text.clear();
+        self.asked.clear();
         self.stall_told = None;
     }
 }
