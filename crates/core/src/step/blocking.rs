@@ -439,10 +439,12 @@ mod tests {
 
     fn answers(effect: &Effect) -> Vec<Event> {
         let crate::effect::Fence::Service { service, epoch } = &effect.fence else { return Vec::new() };
-        match &effect.order {
-            Order::Spawn { .. } => vec![spawned(service, epoch.0), executed(service, epoch.0)],
-            Order::Signal { .. } => vec![exited(service, epoch.0)],
-            _ => Vec::new(),
+        if let Order::Spawn { .. } = effect.order {
+            vec![spawned(service, epoch.0), executed(service, epoch.0)]
+        } else if let Order::Signal { .. } = effect.order {
+            vec![exited(service, epoch.0)]
+        } else {
+            Vec::new()
         }
     }
 
