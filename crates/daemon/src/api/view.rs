@@ -27,11 +27,13 @@ pub struct Status {
 }
 
 /// One dependency.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Dependency {
     /// Its name.
+    #[schema(schema_with = openapi::name)]
     pub name: Name,
     /// Whether it is there.
+    #[schema(schema_with = openapi::standing)]
     pub state: Standing,
     /// Since when.
     pub since: String,
@@ -111,6 +113,7 @@ pub struct Service {
     pub checks: Vec<Check>,
     /// What it waits for, while it is blocked.
     #[serde(default)]
+    #[schema(value_type = Option<String>)]
     pub blocked_on: Option<Name>,
     /// The incident in progress.
     pub incident: Option<u64>,
