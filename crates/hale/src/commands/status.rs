@@ -51,10 +51,14 @@ fn text(status: &Status, whole: bool, coloured: bool) -> String {
     let mut text = render(header, &rows, coloured);
     if !status.dependencies.is_empty() {
         let row = |dependency: &Dependency| {
+            let since = match dependency.state {
+                Standing::Unknown => "-".to_owned(),
+                Standing::Up | Standing::Down => age(&status.host.at, &dependency.since),
+            };
             [
                 Cell::from(dependency.name.as_str()),
                 Cell::toned(dependency.state.as_str(), standing_tone(dependency.state)),
-                age(&status.host.at, &dependency.since).into(),
+                since.into(),
                 checks_in_short(&dependency.checks).into(),
             ]
         };
@@ -183,6 +187,25 @@ web      healthy  1 min 5 s  42   1         -
 worker   healthy  1 min 5 s  42   1         -
 ";
         assert_eq!(shown, expected);
+    }
+
+    #[test]
+    fn dependencies_have_a_table_of_their_own() {
+        let mut status = status(&json!([service("web", "healthy")]));
+        let check = json!({"name": "tcp", "kind": "tcp", "ok": false, "last_ms": 1.5, "detail": "refused"});
+        let dependency = |name: &str, state: &str, checks: serde_json::Value| json!({"name": name, "state": state, "since": "2026-11-23T21:59:05.000Z", "checks": checks});
+        let all = json!([dependency("api", "down", json!([check])), dependency("store", "unknown", json!([]))]);
+        status.dependencies = serde_json::from_value(all).unwrap();
+        let shown = text(&status, false, false);
+        let below = shown.split_once("\n\n").unwrap().1;
+        let expected = "\
+DEPENDENCY  STATE    SINCE      CHECKS
+api         down     1 min 5 s  1 of 1 fail
+store       unknown  -          -
+
+api: check tcp fails: refused
+";
+        assert_eq!(below, expected);
     }
 
     #[test]
