@@ -2,6 +2,7 @@
 //! that is up again, its failures are forgotten and it is healed as any other.
 
 use super::{Brain, SERVICES_PER_STEP};
+use crate::effect::Answer;
 use crate::ids::Name;
 use crate::incident::Cause;
 use crate::reason::Reason;
@@ -9,6 +10,7 @@ use crate::record::Body;
 use crate::world::World;
 use crate::world::dependency::Standing;
 use crate::world::phase::{Phase, Then};
+use crate::world::service::Wanted;
 
 impl World {
     /// Whether those that start after it may start: a service that runs and does not fail, or that ran to a good end; a
@@ -104,6 +106,11 @@ impl Brain<'_> {
                 }
             }
             (None | Some(_), None | Some(_)) => {}
+        }
+        if let Some(on) = self.known(name).blocked.clone() {
+            self.tell_waiters(name, Wanted::Healthy, |name| Answer::Done {
+                text: alloc::format!("{name} runs; whether it works is seen once {on} is up, which is down"),
+            });
         }
     }
 
