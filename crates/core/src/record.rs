@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 /// The version of the core's rules: a decision can be recomputed by the same version only. Raised whenever a
 /// rule answers differently to the same values.
-pub const CORE_VERSION: u32 = 2;
+pub const CORE_VERSION: u32 = 3;
 
 /// One thing that was detected, decided, done or refused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -273,6 +273,20 @@ pub enum Body {
     },
     /// Long enough without a failure: delays and counters start afresh.
     CountersForgotten,
+    /// Hale only watches it from here on.
+    Paused {
+        /// Who ordered it.
+        actor: Actor,
+        /// How long that was to last.
+        lasts: Span,
+        /// When it ends by itself, on the clock that goes on in suspend ([`Now::boot_us`]).
+        until_boot_us: u64,
+    },
+    /// It is healed again; delays and counters start afresh.
+    Resumed {
+        /// Why.
+        why: Reason,
+    },
     /// The incident is over.
     IncidentClosed {
         /// How it ended.
@@ -456,6 +470,8 @@ impl Body {
             | Self::Held { .. }
             | Self::Stopped { .. }
             | Self::CountersForgotten
+            | Self::Paused { .. }
+            | Self::Resumed { .. }
             | Self::IncidentClosed { .. }
             | Self::CarriedOut { .. }
             | Self::OrderNotDurable { .. }
@@ -622,6 +638,18 @@ pub enum OperatorOrder {
         /// Which.
         service: Name,
     },
+    /// Only watch it for a while.
+    Pause {
+        /// Which.
+        service: Name,
+        /// How long.
+        lasts: Span,
+    },
+    /// Heal it again.
+    Resume {
+        /// Which.
+        service: Name,
+    },
 }
 
 impl OperatorOrder {
@@ -629,7 +657,11 @@ impl OperatorOrder {
     #[must_use]
     pub fn service(&self) -> &Name {
         match self {
-            Self::Start { service } | Self::Stop { service } | Self::Restart { service } => service,
+            Self::Start { service }
+            | Self::Stop { service }
+            | Self::Restart { service }
+            | Self::Pause { service, .. }
+            | Self::Resume { service } => service,
         }
     }
 }

@@ -3,6 +3,7 @@
 mod descriptors;
 mod hardware;
 mod orders;
+mod pausing;
 mod probing;
 mod stalling;
 mod starting;
@@ -50,6 +51,7 @@ pub struct Output {
 
 /// Takes one event. Reads no clock, waits for nothing, and gives the same output for the same world.
 pub fn step(world: &mut World, now: Now, event: Event) -> Output {
+    world.compare_clocks(now);
     let mut brain = Brain { world, at: now, output: Output::default(), touched: BTreeSet::new() };
     brain.take(event);
     brain.start_queued();
@@ -188,6 +190,7 @@ impl Brain<'_> {
             }
             self.probe_due(&name);
         }
+        self.pauses_due();
         self.orders_due();
         self.hardware_due();
     }
@@ -215,7 +218,7 @@ impl Brain<'_> {
         }
         self.world.admission.leave(name);
         if status.is_success() && !self.policy(name).restart.on_success {
-            if self.observes(name) && !tree_empty {
+            if (self.observes(name) || self.known(name).rests()) && !tree_empty {
                 // What it left behind is left alone.
                 return;
             }
@@ -248,6 +251,16 @@ impl Brain<'_> {
         });
         let (failed, incident) = (self.known(name).last_epoch, self.known(name).incident.map(|open| open.id));
         let reboot = self.reboot_rung(name);
+        self.decide_and_act(name, cause, reboot);
+        // Evidence comes last: what it is about is in a file already, and the next process does not wait for it.
+        if let Some(incident) = incident {
+            self.effect(name, failed, Order::Collect { incident, lines: OUTPUT_LINES });
+        }
+    }
+
+    /// Takes the rung that the ladder gives.
+    fn decide_and_act(&mut self, name: &Name, cause: Cause, reboot: Option<crate::plan::reboot::Decision>) {
+        let now = self.now();
         let decision = self.decide(name, cause, hardware::rung(reboot.as_ref()));
         let (verdict, reason) = (decision.choice.verdict, decision.choice.reason.clone());
         self.record(name, Body::Decided(Box::new(decision)));
@@ -261,10 +274,6 @@ impl Brain<'_> {
                 self.take_reboot_rung(reboot);
             }
         }
-        // Evidence comes last: what it is about is in a file already, and the next process does not wait for it.
-        if let Some(incident) = incident {
-            self.effect(name, failed, Order::Collect { incident, lines: OUTPUT_LINES });
-        }
     }
 
     fn decide(&self, name: &Name, cause: Cause, reboot: ladder::RebootRung) -> Decision {
@@ -275,6 +284,7 @@ impl Brain<'_> {
         let violated = known.violated.clone();
         let mut read = ladder::read(cause, self.world.mode(), violated, restart, &known.counters, self.now(), jitter);
         read.reboot = reboot;
+        read.paused = known.paused.as_ref().map(|paused| paused.actor.clone());
         Decision {
             rule: String::from(ladder::RULE),
             core: CORE_VERSION,
@@ -291,6 +301,10 @@ impl Brain<'_> {
 
     /// Observing: what is gone stays gone, what runs is left alone.
     fn only_observe(&mut self, name: &Name, reason: Reason) {
+        if self.known(name).paused.is_some() && !self.observes(name) {
+            // Its incident stays open: it goes on when the pause is over.
+            return;
+        }
         match self.phase(name) {
             Phase::Down => {
                 self.stopped(name, reason);
@@ -323,7 +337,7 @@ impl Brain<'_> {
         let now = self.now();
         let Some(open) = self.known(name).incident else { return };
         let down_us = Some(now.since(open.last_good).as_us());
-        let (outcome, recovery_us) = if self.observes(name) {
+        let (outcome, recovery_us) = if self.observes(name) || self.known(name).paused.is_some() {
             (Outcome::Observed, None)
         } else {
             (Outcome::Recovered, Some(now.since(open.detected).as_us()))

@@ -387,6 +387,7 @@ impl api::Loop for Stub {
             checks: Vec::new(),
             incident: Some(IncidentId(5)),
             status_text: String::new(),
+            paused_until_boot_us: None,
             observed: None,
             stored: Vec::new(),
         };

@@ -116,6 +116,10 @@ faults! {
     StatusUnknown = "status-unknown",
     /// The runtime journal cannot be written for a while: what happens meanwhile is not in it until a snapshot is.
     JournalFull = "journal-full",
+    /// An operator orders a pause.
+    OrderPause = "order-pause",
+    /// An operator ends a pause, or what he takes for one.
+    OrderResume = "order-resume",
 }
 
 impl Fault {

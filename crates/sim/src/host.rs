@@ -22,7 +22,7 @@ use hale_core::ids::{Epoch, Name, ProbeId, RecordId, RequestId};
 use hale_core::policy::{CheckKind, Mode, ServicePolicy, Signal};
 use hale_core::reason::Reason;
 use hale_core::record::{Actor, Class, OperatorOrder, Record};
-use hale_core::time::{Monotonic, Now};
+use hale_core::time::{Monotonic, Now, Span};
 use hale_core::world::Snapshot;
 use std::collections::{BTreeMap, VecDeque};
 
@@ -134,7 +134,8 @@ impl<'a> FakeHost<'a> {
     fn plan_orders(&mut self) {
         let mut rng = Rng::new(self.scenario.seed, Purpose::Orders, 0, 0);
         let mut request = FIRST_ORDER;
-        for fault in [Fault::OrderStart, Fault::OrderStop, Fault::OrderRestart] {
+        let orders = [Fault::OrderStart, Fault::OrderStop, Fault::OrderRestart, Fault::OrderPause, Fault::OrderResume];
+        for fault in orders {
             let mut rng = Rng::new(rng.bits(), Purpose::Orders, 0, 0);
             let rate = self.scenario.rates.of(fault);
             let count = if rate == 0 { 0 } else { 1 + u64::from(rate) / 100 };
@@ -143,7 +144,8 @@ impl<'a> FakeHost<'a> {
                 let index = rng.below(self.scenario.policy.services.len() as u64);
                 let service = crate::scenario::name(usize::try_from(index).unwrap_or(0));
                 request += 1;
-                self.timeline.at(at, Item::TellFault(fault, order(fault, service, request)));
+                let lasts = rng.scaled(1_000, self.scenario.faults_us.max(1_001));
+                self.timeline.at(at, Item::TellFault(fault, order(fault, service, request, lasts)));
             }
         }
         let dropped = self.scenario.rates.of(Fault::OutputDropped);
@@ -200,7 +202,7 @@ impl<'a> FakeHost<'a> {
                 if self.scenario.start_all && self.end_sent.is_none() {
                     let names = self.scenario.policy.services.keys().cloned();
                     for (request, name) in (FIRST_ORDER + 1_000_000..).zip(names) {
-                        self.timeline.after(1_000, Item::Tell(order(Fault::OrderStart, name, request)));
+                        self.timeline.after(1_000, Item::Tell(order(Fault::OrderStart, name, request, 0)));
                     }
                 }
             }
@@ -532,10 +534,13 @@ fn end_event() -> Event {
     Event::End { why: EndWhy::Signal(Signal::TERM) }
 }
 
-fn order(fault: Fault, service: Name, request: u64) -> Event {
+/// `lasts_us`: of a pause.
+fn order(fault: Fault, service: Name, request: u64, lasts_us: u64) -> Event {
     let order = match fault {
         Fault::OrderStop => OperatorOrder::Stop { service },
         Fault::OrderRestart => OperatorOrder::Restart { service },
+        Fault::OrderPause => OperatorOrder::Pause { service, lasts: Span::from_us(lasts_us) },
+        Fault::OrderResume => OperatorOrder::Resume { service },
         _ => OperatorOrder::Start { service },
     };
     let actor = Actor { uid: 1_000, pid: 4_711, user: Some(String::from("anna")) };
@@ -566,7 +571,9 @@ fn healing_bound_us(scenario: &Scenario) -> u64 {
         let restart = &policy.restart;
         restart.held_delay.max(hale_core::policy::HELD_DELAY_MAX).max(restart.max_delay).as_us() / 4 * 5
     });
-    2 * held.max().unwrap_or_default() + scenario.policy.services.values().map(one).sum::<u64>() + 60_000_000
+    // A pause may have begun in the last moment, and be told late.
+    let paused = scenario.faults_us + hale_core::step::DURABLE_WITHIN.as_us();
+    paused + 2 * held.max().unwrap_or_default() + scenario.policy.services.values().map(one).sum::<u64>() + 60_000_000
 }
 
 /// How long the end of everything may take: what cannot be killed is waited for until

@@ -4,6 +4,7 @@ use crate::ids::Name;
 use crate::incident::Cause;
 use crate::policy::{CrashLoop, HELD_DELAY_MAX, Mode, PolicyHash, RestartPolicy};
 use crate::reason::Reason;
+use crate::record::Actor;
 use crate::time::{Monotonic, Span};
 use alloc::collections::VecDeque;
 use alloc::string::String;
@@ -13,7 +14,7 @@ use core::iter;
 use serde::{Deserialize, Serialize};
 
 /// The rule's name in records. The number is raised with every change of what it answers.
-pub const RULE: &str = "ladder/2";
+pub const RULE: &str = "ladder/3";
 
 /// Jitter is only ever added, and at most a quarter: a delay in the configuration is a promise not to come
 /// back earlier, and a quarter is enough to take a hundred services apart that failed together.
@@ -69,6 +70,9 @@ pub struct Read {
     /// Why this service is only observed, if it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub violated: Option<String>,
+    /// Who has paused it, if somebody has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paused: Option<Actor>,
     /// Failures in a row, this one counted.
     pub failures: u32,
     /// Failures within the crash-loop rule's time, this one counted.
@@ -202,6 +206,7 @@ pub fn read(
         cause,
         mode,
         violated,
+        paused: None,
         failures: counters.failures,
         recent: policy.crash_loop.map_or(0, |rule| u32::try_from(within(rule)).unwrap_or(u32::MAX)),
         held_tries: counters.held_tries,
@@ -230,6 +235,9 @@ pub fn decide(read: &Read) -> Choice {
     }
     if read.mode == Mode::Observe {
         return observe(Reason::ObserveMode);
+    }
+    if let Some(actor) = &read.paused {
+        return observe(Reason::Paused { actor: actor.clone() });
     }
     if let Some(tries) = read.held_tries {
         return hold(read, tries, Reason::StillFailing { tries });
@@ -299,6 +307,7 @@ mod tests {
             cause: Cause::Exit,
             mode: Mode::Heal,
             violated: None,
+            paused: None,
             failures: 1,
             recent: 1,
             held_tries: None,

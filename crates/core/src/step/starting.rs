@@ -33,6 +33,10 @@ impl Brain<'_> {
             self.stay_stopped(name, Reason::HaleEnds { why: ending });
             return;
         }
+        if self.known(name).rests() {
+            self.world.admission.leave(name);
+            return;
+        }
         if let Some(on) = self.not_ready(name) {
             self.block(name, &on);
             return;

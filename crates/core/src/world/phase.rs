@@ -289,6 +289,8 @@ impl Phase {
             | Body::Decided(_)
             | Body::Waits { .. }
             | Body::CountersForgotten
+            | Body::Paused { .. }
+            | Body::Resumed { .. }
             | Body::OomKilled { .. }
             | Body::MemoryStalled { .. }
             | Body::MemoryRelieved { .. }

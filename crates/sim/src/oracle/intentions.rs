@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 #[derive(Debug, Clone, Default)]
 struct Facts {
     ordered: bool,
+    resumed: bool,
     started: bool,
     failed: bool,
     waits_for: Option<Name>,
@@ -46,6 +47,7 @@ impl Reasons {
             Reason::HaleStarts => !facts.started && !self.ending,
             Reason::HaleEnds { .. } => self.ending,
             Reason::Ordered { .. } => facts.ordered,
+            Reason::PauseOver => facts.resumed,
             Reason::DelayOver => facts.delayed,
             Reason::HeldRetry { tries } => facts.held == Some(tries - 1),
             Reason::NowReady { on } => facts.waits_for.as_ref() == Some(on) && self.ready.contains(on),
@@ -70,6 +72,7 @@ impl Reasons {
             | Reason::NoDurableRecord
             | Reason::RequiredFailed
             | Reason::ObserveMode
+            | Reason::Paused { .. }
             | Reason::Violated { .. }
             | Reason::RestartsInFlight { .. }
             | Reason::NotReady { .. }
@@ -111,6 +114,7 @@ impl Reasons {
             Body::BackingOff { .. } => facts.delayed = true,
             Body::Held { tries, .. } => facts.held = Some(*tries),
             Body::CountersForgotten => facts.held = None,
+            Body::Resumed { .. } => (facts.held, facts.resumed) = (None, true),
             Body::Detected { .. } => facts.failed = true,
             Body::Decided(_) => facts.delayed = true,
             Body::Exited { status, tree_empty, .. } => {
@@ -368,7 +372,7 @@ impl Oracle for InFlight {
                 *self.failures.entry(name.clone()).or_default() += 1;
                 self.flying.remove(name);
             }
-            Body::CountersForgotten => {
+            Body::CountersForgotten | Body::Resumed { .. } => {
                 self.failures.remove(name);
             }
             Body::BecameReady { .. }
