@@ -190,8 +190,8 @@ impl Brain<'_> {
             }
             self.probe_due(&name);
         }
-        self.pauses_due();
         self.orders_due();
+        self.pauses_due();
         self.hardware_due();
     }
 

@@ -39,7 +39,9 @@ impl Brain<'_> {
     pub(super) fn pauses_due(&mut self) {
         for name in self.world.pauses_over(self.at, SERVICES_PER_STEP) {
             self.touched.insert(name.clone());
-            if self.known(&name).paused.is_some() {
+            // An order of this step may have moved it.
+            let until = self.known(&name).paused.as_ref().map(|paused| paused.until_boot_us);
+            if until.is_some_and(|until| until <= self.at.boot_us) {
                 self.resume(&name, &Reason::PauseOver);
             }
         }
@@ -50,9 +52,15 @@ impl Brain<'_> {
         if !self.record(name, Body::Resumed { why: why.clone() }) || self.world.ending.is_some() {
             return;
         }
+        // With its counters it forgets that it was on its way up after a failure.
+        self.world.admission.leave(name);
         let incident = self.known(name).incident;
         match self.phase(name) {
-            Phase::Down | Phase::Remains { .. } | Phase::Starting { .. } | Phase::Running { .. } => match incident {
+            Phase::Down
+            | Phase::Remains { .. }
+            | Phase::Spawning { .. }
+            | Phase::Starting { .. }
+            | Phase::Running { .. } => match incident {
                 Some(open) if self.needs_healing(name) => {
                     let reboot = self.reboot_rung(name);
                     self.decide_and_act(name, open.cause, reboot);
@@ -63,7 +71,12 @@ impl Brain<'_> {
             Phase::Blocked { .. } | Phase::BackingOff { .. } | Phase::Held { .. } => {
                 self.try_start(name, why.clone());
             }
-            Phase::Stopped { .. } | Phase::Spawning { .. } | Phase::Stopping { .. } => {}
+            // What was to follow the stop was chosen by the counters that are forgotten now.
+            Phase::Stopping { then: Then::Restart { .. } | Then::Hold { .. }, .. } => {
+                let until = self.now();
+                self.bring_down(name, Then::Restart { until }, why.clone());
+            }
+            Phase::Stopped { .. } | Phase::Stopping { then: Then::Stay { .. }, .. } => {}
         }
     }
 
@@ -97,7 +110,7 @@ impl Brain<'_> {
         match &service.known.phase {
             Phase::Down => true,
             Phase::Remains { .. } => !self.observes(name),
-            Phase::Starting { .. } | Phase::Running { .. } => {
+            Phase::Spawning { .. } | Phase::Starting { .. } | Phase::Running { .. } => {
                 let failing = service.policy.checks.iter().zip(&service.known.checks).any(reached);
                 (failing || service.known.start_overdue) && !self.observes(name)
             }
@@ -105,7 +118,6 @@ impl Brain<'_> {
             | Phase::Blocked { .. }
             | Phase::BackingOff { .. }
             | Phase::Held { .. }
-            | Phase::Spawning { .. }
             | Phase::Stopping { .. } => false,
         }
     }

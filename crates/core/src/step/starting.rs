@@ -33,7 +33,8 @@ impl Brain<'_> {
             self.stay_stopped(name, Reason::HaleEnds { why: ending });
             return;
         }
-        if self.known(name).rests() {
+        // An order starts it whatever was ordered since, which is carried out after it.
+        if self.known(name).rests() && !matches!(why, Reason::Ordered { .. }) {
             self.world.admission.leave(name);
             return;
         }

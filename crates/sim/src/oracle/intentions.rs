@@ -372,8 +372,12 @@ impl Oracle for InFlight {
                 *self.failures.entry(name.clone()).or_default() += 1;
                 self.flying.remove(name);
             }
-            Body::CountersForgotten | Body::Resumed { .. } => {
+            Body::CountersForgotten => {
                 self.failures.remove(name);
+            }
+            Body::Resumed { .. } => {
+                self.failures.remove(name);
+                self.flying.remove(name);
             }
             Body::BecameReady { .. }
             | Body::Adopted { .. }

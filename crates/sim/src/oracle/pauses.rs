@@ -14,6 +14,8 @@ const LATE_US: u64 = 4_000_000;
 struct Stand {
     /// When its pause ends, in microseconds of the clock that goes on in suspend.
     until: Option<u64>,
+    /// Since when that is over and the pause goes on all the same, on the monotonic clock.
+    over_since: Option<u64>,
     /// An operator wants it to run, or not to run.
     ordered: bool,
     /// It was asked to end before.
@@ -36,7 +38,8 @@ impl Pauses {
         let stand = self.stands.entry(name.clone()).or_default();
         let right = match &record.body {
             Body::Paused { until_boot_us, .. } => {
-                stand.until = Some(*until_boot_us);
+                // Its order may have waited for the disk for longer than it was to last.
+                stand.until = Some((*until_boot_us).max(record.at.boot_us));
                 true
             }
             Body::Resumed { why } => {
@@ -62,14 +65,15 @@ impl Pauses {
             }
             _ => true,
         };
-        match stand.until {
-            _ if !right => Err(format!("{name}: record {} acts in a pause", record.id)),
-            Some(until)
-                if !self.ending
-                    && until + LATE_US < record.at.boot_us
-                    && !matches!(record.body, Body::Paused { .. }) =>
-            {
-                Err(format!("{name} is paused still, {} us after the end of its pause", record.at.boot_us - until))
+        let now = record.at.mono.as_us();
+        let over = stand.until.is_some_and(|until| until <= record.at.boot_us) && !self.ending;
+        stand.over_since = if over { stand.over_since.or(Some(now)) } else { None };
+        if !right {
+            return Err(format!("{name}: record {} acts in a pause", record.id));
+        }
+        match stand.over_since {
+            Some(since) if since + LATE_US < now => {
+                Err(format!("{name} is paused still, {} us after the end", now - since))
             }
             Some(_) | None => Ok(()),
         }
