@@ -139,16 +139,8 @@ impl Service {
     /// What it is doing.
     #[must_use]
     pub fn state(&self) -> State {
-        match self.state_but_for_pause() {
-            State::Stopped => State::Stopped,
-            bare => {
-                if self.known.paused.is_some() {
-                    State::Paused
-                } else {
-                    bare
-                }
-            }
-        }
+        let bare = self.state_but_for_pause();
+        if self.known.paused.is_some() && bare != State::Stopped { State::Paused } else { bare }
     }
 
     /// What it would be doing if it were not paused.

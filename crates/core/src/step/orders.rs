@@ -117,7 +117,7 @@ impl Brain<'_> {
             OperatorOrder::Stop { .. } => self.order_stop(&name, request, why),
             OperatorOrder::Restart { .. } => self.order_restart(&name, request, why),
             OperatorOrder::Pause { lasts, .. } => self.order_pause(&name, request, actor, lasts, since),
-            OperatorOrder::Resume { .. } => self.order_resume(&name, request, why),
+            OperatorOrder::Resume { .. } => self.order_resume(&name, request, &why),
         }
     }
 

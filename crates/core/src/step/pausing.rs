@@ -25,12 +25,12 @@ impl Brain<'_> {
     }
 
     /// Ends a pause.
-    pub(super) fn order_resume(&mut self, name: &Name, request: RequestId, why: Reason) {
+    pub(super) fn order_resume(&mut self, name: &Name, request: RequestId, why: &Reason) {
         if self.known(name).paused.is_none() {
             self.reply(request, Answer::Done { text: format!("{name} is not paused") });
             return;
         }
-        self.resume(name, &why);
+        self.resume(name, why);
         let text = format!("{name} is paused no longer, and {}", self.world.services[name].state().as_str());
         self.reply(request, Answer::Done { text });
     }
@@ -184,7 +184,7 @@ mod tests {
         policy.start.within = Span::from_secs(3_600);
         let (mut world, name) = world(policy);
         let mut records = step(&mut world, at(0), Event::Begin).records;
-        let asked = OperatorOrder::Pause { service: name.clone(), lasts: Span::from_secs(60) };
+        let asked = OperatorOrder::Pause { service: name, lasts: Span::from_secs(60) };
         let question = Question::Order { actor: actor(), order: asked };
         records.extend(step(&mut world, at(0), Event::Asked { request: RequestId(7), question }).records);
         let up_to = records.last().unwrap().id;
