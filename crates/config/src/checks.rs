@@ -5,6 +5,7 @@ use crate::document::{Entry, Item, Value};
 use crate::fields::Fields;
 use crate::keys::{self, CheckName};
 use crate::kinds::Kind;
+use crate::tree_checks;
 use crate::validate::program;
 use hale_core::ids::Name;
 use hale_core::policy::{CheckKind, CheckPolicy, HttpCheck};
@@ -32,13 +33,14 @@ pub(crate) fn read(service: &Fields<'_>, report: &mut Report<'_>) -> Option<Vec<
     let mut given = BTreeMap::new();
     let mut all = Vec::new();
     for item in list {
-        all.push(check(item, &mut given, report));
+        all.push(check(item, service, &mut given, report));
     }
     Some(with_names(all.into_iter().collect::<Option<_>>()?))
 }
 
 fn check(
     item: &Item,
+    service: &Fields<'_>,
     given: &mut BTreeMap<Name, crate::diagnostic::Place>,
     report: &mut Report<'_>,
 ) -> Option<Unnamed> {
@@ -66,7 +68,13 @@ fn check(
     let timeout = fields.get(&keys::TIMEOUT, report);
     let failures = match kind {
         CheckName::Heartbeat => fields.get(&keys::HEARTBEAT_FAILURES, report),
-        CheckName::Http | CheckName::Tcp | CheckName::Exec => fields.get(&keys::FAILURES, report),
+        CheckName::Http
+        | CheckName::Tcp
+        | CheckName::Exec
+        | CheckName::Memory
+        | CheckName::Cpu
+        | CheckName::OpenFiles
+        | CheckName::Listen => fields.get(&keys::FAILURES, report),
     };
     let successes = fields.get(&keys::SUCCESSES, report);
     let kind = match kind {
@@ -74,6 +82,10 @@ fn check(
         CheckName::Tcp => fields.get(&keys::ADDRESS, report).map(|address| CheckKind::Tcp { address }),
         CheckName::Exec => exec(&fields, report),
         CheckName::Heartbeat => heartbeat(&fields, report),
+        CheckName::Memory => tree_checks::memory(&fields, service, report),
+        CheckName::Cpu => tree_checks::cpu(&fields, report),
+        CheckName::OpenFiles => tree_checks::open_files(&fields, service, report),
+        CheckName::Listen => tree_checks::listen(&fields, report),
     };
     Some(Unnamed { name, kind: kind?, every: every?, timeout: timeout?, failures: failures?, successes: successes? })
 }

@@ -1,6 +1,8 @@
 //! Every key of `hale.toml`, once: name, meaning, range and default. Reading, the nearest name for a typo, the
 //! JSON Schema and the check of docs/configuration.md all come from here and so cannot disagree.
 
+pub(crate) mod tree;
+
 use crate::kinds::{AnyJson, Bytes, Choice, Duration, Flag, Kind, List, Map, Number, SignalName, StatusCodes, Text};
 use crate::listen::Addresses;
 use crate::text;
@@ -444,16 +446,27 @@ pub(crate) enum CheckName {
     Tcp,
     Exec,
     Heartbeat,
+    Memory,
+    Cpu,
+    OpenFiles,
+    Listen,
 }
 
 impl CheckName {
     /// All of them, with their words.
-    pub const ALL: [(&'static str, Self); 4] =
-        [("http", Self::Http), ("tcp", Self::Tcp), ("exec", Self::Exec), ("heartbeat", Self::Heartbeat)];
+    pub const ALL: [(&'static str, Self); 8] = [
+        ("http", Self::Http),
+        ("tcp", Self::Tcp),
+        ("exec", Self::Exec),
+        ("heartbeat", Self::Heartbeat),
+        ("memory", Self::Memory),
+        ("cpu", Self::Cpu),
+        ("open_files", Self::OpenFiles),
+        ("listen", Self::Listen),
+    ];
 
     /// Kinds that a later version brings.
-    pub const PLANNED: [&'static str; 8] =
-        ["grpc", "memory", "cpu", "open_files", "listen", "progress", "loop_lag", "metric"];
+    pub const PLANNED: [&'static str; 4] = ["grpc", "progress", "loop_lag", "metric"];
 
     /// The keys of a check of this kind.
     pub fn section(self) -> &'static Section {
@@ -462,6 +475,10 @@ impl CheckName {
             Self::Tcp => &TCP,
             Self::Exec => &EXEC,
             Self::Heartbeat => &HEARTBEAT,
+            Self::Memory => &tree::MEMORY,
+            Self::Cpu => &tree::CPU,
+            Self::OpenFiles => &tree::OPEN_FILES,
+            Self::Listen => &tree::LISTEN,
         }
     }
 }
@@ -596,7 +613,7 @@ pub(crate) static HEARTBEAT_WITHIN: Key<Duration> = required(
 );
 
 /// All sections, to tell where a key that stands in the wrong one belongs.
-pub(crate) static ALL: [&Section; 15] = [
+pub(crate) static ALL: [&Section; 19] = [
     &ROOT,
     &HOST,
     &HARDWARE_WATCHDOG,
@@ -612,4 +629,8 @@ pub(crate) static ALL: [&Section; 15] = [
     &TCP,
     &EXEC,
     &HEARTBEAT,
+    &tree::MEMORY,
+    &tree::CPU,
+    &tree::OPEN_FILES,
+    &tree::LISTEN,
 ];

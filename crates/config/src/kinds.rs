@@ -27,13 +27,19 @@ pub(crate) trait Kind {
 }
 
 /// Reports that `item` is not `wanted`.
-fn wrong_type<T>(key: &str, item: &Item, wanted: &str, help: Option<String>, report: &mut Report<'_>) -> Option<T> {
+pub(crate) fn wrong_type<T>(
+    key: &str,
+    item: &Item,
+    wanted: &str,
+    help: Option<String>,
+    report: &mut Report<'_>,
+) -> Option<T> {
     report.error(item.at, format!("`{key}` must be {wanted}, not {}", item.value.describe()), help);
     None
 }
 
 /// Reports the mistake of `outcome`, if it is one.
-fn told<T>(outcome: Result<T, Mistake>, key: &str, item: &Item, report: &mut Report<'_>) -> Option<T> {
+pub(crate) fn told<T>(outcome: Result<T, Mistake>, key: &str, item: &Item, report: &mut Report<'_>) -> Option<T> {
     outcome.map_err(|mistake| report.mistake(item.at, key, mistake)).ok()
 }
 

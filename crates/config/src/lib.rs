@@ -17,6 +17,7 @@ mod listen;
 mod order;
 mod schema;
 mod text;
+mod tree_checks;
 mod units;
 mod validate;
 

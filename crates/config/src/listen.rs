@@ -97,11 +97,11 @@ fn name(text: &str) -> Result<String, Mistake> {
     }
 }
 
-fn address(text: &str) -> Result<String, Mistake> {
+pub(crate) fn address(text: &str) -> Result<String, Mistake> {
     parsed(text).map(|_| text.to_owned())
 }
 
-fn parsed(text: &str) -> Result<ListenAddress, Mistake> {
+pub(crate) fn parsed(text: &str) -> Result<ListenAddress, Mistake> {
     let help = "write \"127.0.0.1:8080\", \"[::1]:8080\" or \"unix:/run/bot.sock\"";
     if let Some(path) = text.strip_prefix("unix:") {
         let path = text::path(path)?;

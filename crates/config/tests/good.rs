@@ -1,12 +1,13 @@
 //! Configurations without mistakes: what they mean, and that their hash follows the meaning only.
 
 use hale_config::{HostDefaults, Source, Validated, parse, schema};
-use hale_core::policy::{CheckKind, Mode, Ready, ResourceLimits, ServicePolicy, Signal};
+use hale_core::policy::{CheckKind, ListenAddress, MemoryBound, Mode, Ready, ResourceLimits, ServicePolicy, Signal};
 use hale_core::time::Span;
 use std::path::Path;
 
 /// Every key of this version, at its default where it has one.
 const ALL_KEYS: &str = include_str!("all-keys.toml");
+const TREE_CHECKS: &str = include_str!("tree-checks.toml");
 
 fn parse_files(texts: &[&str]) -> Result<Validated, String> {
     let defaults = HostDefaults {
@@ -147,16 +148,45 @@ fn the_order_of_status_codes_means_nothing() {
 #[test]
 fn the_hash_sees_every_value() {
     // Each line that holds a value is changed in turn; none may leave the hash as it was.
-    let before = hash(ALL_KEYS);
     let mut changed = 0;
-    for (number, line) in ALL_KEYS.lines().enumerate() {
-        let Some((_, other)) = line.split_once("# other: ") else { continue };
-        let mut lines: Vec<&str> = ALL_KEYS.lines().collect();
-        lines[number] = other;
-        assert_ne!(hash(&lines.join("\n")), before, "{other}");
-        changed += 1;
+    for text in [ALL_KEYS, TREE_CHECKS] {
+        let before = hash(text);
+        for (number, line) in text.lines().enumerate() {
+            let Some((_, other)) = line.split_once("# other: ") else { continue };
+            let mut lines: Vec<&str> = text.lines().collect();
+            lines[number] = other;
+            assert_ne!(hash(&lines.join("\n")), before, "{other}");
+            changed += 1;
+        }
     }
     assert!(changed > 30, "only {changed} values have another");
+}
+
+#[test]
+fn checks_of_processes_are_read() {
+    let checks = bot(TREE_CHECKS).checks;
+    let kinds: Vec<CheckKind> = checks.iter().map(|check| check.kind.clone()).collect();
+    let tcp = |text: &str| ListenAddress::Tcp(text.parse().expect("it is an address"));
+    let expected = [
+        CheckKind::Memory { below: MemoryBound::OfLimit { percent: 80, limit_bytes: 512 << 20 } },
+        CheckKind::Memory { below: MemoryBound::Bytes(400 << 20) },
+        CheckKind::Cpu { below_percent: 150, window: Span::from_secs(60) },
+        CheckKind::OpenFiles { below: 900 },
+        CheckKind::Listen { address: tcp("[::]:80") },
+        CheckKind::Listen { address: ListenAddress::Unix("/run/bot.sock".into()) },
+    ];
+    assert_eq!(kinds, expected);
+    // What the runtime journal keeps is read back.
+    for kind in kinds {
+        let text = serde_json::to_string(&kind).expect("it can be written");
+        assert_eq!(serde_json::from_str::<CheckKind>(&text).expect("it was written so"), kind, "{text}");
+    }
+    assert_eq!(expected_bytes(&checks[0].kind), (512 << 20) * 4 / 5);
+}
+
+fn expected_bytes(kind: &CheckKind) -> u64 {
+    let CheckKind::Memory { below } = kind else { panic!("not memory") };
+    below.bytes()
 }
 
 #[test]
@@ -178,7 +208,7 @@ fn the_file_with_all_keys_has_all_keys() {
         let value = format!("{key} = ");
         let tables = [format!("[{key}]"), format!("[{key}."), format!(".{key}]")];
         let inline = |line: &str| line.contains(&format!("{{ {value}")) || line.contains(&format!(", {value}"));
-        ALL_KEYS.lines().any(|line| line.starts_with(&value) || inline(line))
+        [ALL_KEYS, TREE_CHECKS].into_iter().flat_map(str::lines).any(|line| line.starts_with(&value) || inline(line))
             || tables.iter().any(|table| ALL_KEYS.contains(table))
     };
     keys(&schema(), &mut |key| assert!(has(key), "{key} is missing in all-keys.toml"));

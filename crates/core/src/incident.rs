@@ -30,8 +30,14 @@ pub enum Cause {
     Slow,
     /// It answered wrongly, or refused to.
     Check,
-    /// It did not answer, or too late, while the kernel said that it waited for memory.
+    /// It had too much memory; or it did not answer, or too late, while the kernel said that it waited for memory.
     Memory,
+    /// It took too much of the processor.
+    Cpu,
+    /// One of its processes had too many descriptors.
+    OpenFiles,
+    /// None of its processes listened where it should.
+    Listen,
     /// It sent no heartbeat.
     NoHeartbeat,
     /// It did not become ready in time.
@@ -46,7 +52,7 @@ pub enum Cause {
 
 impl Cause {
     /// All of them, for tables.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 15] = [
         Self::Exit,
         Self::Signal,
         Self::Oom,
@@ -54,6 +60,9 @@ impl Cause {
         Self::Slow,
         Self::Check,
         Self::Memory,
+        Self::Cpu,
+        Self::OpenFiles,
+        Self::Listen,
         Self::NoHeartbeat,
         Self::StartTimeout,
         Self::Spawn,
@@ -72,6 +81,9 @@ impl Cause {
             Self::Slow => "slow",
             Self::Check => "check",
             Self::Memory => "memory",
+            Self::Cpu => "cpu",
+            Self::OpenFiles => "open_files",
+            Self::Listen => "listen",
             Self::NoHeartbeat => "no_heartbeat",
             Self::StartTimeout => "start_timeout",
             Self::Spawn => "spawn",

@@ -202,7 +202,13 @@ impl ServicePolicy {
     pub fn heartbeat_within(&self) -> Option<Span> {
         let within = |check: &CheckPolicy| match check.kind {
             CheckKind::Heartbeat { within } => Some(within),
-            CheckKind::Http(_) | CheckKind::Tcp { .. } | CheckKind::Exec { .. } => None,
+            CheckKind::Http(_)
+            | CheckKind::Tcp { .. }
+            | CheckKind::Exec { .. }
+            | CheckKind::Memory { .. }
+            | CheckKind::Cpu { .. }
+            | CheckKind::OpenFiles { .. }
+            | CheckKind::Listen { .. } => None,
         };
         self.checks.iter().filter_map(within).min()
     }
@@ -402,6 +408,55 @@ pub enum CheckKind {
         /// The longest time between two.
         within: Span,
     },
+    /// Memory of the whole tree: anonymous, shared and swapped out, not page cache.
+    Memory {
+        /// As much fails.
+        below: MemoryBound,
+    },
+    /// Time on the processor, of the whole tree.
+    Cpu {
+        /// A mean of as much of one core fails; more than 100 is more than one core.
+        below_percent: u32,
+        /// The mean is over this time; more than zero.
+        window: Span,
+    },
+    /// Descriptors of that process of the tree that has most.
+    OpenFiles {
+        /// As many fail.
+        below: u32,
+    },
+    /// A listening socket at `address` that a process of the tree has.
+    Listen {
+        /// Where.
+        address: ListenAddress,
+    },
+}
+
+/// How much memory is too much.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MemoryBound {
+    /// So many bytes; more than zero.
+    Bytes(u64),
+    /// A share of the service's `memory_limit`.
+    OfLimit {
+        /// 1 to 100.
+        percent: u32,
+        /// `memory_limit`.
+        limit_bytes: u64,
+    },
+}
+
+impl MemoryBound {
+    /// In bytes.
+    #[must_use]
+    pub fn bytes(self) -> u64 {
+        match self {
+            Self::Bytes(bytes) => bytes,
+            // The limit is at most some 2^50.
+            Self::OfLimit { percent, limit_bytes } => limit_bytes.saturating_mul(u64::from(percent)) / 100,
+        }
+    }
 }
 
 impl CheckKind {
@@ -413,6 +468,19 @@ impl CheckKind {
             Self::Tcp { .. } => "tcp",
             Self::Exec { .. } => "exec",
             Self::Heartbeat { .. } => "heartbeat",
+            Self::Memory { .. } => "memory",
+            Self::Cpu { .. } => "cpu",
+            Self::OpenFiles { .. } => "open_files",
+            Self::Listen { .. } => "listen",
+        }
+    }
+
+    /// Whether it looks at the processes of the service, so that one look serves all such checks of a service.
+    #[must_use]
+    pub fn looks_at_tree(&self) -> bool {
+        match self {
+            Self::Memory { .. } | Self::Cpu { .. } | Self::OpenFiles { .. } | Self::Listen { .. } => true,
+            Self::Http(_) | Self::Tcp { .. } | Self::Exec { .. } | Self::Heartbeat { .. } => false,
         }
     }
 }

@@ -639,6 +639,54 @@ mod tests {
     }
 
     #[test]
+    fn checks_that_look_at_processes_are_probed_together_and_have_causes_of_their_own() {
+        let mut policy = checked();
+        let tcp = policy.checks.remove(0);
+        let kinds = [
+            (CheckKind::OpenFiles { below: 9 }, Cause::OpenFiles),
+            (CheckKind::Memory { below: crate::policy::MemoryBound::Bytes(9) }, Cause::Memory),
+            (CheckKind::Cpu { below_percent: 9, window: Span::from_secs(9) }, Cause::Cpu),
+            (CheckKind::Listen { address: crate::policy::ListenAddress::Unix(String::from("/x")) }, Cause::Listen),
+        ];
+        for (kind, _) in &kinds {
+            let name = Name::try_from(kind.as_str()).unwrap();
+            policy.checks.push(CheckPolicy { name, kind: kind.clone(), ..tcp.clone() });
+        }
+        policy.checks.push(CheckPolicy { every: Span::from_secs(60), ..tcp });
+        let (mut world, name) = world(policy);
+        starting(&mut world, &name);
+        let answer = |world: &mut World, index: usize, now: Now, failure| {
+            let (probe, _) = world.services[&name].senses.probes[index].in_flight.unwrap();
+            let outcome = ProbeOutcome { took_us: 0, failure, detail: String::from("words") };
+            step(world, now, Event::Probed { service: name.clone(), epoch: Epoch(1), probe, outcome })
+        };
+        let now = Now { mono: world.services[&name].senses.probes[0].due.unwrap(), ..at(0) };
+        let _ = step(&mut world, now, Event::Tick);
+        for index in 0..5 {
+            // Answers come apart, and with them the next probes.
+            let later = Now { mono: now.mono.after(Span::from_ms(10 * index as u64)), ..now };
+            let _ = answer(&mut world, index, later, None);
+        }
+        let due: Vec<_> = world.services[&name].senses.probes.iter().map(|probing| probing.due.unwrap()).collect();
+        assert_ne!(due[0], due[1]);
+        let now = Now { mono: due[0], ..now };
+        let output = step(&mut world, now, Event::Tick);
+        let probed = output.effects.iter().filter(|effect| matches!(effect.order, crate::effect::Order::Probe { .. }));
+        assert_eq!(probed.count(), 4, "the one that connects is not due");
+        let found = |output: &Output| {
+            let cause = |record: &Record| {
+                if let Body::Detected { cause, .. } = record.body { Some(cause) } else { None }
+            };
+            output.records.iter().find_map(cause)
+        };
+        let first = answer(&mut world, 0, now, Some(ProbeFailure::Wrong));
+        assert_eq!(found(&first), Some(Cause::OpenFiles));
+        for (kind, cause) in &kinds {
+            assert_eq!(crate::analyze::checks::cause(kind, ProbeFailure::Wrong), Some(*cause));
+        }
+    }
+
+    #[test]
     fn a_start_is_not_given_up_while_it_cannot_be_seen() {
         let (mut world, name) = world(checked());
         starting(&mut world, &name);

@@ -50,7 +50,13 @@ fn of_service(name: &Name, service: &ServicePolicy) -> Vec<String> {
                 of_check(user.as_deref().and_then(missing_user));
                 of_check(missing_program(command, &service.directory));
             }
-            CheckKind::Http(_) | CheckKind::Tcp { .. } | CheckKind::Heartbeat { .. } => {}
+            CheckKind::Http(_)
+            | CheckKind::Tcp { .. }
+            | CheckKind::Heartbeat { .. }
+            | CheckKind::Memory { .. }
+            | CheckKind::Cpu { .. }
+            | CheckKind::OpenFiles { .. }
+            | CheckKind::Listen { .. } => {}
         }
     }
     found

@@ -204,6 +204,9 @@ impl Fate {
             }
             CheckKind::Tcp { .. } | CheckKind::Exec { .. } => !up || since(self.hangs_after) || since(self.wrong_after),
             CheckKind::Heartbeat { .. } => !up || since(self.hangs_after) || since(self.silent_after),
+            // What a process has it has also while it hangs.
+            CheckKind::Listen { .. } => !up || since(self.wrong_after),
+            CheckKind::Memory { .. } | CheckKind::Cpu { .. } | CheckKind::OpenFiles { .. } => since(self.wrong_after),
         })
     }
 }

@@ -508,6 +508,17 @@ fn answer(
     let Some((fate, Some(executed_at))) = life else { return (quick, Some(ProbeFailure::Wrong)) };
     let age = now.saturating_sub(executed_at);
     let since = |at: Option<u64>| at.is_some_and(|at| at <= age);
+    match kind {
+        // What a process has it has also while it hangs.
+        CheckKind::Listen { .. } => {
+            let fails = !since(fate.up_after) || since(fate.wrong_after);
+            return (quick, fails.then_some(ProbeFailure::Wrong));
+        }
+        CheckKind::Memory { .. } | CheckKind::Cpu { .. } | CheckKind::OpenFiles { .. } => {
+            return (quick, since(fate.wrong_after).then_some(ProbeFailure::Wrong));
+        }
+        CheckKind::Http(_) | CheckKind::Tcp { .. } | CheckKind::Exec { .. } | CheckKind::Heartbeat { .. } => {}
+    }
     if since(fate.hangs_after) {
         let killed = matches!(kind, CheckKind::Exec { .. });
         return (timeout_us, Some(if killed { ProbeFailure::Killed } else { ProbeFailure::Timeout }));
@@ -522,9 +533,14 @@ fn answer(
             }
             None => (dice.within(quick, timeout_us), None),
         },
-        CheckKind::Http(_) | CheckKind::Tcp { .. } | CheckKind::Exec { .. } | CheckKind::Heartbeat { .. } => {
-            (quick, None)
-        }
+        CheckKind::Http(_)
+        | CheckKind::Tcp { .. }
+        | CheckKind::Exec { .. }
+        | CheckKind::Heartbeat { .. }
+        | CheckKind::Memory { .. }
+        | CheckKind::Cpu { .. }
+        | CheckKind::OpenFiles { .. }
+        | CheckKind::Listen { .. } => (quick, None),
     }
 }
 

@@ -5,8 +5,8 @@ use crate::fault::{Fault, Rates};
 use crate::rng::{Purpose, Rng};
 use hale_core::ids::{Epoch, Name};
 use hale_core::policy::{
-    CheckKind, CheckPolicy, CrashLoop, HostPolicy, HttpCheck, LogPolicy, Mode, Policy, Ready, ResourceLimits,
-    RestartPolicy, ServicePolicy, Signal, StartPolicy, StopPolicy, SystemPolicy,
+    CheckKind, CheckPolicy, CrashLoop, HostPolicy, HttpCheck, ListenAddress, LogPolicy, MemoryBound, Mode, Policy,
+    Ready, ResourceLimits, RestartPolicy, ServicePolicy, Signal, StartPolicy, StopPolicy, SystemPolicy,
 };
 use hale_core::time::Span;
 use std::collections::BTreeMap;
@@ -222,9 +222,13 @@ fn draw_service(seed: u64, index: usize, whole: usize, slow: bool, crowd: bool) 
     // What a well-behaved process needs: a policy that nobody can fulfil has no healthy services.
     let needs = |check: &CheckPolicy| match check.kind {
         CheckKind::Heartbeat { within } => within.times(u64::from(check.successes) + 1),
-        CheckKind::Http(_) | CheckKind::Tcp { .. } | CheckKind::Exec { .. } => {
-            check.every.times(u64::from(check.successes) + 1)
-        }
+        CheckKind::Http(_)
+        | CheckKind::Tcp { .. }
+        | CheckKind::Exec { .. }
+        | CheckKind::Memory { .. }
+        | CheckKind::Cpu { .. }
+        | CheckKind::OpenFiles { .. }
+        | CheckKind::Listen { .. } => check.every.times(u64::from(check.successes) + 1),
     };
     let needed = checks.iter().map(needs).max().unwrap_or_default().plus(Span::from_us(4 * USUAL_UP_US));
     let (short, long) = if slow { (1_000, 300_000) } else { (10, 5_000) };
@@ -264,10 +268,14 @@ fn draw_check(rng: &mut Rng, number: u64, slow: bool) -> CheckPolicy {
     let pace = if slow { 100 } else { 1 };
     let timeout = Span::from_ms(rng.scaled(20, 1_500) * if slow { 10 } else { 1 });
     let address = String::from("127.0.0.1:1");
-    let kind = match rng.below(4) {
-        0 => CheckKind::Tcp { address },
-        1 => CheckKind::Exec { command: vec![String::from("/bin/check")], user: None },
-        2 => CheckKind::Heartbeat { within: Span::from_ms(rng.scaled(200, 3_000) * if slow { 20 } else { 1 }) },
+    let kind = match rng.below(16) {
+        0..=2 => CheckKind::Tcp { address },
+        3..=5 => CheckKind::Exec { command: vec![String::from("/bin/check")], user: None },
+        6 => CheckKind::Memory { below: MemoryBound::Bytes(64 << 20) },
+        7 => CheckKind::Cpu { below_percent: 90, window: Span::from_secs(60) },
+        8 => CheckKind::OpenFiles { below: 900 },
+        9 => CheckKind::Listen { address: ListenAddress::Unix(String::from("/run/service")) },
+        10..=12 => CheckKind::Heartbeat { within: Span::from_ms(rng.scaled(200, 3_000) * if slow { 20 } else { 1 }) },
         _ => CheckKind::Http(HttpCheck {
             url: String::from("http://127.0.0.1:1/health"),
             method: String::from("GET"),

@@ -74,7 +74,13 @@ impl Probing {
         self.pause = FIRST_PROBE_AFTER.min(policy.every);
         self.due = match policy.kind {
             CheckKind::Heartbeat { .. } => None,
-            CheckKind::Http(_) | CheckKind::Tcp { .. } | CheckKind::Exec { .. } => Some(now.after(self.pause)),
+            CheckKind::Http(_)
+            | CheckKind::Tcp { .. }
+            | CheckKind::Exec { .. }
+            | CheckKind::Memory { .. }
+            | CheckKind::Cpu { .. }
+            | CheckKind::OpenFiles { .. }
+            | CheckKind::Listen { .. } => Some(now.after(self.pause)),
         };
     }
 
@@ -83,9 +89,13 @@ impl Probing {
         self.last_pass = Some(last_pass);
         self.due = match policy.kind {
             CheckKind::Heartbeat { .. } => None,
-            CheckKind::Http(_) | CheckKind::Tcp { .. } | CheckKind::Exec { .. } => {
-                Some(now.after(phase(service, policy)))
-            }
+            CheckKind::Http(_)
+            | CheckKind::Tcp { .. }
+            | CheckKind::Exec { .. }
+            | CheckKind::Memory { .. }
+            | CheckKind::Cpu { .. }
+            | CheckKind::OpenFiles { .. }
+            | CheckKind::Listen { .. } => Some(now.after(phase(service, policy))),
         };
     }
 
@@ -167,20 +177,40 @@ fn already(state: CheckState) -> u32 {
 }
 
 /// When the first regular probe comes, from half of `every` to all of it: checks that began together are taken
-/// apart, the same way each time.
+/// apart, the same way each time. But for those that look at the tree, which one look can serve.
 fn phase(service: &Name, policy: &CheckPolicy) -> Span {
     let half = policy.every.as_us() / 2;
-    let spread = (hash(service.as_str()) ^ hash(policy.name.as_str()).rotate_left(17)) % (half + 1);
-    Span::from_us(half + spread)
+    let own = if policy.kind.looks_at_tree() { 0 } else { hash(policy.name.as_str()).rotate_left(17) };
+    Span::from_us(half + (hash(service.as_str()) ^ own) % (half + 1))
 }
 
-/// The kind of failure that a failing probe means for the service; `None`: it says nothing about the service.
+/// How much earlier than it is due a check that looks at the tree is taken along with another one that is due: their
+/// answers come milliseconds apart, and on a busy machine tens of them, so that the next probes are due apart, too.
+const TAKEN_ALONG_WITHIN: Span = Span::from_ms(100);
+
+/// When the probe of `policy` that is due at `due` may be taken along with another one; a check that is probed often is
+/// taken along at most a quarter of its pause early.
+pub(crate) fn taken_along_from(policy: &CheckPolicy, due: Monotonic) -> Monotonic {
+    let early = TAKEN_ALONG_WITHIN.min(Span::from_us(policy.every.as_us() / 4));
+    Monotonic::from_us(due.as_us().saturating_sub(early.as_us()))
+}
+
+/// The kind of failure that a failing probe of a check of this kind means for the service; `None`: it says nothing about
+/// the service.
 #[must_use]
-pub fn cause(failure: ProbeFailure) -> Option<Cause> {
+pub fn cause(kind: &CheckKind, failure: ProbeFailure) -> Option<Cause> {
     match failure {
         ProbeFailure::Timeout | ProbeFailure::Killed => Some(Cause::Hang),
         ProbeFailure::Slow => Some(Cause::Slow),
-        ProbeFailure::Wrong => Some(Cause::Check),
+        ProbeFailure::Wrong => Some(match kind {
+            CheckKind::Http(_) | CheckKind::Tcp { .. } | CheckKind::Exec { .. } | CheckKind::Heartbeat { .. } => {
+                Cause::Check
+            }
+            CheckKind::Memory { .. } => Cause::Memory,
+            CheckKind::Cpu { .. } => Cause::Cpu,
+            CheckKind::OpenFiles { .. } => Cause::OpenFiles,
+            CheckKind::Listen { .. } => Cause::Listen,
+        }),
         ProbeFailure::Unable => None,
     }
 }
@@ -190,7 +220,13 @@ pub fn cause(failure: ProbeFailure) -> Option<Cause> {
 pub(crate) fn heartbeat_within(policy: &CheckPolicy, own: Option<Span>) -> Option<Span> {
     match policy.kind {
         CheckKind::Heartbeat { within } => Some(own.unwrap_or(within)),
-        CheckKind::Http(_) | CheckKind::Tcp { .. } | CheckKind::Exec { .. } => None,
+        CheckKind::Http(_)
+        | CheckKind::Tcp { .. }
+        | CheckKind::Exec { .. }
+        | CheckKind::Memory { .. }
+        | CheckKind::Cpu { .. }
+        | CheckKind::OpenFiles { .. }
+        | CheckKind::Listen { .. } => None,
     }
 }
 

@@ -6,7 +6,7 @@ use crate::effect::Order;
 use crate::event::{Notice, ProbeFailure, ProbeOutcome};
 use crate::ids::{Epoch, Name, ProbeId};
 use crate::incident::Cause;
-use crate::policy::{CheckKind, Ready};
+use crate::policy::{CheckKind, CheckPolicy, Ready};
 use crate::reason::Reason;
 use crate::record::{Body, Finding};
 use crate::time::{Monotonic, Span};
@@ -27,11 +27,17 @@ fn whole_seconds(at: Monotonic) -> Monotonic {
     Monotonic::from_us(at.as_us().div_ceil(1_000_000).saturating_mul(1_000_000))
 }
 
+/// Whether the look at the tree that another check takes now serves this one, too.
+fn is_taken_along(check: &CheckPolicy, due: Monotonic, now: Monotonic) -> bool {
+    check.kind.looks_at_tree() && checks::taken_along_from(check, due) <= now
+}
+
 impl Brain<'_> {
     /// Orders the probes that are due, and counts missing heartbeats and lost results.
     pub(super) fn probe_due(&mut self, name: &Name) {
         let now = self.now();
         let policy = self.policy(name);
+        let looks = self.looks_at_tree(name, now);
         for (index, check) in policy.checks.iter().enumerate() {
             let Some(run) = self.known(name).phase.run() else { return };
             let probing = &mut self.world.services.get_mut(name).expect("it was just read").senses.probes[index];
@@ -40,12 +46,18 @@ impl Brain<'_> {
                     probing.lost(check, now);
                     self.record(name, Body::ProbeLost { epoch: run.epoch, check: check.name.clone() });
                 }
-                (None, Some(due)) if due <= now => match check.kind {
+                (None, Some(due)) if due <= now || looks && is_taken_along(check, due, now) => match check.kind {
                     CheckKind::Heartbeat { .. } => {
                         probing.due = Some(now.after(check.every));
                         self.no_heartbeat(name, index, run.epoch);
                     }
-                    CheckKind::Http(_) | CheckKind::Tcp { .. } | CheckKind::Exec { .. } => {
+                    CheckKind::Http(_)
+                    | CheckKind::Tcp { .. }
+                    | CheckKind::Exec { .. }
+                    | CheckKind::Memory { .. }
+                    | CheckKind::Cpu { .. }
+                    | CheckKind::OpenFiles { .. }
+                    | CheckKind::Listen { .. } => {
                         let probe = self.world.next_probe;
                         self.world.next_probe = probe.next();
                         probing.start(probe, check, now);
@@ -55,6 +67,16 @@ impl Brain<'_> {
                 _ => {}
             }
         }
+    }
+
+    /// Whether a check that looks at the processes of the service is due now: the others of that sort are taken along.
+    fn looks_at_tree(&self, name: &Name, now: Monotonic) -> bool {
+        let service = &self.world.services[name];
+        let mut checks = service.policy.checks.iter().zip(&service.senses.probes);
+        checks.any(|(check, probing)| {
+            let is_due = probing.in_flight.is_none() && probing.due.is_some_and(|due| due <= now);
+            is_due && check.kind.looks_at_tree()
+        })
     }
 
     pub(super) fn probed(&mut self, name: &Name, epoch: Epoch, probe: ProbeId, outcome: &ProbeOutcome) {
@@ -146,7 +168,7 @@ impl Brain<'_> {
                 self.record(name, failed(failures, failure));
             }
             (Edge::Failed { failures }, Some(failure)) => {
-                let Some(cause) = checks::cause(failure) else { return };
+                let Some(cause) = checks::cause(&check.kind, failure) else { return };
                 if self.record(name, failed(failures, failure)) {
                     let detail = outcome.detail.clone();
                     let finding = Finding::Check { check: check.name.clone(), failures, failure, detail };

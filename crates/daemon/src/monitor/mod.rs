@@ -8,4 +8,5 @@ pub mod notify;
 pub mod pressure;
 pub mod probe;
 mod text;
+pub(crate) mod tree_sample;
 pub mod watchdog_chain;

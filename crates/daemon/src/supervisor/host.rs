@@ -599,7 +599,8 @@ impl DaemonHost {
                 self.watch_tree(service, epoch, Until::Killed);
             }
             Order::Probe { probe, check, policy } => {
-                self.parts.prober.probe(ProbeOrder { service: service.clone(), epoch, probe, check, policy });
+                let tree = hosted.tree().cloned();
+                self.parts.prober.probe(ProbeOrder { service: service.clone(), epoch, probe, check, policy, tree });
             }
             Order::Collect { incident, lines } => {
                 self.unflushed.push((service.clone(), Job { epoch, incident, lines }));

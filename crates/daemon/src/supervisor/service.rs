@@ -297,7 +297,7 @@ impl Hosted {
         self.ready.as_mut().map_or(Ok(()), |ready| ready.limit(limits))
     }
 
-    fn tree(&self) -> Option<&Tree> {
+    pub(super) fn tree(&self) -> Option<&Tree> {
         self.ready.as_ref().map(|ready| &ready.tree)
     }
 

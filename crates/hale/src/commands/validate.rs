@@ -7,7 +7,8 @@ use crate::failure::Failure;
 use crate::missing::missing;
 use crate::terminal::escape;
 use hale_core::ids::Name;
-use hale_core::policy::{CheckKind, CheckPolicy, Mode, Ready, ServicePolicy};
+use hale_core::memory::Size;
+use hale_core::policy::{CheckKind, CheckPolicy, MemoryBound, Mode, Ready, ServicePolicy};
 use hale_daemon::api::view::ms;
 use hale_daemon::monitor::config_file::{self, LoadError, Loaded};
 use serde_json::{Value, json};
@@ -117,6 +118,17 @@ fn check_line(check: &CheckPolicy) -> String {
         CheckKind::Tcp { address } => format!("connects to {address}"),
         CheckKind::Exec { command, .. } => format!("runs {}", command.join(" ")),
         CheckKind::Heartbeat { within } => return format!("check {name}: a heartbeat within {within}"),
+        CheckKind::Memory { below } => match below {
+            MemoryBound::Bytes(bytes) => format!("memory of all its processes below {}", Size(*bytes)),
+            MemoryBound::OfLimit { percent, limit_bytes } => {
+                format!("memory of all its processes below {percent} % of {}", Size(*limit_bytes))
+            }
+        },
+        CheckKind::Cpu { below_percent, window } => {
+            format!("all its processes below {below_percent} % of a core, as the mean of {window}")
+        }
+        CheckKind::OpenFiles { below } => format!("below {below} open files in each of its processes"),
+        CheckKind::Listen { address } => format!("one of its processes listens at {address}"),
     };
     format!("check {name}: {what}, every {every}, answer within {timeout}, acts on failure {failures}")
 }

@@ -20,4 +20,5 @@ mod nobody;
 mod notify;
 mod replaced;
 mod survivors;
+mod tree_checks;
 mod writers;

@@ -126,7 +126,7 @@ impl Trees {
             }
         }
         Search { tag, mains, adopters: self.adopters }.each(|handle, _, evidence| {
-            round.add(handle, evidence)?;
+            round.add(&handle, evidence)?;
             // A refusal shows in what remains.
             let _ = handle.send(Signal::KILL);
             Ok(ControlFlow::Continue(()))

@@ -24,7 +24,7 @@ use cgroup::Group;
 use delegate::{Controller, Lacking, Why};
 use hale_core::event::Process;
 use hale_core::ids::Name;
-use process::{Handle, Identity};
+pub(crate) use process::{Handle, Identity, Stat};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{OFlags, fstat, fstatfs};
 use rustix::process::Signal;
@@ -458,6 +458,22 @@ impl Tree {
         }
     }
 
+    /// Gives every process that lives in it now, and what its `stat` said where that was read to find it.
+    ///
+    /// # Errors
+    ///
+    /// The kernel does not tell.
+    pub(crate) fn look(&self, mut each: impl FnMut(Handle, Option<&Stat>) -> io::Result<()>) -> io::Result<()> {
+        match &self.0.place {
+            Place::Cgroup { group, .. } => group.each(|handle| each(handle, None)),
+            Place::Tags { tag, adopters } => {
+                let main = *lock(&self.0.main);
+                let search = Search { tag, mains: main.as_slice(), adopters: *adopters };
+                search.each(|handle, stat, _| each(handle, Some(stat)).map(ControlFlow::Continue))
+            }
+        }
+    }
+
     fn search(
         &self,
         tag: &Tag,
@@ -465,7 +481,7 @@ impl Tree {
         mut each: impl FnMut(&Handle, Identity) -> io::Result<ControlFlow<()>>,
     ) -> io::Result<()> {
         let main = *lock(&self.0.main);
-        Search { tag, mains: main.as_slice(), adopters }.each(|handle, identity, _| each(handle, identity))
+        Search { tag, mains: main.as_slice(), adopters }.each(|handle, stat, _| each(&handle, stat.identity))
     }
 }
 

@@ -5,7 +5,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// The most that is read of one process's environment, in bytes: three quarters of the 8 MiB stack that execve(2)
 /// takes as the greatest size of arguments and environment together.
@@ -30,6 +30,10 @@ pub(crate) struct Stat {
     pub session: i32,
     /// No thread of it lives: it only waits to be reaped.
     pub is_dead: bool,
+    /// Its time on processors, in clock ticks.
+    pub own_ticks: u64,
+    /// That of its children which ended and which it has waited for, with what they had so.
+    pub children_ticks: u64,
 }
 
 /// A process, held by its open directory in /proc: what is read through it, or sent to it, concerns this process
@@ -49,6 +53,16 @@ impl Handle {
             Err(Errno::NOENT | Errno::SRCH | Errno::ACCESS | Errno::PERM) => Ok(None),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Its pid, which may have come to mean another one.
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// Its directory in /proc.
+    pub fn dir(&self) -> BorrowedFd<'_> {
+        self.dir.as_fd()
     }
 
     /// Who it is now; `None` when it was reaped.
@@ -104,7 +118,8 @@ impl Handle {
     }
 
     fn read(&self, name: &str, max: u64) -> Option<Vec<u8>> {
-        let mut bytes = Vec::new();
+        // Room for all of a usual one: the kernel is asked twice, not once for each doubling of the buffer.
+        let mut bytes = Vec::with_capacity(1_024);
         File::from(self.open_below(name, OFlags::empty()).ok()?).take(max).read_to_end(&mut bytes).ok()?;
         Some(bytes)
     }
@@ -124,11 +139,15 @@ fn parse_stat(pid: i32, bytes: &[u8]) -> Option<Stat> {
     let fields: Vec<&str> = text.split_ascii_whitespace().collect();
     let field = |number: usize| fields.get(number - 3).copied();
     let threads: u64 = field(20)?.parse().ok()?;
+    // 2^60 ticks are more than any machine will see.
+    let ticks = |number| field(number)?.parse::<u64>().ok().map(|ticks| ticks.min(1 << 60));
     Some(Stat {
         identity: Identity { pid, start_ticks: field(22)?.parse().ok()? },
         parent: field(4)?.parse().ok()?,
         session: field(6)?.parse().ok()?,
         is_dead: matches!(field(3)?, "Z" | "X" | "x") && threads <= 1,
+        own_ticks: ticks(14)? + ticks(15)?,
+        children_ticks: ticks(16)? + ticks(17)?,
     })
 }
 
@@ -139,10 +158,10 @@ mod tests {
 
     #[test]
     fn a_name_full_of_parentheses_does_not_move_the_fields() {
-        let rest = "1 7 8 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 12345 0";
+        let rest = "1 7 8 0 -1 0 0 0 0 0 1 2 30 40 20 0 1 0 12345 0";
         let stat = parse_stat(42, format!("42 (a) Z 9 (b) S {rest}\n").as_bytes()).unwrap();
         let identity = Identity { pid: 42, start_ticks: 12345 };
-        assert_eq!(stat, Stat { identity, parent: 1, session: 8, is_dead: false });
+        assert_eq!(stat, Stat { identity, parent: 1, session: 8, is_dead: false, own_ticks: 3, children_ticks: 70 });
         assert!(parse_stat(42, format!("42 (x) Z {rest}\n").as_bytes()).unwrap().is_dead);
         assert!(parse_stat(42, b"42 (x) S 1").is_none());
     }

@@ -68,15 +68,12 @@ pub(crate) struct Search<'a> {
 
 impl Search<'_> {
     /// Calls `each` for every process that is found: held, alive, and none of this process and its ancestors.
-    pub fn each(
-        &self,
-        mut each: impl FnMut(&Handle, Identity, Evidence) -> io::Result<ControlFlow<()>>,
-    ) -> io::Result<()> {
+    pub fn each(&self, mut each: impl FnMut(Handle, &Stat, Evidence) -> io::Result<ControlFlow<()>>) -> io::Result<()> {
         let kin = Kin::read(self.mains, self.adopters)?;
         // Read anew: what was forked meanwhile has higher pids, mostly, and so is found on this way.
         for pid in pids()? {
             let Some(handle) = Handle::open(pid)? else { continue };
-            let Some(Stat { identity, is_dead: false, .. }) = handle.stat() else { continue };
+            let Some(stat @ Stat { identity, is_dead: false, .. }) = handle.stat() else { continue };
             if kin.spared.contains(&pid) {
                 continue;
             }
@@ -87,7 +84,7 @@ impl Search<'_> {
             } else {
                 continue;
             };
-            if each(&handle, identity, evidence)?.is_break() {
+            if each(handle, &stat, evidence)?.is_break() {
                 return Ok(());
             }
         }

@@ -10,9 +10,10 @@ mod starved;
 mod tcp;
 #[cfg(test)]
 mod testing;
+mod tree;
 
 use self::connect::Resolver;
-use crate::execute::tree::Trees;
+use crate::execute::tree::{Tree, Trees};
 use crate::monitor::text::one_line;
 use hale_core::event::{Event, ProbeFailure, ProbeOutcome};
 use hale_core::ids::{Epoch, Name, ProbeId};
@@ -47,6 +48,8 @@ pub struct ProbeOrder {
     pub check: usize,
     /// Where the check stands.
     pub policy: Arc<ServicePolicy>,
+    /// The service's processes, for checks that look at them.
+    pub tree: Option<Tree>,
 }
 
 /// Runs probes on a tokio runtime of one thread: as many at once as are ordered, since a waiting probe is a timer
@@ -63,6 +66,7 @@ struct Shared {
     report: Report,
     resolver: Resolver,
     exec: exec::Launcher,
+    looker: tree::Looker,
 }
 
 impl Prober {
@@ -70,7 +74,12 @@ impl Prober {
     /// are put into groups of `trees`, one for each probe.
     #[must_use]
     pub fn new(handle: Handle, report: Report, trees: Arc<Trees>) -> Self {
-        let shared = Shared { report, resolver: Resolver::default(), exec: exec::Launcher::new(trees) };
+        let shared = Shared {
+            report,
+            resolver: Resolver::default(),
+            exec: exec::Launcher::new(trees),
+            looker: tree::Looker::new(),
+        };
         Self { handle, shared: Arc::new(shared), newest: Mutex::default() }
     }
 
@@ -106,6 +115,10 @@ impl Shared {
             CheckKind::Exec { command, user } => {
                 self.exec.probe(order, &check.name, command, user.as_deref(), deadline).await
             }
+            CheckKind::Memory { .. }
+            | CheckKind::Cpu { .. }
+            | CheckKind::OpenFiles { .. }
+            | CheckKind::Listen { .. } => self.looker.probe(order, &check.kind, deadline).await,
             CheckKind::Heartbeat { .. } => Err(Verdict::wrong("a heartbeat comes by itself and is not probed")),
         };
         result.unwrap_or_else(|verdict| verdict)

@@ -24,7 +24,7 @@ async fn probe(kind: CheckKind, trees: Arc<Trees>) -> ProbeOutcome {
     let prober = Prober::new(Handle::current(), Arc::new(move |event| sender.send(event).unwrap()), trees);
     let policy = Arc::new(policy(kind, LONG));
     let service = Name::try_from("bot").unwrap();
-    prober.probe(ProbeOrder { service, epoch: Epoch(1), probe: ProbeId(1), check: 0, policy });
+    prober.probe(ProbeOrder { service, epoch: Epoch(1), probe: ProbeId(1), check: 0, policy, tree: None });
     match events.recv().await {
         Some(Event::Probed { outcome, .. }) => outcome,
         other => panic!("not an answer: {other:?}"),
