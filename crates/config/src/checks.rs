@@ -30,17 +30,26 @@ pub(crate) fn read(service: &Fields<'_>, report: &mut Report<'_>) -> Option<Vec<
         report.error(item.at, message, Some("write [[service.NAME.check]], with two brackets".to_owned()));
         return None;
     };
+    read_items(list, service, report)
+}
+
+/// Reads a list of checks of what `owner` is the table of. `None`: one of them is wrong.
+pub(crate) fn read_items<'a>(
+    list: impl IntoIterator<Item = &'a Item>,
+    owner: &Fields<'_>,
+    report: &mut Report<'_>,
+) -> Option<Vec<CheckPolicy>> {
     let mut given = BTreeMap::new();
     let mut all = Vec::new();
     for item in list {
-        all.push(check(item, service, &mut given, report));
+        all.push(check(item, owner, &mut given, report));
     }
     Some(with_names(all.into_iter().collect::<Option<_>>()?))
 }
 
 fn check(
     item: &Item,
-    service: &Fields<'_>,
+    owner: &Fields<'_>,
     given: &mut BTreeMap<Name, crate::diagnostic::Place>,
     report: &mut Report<'_>,
 ) -> Option<Unnamed> {
@@ -82,9 +91,9 @@ fn check(
         CheckName::Tcp => fields.get(&keys::ADDRESS, report).map(|address| CheckKind::Tcp { address }),
         CheckName::Exec => exec(&fields, report),
         CheckName::Heartbeat => heartbeat(&fields, report),
-        CheckName::Memory => tree_checks::memory(&fields, service, report),
+        CheckName::Memory => tree_checks::memory(&fields, owner, report),
         CheckName::Cpu => tree_checks::cpu(&fields, report),
-        CheckName::OpenFiles => tree_checks::open_files(&fields, service, report),
+        CheckName::OpenFiles => tree_checks::open_files(&fields, owner, report),
         CheckName::Listen => tree_checks::listen(&fields, report),
     };
     Some(Unnamed { name, kind: kind?, every: every?, timeout: timeout?, failures: failures?, successes: successes? })
@@ -101,7 +110,7 @@ fn name(
         Ok(name) => {
             if let Some(first) = given.insert(name.clone(), at) {
                 let help = format!("the first one is at {}", report.position(first));
-                report.error(at, format!("two checks of this service are called `{name}`"), Some(help));
+                report.error(at, format!("two checks here are called `{name}`"), Some(help));
             }
             Some(name)
         }

@@ -3,6 +3,7 @@
 
 pub(crate) mod tree;
 
+use crate::dependencies;
 use crate::kinds::{AnyJson, Bytes, Choice, Duration, Flag, Kind, List, Map, Number, SignalName, StatusCodes, Text};
 use crate::listen::Addresses;
 use crate::text;
@@ -40,6 +41,8 @@ pub(crate) enum Shape {
     Named(&'static Section),
     /// A list of checks.
     Checks,
+    /// One check or a list of them, of things that Hale does not run.
+    OutsideChecks,
 }
 
 /// A table of known keys.
@@ -93,7 +96,7 @@ impl AnyKey for Tables {
     }
 
     fn is_required(&self) -> bool {
-        false
+        matches!(self.shape, Shape::OutsideChecks)
     }
 
     fn content(&self) -> Content<'_> {
@@ -143,8 +146,11 @@ const TASKS_LIMIT_MAX: u32 = 4_194_304;
 const CPU_WEIGHT_MAX: u32 = 10_000;
 
 /// The file as a whole.
-pub(crate) static ROOT: Section =
-    Section { title: "the top level", keys: &[&HOST_TABLE, &SERVICE_TABLE, &SYSTEM_TABLE], planned: &["dependency"] };
+pub(crate) static ROOT: Section = Section {
+    title: "the top level",
+    keys: &[&HOST_TABLE, &SERVICE_TABLE, &SYSTEM_TABLE, &dependencies::TABLE],
+    planned: &[],
+};
 
 static HOST_TABLE: Tables = Tables { name: "host", doc: "Hale itself.", shape: Shape::One(&HOST) };
 static SERVICE_TABLE: Tables = Tables {
@@ -301,7 +307,8 @@ pub(crate) static ENVIRONMENT_FILES: Key<List<Text>> = key(
 pub(crate) static AFTER: Key<List<Text>> = key(
     "after",
     List { of: text(text::any), non_empty: false, example: r#"["database"]"# },
-    "Services that must be ready before this one is started, and that are stopped after it.",
+    "Services that must be ready, and dependencies that must be up, before this one is started. Services are stopped \
+     after it.",
 );
 pub(crate) static OPEN_FILES_LIMIT: Key<Number> = key(
     "open_files_limit",
@@ -613,7 +620,7 @@ pub(crate) static HEARTBEAT_WITHIN: Key<Duration> = required(
 );
 
 /// All sections, to tell where a key that stands in the wrong one belongs.
-pub(crate) static ALL: [&Section; 19] = [
+pub(crate) static ALL: [&Section; 20] = [
     &ROOT,
     &HOST,
     &HARDWARE_WATCHDOG,
@@ -625,6 +632,7 @@ pub(crate) static ALL: [&Section; 19] = [
     &RESTART,
     &CRASH_LOOP,
     &LOG,
+    &dependencies::SECTION,
     &HTTP,
     &TCP,
     &EXEC,

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod checks;
+mod dependencies;
 mod diagnostic;
 mod document;
 mod fields;

@@ -8,12 +8,12 @@ use std::collections::{BTreeMap, BTreeSet};
 /// `after` of one service, as written, with the places of the names.
 pub(crate) type After = Vec<(String, Place)>;
 
-/// Reports names that are not services, names given twice, and circles. `declared` are all services of the
-/// file, also those with other mistakes; `elsewhere` are names whose own table was refused already.
+/// Reports names that are neither services nor dependencies, names given twice, and circles. `services` and
+/// `dependencies` are all of the file, also those with other mistakes; a dependency starts after nothing.
 pub(crate) fn check(
     after: &BTreeMap<Name, After>,
-    declared: &BTreeSet<&str>,
-    elsewhere: &[&str],
+    services: &BTreeSet<&str>,
+    dependencies: &BTreeSet<&str>,
     report: &mut Report<'_>,
 ) {
     for (service, names) in after {
@@ -22,9 +22,11 @@ pub(crate) fn check(
                 report.error(*at, format!("service `{service}` cannot start after itself"), None);
             } else if names[..index].iter().any(|(earlier, _)| earlier == name) {
                 report.error(*at, format!("`after` names `{name}` twice"), None);
-            } else if !declared.contains(name.as_str()) && !elsewhere.contains(&name.as_str()) {
-                let help = nearest(name, declared.iter().copied()).map(|word| format!("did you mean `{word}`?"));
-                report.error(*at, format!("`after` names `{name}`, which is not a service"), help);
+            } else if !services.contains(name.as_str()) && !dependencies.contains(name.as_str()) {
+                let known = services.iter().chain(dependencies).copied();
+                let help = nearest(name, known).map(|word| format!("did you mean `{word}`?"));
+                let message = format!("`after` names `{name}`, which is neither a service nor a dependency");
+                report.error(*at, message, help);
             }
         }
     }

@@ -1,5 +1,6 @@
 //! The JSON Schema (draft 2020-12) of `hale.toml`, from the table of keys.
 
+use crate::dependencies;
 use crate::keys::{self, AnyKey, CheckName, Content, Section, Shape};
 use serde_json::{Map, Value as Json, json};
 
@@ -37,13 +38,21 @@ fn property(key: &dyn AnyKey) -> Json {
             "propertyNames": { "pattern": keys::NAME_PATTERN },
             "additionalProperties": section(of),
         }),
-        Content::Tables(Shape::Checks) => {
-            let kinds: Vec<Json> = CheckName::ALL.iter().map(|&(word, kind)| check(word, kind)).collect();
-            json!({ "type": "array", "items": { "oneOf": kinds } })
+        Content::Tables(Shape::Checks) => json!({ "type": "array", "items": checks(&CheckName::ALL) }),
+        Content::Tables(Shape::OutsideChecks) => {
+            let one = checks(&dependencies::KINDS);
+            let list = json!({ "type": "array", "items": one, "minItems": 1 });
+            json!({ "anyOf": [one, list] })
         }
     };
     schema["description"] = key.doc().into();
     schema
+}
+
+/// A check of one of these kinds.
+fn checks(kinds: &[(&str, CheckName)]) -> Json {
+    let kinds: Vec<Json> = kinds.iter().map(|&(word, kind)| check(word, kind)).collect();
+    json!({ "oneOf": kinds })
 }
 
 /// One kind of check: its section, with `kind` fixed.
@@ -83,7 +92,8 @@ mod tests {
             None => required(key).then(|| "required".to_owned()),
         };
         // Tables below have headings of their own; `crash_loop` can be `false` too, and so has both.
-        let is_table = |of: &Json| of.get("properties").is_some() || of.pointer("/items/oneOf").is_some();
+        let checks = |of: &Json| of.pointer("/items/oneOf").is_some() || of.pointer("/anyOf/0/oneOf").is_some();
+        let is_table = |of: &Json| of.get("properties").is_some() || checks(of);
         let properties = schema["properties"].as_object().expect("a section has properties");
         let of_interest = properties.iter().filter(|(key, of)| wanted(key) && !is_table(of));
         of_interest.map(|(key, of)| (key.clone(), default(key, of))).collect()
@@ -112,6 +122,7 @@ mod tests {
         let system = &schema["properties"]["system"]["properties"]["generations"];
         compare("`[system.generations]`", system, |_| true);
         compare("`[service.NAME]`", service, |_| true);
+        compare("`[dependency.NAME]`", &schema["properties"]["dependency"]["additionalProperties"], |_| true);
         for table in ["start", "stop", "restart", "log"] {
             compare(&format!("`[service.NAME.{table}]`"), &service["properties"][table], |_| true);
         }

@@ -5,7 +5,7 @@ use crate::document::{Entry, Item, Table, Value};
 use crate::fields::{Fields, nearest};
 use crate::listen::Taken;
 use crate::order::{self, After};
-use crate::{HostDefaults, checks, keys, listen, text};
+use crate::{HostDefaults, checks, dependencies, keys, listen, text};
 use hale_core::ids::Name;
 use hale_core::policy::{
     CheckPolicy, CrashLoop, HardwareWatchdog, HostPolicy, LogPolicy, Policy, Ready, ResourceLimits, RestartPolicy,
@@ -66,16 +66,17 @@ pub(crate) fn policy(root: &Table, defaults: &HostDefaults, base_dir: &str, repo
     }
 
     let declared: BTreeSet<&str> = tables.0.keys().map(String::as_str).collect();
-    // Planned, and refused as a whole: their names are no further mistakes.
-    let mut dependencies = Vec::new();
-    if let Some(Value::Table(table)) = fields.entry("dependency").map(|entry| &entry.item.value) {
-        dependencies.extend(table.0.keys().map(String::as_str));
+    let dependencies = dependencies::read(&fields, &declared, report);
+    order::check(&afters, &declared, &dependencies.declared.keys().copied().collect(), report);
+    if report.is_clean() {
+        let wanted = afters.values().flatten().map(|(name, _)| name.as_str()).collect();
+        dependencies::unused(&dependencies.declared, &wanted, report);
     }
-    order::check(&afters, &declared, &dependencies, report);
     required(&host_fields, &declared, report);
 
     let services = services.into_iter().map(|(name, service)| Some((name, Arc::new(service?)))).collect::<Option<_>>();
-    let policy = Policy { host: host?, services: services?, system: system? };
+    let dependencies = dependencies.policies();
+    let policy = Policy { host: host?, services: services?, system: system?, dependencies: dependencies? };
     report.is_clean().then_some(policy)
 }
 

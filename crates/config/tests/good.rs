@@ -202,14 +202,50 @@ fn the_hash_is_pinned() {
     assert_eq!(hash(ALL_KEYS), "666f32528002fb08dc6bfa3909d49961f2f79db3f56d8824cdd334f0dfbc48d8");
 }
 
+/// A configuration with every key of dependencies; what has none keeps its hash.
+const WITH_DEPENDENCIES: &str = r#"
+[service.bot]
+command = ["bot"]
+after = ["llm-api", "store"]
+
+[dependency.llm-api.check]
+kind = "http"
+url = "http://127.0.0.1:1/"
+
+[[dependency.store.check]]
+kind = "tcp"
+address = "127.0.0.1:2"
+
+[[dependency.store.check]]
+kind = "exec"
+command = ["check"]
+"#;
+
+#[test]
+fn dependencies_have_one_check_or_many() {
+    let policy = good(WITH_DEPENDENCIES);
+    assert_eq!(policy.warnings, []);
+    let checks = |name: &str| {
+        let dependency = &policy.policy.dependencies[&name.try_into().expect("it is a name")];
+        dependency.checks.iter().map(|check| check.name.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!((checks("llm-api"), checks("store")), (vec!["http".into()], vec!["tcp".into(), "exec".into()]));
+    let after: Vec<_> = bot(WITH_DEPENDENCIES).after.iter().map(ToString::to_string).collect();
+    assert_eq!(after, ["llm-api", "store"]);
+    let one_in_a_list = WITH_DEPENDENCIES.replace("[dependency.llm-api.check]", "[[dependency.llm-api.check]]");
+    assert_eq!(hash(&one_in_a_list), hash(WITH_DEPENDENCIES));
+    assert_ne!(hash(&WITH_DEPENDENCIES.replace("127.0.0.1:2", "127.0.0.1:3")), hash(WITH_DEPENDENCIES));
+}
+
 #[test]
 fn the_file_with_all_keys_has_all_keys() {
     let has = |key: &str| {
         let value = format!("{key} = ");
         let tables = [format!("[{key}]"), format!("[{key}."), format!(".{key}]")];
+        let all = [ALL_KEYS, TREE_CHECKS, WITH_DEPENDENCIES].concat();
         let inline = |line: &str| line.contains(&format!("{{ {value}")) || line.contains(&format!(", {value}"));
-        [ALL_KEYS, TREE_CHECKS].into_iter().flat_map(str::lines).any(|line| line.starts_with(&value) || inline(line))
-            || tables.iter().any(|table| ALL_KEYS.contains(table))
+        all.lines().any(|line| line.starts_with(&value) || inline(line))
+            || tables.iter().any(|table| all.contains(table))
     };
     keys(&schema(), &mut |key| assert!(has(key), "{key} is missing in all-keys.toml"));
 }

@@ -2,7 +2,7 @@
 
 use crate::descriptor::Stored;
 use crate::ids::{EffectId, Epoch, IncidentId, Name, OfferId, ProbeId, RequestId};
-use crate::policy::{ServicePolicy, Signal};
+use crate::policy::{DependencyPolicy, ServicePolicy, Signal};
 use crate::record::Refusal;
 use crate::status::StatusReport;
 use alloc::boxed::Box;
@@ -78,6 +78,18 @@ pub enum Order {
         /// Where the check stands.
         policy: Arc<ServicePolicy>,
     },
+    /// Run one check of a dependency once. Idempotent as far as the check is. Answered as [`Probe`](Self::Probe) is, with
+    /// the dependency's name and process 0.
+    ProbeDependency {
+        /// Which.
+        dependency: Name,
+        /// For the answer.
+        probe: ProbeId,
+        /// Which of the policy's checks.
+        check: usize,
+        /// Where the check stands.
+        policy: Arc<DependencyPolicy>,
+    },
     /// Read the last lines of output of the ended or failing process, which may have a successor by now. Idempotent.
     /// Answered by `Collected`, or not at all.
     Collect {
@@ -119,6 +131,7 @@ impl Order {
             Self::Spawn { .. } | Self::Signal { .. } | Self::Kill | Self::Probe { .. } => true,
             Self::Collect { .. }
             | Self::AckExit
+            | Self::ProbeDependency { .. }
             | Self::Store { .. }
             | Self::Unstore { .. }
             | Self::Reply { .. }

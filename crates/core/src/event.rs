@@ -105,7 +105,8 @@ pub enum Event {
         /// Which of its processes.
         epoch: Epoch,
     },
-    /// A probe ended. Exactly once for each [`crate::effect::Order::Probe`], unless it got lost.
+    /// A probe ended. Exactly once for each [`crate::effect::Order::Probe`], unless it got lost. Of a dependency
+    /// ([`crate::effect::Order::ProbeDependency`]) it has process 0.
     Probed {
         /// Whose.
         service: Name,

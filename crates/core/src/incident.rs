@@ -8,6 +8,7 @@ use crate::plan::{ladder, reboot};
 use crate::reason::Reason;
 use crate::record::{Body, Record};
 use crate::time::{Now, Span};
+use crate::world::dependency::DependencyEdge;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -46,13 +47,15 @@ pub enum Cause {
     Spawn,
     /// It survived SIGKILL.
     Unkillable,
+    /// It failed while what it starts after was down.
+    Dependency,
     /// The hardware timer reset the machine.
     Reset,
 }
 
 impl Cause {
     /// All of them, for tables.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Exit,
         Self::Signal,
         Self::Oom,
@@ -67,6 +70,7 @@ impl Cause {
         Self::StartTimeout,
         Self::Spawn,
         Self::Unkillable,
+        Self::Dependency,
         Self::Reset,
     ];
 
@@ -88,6 +92,7 @@ impl Cause {
             Self::StartTimeout => "start_timeout",
             Self::Spawn => "spawn",
             Self::Unkillable => "unkillable",
+            Self::Dependency => "dependency",
             Self::Reset => "reset",
         }
     }
@@ -112,6 +117,8 @@ pub fn cause_of_exit(status: ExitStatus) -> Cause {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Blame {
+    /// Something that the service depends on.
+    Dependency,
     /// The machine.
     Host,
     /// Not judged: this version has no rule that could.
@@ -130,6 +137,8 @@ pub enum Outcome {
     Held,
     /// The machine was reset.
     Rebooted,
+    /// What the service depends on came back, and all checks pass again: nothing was done about the service.
+    Environmental,
     /// An operator, or the end of Hale, stopped it.
     Stopped,
     /// Hale only watched.
@@ -145,6 +154,7 @@ impl Outcome {
             Self::Recovered => "recovered",
             Self::Held => "held",
             Self::Rebooted => "rebooted",
+            Self::Environmental => "environmental",
             Self::Stopped => "stopped",
             Self::Observed => "observed",
         }
@@ -220,7 +230,8 @@ fn open(record: &Record) -> Option<Story> {
             record.service.as_ref()?;
             let (what, why) = line(&record.body)?;
             let memory = finding.memory().or(stall.as_ref().map(Stall::report));
-            (*cause, Blame::Unknown, what, why, memory, Vec::new())
+            let blame = if *cause == Cause::Dependency { Blame::Dependency } else { Blame::Unknown };
+            (*cause, blame, what, why, memory, Vec::new())
         } else if let Body::HardwareReset { previous, .. } = &record.body {
             let (what, why) = line(&record.body)?;
             let last = previous.as_ref().map(|previous| previous.last.clone());
@@ -280,18 +291,22 @@ pub fn line(body: &Body) -> Option<(String, Option<String>)> {
     let plain = |what: String| Some((what, None));
     let because = |what: String, why: &dyn fmt::Display| Some((what, Some(why.to_string())));
     match body {
+        Body::Detected { finding, stall: None, blocked: Some(on), .. } => {
+            plain(format!("detected while {on} is down: {finding}"))
+        }
         Body::Detected { finding, stall: None, .. } => plain(format!("detected: {finding}")),
         Body::Detected { finding, stall: Some(stall), .. } => plain(format!("detected: {finding}; {stall}")),
         Body::Decided(decision) => {
             let choice = &decision.choice;
             let what = match choice.verdict {
                 ladder::Verdict::Observe => String::from("decided to do nothing"),
+                ladder::Verdict::Wait => String::from("decided to leave it as it is"),
                 ladder::Verdict::Restart { delay: Span::ZERO } => String::from("decided to restart it at once"),
                 ladder::Verdict::Restart { delay } => format!("decided to restart it in {delay}"),
                 ladder::Verdict::Hold { delay, .. } => format!("decided to hold it and to try again in {delay}"),
             };
             let mut why = choice.reason.to_string();
-            if choice.verdict != ladder::Verdict::Observe {
+            if choice.rung != ladder::Rung::Wait {
                 for refused in &choice.refused {
                     why.push_str(&format!("; {} refused: {}", rung_words(refused.rung), refused.reason));
                 }
@@ -300,6 +315,12 @@ pub fn line(body: &Body) -> Option<(String, Option<String>)> {
         }
         Body::Waits { why } => because(String::from("waits"), why),
         Body::Blocked { on } => plain(format!("waits for {on} to be ready")),
+        Body::RunsBlocked { on, .. } => plain(format!("blocked: {on} is down, and it is left as it is")),
+        Body::Unblocked { on } => plain(format!("no longer blocked: {on} is up, and its failures are forgotten")),
+        Body::Dependency { name, edge: DependencyEdge::Up } => plain(format!("dependency {name} is up")),
+        Body::Dependency { name, edge: DependencyEdge::Down { check, failures, detail, .. } } => {
+            plain(format!("dependency {name} is down: check {check} failed {failures} times in a row: {detail}"))
+        }
         Body::SpawnIntended { .. } => None,
         Body::Adopted { process, .. } => plain(format!("found pid {} running, which no record knew", process.pid)),
         Body::Spawned { process, .. } => plain(format!("started pid {}", process.pid)),
@@ -337,6 +358,9 @@ pub fn line(body: &Body) -> Option<(String, Option<String>)> {
             let proof = if *checks > 0 { "all checks pass" } else { "its program runs, and it has no checks" };
             let took = recovery_us.map(|us| format!(" in {}", Span::from_us(us))).unwrap_or_default();
             plain(format!("{proof}: recovered{took}"))
+        }
+        Body::IncidentClosed { outcome: Outcome::Environmental, .. } => {
+            plain(String::from("it works again by itself: what it depends on is there"))
         }
         Body::IncidentClosed { outcome, .. } => plain(format!("closed: {outcome}")),
         Body::Ordered { actor, order, .. } => because(order_words(order), &format!("{actor} ordered it")),
@@ -446,6 +470,7 @@ mod tests {
                     finding: Finding::Exit { epoch: Epoch(1), status, memory: None },
                     stall: None,
                     last_good: Monotonic::from_us(900),
+                    blocked: None,
                 },
             ),
             record(

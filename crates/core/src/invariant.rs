@@ -35,6 +35,9 @@ pub fn check(world: &World, name: &Name) -> Option<String> {
     if known.stored.len() > STORED_MAX || (1..known.stored.len()).any(|at| taken_before(&known.stored, at)) {
         return Some(String::from("two descriptors that it left have the same place, or there are too many"));
     }
+    if known.blocked.as_ref().is_some_and(|on| !world.is_down(on) && !world.looks.contains(name)) {
+        return Some(String::from("blocked by what is not down"));
+    }
     if stuck(world, name, service) {
         return Some(format!("{}, and nothing will ever change that", known.phase.name()));
     }
@@ -54,7 +57,7 @@ fn stuck(world: &World, name: &Name, service: &Service) -> bool {
         Phase::BackingOff { .. } => service.deadline().is_none() && !world.admission.waits(name),
         Phase::Held { .. } => service.deadline().is_none(),
         Phase::Spawning { .. } | Phase::Starting { .. } => !service.known.start_overdue && service.deadline().is_none(),
-        Phase::Blocked { on } => world.service(on).is_some_and(|on| matches!(on.known.phase, Phase::Running { .. })),
+        Phase::Blocked { on } => world.is_up(on) && !world.looks.contains(name),
         Phase::Stopping { stage: StopStage::Asked { .. } | StopStage::Killed { .. }, .. } => {
             service.deadline().is_none()
         }

@@ -23,6 +23,17 @@ pub struct Policy {
     /// `[system.generations]`.
     #[serde(default)]
     pub system: SystemPolicy,
+    /// `[dependency.NAME]`, by name; none of them is a service's.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub dependencies: BTreeMap<Name, Arc<DependencyPolicy>>,
+}
+
+/// `[dependency.NAME]`: something outside that Hale does not run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DependencyPolicy {
+    /// What tells whether it is there, in the order of the file; at least one, names are unique. None of a kind that
+    /// needs a process of Hale's.
+    pub checks: Vec<CheckPolicy>,
 }
 
 /// SHA-256 of the policy's canonical JSON in lowercase hex: the same text of configuration always gives the
@@ -134,7 +145,8 @@ pub struct ServicePolicy {
     /// Absolute paths of files with `NAME=value` lines, read at each spawn; later ones win over earlier
     /// ones, all of them win over `environment`.
     pub environment_files: Vec<String>,
-    /// Services that must be ready before this one is started, and that are stopped after it.
+    /// Services that must be ready, and dependencies that must be up, before this one is started; services are stopped
+    /// after it.
     pub after: Vec<Name>,
     /// `RLIMIT_NOFILE` of the service; `None`: what Hale itself was started with.
     pub open_files_limit: Option<u64>,

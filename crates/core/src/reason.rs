@@ -105,6 +105,11 @@ pub enum Reason {
         /// The other one.
         on: Name,
     },
+    /// What it starts after is down.
+    DependencyDown {
+        /// What.
+        on: Name,
+    },
     /// What it starts after is ready now.
     NowReady {
         /// What it waited for.
@@ -187,6 +192,7 @@ impl fmt::Display for Reason {
                 write!(f, "{limit} services are already being restarted (restarts_in_flight)")
             }
             Self::NotReady { on } => write!(f, "it starts after {on}, which is not ready"),
+            Self::DependencyDown { on } => write!(f, "{on}, which it starts after, is down"),
             Self::NowReady { on } => write!(f, "{on} is ready now"),
             Self::MustGo => f.write_str("it must be gone before it is started again"),
             Self::GraceOver { grace } => write!(f, "it did not end within its grace of {grace}"),

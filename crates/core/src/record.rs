@@ -12,6 +12,7 @@ use crate::plan::reboot;
 use crate::policy::{Mode, PolicyHash, Ready, Signal};
 use crate::reason::Reason;
 use crate::time::{Monotonic, Now, Span};
+use crate::world::dependency::DependencyEdge;
 use crate::world::phase::Then;
 use alloc::boxed::Box;
 use alloc::string::String;
@@ -21,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 /// The version of the core's rules: a decision can be recomputed by the same version only. Raised whenever a
 /// rule answers differently to the same values.
-pub const CORE_VERSION: u32 = 2;
+pub const CORE_VERSION: u32 = 3;
 
 /// One thing that was detected, decided, done or refused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -96,6 +97,26 @@ pub enum Body {
     Blocked {
         /// What it waits for.
         on: Name,
+    },
+    /// It has a process, and what it starts after is down: it is left alone until that is up.
+    RunsBlocked {
+        /// Its number.
+        epoch: Epoch,
+        /// What it waits for.
+        on: Name,
+    },
+    /// What blocked it is up again: its failures are forgotten.
+    Unblocked {
+        /// What it waited for.
+        on: Name,
+    },
+    /// A dependency is there, or is not any more.
+    Dependency {
+        /// Which.
+        name: Name,
+        /// Whether.
+        #[serde(flatten)]
+        edge: DependencyEdge,
     },
     /// A process is about to be made.
     SpawnIntended {
@@ -174,6 +195,9 @@ pub enum Body {
         stall: Option<Stall>,
         /// The last moment that it was known to work.
         last_good: Monotonic,
+        /// What it starts after and was down meanwhile: then it does not count against the service.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        blocked: Option<Name>,
     },
     /// What follows from a detection.
     Decided(Box<Decision>),
@@ -433,6 +457,9 @@ impl Body {
             | Self::TookOver { .. }
             | Self::Ending { .. }
             | Self::Blocked { .. }
+            | Self::RunsBlocked { .. }
+            | Self::Unblocked { .. }
+            | Self::Dependency { .. }
             | Self::SpawnIntended { .. }
             | Self::Spawned { .. }
             | Self::Adopted { .. }

@@ -1,12 +1,13 @@
 //! The live state of services, as `hale status` and the API show it.
 
-use crate::analyze::checks::CheckState;
+use crate::analyze::checks::{CheckState, Probing};
 use crate::descriptor::FdName;
 use crate::hardware::Timer;
 use crate::ids::{IncidentId, Name};
-use crate::policy::Mode;
+use crate::policy::{CheckPolicy, Mode};
 use crate::time::{Monotonic, Now};
 use crate::world::World;
+use crate::world::dependency::{Dependency, Standing};
 use crate::world::phase::{Phase, StopStage};
 use crate::world::service::Service;
 use alloc::format;
@@ -28,6 +29,22 @@ pub struct StatusReport {
     pub timer: Option<Timer>,
     /// One for each service, in the order of names.
     pub services: Vec<ServiceStatus>,
+    /// One for each dependency, or for each of the one service asked for, in the order of names.
+    #[serde(default)]
+    pub dependencies: Vec<DependencyStatus>,
+}
+
+/// One dependency.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DependencyStatus {
+    /// Its name.
+    pub name: Name,
+    /// Whether it is there.
+    pub state: Standing,
+    /// Since when.
+    pub since: Monotonic,
+    /// Its checks, in the order of the configuration.
+    pub checks: Vec<CheckStatus>,
 }
 
 /// One service.
@@ -47,6 +64,9 @@ pub struct ServiceStatus {
     pub restarts: u64,
     /// Its checks, in the order of the configuration.
     pub checks: Vec<CheckStatus>,
+    /// What it waits for, while it is blocked.
+    #[serde(default)]
+    pub blocked_on: Option<Name>,
     /// The incident in progress.
     pub incident: Option<IncidentId>,
     /// Its last `STATUS=`, escaped and bounded.
@@ -132,6 +152,9 @@ impl Service {
     /// What it is doing.
     #[must_use]
     pub fn state(&self) -> State {
+        if self.known.blocked.is_some() {
+            return State::Blocked;
+        }
         match &self.known.phase {
             Phase::Stopped { .. } => State::Stopped,
             Phase::Down | Phase::BackingOff { .. } => State::BackingOff,
@@ -158,6 +181,9 @@ impl Service {
     }
 
     fn detail(&self, now: Monotonic) -> String {
+        if let Some(on) = &self.known.blocked {
+            return format!("{on} is down: left as it is until that is up");
+        }
         match &self.known.phase {
             Phase::Stopped { why } => why.to_string(),
             Phase::Blocked { on } => format!("waits for {on} to be ready"),
@@ -186,22 +212,6 @@ impl Service {
     #[must_use]
     pub fn status(&self, name: &Name, now: Monotonic) -> ServiceStatus {
         let checks = self.policy.checks.iter().zip(&self.known.checks).zip(&self.senses.probes);
-        let check = |((policy, state), probing): (
-            (&crate::policy::CheckPolicy, &CheckState),
-            &crate::analyze::checks::Probing,
-        )| {
-            CheckStatus {
-                name: policy.name.clone(),
-                kind: policy.kind.as_str().to_string(),
-                ok: match state {
-                    CheckState::Unknown => None,
-                    CheckState::Passing => Some(true),
-                    CheckState::Failing { .. } => Some(false),
-                },
-                last_us: probing.last.as_ref().map(|outcome| outcome.took_us),
-                detail: probing.last.as_ref().map_or(String::new(), |outcome| outcome.detail.clone()),
-            }
-        };
         ServiceStatus {
             name: name.clone(),
             state: self.state(),
@@ -209,11 +219,42 @@ impl Service {
             pid: self.known.phase.run().map(|run| run.pid),
             since: self.known.since,
             restarts: self.known.restarts,
-            checks: checks.map(check).collect(),
+            checks: checks.map(|((policy, state), probing)| check_status(policy, *state, probing)).collect(),
+            blocked_on: if let Phase::Blocked { on } = &self.known.phase {
+                Some(on.clone())
+            } else {
+                self.known.blocked.clone()
+            },
             incident: self.known.incident.map(|open| open.id),
             status_text: self.senses.status_text.clone(),
             observed: self.known.violated.clone(),
             stored: self.known.stored.iter().map(|stored| stored.name.clone()).collect(),
+        }
+    }
+}
+
+fn check_status(policy: &CheckPolicy, state: CheckState, probing: &Probing) -> CheckStatus {
+    CheckStatus {
+        name: policy.name.clone(),
+        kind: policy.kind.as_str().to_string(),
+        ok: match state {
+            CheckState::Unknown => None,
+            CheckState::Passing => Some(true),
+            CheckState::Failing { .. } => Some(false),
+        },
+        last_us: probing.last.as_ref().map(|outcome| outcome.took_us),
+        detail: probing.last.as_ref().map_or(String::new(), |outcome| outcome.detail.clone()),
+    }
+}
+
+impl Dependency {
+    fn status(&self, name: &Name) -> DependencyStatus {
+        let checks = self.policy.checks.iter().zip(&self.checks);
+        DependencyStatus {
+            name: name.clone(),
+            state: self.known.standing,
+            since: self.known.since,
+            checks: checks.map(|(policy, (state, probing))| check_status(policy, *state, probing)).collect(),
         }
     }
 }
@@ -226,12 +267,16 @@ impl World {
             Some(name) => alloc::vec![self.service(name)?.status(name, at.mono)],
             None => self.services().map(|(name, service)| service.status(name, at.mono)).collect(),
         };
+        let after = only.and_then(|name| self.service(name)).map(|service| &service.policy.after);
+        let wanted = |name: &Name| after.is_none_or(|after| after.contains(name));
+        let dependencies = self.dependencies.iter().filter(|(name, _)| wanted(name));
         Some(StatusReport {
             at,
             mode: self.mode(),
             ledger_error: self.ledger_error().map(String::from),
             timer: self.timer().cloned(),
             services,
+            dependencies: dependencies.map(|(name, dependency)| dependency.status(name)).collect(),
         })
     }
 }

@@ -1,5 +1,8 @@
 //! The brain: one event in, records and effects out. Everything that Hale ever does begins here.
 
+pub(crate) mod asking;
+mod blocking;
+mod dependencies;
 mod descriptors;
 mod hardware;
 mod orders;
@@ -55,6 +58,7 @@ pub fn step(world: &mut World, now: Now, event: Event) -> Output {
     brain.start_queued();
     brain.wake_due();
     brain.admit_waiting();
+    brain.look_at_blocked();
     brain.finish();
     brain.output
 }
@@ -76,7 +80,10 @@ impl Brain<'_> {
     fn take(&mut self, event: Event) {
         if let Some(name) = event.service() {
             if !self.world.services.contains_key(name) {
-                // The host speaks of a service that the policy does not have: nothing of ours.
+                if let Event::Probed { service, probe, outcome, .. } = &event {
+                    self.dependency_probed(service, *probe, outcome);
+                }
+                // Else the host speaks of a service that the policy does not have: nothing of ours.
                 return;
             }
             self.touched.insert(name.clone());
@@ -154,6 +161,7 @@ impl Brain<'_> {
             self.record_in(Some(&service), Some(incident), closed);
         }
         self.world.to_start = self.world.services.keys().cloned().collect();
+        self.begin_dependencies();
     }
 
     /// Everything that a service's own timer can mean.
@@ -161,6 +169,10 @@ impl Brain<'_> {
         let now = self.now();
         for name in self.world.due(now, SERVICES_PER_STEP) {
             self.touched.insert(name.clone());
+            if !self.world.services.contains_key(&name) {
+                self.dependency_due(&name);
+                continue;
+            }
             self.relieved_due(&name);
             let Some(service) = self.world.services.get(&name) else { continue };
             let deadline_passed = |at: Option<Monotonic>| at.is_some_and(|at| at <= now);
@@ -239,20 +251,27 @@ impl Brain<'_> {
         self.relieved_due(name);
         let stall = self.stall(name, finding);
         let cause = if stall.is_some() && stall::explains(finding) { Cause::Memory } else { cause };
-        if !self.record(name, Body::Detected { cause, finding: finding.clone(), stall, last_good }) {
+        let blocked = self.blocked_by(name);
+        let cause = if blocked.is_some() { Self::cause_while_blocked(cause) } else { cause };
+        let detected = Body::Detected { cause, finding: finding.clone(), stall, last_good, blocked: blocked.clone() };
+        if !self.record(name, detected) {
             return;
         }
         self.world.admission.leave(name);
         self.tell_waiters(name, service::Wanted::Healthy, |_| crate::effect::Answer::Failed {
             text: finding.to_string(),
         });
+        if blocked.is_none() {
+            self.hasten_dependencies(name);
+        }
         let (failed, incident) = (self.known(name).last_epoch, self.known(name).incident.map(|open| open.id));
         let reboot = self.reboot_rung(name);
-        let decision = self.decide(name, cause, hardware::rung(reboot.as_ref()));
+        let decision = self.decide(name, cause, blocked, hardware::rung(reboot.as_ref()));
         let (verdict, reason) = (decision.choice.verdict, decision.choice.reason.clone());
         self.record(name, Body::Decided(Box::new(decision)));
         match verdict {
             Verdict::Observe => self.only_observe(name, reason),
+            Verdict::Wait => self.wait_blocked(name),
             Verdict::Restart { delay } => {
                 self.bring_down(name, Then::Restart { until: now.after(delay) }, Reason::MustGo);
             }
@@ -267,13 +286,14 @@ impl Brain<'_> {
         }
     }
 
-    fn decide(&self, name: &Name, cause: Cause, reboot: ladder::RebootRung) -> Decision {
+    fn decide(&self, name: &Name, cause: Cause, blocked: Option<Name>, reboot: ladder::RebootRung) -> Decision {
         let service = &self.world.services[name];
         let known = &service.known;
         let jitter = ladder::jitter_permille(self.world.birth.seed, name, known.last_epoch.0);
         let restart = &service.policy.restart;
         let violated = known.violated.clone();
         let mut read = ladder::read(cause, self.world.mode(), violated, restart, &known.counters, self.now(), jitter);
+        read.blocked = blocked;
         read.reboot = reboot;
         Decision {
             rule: String::from(ladder::RULE),
@@ -325,6 +345,8 @@ impl Brain<'_> {
         let down_us = Some(now.since(open.last_good).as_us());
         let (outcome, recovery_us) = if self.observes(name) {
             (Outcome::Observed, None)
+        } else if open.cause == Cause::Dependency && !open.counts {
+            (Outcome::Environmental, None)
         } else {
             (Outcome::Recovered, Some(now.since(open.detected).as_us()))
         };
@@ -363,6 +385,8 @@ impl Brain<'_> {
         let opens = matches!(body, Body::Detected { .. } | Body::HardwareReset { .. });
         let incident = incident.or(opens.then_some(IncidentId(id.0)));
         let record = Record { id, at: self.at, service: name.cloned(), incident, body };
+        let followed = name.filter(|name| !self.world.order.behind(name).is_empty());
+        let was_up = followed.map(|name| self.world.is_up(name));
         if let Some(service) = name.and_then(|name| self.world.services.get_mut(name)) {
             if let Err(illegal) = service.apply(&record) {
                 if let Some(name) = name {
@@ -373,6 +397,17 @@ impl Brain<'_> {
             if let Some(name) = name {
                 self.touched.insert(name.clone());
             }
+        }
+        if let Body::Dependency { name, edge } = &record.body
+            && let Some(dependency) = self.world.dependencies.get_mut(name)
+        {
+            dependency.apply(self.at.mono, edge);
+            self.world.look_behind(name);
+        }
+        if let Some(name) = followed
+            && was_up != Some(self.world.is_up(name))
+        {
+            self.world.look_behind(name);
         }
         self.world.hardware.apply(&record, &self.world.birth.boot_id);
         self.world.next_record = id.next();
@@ -447,7 +482,8 @@ impl Brain<'_> {
                 self.record(name, Body::Unkillable { epoch, after });
                 let last_good = self.known(name).bad_since.unwrap_or(now);
                 let finding = Finding::Unkillable { after };
-                self.record(name, Body::Detected { cause: Cause::Unkillable, finding, stall: None, last_good });
+                let (cause, stall) = (Cause::Unkillable, None);
+                self.record(name, Body::Detected { cause, finding, stall, last_good, blocked: None });
                 self.end_those_before(name);
                 let reboot = self.reboot_rung(name);
                 self.take_reboot_rung(reboot);
@@ -512,6 +548,7 @@ mod tests {
             host,
             services: BTreeMap::from([(name.clone(), Arc::new(service))]),
             system: SystemPolicy::default(),
+            dependencies: BTreeMap::new(),
         };
         let birth = Birth {
             policy,

@@ -1,7 +1,7 @@
 //! What a valid configuration names and this machine does not have now: starts would fail, if it does not come before them.
 
 use hale_core::ids::Name;
-use hale_core::policy::{CheckKind, Policy, ServicePolicy};
+use hale_core::policy::{CheckKind, CheckPolicy, Policy, ServicePolicy};
 use hale_daemon::execute::tree::delegate::{Controller, host_lacks};
 use hale_daemon::execute::tree::limits::asking;
 use hale_daemon::execute::{program, user};
@@ -13,7 +13,11 @@ use std::path::Path;
 /// Everything that is missing, a sentence each, in the order of the services. What this user may not look at is not told.
 pub fn missing(policy: &Policy) -> Vec<String> {
     let of_services = policy.services.iter().flat_map(|(name, service)| of_service(name, service));
-    of_services.chain(limits_of_none(policy)).collect()
+    let of_dependencies = policy.dependencies.iter().flat_map(|(name, dependency)| {
+        let told = |text| format!("dependency {name}: {text}");
+        of_checks(&dependency.checks, "/").into_iter().map(told).collect::<Vec<_>>()
+    });
+    of_services.chain(of_dependencies).chain(limits_of_none(policy)).collect()
 }
 
 /// Limits that no service can have on this host. Whether Hale's own cgroup gets the others is known once it runs.
@@ -43,12 +47,21 @@ fn of_service(name: &Name, service: &ServicePolicy) -> Vec<String> {
     for file in service.environment_files.iter().filter(|file| is_missing(Path::new(file))) {
         tell(Some(format!("there is no environment file {file}")));
     }
-    for check in &service.checks {
-        let mut of_check = |missing: Option<String>| tell(missing.map(|text| format!("check {}: {text}", check.name)));
+    for text in of_checks(&service.checks, &service.directory) {
+        tell(Some(text));
+    }
+    found
+}
+
+fn of_checks(checks: &[CheckPolicy], directory: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for check in checks {
+        let mut of_check =
+            |missing: Option<String>| found.extend(missing.map(|text| format!("check {}: {text}", check.name)));
         match &check.kind {
             CheckKind::Exec { command, user } => {
                 of_check(user.as_deref().and_then(missing_user));
-                of_check(missing_program(command, &service.directory));
+                of_check(missing_program(command, directory));
             }
             CheckKind::Http(_)
             | CheckKind::Tcp { .. }

@@ -237,7 +237,13 @@ fn write_ledger(host: &Host) {
         record(
             5,
             1_000,
-            Body::Detected { cause: Cause::Signal, finding, stall: None, last_good: Monotonic::from_us(900) },
+            Body::Detected {
+                cause: Cause::Signal,
+                finding,
+                stall: None,
+                last_good: Monotonic::from_us(900),
+                blocked: None,
+            },
         ),
         record(6, 1_500, Body::Output { lines: vec!["last words\u{1b}[2J".into()] }),
         record(
@@ -385,6 +391,7 @@ impl api::Loop for Stub {
             since: Monotonic::from_us(0),
             restarts: 9,
             checks: Vec::new(),
+            blocked_on: None,
             incident: Some(IncidentId(5)),
             status_text: String::new(),
             observed: None,
@@ -397,6 +404,7 @@ impl api::Loop for Stub {
                 mode: Mode::Heal,
                 ledger_error: None,
                 timer: None,
+                dependencies: Vec::new(),
                 services: vec![service],
             })),
             Question::Order { actor, order } => {

@@ -9,11 +9,14 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 /// Kinds of records that must be reached. `violated` is not among them: it must never be.
-pub const BODIES: [&str; 41] = [
+pub const BODIES: [&str; 44] = [
     "began",
     "took_over",
     "ending",
     "blocked",
+    "runs_blocked",
+    "unblocked",
+    "dependency",
     "spawn_intended",
     "spawned",
     "adopted",
@@ -61,6 +64,9 @@ pub fn body_name(body: &Body) -> &'static str {
         Body::TookOver { .. } => "took_over",
         Body::Ending { .. } => "ending",
         Body::Blocked { .. } => "blocked",
+        Body::RunsBlocked { .. } => "runs_blocked",
+        Body::Unblocked { .. } => "unblocked",
+        Body::Dependency { .. } => "dependency",
         Body::SpawnIntended { .. } => "spawn_intended",
         Body::Spawned { .. } => "spawned",
         Body::Adopted { .. } => "adopted",

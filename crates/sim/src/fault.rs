@@ -116,6 +116,10 @@ faults! {
     StatusUnknown = "status-unknown",
     /// The runtime journal cannot be written for a while: what happens meanwhile is not in it until a snapshot is.
     JournalFull = "journal-full",
+    /// A dependency is not there for a while.
+    DependencyDown = "dependency-down",
+    /// A service answers wrongly while something that it depends on is down.
+    DependencyHurts = "dependency-hurts",
 }
 
 impl Fault {
@@ -135,6 +139,14 @@ impl Rates {
     #[must_use]
     pub fn none() -> Self {
         Self(vec![0; Fault::ALL.len()])
+    }
+
+    /// This one at every occasion, and no other.
+    #[must_use]
+    pub fn always(fault: Fault) -> Self {
+        let mut rates = Self::none();
+        rates.0[fault as usize] = 1_000;
+        rates
     }
 
     /// Draws a rate for each fault (swarm testing, Groce et al., ISSTA 2012): more than half are absent, so that

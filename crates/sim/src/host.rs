@@ -1,14 +1,14 @@
 //! The fake host: virtual time, the fake kernel, probes, the ledger's disk and operators, behind the core's own
 //! [`hale_core::driver::Host`].
 
+mod probing;
 mod revive;
 
 use crate::clocks::Clocks;
 use crate::coverage::Coverage;
 use crate::death::Supervisor;
-use crate::fate::Fate;
 use crate::fault::Fault;
-use crate::kernel::{Around, Fact, Kernel};
+use crate::kernel::{Around, Kernel};
 use crate::oracle::{Ending, Judges, Seen};
 use crate::rng::{Purpose, Rng};
 use crate::scenario::{BEGIN_US, Scenario};
@@ -17,9 +17,9 @@ use crate::timeline::{Item, Timeline};
 use hale_core::analyze::checks::PROBE_LOST_AFTER;
 use hale_core::driver::Host;
 use hale_core::effect::{Answer, Effect, Fence, Order};
-use hale_core::event::{EndWhy, Event, ProbeFailure, ProbeOutcome, Question};
-use hale_core::ids::{Epoch, Name, ProbeId, RecordId, RequestId};
-use hale_core::policy::{CheckKind, Mode, ServicePolicy, Signal};
+use hale_core::event::{EndWhy, Event, Question};
+use hale_core::ids::{Name, RecordId, RequestId};
+use hale_core::policy::{Mode, ServicePolicy, Signal};
 use hale_core::reason::Reason;
 use hale_core::record::{Actor, Class, OperatorOrder, Record};
 use hale_core::time::{Monotonic, Now};
@@ -34,6 +34,9 @@ pub const EVENTS_MAX: u64 = 5_000_000;
 
 /// A question about the state of a service is put after so many events, for the table of states.
 const STATUS_EVERY: u64 = 17;
+
+/// The first number of a dependency's generator of probe results, beyond all of services.
+const DEPENDENCY_DICE: u64 = 1 << 32;
 
 /// How long everything must stay healthy before the run is over, in microseconds.
 const QUIET_US: u64 = 50_000;
@@ -86,13 +89,15 @@ impl<'a> FakeHost<'a> {
         let faults_end = BEGIN_US + scenario.faults_us;
         let probe_dice =
             scenario.policy.services.keys().map(|name| (name.clone(), dice(Purpose::Probe, scenario.index(name))));
+        let dependencies = (DEPENDENCY_DICE..).zip(scenario.policy.dependencies.keys());
+        let dependencies = dependencies.map(|(number, name)| (name.clone(), dice(Purpose::Probe, number)));
         let mut host = Self {
             scenario,
             timeline: Timeline::default(),
             clocks: Clocks::new(scenario),
             kernel: Kernel::default(),
             inbox: VecDeque::new(),
-            probe_dice: probe_dice.collect(),
+            probe_dice: probe_dice.chain(dependencies).collect(),
             ledger_dice: dice(Purpose::Ledger, 0),
             lateness_dice: dice(Purpose::Lateness, 0),
             status_dice: dice(Purpose::Orders, 1),
@@ -318,40 +323,6 @@ impl<'a> FakeHost<'a> {
         Event::Asked { request: RequestId(self.coverage.events + 1), question: Question::Status { service } }
     }
 
-    fn probe(&mut self, service: &Name, epoch: Epoch, probe: ProbeId, check: usize, policy: &ServicePolicy) {
-        let now = self.timeline.now();
-        let Some(dice) = self.probe_dice.get_mut(service) else { return };
-        let check_policy = &policy.checks[check];
-        let life = self.kernel.life(service, epoch);
-        let (took_us, failure) = answer(dice, &check_policy.kind, check_policy.timeout.as_us(), life, now);
-        let unable = !self.faults_over && dice.chance(self.scenario.rates.of(Fault::ProbeUnable));
-        let (failure, detail) = match failure {
-            _ if unable => (Some(ProbeFailure::Unable), "too many open files"),
-            Some(failure) => (Some(failure), "no good answer"),
-            None => (None, "200 OK"),
-        };
-        if unable {
-            self.coverage.fault(Fault::ProbeUnable);
-        }
-        let detail = String::from(detail);
-        let until_us = now + took_us;
-        let fact = Fact::Probing { service: service.clone(), epoch, check, until_us };
-        self.judges.see(now, Seen::Fact(&fact));
-        let outcome = ProbeOutcome { took_us, failure, detail };
-        let event = Event::Probed { service: service.clone(), epoch, probe, outcome };
-        let lost = dice.chance(self.scenario.rates.of(Fault::ProbeLost));
-        let late = dice.chance(self.scenario.rates.of(Fault::ProbeLate));
-        let later = dice.scaled(1_000, 2_000_000);
-        if self.faults_over || !(lost || late) {
-            self.timeline.after(took_us, Item::Tell(event));
-        } else if late {
-            let after = check_policy.timeout.plus(PROBE_LOST_AFTER).as_us() + later;
-            self.timeline.after(after, Item::TellFault(Fault::ProbeLate, event));
-        } else {
-            self.coverage.fault(Fault::ProbeLost);
-        }
-    }
-
     /// Closes the run: what is still missing, and what the oracles say to it.
     pub fn close(&mut self) {
         let now = self.timeline.now();
@@ -457,6 +428,9 @@ impl Host for FakeHost<'_> {
             Fence::Host => {
                 match effect.order {
                     Order::EndDone => self.end_done = true,
+                    Order::ProbeDependency { ref dependency, probe, check, ref policy } => {
+                        self.probe_dependency(dependency, probe, check, policy);
+                    }
                     Order::Reply { answer: Answer::Status(report), .. } => {
                         report.services.iter().for_each(|service| self.coverage.state(service.state));
                     }
@@ -491,56 +465,13 @@ impl Host for FakeHost<'_> {
                 self.timeline.after(3_000, Item::Tell(event));
             }
             Order::AckExit => self.kernel.acknowledge(service, epoch),
-            Order::Reply { .. } | Order::Prove { .. } | Order::MayReboot { .. } | Order::Reboot | Order::EndDone => {}
+            Order::ProbeDependency { .. }
+            | Order::Reply { .. }
+            | Order::Prove { .. }
+            | Order::MayReboot { .. }
+            | Order::Reboot
+            | Order::EndDone => {}
         }
-    }
-}
-
-/// What a probe finds and how long it takes.
-fn answer(
-    dice: &mut Rng,
-    kind: &CheckKind,
-    timeout_us: u64,
-    life: Option<(&Fate, Option<u64>)>,
-    now: u64,
-) -> (u64, Option<ProbeFailure>) {
-    let quick = dice.scaled(50, 5_000.min(timeout_us));
-    let Some((fate, Some(executed_at))) = life else { return (quick, Some(ProbeFailure::Wrong)) };
-    let age = now.saturating_sub(executed_at);
-    let since = |at: Option<u64>| at.is_some_and(|at| at <= age);
-    match kind {
-        // What a process has it has also while it hangs.
-        CheckKind::Listen { .. } => {
-            let fails = !since(fate.up_after) || since(fate.wrong_after);
-            return (quick, fails.then_some(ProbeFailure::Wrong));
-        }
-        CheckKind::Memory { .. } | CheckKind::Cpu { .. } | CheckKind::OpenFiles { .. } => {
-            return (quick, since(fate.wrong_after).then_some(ProbeFailure::Wrong));
-        }
-        CheckKind::Http(_) | CheckKind::Tcp { .. } | CheckKind::Exec { .. } | CheckKind::Heartbeat { .. } => {}
-    }
-    if since(fate.hangs_after) {
-        let killed = matches!(kind, CheckKind::Exec { .. });
-        return (timeout_us, Some(if killed { ProbeFailure::Killed } else { ProbeFailure::Timeout }));
-    }
-    if !since(fate.up_after) || since(fate.wrong_after) {
-        return (quick, Some(ProbeFailure::Wrong));
-    }
-    match kind {
-        CheckKind::Http(http) if since(fate.slow_after) => match http.faster_than {
-            Some(limit) => {
-                (dice.within(limit.as_us() + 1, timeout_us.max(limit.as_us() + 1)), Some(ProbeFailure::Slow))
-            }
-            None => (dice.within(quick, timeout_us), None),
-        },
-        CheckKind::Http(_)
-        | CheckKind::Tcp { .. }
-        | CheckKind::Exec { .. }
-        | CheckKind::Heartbeat { .. }
-        | CheckKind::Memory { .. }
-        | CheckKind::Cpu { .. }
-        | CheckKind::OpenFiles { .. }
-        | CheckKind::Listen { .. } => (quick, None),
     }
 }
 
@@ -582,7 +513,17 @@ fn healing_bound_us(scenario: &Scenario) -> u64 {
         let restart = &policy.restart;
         restart.held_delay.max(hale_core::policy::HELD_DELAY_MAX).max(restart.max_delay).as_us() / 4 * 5
     });
-    2 * held.max().unwrap_or_default() + scenario.policy.services.values().map(one).sum::<u64>() + 60_000_000
+    let dependency = |policy: &std::sync::Arc<hale_core::policy::DependencyPolicy>| {
+        let check = |check: &hale_core::policy::CheckPolicy| {
+            let one = check.timeout.plus(PROBE_LOST_AFTER).plus(check.every).as_us();
+            one * u64::from(check.failures + check.successes + 1)
+        };
+        policy.checks.iter().map(check).max().unwrap_or_default()
+    };
+    let dependencies = scenario.policy.dependencies.values().map(dependency).max().unwrap_or_default();
+    2 * (held.max().unwrap_or_default() + dependencies)
+        + scenario.policy.services.values().map(one).sum::<u64>()
+        + 60_000_000
 }
 
 /// How long the end of everything may take: what cannot be killed is waited for until

@@ -6,6 +6,7 @@
 pub mod clocks;
 pub mod coverage;
 pub mod death;
+pub mod dependency;
 pub mod fate;
 pub mod fault;
 pub mod host;

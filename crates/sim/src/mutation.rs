@@ -41,6 +41,8 @@ pub enum Mutation {
     UnclosedIncidents,
     /// Nobody waits for what it starts after.
     NoOrder,
+    /// Dependencies are not heeded.
+    NoDependencies,
     /// `restarts_in_flight` is not heeded.
     NoLimit,
     /// Mode observe is not heeded.
@@ -85,6 +87,12 @@ impl Mutation {
                 service.restart.first_delay = service.restart.first_delay.plus(Span::from_ms(1));
             }),
             Self::NoOrder => services(&mut policy, |service| service.after.clear()),
+            Self::NoDependencies => {
+                let dependencies = policy.dependencies.clone();
+                policy.services.values_mut().for_each(|service| {
+                    Arc::make_mut(service).after.retain(|on| !dependencies.contains_key(on));
+                });
+            }
             Self::NoLimit => policy.host.restarts_in_flight = u32::MAX,
             Self::NoObserving => policy.host.mode = Mode::Heal,
             _ => {}

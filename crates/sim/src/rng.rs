@@ -25,6 +25,8 @@ pub enum Purpose {
     End = 10,
     /// When the supervisor dies.
     Death = 11,
+    /// Dependencies: what they are, and when they are down.
+    Dependency = 12,
 }
 
 /// xoshiro256** (Blackman, Vigna: Scrambled linear pseudorandom number generators, 2021), seeded by SplitMix64.

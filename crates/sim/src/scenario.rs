@@ -1,5 +1,6 @@
 //! What one seed means: which services with which policies, which faults how often and for how long.
 
+use crate::dependency::{self, Downs};
 use crate::fate::{Fate, USUAL_UP_US};
 use crate::fault::{Fault, Rates};
 use crate::rng::{Purpose, Rng};
@@ -40,6 +41,8 @@ pub struct Scenario {
     pub end_after: bool,
     /// Which wall clock: the same scenario with another one must lead to the same decisions.
     pub wall: u64,
+    /// When dependencies are down.
+    pub downs: Downs,
     /// Lives that are not drawn.
     pub script: Option<Script>,
 }
@@ -96,14 +99,19 @@ impl Scenario {
         let again = end_us.is_some() && end.chance(rates.of(Fault::EndTwice));
         let end_again_us = again.then(|| end.scaled(1, 5_000_000));
         let kept = 0..services;
+        let dependencies = dependency::draw(seed, slow);
         let services = kept.clone().map(|index| {
             let mut service = draw_service(seed, index, whole, slow, crowd);
             service.after.retain(|on| kept.clone().any(|index| name(index) == *on));
+            service.after.extend(dependency::needs(seed, index, dependencies.len()));
+            service.after.sort();
             (name(index), Arc::new(service))
         });
+        let services = services.collect();
         Self {
             seed,
-            policy: Policy { host, services: services.collect(), system: SystemPolicy::default() },
+            downs: dependency::downs(seed, &rates, faults_us, &dependencies),
+            policy: Policy { host, services, system: SystemPolicy::default(), dependencies },
             rates,
             faults_us,
             end_us,
@@ -129,7 +137,8 @@ impl Scenario {
         };
         Self {
             seed: 1,
-            policy: Policy { host, services, system: SystemPolicy::default() },
+            downs: Downs::default(),
+            policy: Policy { host, services, system: SystemPolicy::default(), dependencies: BTreeMap::new() },
             rates: Rates::none(),
             faults_us: faults.as_us(),
             end_us: None,
@@ -310,7 +319,8 @@ mod tests {
             ..ServicePolicy::clone(&scenario.policy.services[&name(0)])
         };
         assert_eq!(but_for_order(&less), but_for_order(&whole));
-        assert_eq!(less.policy.services[&name(0)].after, [], "there is nobody else");
+        let others = |on: &&Name| !less.policy.dependencies.contains_key(*on);
+        assert_eq!(less.policy.services[&name(0)].after.iter().find(others), None, "there is nobody else");
         assert_eq!(less.rates.of(Fault::Crash), whole.rates.of(Fault::Crash));
         assert_eq!((less.policy.services.len(), less.faults_us), (1, 10_000));
         assert_eq!(less.rates.of(Fault::Hang), 0);
@@ -323,7 +333,7 @@ mod tests {
             let scenario = Scenario::draw(seed, &Limits::default());
             let place = |name: &Name| rank(seed, usize::try_from(scenario.index(name)).unwrap());
             for (name, policy) in &scenario.policy.services {
-                for on in &policy.after {
+                for on in policy.after.iter().filter(|on| scenario.policy.services.contains_key(*on)) {
                     assert!(place(on) < place(name), "seed {seed}");
                     *if on < name { &mut earlier } else { &mut later } += 1;
                 }

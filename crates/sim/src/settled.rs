@@ -3,7 +3,8 @@
 use hale_core::ids::Name;
 use hale_core::policy::Policy;
 use hale_core::record::{Body, Record};
-use std::collections::BTreeMap;
+use hale_core::world::dependency::Standing;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Where a service stands, as far as rest is concerned.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +18,10 @@ enum Stand {
 /// All services.
 #[derive(Debug)]
 pub struct Settled {
+    /// Dependencies that are not known to be up.
+    absent: BTreeSet<Name>,
+    /// Those that have a process and are left alone because of what they start after.
+    blocked: BTreeMap<Name, Name>,
     stands: BTreeMap<Name, Stand>,
 }
 
@@ -24,12 +29,34 @@ impl Settled {
     /// Nothing was started yet.
     #[must_use]
     pub fn new(policy: &Policy) -> Self {
-        Self { stands: policy.services.keys().map(|name| (name.clone(), Stand::Moving("down"))).collect() }
+        Self {
+            absent: policy.dependencies.keys().cloned().collect(),
+            blocked: BTreeMap::new(),
+            stands: policy.services.keys().map(|name| (name.clone(), Stand::Moving("down"))).collect(),
+        }
     }
 
     /// Takes one record.
     pub fn follow(&mut self, record: &Record) {
-        let Some(stand) = record.service.as_ref().and_then(|name| self.stands.get_mut(name)) else { return };
+        if let Body::Dependency { name, edge } = &record.body {
+            match edge.standing() {
+                Standing::Up => self.absent.remove(name),
+                Standing::Down | Standing::Unknown => self.absent.insert(name.clone()),
+            };
+        }
+        let Some(name) = record.service.clone() else { return };
+        let Some(stand) = self.stands.get_mut(&name) else { return };
+        match &record.body {
+            Body::RunsBlocked { on, .. } => drop(self.blocked.insert(name, on.clone())),
+            Body::Unblocked { .. }
+            | Body::SpawnIntended { .. }
+            | Body::SpawnFailed { .. }
+            | Body::Adopted { .. }
+            | Body::Exited { .. }
+            | Body::StopIntended { .. }
+            | Body::KillIntended { .. } => drop(self.blocked.remove(&name)),
+            _ => {}
+        }
         *stand = match &record.body {
             Body::BecameHealthy { .. } => Stand::Healthy,
             Body::Stopped { .. } => Stand::Stopped,
@@ -51,9 +78,10 @@ impl Settled {
     /// operator stopped or that finished is at rest, and so is one that waits for such a one.
     #[must_use]
     pub fn missing(&self, works: impl Fn(&Name) -> bool) -> Vec<String> {
-        let mut missing = Vec::new();
+        let mut missing: Vec<String> = self.absent.iter().map(|name| format!("{name} is not said to be up")).collect();
         for (name, stand) in &self.stands {
             match stand {
+                Stand::Moving(_) if self.blocked.get(name).is_some_and(|on| self.rests(on)) => {}
                 Stand::Moving(after) => missing.push(format!("{name} is not healthy after {after}")),
                 Stand::Healthy if !works(name) => missing.push(format!("{name} is called healthy and does not work")),
                 Stand::Blocked(on) if !self.rests(on) => missing.push(format!("{name} waits for {on}, which is up")),
@@ -68,7 +96,8 @@ impl Settled {
         match self.stands.get(name) {
             Some(Stand::Stopped) => true,
             Some(Stand::Blocked(on)) => self.rests(on),
-            Some(Stand::Moving(_) | Stand::Healthy) | None => false,
+            Some(Stand::Moving(_)) => self.blocked.get(name).is_some_and(|on| self.rests(on)),
+            Some(Stand::Healthy) | None => false,
         }
     }
 }

@@ -16,6 +16,7 @@ const CASES: &[(&str, Mutation)] = &[
     ("reasons", Mutation::WrongReason),
     ("incidents", Mutation::UnclosedIncidents),
     ("in-order", Mutation::NoOrder),
+    ("blocking", Mutation::NoDependencies),
     ("in-flight", Mutation::NoLimit),
     ("observes", Mutation::NoObserving),
     ("records-first", Mutation::EffectsFirst),

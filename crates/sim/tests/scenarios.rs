@@ -217,6 +217,30 @@ fn observing_what_a_crash_left_behind_closes_the_incident_and_leaves_it_alone() 
     assert_eq!((count(&run, observed), count(&run, |body| matches!(body, Body::KillIntended { .. }))), (1, 0));
 }
 
+/// A dependency dies, and the service that needs it notices within 100 ms; Hale would look at the dependency seconds later.
+#[test]
+fn a_service_that_sees_first_that_its_dependency_died_is_not_restarted() {
+    let mut policy = default_service();
+    let mut check = default_check(tcp());
+    (check.every, check.timeout, check.failures) = (Span::from_ms(100), Span::from_ms(50), 1);
+    (policy.checks, policy.start.ready) = (vec![check], Ready::Check);
+    let api = hale_sim::dependency::name(0);
+    policy.after = vec![api.clone()];
+    let mut scenario = one(policy, Span::from_secs(40));
+    let mut outside = default_check(tcp());
+    (outside.every, outside.timeout) = (Span::from_secs(20), Span::from_secs(1));
+    let checks = vec![outside];
+    let dependency = Arc::new(hale_core::policy::DependencyPolicy { checks });
+    scenario.policy.dependencies = BTreeMap::from([(api.clone(), dependency)]);
+    scenario.downs = hale_sim::dependency::Downs::new(BTreeMap::from([(api, vec![(5_000_000, 25_000_000)])]));
+    scenario.rates = hale_sim::fault::Rates::always(hale_sim::fault::Fault::DependencyHurts);
+    let run = play(scenario, |_, _| good());
+    assert_eq!(starts_ms(&run).len(), 1);
+    let environmental = |body: &Body| matches!(body, Body::IncidentClosed { outcome: Outcome::Environmental, .. });
+    let blocked = |body: &Body| matches!(body, Body::RunsBlocked { .. });
+    assert_eq!((count(&run, environmental), count(&run, blocked)), (1, 1));
+}
+
 /// More services than one step starts, and an order for one of those that wait: it was once started twice.
 #[test]
 fn an_order_for_a_service_that_is_queued_to_start_starts_it_once() {

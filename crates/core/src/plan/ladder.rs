@@ -13,7 +13,7 @@ use core::iter;
 use serde::{Deserialize, Serialize};
 
 /// The rule's name in records. The number is raised with every change of what it answers.
-pub const RULE: &str = "ladder/2";
+pub const RULE: &str = "ladder/3";
 
 /// Jitter is only ever added, and at most a quarter: a delay in the configuration is a promise not to come
 /// back earlier, and a quarter is enough to take a hundred services apart that failed together.
@@ -91,6 +91,9 @@ pub struct Read {
     pub held_delay: Span,
     /// `restart.healthy_after`.
     pub healthy_after: Span,
+    /// What it starts after and is down, if something is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blocked: Option<Name>,
     /// What the rule above this one says of rebooting.
     #[serde(default, skip_serializing_if = "RebootRung::is_not_required")]
     pub reboot: RebootRung,
@@ -133,6 +136,8 @@ impl RebootRung {
 pub enum Verdict {
     /// Only watch.
     Observe,
+    /// Leave it as it is until what it depends on is up again.
+    Wait,
     /// Start it again, not before this delay is over.
     Restart {
         /// Jitter counted.
@@ -212,6 +217,7 @@ pub fn read(
         max_delay: policy.max_delay,
         held_delay: policy.held_delay,
         healthy_after: policy.healthy_after,
+        blocked: None,
         reboot: RebootRung::NotRequired,
     }
 }
@@ -219,17 +225,20 @@ pub fn read(
 /// The rule itself.
 #[must_use]
 pub fn decide(read: &Read) -> Choice {
-    let observe = |reason: Reason| Choice {
+    let wait = |verdict: Verdict, reason: Reason| Choice {
         rung: Rung::Wait,
-        verdict: Verdict::Observe,
+        verdict,
         refused: vec![RefusedRung { rung: Rung::Restart, reason: reason.clone() }],
         reason,
     };
     if let Some(what) = &read.violated {
-        return observe(Reason::Violated { what: what.clone() });
+        return wait(Verdict::Observe, Reason::Violated { what: what.clone() });
     }
     if read.mode == Mode::Observe {
-        return observe(Reason::ObserveMode);
+        return wait(Verdict::Observe, Reason::ObserveMode);
+    }
+    if let Some(on) = &read.blocked {
+        return wait(Verdict::Wait, Reason::DependencyDown { on: on.clone() });
     }
     if let Some(tries) = read.held_tries {
         return hold(read, tries, Reason::StillFailing { tries });
@@ -309,6 +318,7 @@ mod tests {
             max_delay: Span::from_secs(30),
             held_delay: Span::from_secs(300),
             healthy_after: Span::from_secs(60),
+            blocked: None,
             reboot: RebootRung::NotRequired,
         }
     }
@@ -316,7 +326,7 @@ mod tests {
     fn delay_of(read: &Read) -> Span {
         match decide(read).verdict {
             Verdict::Restart { delay } | Verdict::Hold { delay, .. } => delay,
-            Verdict::Observe => panic!("only observes"),
+            Verdict::Observe | Verdict::Wait => panic!("does nothing"),
         }
     }
 
@@ -364,6 +374,19 @@ mod tests {
         assert_eq!(decide(&Read { mode: Mode::Observe, ..sample() }).verdict, Verdict::Observe);
         let violated = Read { violated: Some("x".into()), ..sample() };
         assert_eq!(decide(&violated).verdict, Verdict::Observe);
+    }
+
+    #[test]
+    fn nothing_is_done_while_what_it_depends_on_is_down() {
+        let on = Name::try_from("llm-api").unwrap();
+        for held_tries in [None, Some(3)] {
+            let blocked = Read { blocked: Some(on.clone()), recent: 5, held_tries, ..sample() };
+            let choice = decide(&blocked);
+            assert_eq!((choice.rung, choice.verdict), (Rung::Wait, Verdict::Wait));
+            assert_eq!(choice.reason, Reason::DependencyDown { on: on.clone() });
+            assert_eq!(choice.refused[0].rung, Rung::Restart);
+            assert_eq!(decide(&Read { mode: Mode::Observe, ..blocked }).verdict, Verdict::Observe);
+        }
     }
 
     #[test]

@@ -173,6 +173,8 @@ impl Brain<'_> {
 
     /// Remembers a client that waits for the end of its order; with too many it is answered at once.
     fn wait_for(&mut self, name: &Name, request: RequestId, wants: Wanted) {
+        // Who waits for a blocked service is told so.
+        self.world.looks.insert(name.clone());
         let full = match self.service_mut(name) {
             Some(service) if service.senses.waiters.len() < WAITERS_MAX => {
                 service.senses.waiters.push_back(Waiter { request, wants });

@@ -93,6 +93,9 @@ impl Brain<'_> {
             self.unable(name, index, epoch, outcome);
             return;
         }
+        if outcome.failure.is_none() {
+            self.forget_asked(name, index);
+        }
         let counts = self.counts(name, index, now);
         let service = self.world.services.get_mut(name).expect("it was just read");
         let probing = &mut service.senses.probes[index];
@@ -169,11 +172,9 @@ impl Brain<'_> {
             }
             (Edge::Failed { failures }, Some(failure)) => {
                 let Some(cause) = checks::cause(&check.kind, failure) else { return };
-                if self.record(name, failed(failures, failure)) {
-                    let detail = outcome.detail.clone();
-                    let finding = Finding::Check { check: check.name.clone(), failures, failure, detail };
-                    self.failed(name, cause, &finding);
-                }
+                let detail = outcome.detail.clone();
+                let finding = Finding::Check { check: check.name.clone(), failures, failure, detail };
+                self.check_failed(name, index, failed(failures, failure), cause, finding);
             }
             (Edge::None | Edge::Failing { .. } | Edge::Failed { .. }, _) => {}
         }
@@ -207,9 +208,11 @@ impl Brain<'_> {
             detail: outcome.detail,
             took_us: outcome.took_us,
         };
-        if self.record(name, body) && reached {
+        if reached {
             let finding = Finding::NoHeartbeat { check: check.name.clone(), within, triggered: false };
-            self.failed(name, Cause::NoHeartbeat, &finding);
+            self.check_failed(name, index, body, Cause::NoHeartbeat, finding);
+        } else {
+            self.record(name, body);
         }
     }
 
@@ -255,6 +258,9 @@ impl Brain<'_> {
         for (index, check) in policy.checks.iter().enumerate() {
             if self.known(name).phase.run().is_none_or(|run| run.epoch != epoch) {
                 return;
+            }
+            if matches!(check.kind, CheckKind::Heartbeat { .. }) {
+                self.forget_asked(name, index);
             }
             let running = matches!(self.phase(name), Phase::Running { .. });
             let service = self.world.services.get_mut(name).expect("it was just read");

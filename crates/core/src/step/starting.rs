@@ -37,7 +37,10 @@ impl Brain<'_> {
             self.block(name, &on);
             return;
         }
-        if self.known(name).counters.failures > 0 && !self.admit(name) {
+        // Those that start again because what blocked them is up come in line too: there may be many.
+        let again = matches!(why, Reason::NowReady { .. }) && self.known(name).last_epoch > Epoch(0);
+        let queues = self.known(name).counters.failures > 0 || again || self.world.admission.waits(name);
+        if queues && !self.admit(name) {
             return;
         }
         let epoch = self.known(name).last_epoch.next();
@@ -52,12 +55,14 @@ impl Brain<'_> {
         Order::Spawn { policy: self.policy(name), stored: self.known(name).stored.clone() }
     }
 
-    /// The first of those that it starts after, which is not ready.
-    fn not_ready(&self, name: &Name) -> Option<Name> {
-        let ready = |on: &Name| {
-            self.world.services.get(on).is_some_and(|service| matches!(service.known.phase, Phase::Running { .. }))
-        };
-        self.world.services[name].policy.after.iter().find(|on| !ready(on)).cloned()
+    /// One of those that it starts after, which is not up; the search goes on where the last one has ended, so that all
+    /// of them together cost no more than two.
+    pub(super) fn not_ready(&self, name: &Name) -> Option<Name> {
+        let service = &self.world.services[name];
+        let after = &service.policy.after;
+        let from = if let Phase::Blocked { on } = &service.known.phase { after.binary_search(on).ok() } else { None };
+        let (before, behind) = after.split_at(from.unwrap_or(0));
+        behind.iter().chain(before).find(|on| !self.world.is_up(on)).cloned()
     }
 
     fn block(&mut self, name: &Name, on: &Name) {
@@ -142,11 +147,6 @@ impl Brain<'_> {
         self.world.admission.leave(name);
         self.await_heartbeats(name, now);
         self.maybe_healthy(name);
-        for behind in self.world.order.behind(name).to_vec() {
-            if matches!(self.phase(&behind), Phase::Blocked { .. }) {
-                self.try_start(&behind, Reason::NowReady { on: name.clone() });
-            }
-        }
     }
 
     /// From now on the absence of heartbeats counts.
@@ -206,6 +206,7 @@ impl Brain<'_> {
             }
             Then::Hold { until, tries } => {
                 self.record(name, Body::Held { until, tries });
+                self.world.looks.insert(name.clone());
             }
         }
     }

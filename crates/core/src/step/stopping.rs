@@ -72,7 +72,9 @@ impl Brain<'_> {
     /// While everything is ended: goes on with those that `name` starts after.
     pub(super) fn end_those_before(&mut self, name: &Name) {
         if self.world.ending.is_some() {
-            for before in self.policy(name).after.clone() {
+            let is_service = |before: &&Name| self.world.services.contains_key(*before);
+            let before: Vec<Name> = self.policy(name).after.iter().filter(is_service).cloned().collect();
+            for before in before {
                 self.end_service(&before);
             }
             self.end_if_done();

@@ -35,6 +35,9 @@ impl Brain<'_> {
         self.record_in(None, None, took_over);
         self.close_forgotten_incidents();
         let names: Vec<Name> = self.world.services.keys().cloned().collect();
+        self.begin_dependencies();
+        let behind = self.world.services.iter().filter(|(_, service)| !service.policy.after.is_empty());
+        self.world.looks = behind.map(|(name, _)| name.clone()).collect();
         self.readmit(&names);
         // Before anything is started: one that is made already must not be made again because another is ready.
         let unrecorded: BTreeMap<&Name, &Found> =
@@ -66,7 +69,7 @@ impl Brain<'_> {
         for name in names {
             let known = self.known(name);
             let on_its_way = matches!(known.phase, Phase::Spawning { .. } | Phase::Starting { .. });
-            if on_its_way && known.counters.failures > 0 && !known.start_overdue {
+            if on_its_way && known.counters.failures > 0 && !known.start_overdue && known.blocked.is_none() {
                 let now = self.now();
                 self.world.admission.admit(name, now, limit);
             }

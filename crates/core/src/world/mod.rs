@@ -1,5 +1,6 @@
 //! Knowledge: everything that the core knows, changed by records alone.
 
+pub mod dependency;
 pub(crate) mod hardware;
 pub mod phase;
 mod restore;
@@ -18,6 +19,7 @@ use crate::time::Monotonic;
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::string::String;
 use alloc::vec::Vec;
+use dependency::Dependency;
 use hardware::Hardware;
 use serde::{Deserialize, Serialize};
 use service::Service;
@@ -52,6 +54,7 @@ pub struct Birth {
 pub struct World {
     pub(crate) birth: Birth,
     pub(crate) services: BTreeMap<Name, Service>,
+    pub(crate) dependencies: BTreeMap<Name, Dependency>,
     pub(crate) order: Order,
     pub(crate) admission: Admission,
     pub(crate) ending: Option<EndWhy>,
@@ -60,6 +63,10 @@ pub struct World {
     pub(crate) hardware: Hardware,
     /// Services to be started as soon as the loop comes to it.
     pub(crate) to_start: VecDeque<Name>,
+    /// Services to be looked at because something has changed that they start after.
+    pub(crate) looks: BTreeSet<Name>,
+    /// Services of which a failure waits for what a dependency says.
+    pub(crate) askers: BTreeSet<Name>,
     /// Orders whose record is not durable yet.
     pub(crate) pending: BTreeMap<RecordId, Pending>,
     pub(crate) next_record: RecordId,
@@ -86,8 +93,11 @@ impl World {
             .services
             .iter()
             .map(|(name, policy)| (name.clone(), Service::new(policy.clone(), birth.last_epoch)));
+        let dependencies = birth.policy.dependencies.iter();
+        let dependencies = dependencies.map(|(name, policy)| (name.clone(), Dependency::new(policy.clone())));
         Self {
             services: services.collect(),
+            dependencies: dependencies.collect(),
             order: Order::new(&birth.policy),
             admission: Admission::default(),
             ending: None,
@@ -95,6 +105,8 @@ impl World {
             ledger_error: None,
             hardware: Hardware::default(),
             to_start: VecDeque::new(),
+            looks: BTreeSet::new(),
+            askers: BTreeSet::new(),
             pending: BTreeMap::new(),
             next_record: birth.first_record,
             next_probe: ProbeId(1),
@@ -107,7 +119,7 @@ impl World {
     /// When [`crate::event::Event::Tick`] is due; `None`: not before another event.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Monotonic> {
-        if !self.to_start.is_empty() {
+        if !(self.to_start.is_empty() && self.looks.is_empty()) {
             return Some(Monotonic::default());
         }
         let order = self.pending.values().next().map(|pending| pending.since.after(crate::step::DURABLE_WITHIN));
@@ -155,14 +167,17 @@ impl World {
         self.admission.in_flight()
     }
 
-    /// Sets the timer of one service to its own deadline.
+    /// Sets the timer of one service, or of one dependency, to its own deadline.
     pub(crate) fn reschedule(&mut self, name: &Name) {
         let waits = self.admission.waits(name);
-        let deadline = self.services.get(name).and_then(Service::deadline).filter(|_| !waits);
+        let deadline = match self.services.get(name) {
+            Some(service) => service.deadline().filter(|_| !waits),
+            None => self.dependencies.get(name).and_then(Dependency::deadline).filter(|_| self.ending.is_none()),
+        };
         self.timers.set(name, deadline);
     }
 
-    /// The services whose timers are due, earliest first, at most `most`.
+    /// The services and dependencies whose timers are due, earliest first, at most `most`.
     pub(crate) fn due(&self, now: Monotonic, most: usize) -> Vec<Name> {
         self.timers.due(now).take(most).cloned().collect()
     }

@@ -273,6 +273,12 @@ impl Phase {
             Body::BackingOff { until } if without_process => Ok(Self::BackingOff { until: *until }),
             Body::Held { until, tries } if without_process => Ok(Self::Held { until: *until, tries: *tries }),
             Body::Stopped { why } if without_process => Ok(Self::Stopped { why: why.clone() }),
+            Body::RunsBlocked { epoch, .. } => match self {
+                Self::Spawning { .. } | Self::Starting { .. } | Self::Running { .. } if alive(epoch) => {
+                    Ok(self.clone())
+                }
+                _ => illegal("being blocked"),
+            },
             Body::Blocked { .. } => illegal("waiting for another service"),
             Body::BackingOff { .. } => illegal("a delay"),
             Body::Held { .. } => illegal("being held"),
@@ -289,6 +295,8 @@ impl Phase {
             | Body::Decided(_)
             | Body::Waits { .. }
             | Body::CountersForgotten
+            | Body::Unblocked { .. }
+            | Body::Dependency { .. }
             | Body::OomKilled { .. }
             | Body::MemoryStalled { .. }
             | Body::MemoryRelieved { .. }

@@ -5,6 +5,7 @@ use crate::event::{EndWhy, Process};
 use crate::ids::{Name, RecordId, RequestId};
 use crate::policy::PolicyHash;
 use crate::record::{Body, Record};
+use crate::world::dependency::{self, Dependency};
 use crate::world::service::{Known, Service};
 use alloc::collections::BTreeMap;
 use alloc::string::{String, ToString};
@@ -27,6 +28,8 @@ pub struct Snapshot {
     ending: Option<EndWhy>,
     ledger_error: Option<String>,
     pending: BTreeMap<RecordId, Pending>,
+    #[serde(default)]
+    dependencies: BTreeMap<Name, dependency::Known>,
 }
 
 impl Snapshot {
@@ -41,6 +44,7 @@ impl World {
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         let known = |(name, service): (&Name, &Service)| (name.clone(), service.known.clone());
+        let of_dependency = |(name, of): (&Name, &Dependency)| (name.clone(), of.known);
         Snapshot {
             next_record: self.next_record,
             policy: self.birth.hash.clone(),
@@ -50,6 +54,7 @@ impl World {
             ending: self.ending,
             ledger_error: self.ledger_error.clone(),
             pending: self.pending.clone(),
+            dependencies: self.dependencies.iter().map(of_dependency).collect(),
         }
     }
 
@@ -72,6 +77,11 @@ impl World {
                     service.known = known;
                 }
             }
+            for (name, known) in snapshot.dependencies {
+                if let Some(dependency) = world.dependencies.get_mut(&name) {
+                    dependency.known = known;
+                }
+            }
         }
         for record in records {
             world.replay(&record);
@@ -91,6 +101,11 @@ impl World {
             Body::Ending { why } => self.ending = Some(*why),
             Body::LedgerDegraded { error } => self.ledger_error = Some(error.clone()),
             Body::LedgerRecovered => self.ledger_error = None,
+            Body::Dependency { name, edge } => {
+                if let Some(dependency) = self.dependencies.get_mut(name) {
+                    dependency.apply(record.at.mono, edge);
+                }
+            }
             Body::Ordered { actor, order, .. } => {
                 let (actor, order) = (actor.clone(), order.clone());
                 let pending = Pending { since: record.at.mono, request: NOBODY, actor, order };

@@ -53,6 +53,9 @@ pub(crate) struct Known {
     pub(crate) incident: Option<Open>,
     /// Why it is only observed, if it is.
     pub(crate) violated: Option<String>,
+    /// What blocks it, while it has a process.
+    #[serde(default)]
+    pub(crate) blocked: Option<Name>,
     /// Ready, and all checks pass.
     pub(crate) healthy: bool,
     /// The last moment that it was known to work, while it does not.
@@ -93,6 +96,9 @@ pub(crate) struct Open {
     pub(crate) cause: Cause,
     pub(crate) detected: Monotonic,
     pub(crate) last_good: Monotonic,
+    /// Whether something in it counts against the service.
+    #[serde(default)]
+    pub(crate) counts: bool,
 }
 
 /// Inputs that are never recorded: lost with the supervisor, and gathered anew by the next one.
@@ -104,6 +110,8 @@ pub(crate) struct Senses {
     pub(crate) status_text: String,
     /// When it was last said that it waits for memory, while it does; `None`: not since this supervisor began.
     pub(crate) stall_told: Option<Monotonic>,
+    /// Failures that wait for what dependencies say: at most one for each check.
+    pub(crate) asked: Vec<crate::step::asking::Asked>,
     /// Clients that wait for the end of an order.
     pub(crate) waiters: VecDeque<Waiter>,
 }
@@ -138,6 +146,7 @@ impl Service {
             restarts: 0,
             incident: None,
             violated: None,
+            blocked: None,
             healthy: false,
             bad_since: None,
             checks,
@@ -197,6 +206,7 @@ impl Service {
                     self.known.restarts += 1;
                 }
                 self.known.last_epoch = *epoch;
+                self.known.blocked = None;
                 self.known.healthy = false;
                 self.known.start_overdue = false;
                 self.known.extended_until = None;
@@ -209,13 +219,18 @@ impl Service {
                 self.known.counters.held_tries = self.known.counters.held_tries.map(|tries| tries.saturating_add(1));
                 self.senses.start_afresh();
             }
-            Body::Detected { cause, finding, last_good, .. } => {
-                self.known.counters.count(now, self.policy.restart.crash_loop);
-                self.known.last_failure = Some(now);
+            Body::Detected { cause, finding, last_good, blocked, .. } => {
+                let counts = blocked.is_none();
+                if counts {
+                    self.known.counters.count(now, self.policy.restart.crash_loop);
+                    self.known.last_failure = Some(now);
+                }
                 self.known.healthy = false;
                 self.known.start_overdue |= matches!(finding, Finding::StartTimeout { .. });
-                let opened = Open { id: IncidentId(record.id.0), cause: *cause, detected: now, last_good: *last_good };
+                let (id, last_good) = (IncidentId(record.id.0), *last_good);
+                let opened = Open { id, cause: *cause, detected: now, last_good, counts };
                 let open = self.known.incident.get_or_insert(opened);
+                open.counts |= counts;
                 if *cause == Cause::Unkillable {
                     open.cause = Cause::Unkillable;
                 }
@@ -228,9 +243,11 @@ impl Service {
                     self.known.restarts += u64::from(self.known.last_epoch > Epoch(0));
                     let counters = &mut self.known.counters;
                     counters.held_tries = counters.held_tries.map(|tries| tries.saturating_add(1));
+                    self.known.oom = None;
                 }
                 self.known.last_epoch = *epoch;
                 self.known.process = Some(process.clone());
+                self.known.blocked = None;
                 self.known.stalled = None;
                 self.known.checks.iter_mut().for_each(|check| *check = CheckState::default());
                 self.known.healthy = false;
@@ -238,8 +255,18 @@ impl Service {
                 self.known.refused.clear();
                 self.senses.start_afresh();
             }
+            Body::RunsBlocked { on, .. } => self.known.blocked = Some(on.clone()),
+            Body::Unblocked { .. } => {
+                self.known.blocked = None;
+                self.known.start_overdue = false;
+                self.known.counters = Counters::default();
+                self.known.last_failure = None;
+                let failing = |check: &&mut CheckState| matches!(check, CheckState::Failing { .. });
+                self.known.checks.iter_mut().filter(failing).for_each(|check| *check = CheckState::Unknown);
+            }
             Body::Exited { .. } | Body::SpawnFailed { .. } => {
                 self.known.process = None;
+                self.known.blocked = None;
                 self.known.stalled = None;
                 self.known.checks.iter_mut().for_each(|check| *check = CheckState::default());
                 self.known.healthy = false;
@@ -283,6 +310,7 @@ impl Service {
             Body::Violated { what } => self.known.violated = Some(what.clone()),
             Body::StopIntended { .. } | Body::KillIntended { .. } => {
                 self.known.healthy = false;
+                self.known.blocked = None;
                 self.known.extended_until = None;
             }
             Body::HeartbeatPromised { within, .. } => {
@@ -294,6 +322,7 @@ impl Service {
             | Body::TookOver { .. }
             | Body::Ending { .. }
             | Body::Blocked { .. }
+            | Body::Dependency { .. }
             | Body::BecameReady { .. }
             | Body::Decided(_)
             | Body::Waits { .. }
@@ -321,6 +350,31 @@ impl Service {
         self.policy.checks.iter().position(|check| check.name == *name)
     }
 
+    /// Whether those that start after it may start: it runs and no check has failed as often as it may, or it ran to
+    /// a good end.
+    pub(crate) fn is_up(&self) -> bool {
+        match &self.known.phase {
+            Phase::Running { .. } => !self.fails(),
+            Phase::Stopped { why } => *why == Reason::Finished,
+            Phase::Down
+            | Phase::Blocked { .. }
+            | Phase::BackingOff { .. }
+            | Phase::Held { .. }
+            | Phase::Spawning { .. }
+            | Phase::Starting { .. }
+            | Phase::Stopping { .. }
+            | Phase::Remains { .. } => false,
+        }
+    }
+
+    /// Whether a check has failed as often as it may.
+    fn fails(&self) -> bool {
+        self.known.checks.iter().zip(&self.policy.checks).any(|(check, policy)| match check {
+            CheckState::Failing { failures } => *failures >= policy.failures,
+            CheckState::Unknown | CheckState::Passing => false,
+        })
+    }
+
     /// Whether all checks pass; a service without checks has none that fails.
     pub(crate) fn all_pass(&self) -> bool {
         self.known.checks.iter().all(|check| matches!(check, CheckState::Passing))
@@ -343,6 +397,7 @@ impl Senses {
     fn start_afresh(&mut self) {
         self.probes.iter_mut().for_each(|probing| *probing = crate::analyze::checks::Probing::default());
         self.status_text.clear();
+        self.asked.clear();
         self.stall_told = None;
     }
 }

@@ -3,6 +3,7 @@
 use super::problem::{Code, MEDIA_TYPE, Problem};
 use super::{server, stream, view};
 use hale_core::status::State;
+use hale_core::world::dependency::Standing;
 use std::collections::BTreeMap;
 use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 use utoipa::openapi::{ContentBuilder, OpenApi as Document, Ref, RefOr, Response, ResponseBuilder};
@@ -78,6 +79,11 @@ fn one_of<'a>(words: impl IntoIterator<Item = &'a str>) -> Schema {
 /// The states of a service.
 pub(super) fn state() -> Schema {
     one_of(State::ALL.map(State::as_str))
+}
+
+/// What a dependency can be.
+pub(super) fn standing() -> Schema {
+    one_of([Standing::Unknown, Standing::Up, Standing::Down].map(Standing::as_str))
 }
 
 /// The modes of Hale.

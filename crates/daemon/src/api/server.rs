@@ -248,6 +248,7 @@ pub(super) mod testing {
                         mode,
                         ledger_error: None,
                         timer: None,
+                        dependencies: Vec::new(),
                         services: Vec::new(),
                     }))
                 }

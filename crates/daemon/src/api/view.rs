@@ -7,8 +7,9 @@ use hale_core::ids::Name;
 use hale_core::incident::{Blame, Cause, Outcome, Story};
 use hale_core::memory::{MemoryReport, Pressure};
 use hale_core::policy::Mode;
-use hale_core::status::{CheckStatus, ServiceStatus, State, StatusReport};
-use hale_core::time::{Now, Span};
+use hale_core::status::{CheckStatus, DependencyStatus, ServiceStatus, State, StatusReport};
+use hale_core::time::{Monotonic, Now, Span};
+use hale_core::world::dependency::Standing;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -20,6 +21,24 @@ pub struct Status {
     pub host: Host,
     /// The services asked for, in the order of names.
     pub services: Vec<Service>,
+    /// The dependencies, or those of the one service asked for, in the order of names.
+    #[serde(default)]
+    pub dependencies: Vec<Dependency>,
+}
+
+/// One dependency.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Dependency {
+    /// Its name.
+    #[schema(schema_with = openapi::name)]
+    pub name: Name,
+    /// Whether it is there.
+    #[schema(schema_with = openapi::standing)]
+    pub state: Standing,
+    /// Since when.
+    pub since: String,
+    /// Its checks.
+    pub checks: Vec<Check>,
 }
 
 /// Hale itself.
@@ -92,6 +111,10 @@ pub struct Service {
     pub probation_ms_left: Option<f64>,
     /// Its checks.
     pub checks: Vec<Check>,
+    /// What it waits for, while it is blocked.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    pub blocked_on: Option<Name>,
     /// The incident in progress.
     pub incident: Option<u64>,
     /// What it says of itself (`STATUS=` of sd_notify(3)).
@@ -145,7 +168,8 @@ pub struct Incident {
     pub outcome: Outcome,
     /// From the detection to all checks passing on the new process; only where the outcome is `recovered`.
     pub recovery_ms: Option<f64>,
-    /// From the last good sign to the next; only where there was a next one: `recovered` or `observed`.
+    /// From the last good sign to the next; only where there was a next one: `recovered`,
+    /// `environmental` or `observed`.
     pub down_ms: Option<f64>,
     /// What happened, in order.
     pub timeline: Vec<Moment>,
@@ -221,24 +245,45 @@ impl From<&StatusReport> for Status {
             ledger_error: report.ledger_error.clone(),
             hardware_watchdog: report.timer.as_ref().map(HardwareWatchdog::from),
         };
-        Self { host, services: report.services.iter().map(|service| Service::new(service, report.at)).collect() }
+        Self {
+            host,
+            services: report.services.iter().map(|service| Service::new(service, report.at)).collect(),
+            dependencies: report.dependencies.iter().map(|of| Dependency::new(of, report.at)).collect(),
+        }
     }
+}
+
+impl Dependency {
+    fn new(dependency: &DependencyStatus, at: Now) -> Self {
+        Self {
+            name: dependency.name.clone(),
+            state: dependency.state,
+            since: since(dependency.since, at),
+            checks: dependency.checks.iter().map(Check::from).collect(),
+        }
+    }
+}
+
+/// When a moment of the monotonic clock was, by the wall clock as it is now.
+fn since(since: Monotonic, at: Now) -> String {
+    let age_us = i64::try_from(at.mono.since(since).as_us()).unwrap_or(i64::MAX);
+    rfc3339(at.wall_us.saturating_sub(age_us))
 }
 
 impl Service {
     fn new(service: &ServiceStatus, at: Now) -> Self {
-        let age_us = i64::try_from(at.mono.since(service.since).as_us()).unwrap_or(i64::MAX);
         Self {
             name: service.name.clone(),
             state: service.state,
             detail: service.detail.clone(),
             pid: service.pid,
-            since: rfc3339(at.wall_us.saturating_sub(age_us)),
+            since: since(service.since, at),
             restarts: service.restarts,
             generation: None,
             grade: None,
             probation_ms_left: None,
             checks: service.checks.iter().map(Check::from).collect(),
+            blocked_on: service.blocked_on.clone(),
             incident: service.incident.map(|id| id.0),
             status_text: service.status_text.clone(),
             observed: service.observed.clone(),
@@ -296,7 +341,7 @@ pub fn recovery(story: &Story) -> Option<Span> {
 #[must_use]
 pub fn down(story: &Story) -> Option<Span> {
     let seen = match story.outcome {
-        Outcome::Recovered | Outcome::Observed | Outcome::Rebooted => true,
+        Outcome::Recovered | Outcome::Observed | Outcome::Rebooted | Outcome::Environmental => true,
         Outcome::Open | Outcome::Held | Outcome::Stopped => false,
     };
     story.down_us.filter(|_| seen).map(Span::from_us)
@@ -320,7 +365,6 @@ pub fn rfc3339(wall_us: i64) -> String {
 mod tests {
     use super::*;
     use hale_core::descriptor::FdName;
-    use hale_core::time::Monotonic;
     use serde_json::json;
 
     #[test]
@@ -380,11 +424,13 @@ mod tests {
                     last_us: Some(1_500),
                     detail: "refused".into(),
                 }],
+                blocked_on: None,
                 incident: Some(hale_core::ids::IncidentId(7)),
                 status_text: String::new(),
                 observed: None,
                 stored: vec![FdName::default()],
             }],
+            dependencies: Vec::new(),
         };
         let json = serde_json::to_value(Status::from(&report)).unwrap();
         let service = &json["services"][0];

@@ -554,6 +554,9 @@ impl Host for DaemonHost {
             (Fence::Host, order @ (Order::MayReboot { .. } | Order::Reboot)) => {
                 past::order(&order, &mut self.parts.guardian, &self.parts.console);
             }
+            (Fence::Host, Order::ProbeDependency { dependency, probe, check, policy }) => {
+                self.parts.prober.probe(ProbeOrder::of_dependency(dependency, probe, check, &policy));
+            }
             (Fence::Host, Order::EndDone) => {
                 self.ended = Some(Ended::InOrder);
             }
@@ -608,7 +611,12 @@ impl DaemonHost {
             Order::Store { offer, stored } => self.store(service, offer, &stored),
             Order::Unstore { index } => self.unstore(service, index),
             Order::AckExit => self.unacknowledged.push((service.clone(), epoch)),
-            Order::Reply { .. } | Order::Prove { .. } | Order::MayReboot { .. } | Order::Reboot | Order::EndDone => {}
+            Order::ProbeDependency { .. }
+            | Order::Reply { .. }
+            | Order::Prove { .. }
+            | Order::MayReboot { .. }
+            | Order::Reboot
+            | Order::EndDone => {}
         }
     }
 }

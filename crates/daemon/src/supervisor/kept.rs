@@ -85,7 +85,12 @@ mod tests {
             as_init: Default::default(),
         };
         let birth = Birth {
-            policy: Policy { host, services: BTreeMap::new(), system: SystemPolicy::default() },
+            policy: Policy {
+                host,
+                services: BTreeMap::new(),
+                system: SystemPolicy::default(),
+                dependencies: BTreeMap::new(),
+            },
             hash: PolicyHash::default(),
             seed: 1,
             version: text(),

@@ -51,7 +51,7 @@ fn row(story: &Story) -> [Cell; 7] {
 pub fn tone(outcome: Outcome) -> Tone {
     match outcome {
         Outcome::Recovered => Tone::Good,
-        Outcome::Open | Outcome::Observed => Tone::Attention,
+        Outcome::Open | Outcome::Observed | Outcome::Environmental => Tone::Attention,
         Outcome::Held | Outcome::Rebooted => Tone::Bad,
         Outcome::Stopped => Tone::Quiet,
     }

@@ -7,10 +7,12 @@ use crate::failure::Failure;
 use crate::supervisor;
 use crate::table::{Cell, render};
 use crate::terminal::{Tone, colours, escape};
+use hale_core::ids::Name;
 use hale_core::policy::Mode;
 use hale_core::status::State;
 use hale_core::time::Span;
-use hale_daemon::api::view::{Check, Service, Status};
+use hale_core::world::dependency::Standing;
+use hale_daemon::api::view::{Check, Dependency, Service, Status};
 use jiff::Timestamp;
 use std::io::Write;
 
@@ -47,6 +49,23 @@ fn text(status: &Status, whole: bool, coloured: bool) -> String {
     };
     let rows: Vec<_> = status.services.iter().map(row).collect();
     let mut text = render(header, &rows, coloured);
+    if !status.dependencies.is_empty() {
+        let row = |dependency: &Dependency| {
+            let since = match dependency.state {
+                Standing::Unknown => "-".to_owned(),
+                Standing::Up | Standing::Down => age(&status.host.at, &dependency.since),
+            };
+            [
+                Cell::from(dependency.name.as_str()),
+                Cell::toned(dependency.state.as_str(), standing_tone(dependency.state)),
+                since.into(),
+                checks_in_short(&dependency.checks).into(),
+            ]
+        };
+        let rows: Vec<_> = status.dependencies.iter().map(row).collect();
+        text.push('\n');
+        text.push_str(&render(["DEPENDENCY", "STATE", "SINCE", "CHECKS"], &rows, coloured));
+    }
     let mut remarks = Vec::new();
     if status.host.mode == Mode::Observe {
         remarks.push("Hale only observes: mode = \"observe\"".to_owned());
@@ -56,6 +75,9 @@ fn text(status: &Status, whole: bool, coloured: bool) -> String {
     }
     for service in &status.services {
         remarks.extend(remarks_on(service, whole));
+    }
+    for dependency in &status.dependencies {
+        remarks.extend(remarks_on_checks(&dependency.name, &dependency.checks, whole));
     }
     if !remarks.is_empty() {
         text.push('\n');
@@ -76,15 +98,7 @@ fn remarks_on(service: &Service, whole: bool) -> Vec<String> {
     if let Some(why) = &service.observed {
         remarks.push(format!("{name}: only observed, because Hale broke a rule of its own: {why}"));
     }
-    for check in &service.checks {
-        let took = check.last_ms.map_or(String::new(), |ms| format!(" in {ms} ms"));
-        match check.ok {
-            Some(false) => remarks.push(format!("{name}: check {} fails: {}", check.name, check.detail)),
-            Some(true) if whole => remarks.push(format!("{name}: check {} passes{took}: {}", check.name, check.detail)),
-            None if whole => remarks.push(format!("{name}: check {} is not known yet", check.name)),
-            Some(true) | None => {}
-        }
-    }
+    remarks.extend(remarks_on_checks(name, &service.checks, whole));
     if whole && !service.status_text.is_empty() {
         remarks.push(format!("{name}: says {:?}", service.status_text));
     }
@@ -95,6 +109,28 @@ fn remarks_on(service: &Service, whole: bool) -> Vec<String> {
         remarks.push(format!("{name}: incident {id} is open, see `hale incident {id}`"));
     }
     remarks
+}
+
+fn remarks_on_checks(name: &Name, checks: &[Check], whole: bool) -> Vec<String> {
+    let mut remarks = Vec::new();
+    for check in checks {
+        let took = check.last_ms.map_or(String::new(), |ms| format!(" in {ms} ms"));
+        match check.ok {
+            Some(false) => remarks.push(format!("{name}: check {} fails: {}", check.name, check.detail)),
+            Some(true) if whole => remarks.push(format!("{name}: check {} passes{took}: {}", check.name, check.detail)),
+            None if whole => remarks.push(format!("{name}: check {} is not known yet", check.name)),
+            Some(true) | None => {}
+        }
+    }
+    remarks
+}
+
+fn standing_tone(standing: Standing) -> Tone {
+    match standing {
+        Standing::Up => Tone::Good,
+        Standing::Unknown => Tone::Attention,
+        Standing::Down => Tone::Bad,
+    }
 }
 
 fn tone(state: State) -> Tone {
@@ -151,6 +187,25 @@ web      healthy  1 min 5 s  42   1         -
 worker   healthy  1 min 5 s  42   1         -
 ";
         assert_eq!(shown, expected);
+    }
+
+    #[test]
+    fn dependencies_have_a_table_of_their_own() {
+        let mut status = status(&json!([service("web", "healthy")]));
+        let check = json!({"name": "tcp", "kind": "tcp", "ok": false, "last_ms": 1.5, "detail": "refused"});
+        let dependency = |name: &str, state: &str, checks: serde_json::Value| json!({"name": name, "state": state, "since": "2026-11-23T21:59:05.000Z", "checks": checks});
+        let all = json!([dependency("api", "down", json!([check])), dependency("store", "unknown", json!([]))]);
+        status.dependencies = serde_json::from_value(all).unwrap();
+        let shown = text(&status, false, false);
+        let below = shown.split_once("\n\n").unwrap().1;
+        let expected = "\
+DEPENDENCY  STATE    SINCE      CHECKS
+api         down     1 min 5 s  1 of 1 fail
+store       unknown  -          -
+
+api: check tcp fails: refused
+";
+        assert_eq!(below, expected);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crate::missing::missing;
 use crate::terminal::escape;
 use hale_core::ids::Name;
 use hale_core::memory::Size;
-use hale_core::policy::{CheckKind, CheckPolicy, MemoryBound, Mode, Ready, ServicePolicy};
+use hale_core::policy::{CheckKind, CheckPolicy, DependencyPolicy, MemoryBound, Mode, Ready, ServicePolicy};
 use hale_daemon::api::view::ms;
 use hale_daemon::monitor::config_file::{self, LoadError, Loaded};
 use serde_json::{Value, json};
@@ -49,6 +49,7 @@ fn as_json(loaded: &Loaded) -> Value {
             "checks": service.checks.iter().map(check_json).collect::<Vec<_>>(),
         })
     };
+    let dependency = |(name, dependency): (&Name, &Arc<DependencyPolicy>)| json!({ "name": name, "checks": dependency.checks.iter().map(check_json).collect::<Vec<_>>() });
     json!({
         "valid": true,
         "files": loaded.files,
@@ -57,6 +58,7 @@ fn as_json(loaded: &Loaded) -> Value {
         "state_dir": policy.host.state_dir,
         "runtime_dir": policy.host.runtime_dir,
         "log_dir": policy.host.log_dir,
+        "dependencies": policy.dependencies.iter().map(dependency).collect::<Vec<_>>(),
         "services": policy.services.iter().map(service).collect::<Vec<_>>(),
         "mistakes": loaded.validated.warnings,
         "missing": missing(policy),
@@ -81,6 +83,12 @@ fn as_text(path: &Path, loaded: &Loaded, out: &mut impl Write) -> Result<(), Fai
     for (name, service) in &policy.services {
         writeln!(out, "\n{name}")?;
         for line in lines(service) {
+            writeln!(out, "  {}", escape(&line))?;
+        }
+    }
+    for (name, dependency) in &policy.dependencies {
+        writeln!(out, "\n{name}, a dependency")?;
+        for line in dependency.checks.iter().map(outside_line) {
             writeln!(out, "  {}", escape(&line))?;
         }
     }
@@ -112,6 +120,14 @@ fn lines(service: &ServicePolicy) -> Vec<String> {
 }
 
 fn check_line(check: &CheckPolicy) -> String {
+    told(check, "acts on failure")
+}
+
+fn outside_line(check: &CheckPolicy) -> String {
+    told(check, "down on failure")
+}
+
+fn told(check: &CheckPolicy, consequence: &str) -> String {
     let CheckPolicy { name, every, timeout, failures, .. } = check;
     let what = match &check.kind {
         CheckKind::Http(http) => format!("{} {}", http.method, http.url),
@@ -130,5 +146,5 @@ fn check_line(check: &CheckPolicy) -> String {
         CheckKind::OpenFiles { below } => format!("below {below} open files in each of its processes"),
         CheckKind::Listen { address } => format!("one of its processes listens at {address}"),
     };
-    format!("check {name}: {what}, every {every}, answer within {timeout}, acts on failure {failures}")
+    format!("check {name}: {what}, every {every}, answer within {timeout}, {consequence} {failures}")
 }

@@ -53,6 +53,16 @@ impl Delays {
         let observes = self.policy.host.mode == Mode::Observe;
         let Some(model) = self.models.get_mut(name) else { return Ok(()) };
         match &record.body {
+            Body::Detected { blocked: Some(_), .. } => {
+                (model.healthy, model.overdue) = (false, false);
+                Ok(())
+            }
+            Body::Unblocked { .. } => {
+                let (newest, ready_since) = (model.newest, model.ready_since);
+                let (healthy, orders) = (model.healthy, model.orders);
+                *model = Model { newest, ready_since, healthy, orders, ..Model::default() };
+                Ok(())
+            }
             Body::Detected { .. } => {
                 let healthy_after = restart.healthy_after.as_us();
                 let quiet_since = model.last_failure.unwrap_or(u64::MAX).max(model.ready_since.unwrap_or(u64::MAX));
@@ -70,6 +80,7 @@ impl Delays {
                 let (expected, held) = model.expected(restart, now_us);
                 match decision.choice.verdict {
                     Verdict::Observe if observes => Ok(()),
+                    Verdict::Wait if !observes && decision.read.blocked.is_some() => Ok(()),
                     _ if observes => Err(format!("{name}: decided to act in mode observe")),
                     Verdict::Restart { delay } if !held => model.takes(name, now_us, expected, delay, false),
                     Verdict::Hold { delay, .. } if held => model.takes(name, now_us, expected, delay, true),
@@ -248,7 +259,7 @@ impl Oracle for Held {
                 *stand = HeldStand { told: true, until: Some(until.as_us().max(now_us)), tries: *tries };
                 if right { Ok(()) } else { Err(format!("{name} is held, try {tries}: news twice, or not counted")) }
             }
-            Body::CountersForgotten => {
+            Body::CountersForgotten | Body::Unblocked { .. } => {
                 *stand = HeldStand::default();
                 Ok(())
             }

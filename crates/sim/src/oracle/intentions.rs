@@ -7,6 +7,7 @@ use hale_core::incident::Outcome;
 use hale_core::policy::{Mode, Policy};
 use hale_core::reason::Reason;
 use hale_core::record::{Body, Record};
+use hale_core::world::dependency::Standing;
 use hale_core::world::phase::Then;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -73,6 +74,7 @@ impl Reasons {
             | Reason::Violated { .. }
             | Reason::RestartsInFlight { .. }
             | Reason::NotReady { .. }
+            | Reason::DependencyDown { .. }
             | Reason::DescriptorName
             | Reason::DescriptorOfFile
             | Reason::DescriptorsFull { .. }
@@ -89,6 +91,7 @@ impl Reasons {
         if let Body::Ending { .. } = record.body {
             self.ending = true;
         }
+        follow_dependency(&mut self.ready, &record.body);
         let Some(name) = &record.service else { return Ok(()) };
         let Some(mut facts) = self.facts.remove(name) else { return Ok(()) };
         let why = match &record.body {
@@ -110,7 +113,7 @@ impl Reasons {
             Body::Blocked { on } => facts.waits_for = Some(on.clone()),
             Body::BackingOff { .. } => facts.delayed = true,
             Body::Held { tries, .. } => facts.held = Some(*tries),
-            Body::CountersForgotten => facts.held = None,
+            Body::CountersForgotten | Body::Unblocked { .. } => facts.held = None,
             Body::Detected { .. } => facts.failed = true,
             Body::Decided(_) => facts.delayed = true,
             Body::Exited { status, tree_empty, .. } => {
@@ -122,7 +125,7 @@ impl Reasons {
             _ => {}
         }
         match &record.body {
-            Body::BecameReady { .. } => self.ready.insert(name.clone()),
+            Body::BecameReady { .. } | Body::Stopped { why: Reason::Finished } => self.ready.insert(name.clone()),
             Body::Exited { .. } | Body::StopIntended { .. } | Body::KillIntended { .. } => self.ready.remove(name),
             _ => false,
         };
@@ -152,6 +155,16 @@ impl Oracle for Reasons {
             Seen::Record(record) => self.record(now_us, record),
             Seen::Event(_) | Seen::Effect(_) | Seen::Fact(_) => Ok(()),
         }
+    }
+}
+
+/// Keeps which dependencies are up among what is ready.
+fn follow_dependency(ready: &mut BTreeSet<Name>, body: &Body) {
+    if let Body::Dependency { name, edge } = body {
+        match edge.standing() {
+            Standing::Up => ready.insert(name.clone()),
+            Standing::Down | Standing::Unknown => ready.remove(name),
+        };
     }
 }
 
@@ -285,6 +298,7 @@ impl Oracle for InOrder {
             }
             Seen::Event(_) | Seen::Effect(_) | Seen::Fact(_) => return Ok(()),
         };
+        follow_dependency(&mut self.ready, &record.body);
         let Some(name) = &record.service else { return Ok(()) };
         match &record.body {
             Body::SpawnIntended { .. } => {
@@ -294,7 +308,7 @@ impl Oracle for InOrder {
                 let missing = self.policy.services[name].after.iter().find(|on| !self.ready.contains(*on));
                 missing.map_or(Ok(()), |on| Err(format!("{name} starts, and {on} is not ready")))
             }
-            Body::BecameReady { .. } => {
+            Body::BecameReady { .. } | Body::Stopped { why: Reason::Finished } => {
                 self.ready.insert(name.clone());
                 Ok(())
             }
@@ -364,14 +378,15 @@ impl Oracle for InFlight {
                     return Err(format!("{} services are on their way up, {} may be", self.flying.len(), self.limit));
                 }
             }
-            Body::Detected { .. } => {
+            Body::Detected { blocked: None, .. } => {
                 *self.failures.entry(name.clone()).or_default() += 1;
                 self.flying.remove(name);
             }
-            Body::CountersForgotten => {
+            Body::CountersForgotten | Body::Unblocked { .. } => {
                 self.failures.remove(name);
             }
             Body::BecameReady { .. }
+            | Body::RunsBlocked { .. }
             | Body::Adopted { .. }
             | Body::Exited { .. }
             | Body::SpawnFailed { .. }

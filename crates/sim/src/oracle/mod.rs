@@ -1,5 +1,6 @@
 //! Guarantees: each is one sentence that must be true of every run, judged from what happened in the fake world.
 
+mod blocking;
 mod delays;
 mod descriptors;
 mod intentions;
@@ -150,6 +151,7 @@ pub fn oracles(scenario: &Scenario) -> Vec<Box<dyn Oracle>> {
         Box::new(intentions::Reasons::new(policy)),
         Box::new(intentions::Incidents::default()),
         Box::new(intentions::InOrder::new(policy)),
+        Box::new(blocking::Blocking::new(policy)),
         Box::new(intentions::InFlight::new(policy)),
         Box::new(intentions::Observes::new(policy)),
         Box::new(records::RecordsFirst::default()),

@@ -42,11 +42,13 @@ impl Oracle for OomIsNamed {
             Body::OomKilled { epoch, .. } => {
                 self.visited.insert(of(*epoch));
             }
-            Body::Exited { epoch, asked: false, .. } if self.taken.contains(&of(*epoch)) => {
+            Body::Exited { epoch, asked, .. } if self.taken.contains(&of(*epoch)) => {
                 self.visited.insert(of(*epoch));
                 // It may be said again, by one who does not know that, and how, it was said.
                 self.taken.remove(&of(*epoch));
-                self.owed.insert(name.clone(), *epoch);
+                if !asked {
+                    self.owed.insert(name.clone(), *epoch);
+                }
             }
             Body::Detected { cause, finding, .. } => {
                 let owed = self.owed.remove(name);

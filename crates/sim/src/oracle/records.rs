@@ -54,9 +54,12 @@ impl RecordsFirst {
             Order::Store { stored, .. } => ("store", self.left.remove(&stored.id)),
             // With the end of the service, or of its own.
             Order::Unstore { .. } => ("unstore", written.over || written.spawn),
-            Order::Reply { .. } | Order::Prove { .. } | Order::MayReboot { .. } | Order::Reboot | Order::EndDone => {
-                ("answer", false)
-            }
+            Order::ProbeDependency { .. }
+            | Order::Reply { .. }
+            | Order::Prove { .. }
+            | Order::MayReboot { .. }
+            | Order::Reboot
+            | Order::EndDone => ("answer", false),
         };
         if allowed {
             Ok(())

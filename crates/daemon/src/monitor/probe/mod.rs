@@ -3,6 +3,7 @@
 mod connect;
 mod exec;
 mod http;
+mod outside;
 mod prepare;
 mod process;
 #[cfg(test)]
