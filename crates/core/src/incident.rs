@@ -351,6 +351,11 @@ pub fn line(body: &Body) -> Option<(String, Option<String>)> {
         Body::Unkillable { .. } => None,
         Body::TreeGone { .. } => plain(String::from("all of its processes are gone")),
         Body::BackingOff { .. } => None,
+        Body::Paused { actor, lasts, .. } => because(
+            format!("paused for {lasts}: watched, and nothing is done"),
+            &Reason::Ordered { actor: actor.clone() },
+        ),
+        Body::Resumed { why } => because(String::from("healed again"), why),
         Body::Held { tries: 0, .. } => plain(String::from("held: quick restarts are given up")),
         Body::Held { tries, .. } => plain(format!("held still, after try {tries}")),
         Body::Stopped { why } => because(String::from("stopped"), why),
@@ -437,6 +442,8 @@ pub fn order_words(order: &crate::record::OperatorOrder) -> String {
         OperatorOrder::Start { service } => format!("order: start {service}"),
         OperatorOrder::Stop { service } => format!("order: stop {service}"),
         OperatorOrder::Restart { service } => format!("order: restart {service}"),
+        OperatorOrder::Pause { service, lasts } => format!("order: pause {service} for {lasts}"),
+        OperatorOrder::Resume { service } => format!("order: resume {service}"),
     }
 }
 

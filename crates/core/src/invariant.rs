@@ -51,6 +51,13 @@ fn taken_before(stored: &[Stored], at: usize) -> bool {
 
 /// Whether the service waits for something that has no deadline and no event to come.
 fn stuck(world: &World, name: &Name, service: &Service) -> bool {
+    let resting = matches!(
+        service.known.phase,
+        Phase::Down | Phase::Remains { .. } | Phase::BackingOff { .. } | Phase::Held { .. } | Phase::Blocked { .. }
+    );
+    if resting && service.known.paused.is_some() && !world.is_ending() {
+        return false;
+    }
     match &service.known.phase {
         Phase::Down => !world.to_start.contains(name),
         Phase::Remains { .. } => service.known.violated.is_none() && world.mode() == crate::policy::Mode::Heal,

@@ -95,6 +95,13 @@ pub enum Reason {
         /// Which.
         what: String,
     },
+    /// An operator has paused it.
+    Paused {
+        /// Who.
+        actor: Actor,
+    },
+    /// Its pause has ended by itself.
+    PauseOver,
     /// `restarts_in_flight` services are already on their way up.
     RestartsInFlight {
         /// The limit.
@@ -188,6 +195,8 @@ impl fmt::Display for Reason {
             Self::Violated { what } => {
                 write!(f, "this service is only observed since Hale broke a rule of its own: {what}")
             }
+            Self::Paused { actor } => write!(f, "{actor} has paused it"),
+            Self::PauseOver => f.write_str("its pause is over"),
             Self::RestartsInFlight { limit } => {
                 write!(f, "{limit} services are already being restarted (restarts_in_flight)")
             }

@@ -297,6 +297,20 @@ pub enum Body {
     },
     /// Long enough without a failure: delays and counters start afresh.
     CountersForgotten,
+    /// Hale only watches it from here on.
+    Paused {
+        /// Who ordered it.
+        actor: Actor,
+        /// How long that was to last.
+        lasts: Span,
+        /// When it ends by itself, on the clock that goes on in suspend ([`Now::boot_us`]).
+        until_boot_us: u64,
+    },
+    /// It is healed again; delays and counters start afresh.
+    Resumed {
+        /// Why.
+        why: Reason,
+    },
     /// The incident is over.
     IncidentClosed {
         /// How it ended.
@@ -483,6 +497,8 @@ impl Body {
             | Self::Held { .. }
             | Self::Stopped { .. }
             | Self::CountersForgotten
+            | Self::Paused { .. }
+            | Self::Resumed { .. }
             | Self::IncidentClosed { .. }
             | Self::CarriedOut { .. }
             | Self::OrderNotDurable { .. }
@@ -649,6 +665,18 @@ pub enum OperatorOrder {
         /// Which.
         service: Name,
     },
+    /// Only watch it for a while.
+    Pause {
+        /// Which.
+        service: Name,
+        /// How long.
+        lasts: Span,
+    },
+    /// Heal it again.
+    Resume {
+        /// Which.
+        service: Name,
+    },
 }
 
 impl OperatorOrder {
@@ -656,7 +684,11 @@ impl OperatorOrder {
     #[must_use]
     pub fn service(&self) -> &Name {
         match self {
-            Self::Start { service } | Self::Stop { service } | Self::Restart { service } => service,
+            Self::Start { service }
+            | Self::Stop { service }
+            | Self::Restart { service }
+            | Self::Pause { service, .. }
+            | Self::Resume { service } => service,
         }
     }
 }

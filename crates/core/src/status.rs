@@ -73,6 +73,9 @@ pub struct ServiceStatus {
     pub status_text: String,
     /// Why it is only observed, if it is.
     pub observed: Option<String>,
+    /// When its pause ends by itself ([`Now::boot_us`]), if it is paused.
+    #[serde(default)]
+    pub paused_until_boot_us: Option<u64>,
     /// The names of the descriptors that it left for its next process, oldest first.
     #[serde(default)]
     pub stored: Vec<FdName>,
@@ -115,11 +118,13 @@ pub enum State {
     Blocked,
     /// Given up quickly, retried slowly.
     Held,
+    /// Only watched for a while.
+    Paused,
 }
 
 impl State {
     /// All of them, for tables.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Stopped,
         Self::Starting,
         Self::Healthy,
@@ -129,6 +134,7 @@ impl State {
         Self::BackingOff,
         Self::Blocked,
         Self::Held,
+        Self::Paused,
     ];
 
     /// Its name in JSON.
@@ -144,6 +150,7 @@ impl State {
             Self::BackingOff => "backing_off",
             Self::Blocked => "blocked",
             Self::Held => "held",
+            Self::Paused => "paused",
         }
     }
 }
@@ -152,6 +159,12 @@ impl Service {
     /// What it is doing.
     #[must_use]
     pub fn state(&self) -> State {
+        let bare = self.state_but_for_pause();
+        if self.known.paused.is_some() && bare != State::Stopped { State::Paused } else { bare }
+    }
+
+    /// What it would be doing if it were not paused.
+    pub(crate) fn state_but_for_pause(&self) -> State {
         if self.known.blocked.is_some() {
             return State::Blocked;
         }
@@ -228,6 +241,7 @@ impl Service {
             incident: self.known.incident.map(|open| open.id),
             status_text: self.senses.status_text.clone(),
             observed: self.known.violated.clone(),
+            paused_until_boot_us: None,
             stored: self.known.stored.iter().map(|stored| stored.name.clone()).collect(),
         }
     }
@@ -264,8 +278,8 @@ impl World {
     #[must_use]
     pub fn status(&self, at: Now, only: Option<&Name>) -> Option<StatusReport> {
         let services = match only {
-            Some(name) => alloc::vec![self.service(name)?.status(name, at.mono)],
-            None => self.services().map(|(name, service)| service.status(name, at.mono)).collect(),
+            Some(name) => alloc::vec![self.service(name)?.status_at(name, at)],
+            None => self.services().map(|(name, service)| service.status_at(name, at)).collect(),
         };
         let after = only.and_then(|name| self.service(name)).map(|service| &service.policy.after);
         let wanted = |name: &Name| after.is_none_or(|after| after.contains(name));

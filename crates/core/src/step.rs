@@ -6,6 +6,7 @@ mod dependencies;
 mod descriptors;
 mod hardware;
 mod orders;
+mod pausing;
 mod probing;
 mod stalling;
 mod starting;
@@ -53,6 +54,7 @@ pub struct Output {
 
 /// Takes one event. Reads no clock, waits for nothing, and gives the same output for the same world.
 pub fn step(world: &mut World, now: Now, event: Event) -> Output {
+    world.compare_clocks(now);
     let mut brain = Brain { world, at: now, output: Output::default(), touched: BTreeSet::new() };
     brain.take(event);
     brain.start_queued();
@@ -201,6 +203,7 @@ impl Brain<'_> {
             self.probe_due(&name);
         }
         self.orders_due();
+        self.pauses_due();
         self.hardware_due();
     }
 
@@ -227,7 +230,7 @@ impl Brain<'_> {
         }
         self.world.admission.leave(name);
         if status.is_success() && !self.policy(name).restart.on_success {
-            if self.observes(name) && !tree_empty {
+            if (self.observes(name) || self.known(name).rests()) && !tree_empty {
                 // What it left behind is left alone.
                 return;
             }
@@ -266,6 +269,22 @@ impl Brain<'_> {
         }
         let (failed, incident) = (self.known(name).last_epoch, self.known(name).incident.map(|open| open.id));
         let reboot = self.reboot_rung(name);
+        self.decide_and_act(name, cause, blocked, reboot);
+        // Evidence comes last: what it is about is in a file already, and the next process does not wait for it.
+        if let Some(incident) = incident {
+            self.effect(name, failed, Order::Collect { incident, lines: OUTPUT_LINES });
+        }
+    }
+
+    /// Takes the rung that the ladder gives.
+    fn decide_and_act(
+        &mut self,
+        name: &Name,
+        cause: Cause,
+        blocked: Option<Name>,
+        reboot: Option<crate::plan::reboot::Decision>,
+    ) {
+        let now = self.now();
         let decision = self.decide(name, cause, blocked, hardware::rung(reboot.as_ref()));
         let (verdict, reason) = (decision.choice.verdict, decision.choice.reason.clone());
         self.record(name, Body::Decided(Box::new(decision)));
@@ -280,10 +299,6 @@ impl Brain<'_> {
                 self.take_reboot_rung(reboot);
             }
         }
-        // Evidence comes last: what it is about is in a file already, and the next process does not wait for it.
-        if let Some(incident) = incident {
-            self.effect(name, failed, Order::Collect { incident, lines: OUTPUT_LINES });
-        }
     }
 
     fn decide(&self, name: &Name, cause: Cause, blocked: Option<Name>, reboot: ladder::RebootRung) -> Decision {
@@ -295,6 +310,7 @@ impl Brain<'_> {
         let mut read = ladder::read(cause, self.world.mode(), violated, restart, &known.counters, self.now(), jitter);
         read.blocked = blocked;
         read.reboot = reboot;
+        read.paused = known.paused.as_ref().map(|paused| paused.actor.clone());
         Decision {
             rule: String::from(ladder::RULE),
             core: CORE_VERSION,
@@ -311,6 +327,10 @@ impl Brain<'_> {
 
     /// Observing: what is gone stays gone, what runs is left alone.
     fn only_observe(&mut self, name: &Name, reason: Reason) {
+        if self.known(name).paused.is_some() && !self.observes(name) {
+            // Its incident stays open: it goes on when the pause is over.
+            return;
+        }
         match self.phase(name) {
             Phase::Down => {
                 self.stopped(name, reason);
@@ -343,7 +363,7 @@ impl Brain<'_> {
         let now = self.now();
         let Some(open) = self.known(name).incident else { return };
         let down_us = Some(now.since(open.last_good).as_us());
-        let (outcome, recovery_us) = if self.observes(name) {
+        let (outcome, recovery_us) = if self.observes(name) || self.known(name).paused.is_some() {
             (Outcome::Observed, None)
         } else if open.cause == Cause::Dependency && !open.counts {
             (Outcome::Environmental, None)

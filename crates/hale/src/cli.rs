@@ -2,6 +2,7 @@
 
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
+use hale_core::world::pause::{PAUSE_MAX, PAUSE_MIN};
 use std::path::PathBuf;
 
 /// Makes a Linux server heal itself: watches services, finds those that stopped working, brings them back,
@@ -107,6 +108,19 @@ pub enum Command {
         /// Which one
         service: String,
     },
+    /// Only watch a service for a while: nothing is restarted or stopped
+    Pause {
+        /// Which one
+        service: String,
+        /// How long, e.g. 10m, 1h, 2d; at least 1s, at most 30d
+        #[arg(long = "for", value_name = "TIME", value_parser = pause_length)]
+        lasts: hale_core::time::Span,
+    },
+    /// Heal a paused service again
+    Resume {
+        /// Which one
+        service: String,
+    },
     /// Read and check the record of everything
     Ledger {
         #[command(subcommand)]
@@ -124,6 +138,16 @@ pub enum Command {
         /// Which shell
         shell: Shell,
     },
+}
+
+fn pause_length(text: &str) -> Result<hale_core::time::Span, String> {
+    let lasts = hale_config::parse_duration(text)?;
+    if (PAUSE_MIN..=PAUSE_MAX).contains(&lasts) {
+        return Ok(lasts);
+    }
+    Err(format!(
+        "a pause lasts at least {PAUSE_MIN} and at most {PAUSE_MAX}; to leave a service alone for good, stop it"
+    ))
 }
 
 fn incident_number(text: &str) -> Result<u64, &'static str> {

@@ -59,6 +59,10 @@ fn run(cli: Cli, out: &mut impl Write) -> Result<Exit, Failure> {
         Command::Start { service } => commands::order::run("start", &service, global, out),
         Command::Stop { service } => commands::order::run("stop", &service, global, out),
         Command::Restart { service } => commands::order::run("restart", &service, global, out),
+        Command::Pause { service, lasts } => {
+            commands::order::run(&format!("pause?for_ms={}", lasts.as_ms()), &service, global, out)
+        }
+        Command::Resume { service } => commands::order::run("resume", &service, global, out),
         Command::Ledger { command } => commands::ledger::run(&command, global, out),
         Command::Doctor { format } => commands::doctor::run(format, global, out),
         Command::Schema => commands::schema::run(out),

@@ -91,6 +91,7 @@ fn problem(answer: &Answer) -> Failure {
     let exit = match problem.code {
         Code::Refused => Exit::Refused,
         Code::Busy => Exit::Busy,
+        Code::BadRequest => Exit::Usage,
         Code::NotFound
         | Code::MethodNotAllowed
         | Code::UnknownService

@@ -394,6 +394,7 @@ impl api::Loop for Stub {
             blocked_on: None,
             incident: Some(IncidentId(5)),
             status_text: String::new(),
+            paused_until_boot_us: None,
             observed: None,
             stored: Vec::new(),
         };

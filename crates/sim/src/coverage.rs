@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 /// Kinds of records that must be reached. `violated` is not among them: it must never be.
-pub const BODIES: [&str; 44] = [
+pub const BODIES: [&str; 46] = [
     "began",
     "took_over",
     "ending",
@@ -37,6 +37,8 @@ pub const BODIES: [&str; 44] = [
     "held",
     "stopped",
     "counters_forgotten",
+    "paused",
+    "resumed",
     "incident_closed",
     "ordered",
     "carried_out",
@@ -90,6 +92,8 @@ pub fn body_name(body: &Body) -> &'static str {
         Body::Held { .. } => "held",
         Body::Stopped { .. } => "stopped",
         Body::CountersForgotten => "counters_forgotten",
+        Body::Paused { .. } => "paused",
+        Body::Resumed { .. } => "resumed",
         Body::IncidentClosed { .. } => "incident_closed",
         Body::Ordered { .. } => "ordered",
         Body::CarriedOut { .. } => "carried_out",

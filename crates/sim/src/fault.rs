@@ -120,6 +120,10 @@ faults! {
     DependencyDown = "dependency-down",
     /// A service answers wrongly while something that it depends on is down.
     DependencyHurts = "dependency-hurts",
+    /// An operator orders a pause.
+    OrderPause = "order-pause",
+    /// An operator ends a pause, or what he takes for one.
+    OrderResume = "order-resume",
 }
 
 impl Fault {

@@ -22,7 +22,7 @@ use hale_core::ids::{Name, RecordId, RequestId};
 use hale_core::policy::{Mode, ServicePolicy, Signal};
 use hale_core::reason::Reason;
 use hale_core::record::{Actor, Class, OperatorOrder, Record};
-use hale_core::time::{Monotonic, Now};
+use hale_core::time::{Monotonic, Now, Span};
 use hale_core::world::Snapshot;
 use std::collections::{BTreeMap, VecDeque};
 
@@ -139,7 +139,8 @@ impl<'a> FakeHost<'a> {
     fn plan_orders(&mut self) {
         let mut rng = Rng::new(self.scenario.seed, Purpose::Orders, 0, 0);
         let mut request = FIRST_ORDER;
-        for fault in [Fault::OrderStart, Fault::OrderStop, Fault::OrderRestart] {
+        let orders = [Fault::OrderStart, Fault::OrderStop, Fault::OrderRestart, Fault::OrderPause, Fault::OrderResume];
+        for fault in orders {
             let mut rng = Rng::new(rng.bits(), Purpose::Orders, 0, 0);
             let rate = self.scenario.rates.of(fault);
             let count = if rate == 0 { 0 } else { 1 + u64::from(rate) / 100 };
@@ -148,7 +149,8 @@ impl<'a> FakeHost<'a> {
                 let index = rng.below(self.scenario.policy.services.len() as u64);
                 let service = crate::scenario::name(usize::try_from(index).unwrap_or(0));
                 request += 1;
-                self.timeline.at(at, Item::TellFault(fault, order(fault, service, request)));
+                let lasts = rng.scaled(1_000, self.scenario.faults_us.max(1_001));
+                self.timeline.at(at, Item::TellFault(fault, order(fault, service, request, lasts)));
             }
         }
         let dropped = self.scenario.rates.of(Fault::OutputDropped);
@@ -205,7 +207,7 @@ impl<'a> FakeHost<'a> {
                 if self.scenario.start_all && self.end_sent.is_none() {
                     let names = self.scenario.policy.services.keys().cloned();
                     for (request, name) in (FIRST_ORDER + 1_000_000..).zip(names) {
-                        self.timeline.after(1_000, Item::Tell(order(Fault::OrderStart, name, request)));
+                        self.timeline.after(1_000, Item::Tell(order(Fault::OrderStart, name, request, 0)));
                     }
                 }
             }
@@ -479,10 +481,13 @@ fn end_event() -> Event {
     Event::End { why: EndWhy::Signal(Signal::TERM) }
 }
 
-fn order(fault: Fault, service: Name, request: u64) -> Event {
+/// `lasts_us`: of a pause.
+fn order(fault: Fault, service: Name, request: u64, lasts_us: u64) -> Event {
     let order = match fault {
         Fault::OrderStop => OperatorOrder::Stop { service },
         Fault::OrderRestart => OperatorOrder::Restart { service },
+        Fault::OrderPause => OperatorOrder::Pause { service, lasts: Span::from_us(lasts_us) },
+        Fault::OrderResume => OperatorOrder::Resume { service },
         _ => OperatorOrder::Start { service },
     };
     let actor = Actor { uid: 1_000, pid: 4_711, user: Some(String::from("anna")) };
@@ -521,7 +526,10 @@ fn healing_bound_us(scenario: &Scenario) -> u64 {
         policy.checks.iter().map(check).max().unwrap_or_default()
     };
     let dependencies = scenario.policy.dependencies.values().map(dependency).max().unwrap_or_default();
-    2 * (held.max().unwrap_or_default() + dependencies)
+    // A pause may have begun in the last moment, and be told late.
+    let paused = scenario.faults_us + hale_core::step::DURABLE_WITHIN.as_us();
+    paused
+        + 2 * (held.max().unwrap_or_default() + dependencies)
         + scenario.policy.services.values().map(one).sum::<u64>()
         + 60_000_000
 }

@@ -71,6 +71,8 @@ pub enum Mutation {
     WallDecides,
     /// Processes get nothing of what their predecessors left.
     NothingPassed,
+    /// The end of pauses is not recorded as such.
+    EndlessPauses,
     /// The core panics.
     Panics,
 }
@@ -129,6 +131,7 @@ impl<'h, 's> Mutated<'h, 's> {
             (body @ Body::IncidentClosed { .. }, Mutation::UnclosedIncidents) => {
                 *body = Body::OutputDropped { bytes: 0 };
             }
+            (body @ Body::Resumed { .. }, Mutation::EndlessPauses) => *body = Body::OutputDropped { bytes: 0 },
             (Body::Decided(decision), Mutation::AlteredDecision) => {
                 if let Verdict::Restart { delay } = &mut decision.choice.verdict {
                     *delay = delay.plus(Span::from_us(1));

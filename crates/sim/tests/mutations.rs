@@ -28,6 +28,7 @@ const CASES: &[(&str, Mutation)] = &[
     ("oom-is-named", Mutation::DeafToOom),
     ("stalls-are-named", Mutation::DeafToStalls),
     ("left-is-passed", Mutation::NothingPassed),
+    ("pauses", Mutation::EndlessPauses),
     ("liveness", Mutation::NoSpawnAfterFailure),
     ("no-spinning", Mutation::Restless),
     ("ends", Mutation::NeverDone),

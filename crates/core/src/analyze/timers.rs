@@ -12,7 +12,8 @@ impl Service {
     #[must_use]
     pub fn deadline(&self) -> Option<Monotonic> {
         let by_phase = match &self.known.phase {
-            Phase::BackingOff { until } | Phase::Held { until, .. } => Some(*until),
+            // What is paused starts when the pause is over.
+            Phase::BackingOff { until } | Phase::Held { until, .. } => Some(*until).filter(|_| !self.known.rests()),
             Phase::Spawning { .. } | Phase::Starting { .. } => self.start_times_out_at(),
             Phase::Running { .. } => self.forget_at(),
             Phase::Stopping { stage: StopStage::Asked { kill_at }, .. } => {

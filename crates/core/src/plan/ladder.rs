@@ -4,6 +4,7 @@ use crate::ids::Name;
 use crate::incident::Cause;
 use crate::policy::{CrashLoop, HELD_DELAY_MAX, Mode, PolicyHash, RestartPolicy};
 use crate::reason::Reason;
+use crate::record::Actor;
 use crate::time::{Monotonic, Span};
 use alloc::collections::VecDeque;
 use alloc::string::String;
@@ -69,6 +70,9 @@ pub struct Read {
     /// Why this service is only observed, if it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub violated: Option<String>,
+    /// Who has paused it, if somebody has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paused: Option<Actor>,
     /// Failures in a row, this one counted.
     pub failures: u32,
     /// Failures within the crash-loop rule's time, this one counted.
@@ -207,6 +211,7 @@ pub fn read(
         cause,
         mode,
         violated,
+        paused: None,
         failures: counters.failures,
         recent: policy.crash_loop.map_or(0, |rule| u32::try_from(within(rule)).unwrap_or(u32::MAX)),
         held_tries: counters.held_tries,
@@ -236,6 +241,9 @@ pub fn decide(read: &Read) -> Choice {
     }
     if read.mode == Mode::Observe {
         return wait(Verdict::Observe, Reason::ObserveMode);
+    }
+    if let Some(actor) = &read.paused {
+        return wait(Verdict::Observe, Reason::Paused { actor: actor.clone() });
     }
     if let Some(on) = &read.blocked {
         return wait(Verdict::Wait, Reason::DependencyDown { on: on.clone() });
@@ -308,6 +316,7 @@ mod tests {
             cause: Cause::Exit,
             mode: Mode::Heal,
             violated: None,
+            paused: None,
             failures: 1,
             recent: 1,
             held_tries: None,

@@ -135,7 +135,9 @@ impl Brain<'_> {
 
     /// Whether nothing but a reboot is left for it.
     fn is_beyond_ladder(&self, name: &Name) -> bool {
-        self.world.services.get(name).is_some_and(|service| match &service.known.phase {
+        // On a paused one somebody works: Hale has not given up on it.
+        let healed = self.world.services.get(name).filter(|service| service.known.paused.is_none());
+        healed.is_some_and(|service| match &service.known.phase {
             Phase::Held { .. }
             | Phase::Stopping { then: Then::Hold { .. }, .. }
             | Phase::Stopping { stage: StopStage::Unkillable { .. }, .. } => true,

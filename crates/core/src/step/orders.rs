@@ -97,7 +97,7 @@ impl Brain<'_> {
     }
 
     fn carry_out(&mut self, pending: Pending) {
-        let Pending { request, actor, order, .. } = pending;
+        let Pending { request, actor, order, since } = pending;
         let name = order.service().clone();
         self.touched.insert(name.clone());
         if let Some(why) = self.world.ending {
@@ -105,8 +105,8 @@ impl Brain<'_> {
             self.reply(request, Answer::Refused(Refusal { what, reason: Reason::HaleEnds { why } }));
             return;
         }
-        let why = Reason::Ordered { actor };
-        if !matches!(order, OperatorOrder::Stop { .. }) {
+        let why = Reason::Ordered { actor: actor.clone() };
+        if matches!(order, OperatorOrder::Start { .. } | OperatorOrder::Restart { .. }) {
             // Whoever waits for an earlier stop will not see it.
             self.tell_waiters(&name, Wanted::Stopped, |name| Answer::Failed {
                 text: format!("{name} was ordered to start again meanwhile"),
@@ -116,6 +116,8 @@ impl Brain<'_> {
             OperatorOrder::Start { .. } => self.order_start(&name, request, why),
             OperatorOrder::Stop { .. } => self.order_stop(&name, request, why),
             OperatorOrder::Restart { .. } => self.order_restart(&name, request, why),
+            OperatorOrder::Pause { lasts, .. } => self.order_pause(&name, request, actor, lasts, since),
+            OperatorOrder::Resume { .. } => self.order_resume(&name, request, &why),
         }
     }
 
@@ -201,7 +203,7 @@ impl Brain<'_> {
         }
     }
 
-    fn reply(&mut self, request: RequestId, answer: Answer) {
+    pub(super) fn reply(&mut self, request: RequestId, answer: Answer) {
         self.push_effect(Fence::Host, Order::Reply { request, answer });
     }
 }

@@ -33,6 +33,11 @@ impl Brain<'_> {
             self.stay_stopped(name, Reason::HaleEnds { why: ending });
             return;
         }
+        // An order starts it whatever was ordered since, which is carried out after it.
+        if self.known(name).rests() && !matches!(why, Reason::Ordered { .. }) {
+            self.world.admission.leave(name);
+            return;
+        }
         if let Some(on) = self.not_ready(name) {
             self.block(name, &on);
             return;

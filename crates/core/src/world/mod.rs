@@ -2,6 +2,7 @@
 
 pub mod dependency;
 pub(crate) mod hardware;
+pub mod pause;
 pub mod phase;
 mod restore;
 pub mod service;
@@ -72,7 +73,11 @@ pub struct World {
     pub(crate) next_record: RecordId,
     pub(crate) next_probe: ProbeId,
     pub(crate) next_effect: EffectId,
-    timers: Timers,
+    timers: Timers<Monotonic>,
+    /// When pauses end ([`crate::time::Now::boot_us`]).
+    pauses: Timers<u64>,
+    /// How far that clock is ahead of the monotonic one.
+    suspended_us: u64,
 }
 
 /// An order that waits for its record.
@@ -112,6 +117,8 @@ impl World {
             next_probe: ProbeId(1),
             next_effect: EffectId(1),
             timers: Timers::default(),
+            pauses: Timers::default(),
+            suspended_us: 0,
             birth,
         }
     }
@@ -123,7 +130,7 @@ impl World {
             return Some(Monotonic::default());
         }
         let order = self.pending.values().next().map(|pending| pending.since.after(crate::step::DURABLE_WITHIN));
-        self.timers.first().into_iter().chain(order).chain(self.hardware.deadline()).min()
+        self.timers.first().into_iter().chain(order).chain(self.hardware.deadline()).chain(self.pause_deadline()).min()
     }
 
     /// Whether everything is being ended.
@@ -175,6 +182,9 @@ impl World {
             None => self.dependencies.get(name).and_then(Dependency::deadline).filter(|_| self.ending.is_none()),
         };
         self.timers.set(name, deadline);
+        let pause = self.services.get(name).and_then(|service| service.known.paused.as_ref());
+        let ends = pause.map(|paused| paused.until_boot_us).filter(|_| self.ending.is_none());
+        self.pauses.set(name, ends);
     }
 
     /// The services and dependencies whose timers are due, earliest first, at most `most`.
@@ -183,15 +193,15 @@ impl World {
     }
 }
 
-/// One timer for each service that has a deadline.
+/// One timer for each service that has a deadline, on the clock whose points are `At`.
 #[derive(Debug, Default)]
-struct Timers {
-    by_time: BTreeSet<(Monotonic, Name)>,
-    by_name: BTreeMap<Name, Monotonic>,
+struct Timers<At> {
+    by_time: BTreeSet<(At, Name)>,
+    by_name: BTreeMap<Name, At>,
 }
 
-impl Timers {
-    fn set(&mut self, name: &Name, at: Option<Monotonic>) {
+impl<At: Copy + Ord> Timers<At> {
+    fn set(&mut self, name: &Name, at: Option<At>) {
         if self.by_name.get(name).copied() == at {
             return;
         }
@@ -204,11 +214,11 @@ impl Timers {
         }
     }
 
-    fn first(&self) -> Option<Monotonic> {
+    fn first(&self) -> Option<At> {
         self.by_time.first().map(|(at, _)| *at)
     }
 
-    fn due(&self, now: Monotonic) -> impl Iterator<Item = &Name> {
+    fn due(&self, now: At) -> impl Iterator<Item = &Name> {
         self.by_time.iter().take_while(move |(at, _)| *at <= now).map(|(_, name)| name)
     }
 }

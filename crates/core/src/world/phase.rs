@@ -297,6 +297,8 @@ impl Phase {
             | Body::CountersForgotten
             | Body::Unblocked { .. }
             | Body::Dependency { .. }
+            | Body::Paused { .. }
+            | Body::Resumed { .. }
             | Body::OomKilled { .. }
             | Body::MemoryStalled { .. }
             | Body::MemoryRelieved { .. }

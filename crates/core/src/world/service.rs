@@ -12,6 +12,7 @@ use crate::policy::ServicePolicy;
 use crate::reason::Reason;
 use crate::record::{Body, Finding, Record};
 use crate::time::{Monotonic, Span};
+use crate::world::pause::Paused;
 use crate::world::phase::{Illegal, Phase};
 use alloc::collections::VecDeque;
 use alloc::string::String;
@@ -87,6 +88,12 @@ pub(crate) struct Known {
     /// Why descriptors of this process were refused.
     #[serde(default)]
     pub(crate) refused: Vec<Reason>,
+    /// It is only watched for a while.
+    #[serde(default)]
+    pub(crate) paused: Option<Paused>,
+    /// An operator has ordered it to run, and neither was it started since nor has it failed: what a pause does not stop.
+    #[serde(default)]
+    pub(crate) insisted: bool,
 }
 
 /// An incident in progress.
@@ -160,6 +167,8 @@ impl Service {
             stored: Vec::new(),
             stores_until: Monotonic::default(),
             refused: Vec::new(),
+            paused: None,
+            insisted: false,
         };
         Self { policy, known, senses: Senses { probes, ..Senses::default() } }
     }
@@ -215,6 +224,7 @@ impl Service {
                 self.known.oom = None;
                 self.known.stalled = None;
                 self.known.refused.clear();
+                self.known.insisted = false;
                 // Each start while held is a try: the next delay is longer.
                 self.known.counters.held_tries = self.known.counters.held_tries.map(|tries| tries.saturating_add(1));
                 self.senses.start_afresh();
@@ -225,6 +235,7 @@ impl Service {
                     self.known.counters.count(now, self.policy.restart.crash_loop);
                     self.known.last_failure = Some(now);
                 }
+                self.known.insisted = false;
                 self.known.healthy = false;
                 self.known.start_overdue |= matches!(finding, Finding::StartTimeout { .. });
                 let (id, last_good) = (IncidentId(record.id.0), *last_good);
@@ -287,10 +298,15 @@ impl Service {
             }
             Body::DescriptorRefused { why, .. } => self.known.refused.push(why.clone()),
             Body::DescriptorDropped { stored: id, .. } => self.known.stored.retain(|stored| stored.id != *id),
-            Body::CountersForgotten => {
-                self.known.counters = Counters::default();
-                self.known.last_failure = None;
+            Body::CountersForgotten => self.forget_counters(),
+            Body::Paused { actor, until_boot_us, .. } => {
+                self.known.paused = Some(Paused { actor: actor.clone(), until_boot_us: *until_boot_us });
             }
+            Body::Resumed { .. } => {
+                self.known.paused = None;
+                self.forget_counters();
+            }
+            Body::Ordered { order, .. } => self.known.insist(order),
             Body::CheckFailed { check, failures, .. } => {
                 if self.known.bad_since.is_none() {
                     self.known.bad_since = Some(self.last_pass(check).unwrap_or(now));
@@ -328,7 +344,6 @@ impl Service {
             | Body::Waits { .. }
             | Body::Unkillable { .. }
             | Body::TreeGone { .. }
-            | Body::Ordered { .. }
             | Body::CarriedOut { .. }
             | Body::OrderNotDurable { .. }
             | Body::LedgerDegraded { .. }
@@ -343,6 +358,11 @@ impl Service {
             | Body::ProbeUnable { .. } => {}
         }
         Ok(())
+    }
+
+    fn forget_counters(&mut self) {
+        self.known.counters = Counters::default();
+        self.known.last_failure = None;
     }
 
     /// The index of the check called `name`.

@@ -8,6 +8,7 @@ mod connections;
 pub mod groups;
 mod names;
 mod openapi;
+mod pausing;
 pub mod problem;
 mod server;
 pub mod sockets;

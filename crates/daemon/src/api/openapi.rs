@@ -24,6 +24,8 @@ use utoipa::{IntoResponses, OpenApi, ToSchema};
         server::start,
         server::stop,
         server::restart,
+        server::pause,
+        server::resume,
         server::description,
         stream::records,
     ),

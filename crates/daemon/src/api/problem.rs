@@ -17,6 +17,8 @@ pub enum Code {
     NotFound,
     /// There is, and not with this method.
     MethodNotAllowed,
+    /// The request is not understood.
+    BadRequest,
     /// There is no such service.
     UnknownService,
     /// This socket takes no orders.
@@ -33,9 +35,10 @@ pub enum Code {
 
 impl Code {
     /// All of them, for the description.
-    pub(super) const ALL: [Self; 8] = [
+    pub(super) const ALL: [Self; 9] = [
         Self::NotFound,
         Self::MethodNotAllowed,
+        Self::BadRequest,
         Self::UnknownService,
         Self::ReadOnly,
         Self::Refused,
@@ -49,6 +52,7 @@ impl Code {
         match self {
             Self::NotFound | Self::UnknownService => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::BadRequest => StatusCode::BAD_REQUEST,
             Self::ReadOnly => StatusCode::FORBIDDEN,
             Self::Refused => StatusCode::CONFLICT,
             Self::Failed => StatusCode::INTERNAL_SERVER_ERROR,

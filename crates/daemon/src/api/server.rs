@@ -2,12 +2,13 @@
 
 use super::connections::accept;
 use super::openapi::{self, OrderAnswers, QuestionProblems};
+use super::pausing;
 use super::problem::{Code, Problem};
 use super::sockets::{SocketError, Sockets};
 use super::stream::{self, Hub};
 use super::{Loop, view};
 use axum::extract::rejection::PathRejection;
-use axum::extract::{DefaultBodyLimit, Path, State};
+use axum::extract::{DefaultBodyLimit, Path, RawQuery, State};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{MethodRouter, get, post};
 use axum::{Extension, Router};
@@ -58,9 +59,11 @@ pub async fn serve(sockets: Sockets, the_loop: Arc<dyn Loop>, hub: Hub) -> Resul
 type Route = (&'static str, fn() -> MethodRouter<Api>);
 
 /// All of them.
-pub(super) const ROUTES: [Route; 7] = [
+pub(super) const ROUTES: [Route; 9] = [
     ("/v1/openapi.json", || get(description)),
     ("/v1/records", || get(stream::records)),
+    ("/v1/services/{service}/pause", || post(pause)),
+    ("/v1/services/{service}/resume", || post(resume)),
     ("/v1/services/{service}/restart", || post(restart)),
     ("/v1/services/{service}/start", || post(start)),
     ("/v1/services/{service}/stop", || post(stop)),
@@ -146,11 +149,44 @@ pub(super) async fn restart(api: State<Api>, actor: Extension<Actor>, service: S
     order(api, actor, service, |service| OperatorOrder::Restart { service }).await
 }
 
+/// Only watches a service for a while.
+#[utoipa::path(
+    post,
+    path = "/v1/services/{service}/pause",
+    params(
+        ("service" = String, Path, description = "its name", example = "web"),
+        ("for_ms" = u64, Query, description = "how long", minimum = 1_000, maximum = 2_592_000_000_u64, example = 3_600_000),
+    ),
+    responses(OrderAnswers),
+)]
+pub(super) async fn pause(
+    api: State<Api>,
+    actor: Extension<Actor>,
+    service: ServiceInPath,
+    query: RawQuery,
+) -> Response {
+    match pausing::lasts(query.0.as_deref()) {
+        Ok(lasts) => order(api, actor, service, |service| OperatorOrder::Pause { service, lasts }).await,
+        Err(problem) => problem.into_response(),
+    }
+}
+
+/// Ends a pause: what failed meanwhile is healed.
+#[utoipa::path(
+    post,
+    path = "/v1/services/{service}/resume",
+    params(("service" = String, Path, description = "its name", example = "web")),
+    responses(OrderAnswers),
+)]
+pub(super) async fn resume(api: State<Api>, actor: Extension<Actor>, service: ServiceInPath) -> Response {
+    order(api, actor, service, |service| OperatorOrder::Resume { service }).await
+}
+
 async fn order(
     State(api): State<Api>,
     Extension(actor): Extension<Actor>,
     service: ServiceInPath,
-    order: fn(Name) -> OperatorOrder,
+    order: impl FnOnce(Name) -> OperatorOrder,
 ) -> Response {
     if !api.control {
         return Problem::new(Code::ReadOnly, "orders are taken on control.sock only").into_response();
@@ -347,6 +383,23 @@ mod tests {
         assert_eq!(*order, OperatorOrder::Restart { service: Name::try_from("bot").unwrap() });
         assert_eq!(actor.uid, rustix::process::getuid().as_raw());
         assert_eq!(actor.pid, i32::try_from(std::process::id()).unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_pause_says_how_long_it_lasts() {
+        let served = Served::start();
+        assert_eq!(served.post("/v1/services/bot/pause?for_ms=1500").await.status, 200);
+        let bot = Name::try_from("bot").unwrap();
+        let asked = |order: &OperatorOrder| {
+            let asked = served.scripted.asked.lock().unwrap();
+            matches!(asked.last(), Some(Question::Order { order: given, .. }) if given == order)
+        };
+        let lasts = hale_core::time::Span::from_ms(1_500);
+        assert!(asked(&OperatorOrder::Pause { service: bot.clone(), lasts }));
+        assert_eq!(code(&served.post("/v1/services/bot/pause").await), Code::BadRequest);
+        assert_eq!(code(&served.post("/v1/services/bot/pause?for_ms=999").await), Code::BadRequest);
+        assert_eq!(served.post("/v1/services/bot/resume").await.status, 200);
+        assert!(asked(&OperatorOrder::Resume { service: bot }));
     }
 
     #[tokio::test]

@@ -121,6 +121,9 @@ pub struct Service {
     pub status_text: String,
     /// Why it is only observed, if it is.
     pub observed: Option<String>,
+    /// When its pause ends by itself; `null`: it is not paused.
+    #[serde(default)]
+    pub paused_until: Option<String>,
     /// The names of the descriptors that it left for its next process (`FDSTORE=1` of sd_notify(3)), oldest first.
     #[serde(default)]
     pub stored: Vec<String>,
@@ -287,6 +290,10 @@ impl Service {
             incident: service.incident.map(|id| id.0),
             status_text: service.status_text.clone(),
             observed: service.observed.clone(),
+            paused_until: service.paused_until_boot_us.map(|until| {
+                let left = i64::try_from(until.saturating_sub(at.boot_us)).unwrap_or(i64::MAX);
+                rfc3339(at.wall_us.saturating_add(left))
+            }),
             stored: service.stored.iter().map(|name| name.as_str().to_owned()).collect(),
         }
     }
@@ -427,6 +434,7 @@ mod tests {
                 blocked_on: None,
                 incident: Some(hale_core::ids::IncidentId(7)),
                 status_text: String::new(),
+                paused_until_boot_us: None,
                 observed: None,
                 stored: vec![FdName::default()],
             }],

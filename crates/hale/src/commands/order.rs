@@ -1,4 +1,4 @@
-//! `hale start|stop|restart SERVICE`
+//! `hale start|stop|restart|pause|resume SERVICE`
 
 use crate::cli::Global;
 use crate::exit::Exit;
@@ -9,7 +9,7 @@ use hale_core::ids::Name;
 use hale_daemon::api::view;
 use std::io::Write;
 
-/// Gives the order `verb` (as in the API's path) for `service` and waits until it is carried out.
+/// Gives the order `verb` (as in the API's path, and what follows it) for `service` and waits until it is carried out.
 pub fn run(verb: &str, service: &str, global: &Global, out: &mut impl Write) -> Result<Exit, Failure> {
     let name = name(service)?;
     let body = supervisor::order(global, &format!("/v1/services/{name}/{verb}"))?;

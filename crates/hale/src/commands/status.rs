@@ -138,6 +138,7 @@ fn tone(state: State) -> Tone {
         State::Healthy => Tone::Good,
         State::Starting | State::Degraded | State::Stopping | State::BackingOff | State::Blocked => Tone::Attention,
         State::Failing | State::Held => Tone::Bad,
+        State::Paused => Tone::Attention,
         State::Stopped => Tone::Quiet,
     }
 }

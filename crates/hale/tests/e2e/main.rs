@@ -19,6 +19,7 @@ mod needs_schemathesis;
 mod needs_systemd;
 mod nobody;
 mod notify;
+mod pausing;
 mod replaced;
 mod survivors;
 mod tree_checks;

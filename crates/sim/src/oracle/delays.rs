@@ -16,6 +16,7 @@ const LATE_US: u64 = 4_000_000;
 /// What the model knows of one service.
 #[derive(Debug, Clone, Default)]
 struct Model {
+    paused: bool,
     /// Its being held is on record, and not only decided.
     held_told: bool,
     newest: Epoch,
@@ -59,8 +60,8 @@ impl Delays {
             }
             Body::Unblocked { .. } => {
                 let (newest, ready_since) = (model.newest, model.ready_since);
-                let (healthy, orders) = (model.healthy, model.orders);
-                *model = Model { newest, ready_since, healthy, orders, ..Model::default() };
+                let (healthy, orders, paused) = (model.healthy, model.orders, model.paused);
+                *model = Model { newest, ready_since, healthy, orders, paused, ..Model::default() };
                 Ok(())
             }
             Body::Detected { .. } => {
@@ -79,7 +80,8 @@ impl Delays {
                 }
                 let (expected, held) = model.expected(restart, now_us);
                 match decision.choice.verdict {
-                    Verdict::Observe if observes => Ok(()),
+                    Verdict::Observe if observes || model.paused => Ok(()),
+                    _ if model.paused => Err(format!("{name}: decided to act in a pause")),
                     Verdict::Wait if !observes && decision.read.blocked.is_some() => Ok(()),
                     _ if observes => Err(format!("{name}: decided to act in mode observe")),
                     Verdict::Restart { delay } if !held => model.takes(name, now_us, expected, delay, false),
@@ -130,6 +132,15 @@ impl Delays {
                 model.orders += 1;
                 Ok(())
             }
+            Body::Paused { .. } => {
+                model.paused = true;
+                Ok(())
+            }
+            Body::Resumed { .. } => {
+                let Model { newest, ready_since, healthy, orders, .. } = *model;
+                *model = Model { newest, ready_since, healthy, orders, ..Model::default() };
+                Ok(())
+            }
             Body::CountersForgotten => {
                 let quiet_since = model.last_failure.unwrap_or(0).max(model.ready_since.unwrap_or(u64::MAX));
                 let earned = model.healthy && now_us >= quiet_since.saturating_add(restart.healthy_after.as_us());
@@ -140,6 +151,7 @@ impl Delays {
                     newest,
                     ready_since: model.ready_since,
                     healthy: model.healthy,
+                    paused: model.paused,
                     orders,
                     ..Model::default()
                 };
@@ -218,6 +230,7 @@ pub struct Held {
 
 #[derive(Debug, Clone, Default)]
 struct HeldStand {
+    paused: bool,
     /// It was told that it is held, and nothing has changed that since.
     told: bool,
     /// When the next try is due, while it is held.
@@ -256,10 +269,19 @@ impl Oracle for Held {
                 let news = *tries == 0;
                 let right = if stand.told { !news && *tries > stand.tries } else { news };
                 // A hold that was decided on before is over when the tree was slower to go.
-                *stand = HeldStand { told: true, until: Some(until.as_us().max(now_us)), tries: *tries };
+                let until = Some(until.as_us().max(now_us)).filter(|_| !stand.paused);
+                *stand = HeldStand { told: true, until, tries: *tries, paused: stand.paused };
                 if right { Ok(()) } else { Err(format!("{name} is held, try {tries}: news twice, or not counted")) }
             }
             Body::CountersForgotten | Body::Unblocked { .. } => {
+                *stand = HeldStand { paused: stand.paused, ..HeldStand::default() };
+                Ok(())
+            }
+            Body::Paused { .. } => {
+                (stand.paused, stand.until) = (true, None);
+                Ok(())
+            }
+            Body::Resumed { .. } => {
                 *stand = HeldStand::default();
                 Ok(())
             }

@@ -15,6 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 #[derive(Debug, Clone, Default)]
 struct Facts {
     ordered: bool,
+    resumed: bool,
     started: bool,
     failed: bool,
     waits_for: Option<Name>,
@@ -47,6 +48,7 @@ impl Reasons {
             Reason::HaleStarts => !facts.started && !self.ending,
             Reason::HaleEnds { .. } => self.ending,
             Reason::Ordered { .. } => facts.ordered,
+            Reason::PauseOver => facts.resumed,
             Reason::DelayOver => facts.delayed,
             Reason::HeldRetry { tries } => facts.held == Some(tries - 1),
             Reason::NowReady { on } => facts.waits_for.as_ref() == Some(on) && self.ready.contains(on),
@@ -71,6 +73,7 @@ impl Reasons {
             | Reason::NoDurableRecord
             | Reason::RequiredFailed
             | Reason::ObserveMode
+            | Reason::Paused { .. }
             | Reason::Violated { .. }
             | Reason::RestartsInFlight { .. }
             | Reason::NotReady { .. }
@@ -114,6 +117,7 @@ impl Reasons {
             Body::BackingOff { .. } => facts.delayed = true,
             Body::Held { tries, .. } => facts.held = Some(*tries),
             Body::CountersForgotten | Body::Unblocked { .. } => facts.held = None,
+            Body::Resumed { .. } => (facts.held, facts.resumed) = (None, true),
             Body::Detected { .. } => facts.failed = true,
             Body::Decided(_) => facts.delayed = true,
             Body::Exited { status, tree_empty, .. } => {
@@ -384,6 +388,10 @@ impl Oracle for InFlight {
             }
             Body::CountersForgotten | Body::Unblocked { .. } => {
                 self.failures.remove(name);
+            }
+            Body::Resumed { .. } => {
+                self.failures.remove(name);
+                self.flying.remove(name);
             }
             Body::BecameReady { .. }
             | Body::RunsBlocked { .. }

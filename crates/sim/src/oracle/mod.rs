@@ -6,6 +6,7 @@ mod descriptors;
 mod intentions;
 mod liveness;
 mod oom;
+mod pauses;
 mod processes;
 mod records;
 mod stalls;
@@ -162,6 +163,7 @@ pub fn oracles(scenario: &Scenario) -> Vec<Box<dyn Oracle>> {
         Box::new(oom::OomIsNamed::default()),
         Box::new(stalls::StallsAreNamed::default()),
         Box::new(descriptors::LeftIsPassed),
+        Box::new(pauses::Pauses::default()),
         Box::new(liveness::Liveness),
         Box::new(liveness::NoSpinning),
         Box::new(liveness::Ends::default()),
