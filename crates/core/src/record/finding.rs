@@ -1,0 +1,119 @@
+//! What a failure that counts consists in, as it was found.
+
+use crate::event::{ExitStatus, ProbeFailure, SpawnFailure};
+use crate::ids::{Epoch, Name};
+use crate::memory::{MemoryReport, OomKills};
+use crate::policy::Ready;
+use crate::time::Span;
+use alloc::string::String;
+use core::fmt;
+use serde::{Deserialize, Serialize};
+
+/// The evidence of a detection.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "what", rename_all = "snake_case")]
+pub enum Finding {
+    /// The main process ended and should not have.
+    Exit {
+        /// Its number.
+        epoch: Epoch,
+        /// How.
+        status: ExitStatus,
+        /// What the kernel says of the tree's memory.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        memory: Option<MemoryReport>,
+    },
+    /// The kernel's OOM killer took the main process.
+    Oom {
+        /// Its number.
+        epoch: Epoch,
+        /// How many processes it took, and why.
+        kills: OomKills,
+        /// What the kernel says of the tree's memory.
+        memory: MemoryReport,
+    },
+    /// A check reached its `failures`.
+    Check {
+        /// Which.
+        check: Name,
+        /// In a row.
+        failures: u32,
+        /// The last one.
+        failure: ProbeFailure,
+        /// In words.
+        detail: String,
+    },
+    /// No heartbeat for longer than promised.
+    NoHeartbeat {
+        /// Which check.
+        check: Name,
+        /// The promise.
+        within: Span,
+        /// The service itself asked to be treated as failed (`WATCHDOG=trigger`).
+        triggered: bool,
+    },
+    /// It did not become ready in time.
+    StartTimeout {
+        /// `start.within`, extensions counted.
+        within: Span,
+        /// What was awaited.
+        ready: Ready,
+        /// The last probe's words, if any.
+        detail: String,
+    },
+    /// The process could not be made.
+    Spawn {
+        /// What went wrong.
+        failure: SpawnFailure,
+    },
+    /// It survived SIGKILL.
+    Unkillable {
+        /// How long ago it was killed.
+        after: Span,
+    },
+}
+
+impl Finding {
+    /// What the kernel said of the tree's memory, where it was asked.
+    #[must_use]
+    pub fn memory(&self) -> Option<MemoryReport> {
+        match self {
+            Self::Exit { memory, .. } => *memory,
+            Self::Oom { memory, .. } => Some(*memory),
+            Self::Check { .. }
+            | Self::NoHeartbeat { .. }
+            | Self::StartTimeout { .. }
+            | Self::Spawn { .. }
+            | Self::Unkillable { .. } => None,
+        }
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exit { status, .. } => write!(f, "the process {status}"),
+            Self::Oom { kills, memory, .. } => write!(f, "killed by the kernel for memory: {}", kills.why(memory)),
+            Self::Check { check, failures, detail, failure: _ } => {
+                write!(f, "check {check} failed {failures} times in a row: {detail}")
+            }
+            Self::NoHeartbeat { check, triggered: true, .. } => {
+                write!(f, "the service reported its own failure (WATCHDOG=trigger, check {check})")
+            }
+            Self::NoHeartbeat { check, within, triggered: false } => {
+                write!(f, "no heartbeat for {within} (check {check})")
+            }
+            Self::StartTimeout { within, ready, detail } => {
+                let awaited = match ready {
+                    Ready::Running => "its program to be executed",
+                    Ready::Notify => "READY=1",
+                    Ready::Check => "its checks to pass",
+                };
+                write!(f, "not ready within {within}, still waiting for {awaited}")?;
+                if detail.is_empty() { Ok(()) } else { write!(f, ": {detail}") }
+            }
+            Self::Spawn { failure } => write!(f, "the process could not be started: {failure}"),
+            Self::Unkillable { after } => write!(f, "it is still there {after} after SIGKILL"),
+        }
+    }
+}
