@@ -50,9 +50,11 @@ impl Pauses {
                 stand.ordered |= !matches!(order, OperatorOrder::Pause { .. } | OperatorOrder::Resume { .. });
                 true
             }
-            Body::SpawnIntended { .. } => {
+            Body::SpawnIntended { why, .. } => {
                 stand.stopping = false;
-                stand.until.is_none() || std::mem::take(&mut stand.ordered)
+                // One order may overtake another: each says so itself.
+                let ordered = std::mem::take(&mut stand.ordered) || matches!(why, Reason::Ordered { .. });
+                stand.until.is_none() || ordered
             }
             Body::StopIntended { why, .. } | Body::KillIntended { why, .. } => {
                 let goes_on = std::mem::replace(&mut stand.stopping, true);
