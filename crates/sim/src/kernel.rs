@@ -415,7 +415,7 @@ impl Kernel {
             Item::ExecFails(service, epoch) => {
                 if self.tree(&service, epoch).is_some_and(|tree| tree.main && tree.orphan) {
                     self.die(around, &service, epoch, ExitStatus::Code(1), None);
-                } else if self.tree(&service, epoch).is_some_and(|tree| tree.main) {
+                } else if self.tree(&service, epoch).is_some_and(|tree| tree.main && tree.fate.birth == Birth::NoFile) {
                     around.coverage.fault(Fault::NoFile);
                     self.trees.entry(service.clone()).or_default().retain(|tree| tree.epoch != epoch);
                     let failure = failure("exec", "/bin/service", 2, "No such file or directory");
@@ -513,7 +513,9 @@ impl Kernel {
 
     fn executes(&mut self, around: &mut Around<'_>, service: &Name, epoch: Epoch) {
         let now = around.timeline.now();
-        let Some(tree) = self.tree(service, epoch).filter(|tree| tree.main) else { return };
+        // What was planned for a process that a guardian took with it is not this one's, which was made after it.
+        let is_its = |tree: &&mut Tree| tree.main && tree.fate.birth == Birth::Works && tree.executed_at.is_none();
+        let Some(tree) = self.tree(service, epoch).filter(is_its) else { return };
         tree.executed_at = Some(now);
         tree.strays = tree.fate.strays;
         let fate = tree.fate.clone();
