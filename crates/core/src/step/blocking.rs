@@ -276,6 +276,34 @@ mod tests {
     }
 
     #[test]
+    fn a_dependency_that_comes_back_at_the_end_is_no_violation() {
+        let (mut plain, bot) = world(ServicePolicy { after: vec![name("api")], ..checked() });
+        let behind = ServicePolicy { after: vec![bot.clone()], ..service() };
+        plain.birth.policy.dependencies.insert(name("api"), Arc::new(api()));
+        plain.birth.policy.services.insert(name("web"), Arc::new(behind));
+        let mut world = World::new(plain.birth);
+        let _ = step(&mut world, at(0), Event::Begin);
+        let (ms, _) = is_there(&mut world, true);
+        let _ = step(&mut world, at(ms + 1), spawned(&bot, 1));
+        let _ = step(&mut world, at(ms + 2), executed(&bot, 1));
+        let _ = probe(&mut world, &bot, None);
+        let _ = step(&mut world, at(ms + 20), spawned(&name("web"), 1));
+        let _ = step(&mut world, at(ms + 21), executed(&name("web"), 1));
+        let _ = is_there(&mut world, false);
+        let due = world.dependencies[&name("api")].checks[0].1.due.unwrap();
+        let now = crate::time::Now { mono: due, ..at(0) };
+        let _ = step(&mut world, now, Event::Tick);
+        let (probe, _) = world.dependencies[&name("api")].checks[0].1.in_flight.unwrap();
+        let _ = step(&mut world, now, Event::End { why: crate::event::EndWhy::Signal(crate::policy::Signal::TERM) });
+        assert_eq!(state(&world, &bot), State::Blocked, "it is stopped after web");
+        let outcome = ProbeOutcome { took_us: 0, failure: None, detail: String::from("words") };
+        let probed = Event::Probed { service: name("api"), epoch: Epoch(0), probe, outcome };
+        let records = step(&mut world, now, probed).records;
+        assert!(records.iter().any(|record| matches!(record.body, Body::Dependency { .. })), "{records:?}");
+        assert!(!records.iter().any(|record| matches!(record.body, Body::Violated { .. })), "{records:?}");
+    }
+
+    #[test]
     fn what_still_fails_once_its_dependency_is_up_is_healed_as_any_other() {
         let (mut world, bot) = running(checked());
         let _ = probe(&mut world, &bot, None);
