@@ -101,7 +101,7 @@ pub enum VerifyError {
 }
 
 /// Verifies segments in their order. After an error it must not be used further.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Verifier {
     position: Position,
 }

@@ -3,7 +3,7 @@
 use super::layout::{Layout, open_if_there};
 use hale_ledger::{Damage, Hash, Lines, Problem, Rest, Seal, SegmentId, Verifier, VerifyError, manifest, record};
 use std::fs::File;
-use std::io::{self, Seek as _, SeekFrom};
+use std::io::{self, Read, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 
 /// What a ledger that verifies consists of.
@@ -73,10 +73,9 @@ pub fn verify_dir(dir: &Path) -> Result<Summary, VerifyDirError> {
         let rest: Vec<_> = segments.into_iter().filter(|id| *id >= verifier.position().segment()).collect();
         let rest = match rest[..] {
             [] => Rest::Clean { reserved_bytes: 0 },
-            [id] if id == verifier.position().segment() => match open_segment(&layout, id)? {
-                Some(file) => verifier.open(file).map_err(|error| in_dir(&layout, error))?,
-                None => Rest::Clean { reserved_bytes: 0 },
-            },
+            [id] if id == verifier.position().segment() => {
+                open_end(&layout, &mut verifier, || open_segment(&layout, id))?
+            }
             // Two or more: the writer has sealed one meanwhile (the manifest names it before the next one is made), or
             // somebody took its seal away.
             [..] if for_each_seal(&layout, sealed, |_, _| Ok(()))? > 0 => continue,
@@ -119,6 +118,30 @@ pub(super) fn for_each_seal(
         each(number, Err(manifest::SealError::Spelling))?;
     }
     Ok(number.saturating_sub(skip))
+}
+
+/// Verifies the open segment. Its writer may be at work: a reader then sees zeros where the beginning of a line will be, and
+/// its end after them. That is gone when it looks again, so only what stays where it was is damage.
+fn open_end<R: Read>(
+    layout: &Layout,
+    verifier: &mut Verifier,
+    mut open: impl FnMut() -> Result<Option<R>, VerifyDirError>,
+) -> Result<Rest, VerifyDirError> {
+    let mut damaged_at = None;
+    loop {
+        let Some(file) = open()? else { return Ok(Rest::Clean { reserved_bytes: 0 }) };
+        let mut again = verifier.clone();
+        match again.open(file) {
+            Ok(rest) => {
+                *verifier = again;
+                return Ok(rest);
+            }
+            Err(VerifyError::Damage(damage)) if damaged_at.is_none_or(|at| at < damage.offset) => {
+                damaged_at = Some(damage.offset);
+            }
+            Err(error) => return Err(in_dir(layout, error)),
+        }
+    }
 }
 
 /// The damage of a segment that should have a seal and has none: what is wrong in it, else that it has none.
@@ -369,6 +392,29 @@ mod tests {
             fs::write(&path, [&whole[..], added].concat()).expect("write");
             assert!(matches!(damage(dir.path()).problem, Problem::Manifest { .. }));
         }
+    }
+
+    #[test]
+    fn what_is_gone_at_the_second_look_was_no_damage() {
+        let dir = written(3);
+        let layout = Layout::new(dir.path());
+        let whole = fs::read(layout.segment(SegmentId(0))).expect("read");
+        let second = whole.iter().position(|byte| *byte == b'\n').expect("a line") + 1;
+        // The first bytes of the second line were not there yet when they were read, those after them were.
+        let seen = |zeros: usize| {
+            let mut seen = whole.clone();
+            seen[second..second + zeros].fill(0);
+            seen
+        };
+        let verify = |mut looks: Vec<Vec<u8>>| {
+            let mut verifier = Verifier::default();
+            looks.reverse();
+            let open = || Ok(Some(io::Cursor::new(looks.pop().expect("no third look at the same place"))));
+            open_end(&layout, &mut verifier, open).map(|_| verifier.position().chain().next_seq())
+        };
+        assert_eq!(verify(vec![seen(20), whole.clone()]).expect("good"), 3);
+        let Err(VerifyDirError::Damage { damage, .. }) = verify(vec![seen(20), seen(10)]) else { panic!("no damage") };
+        assert_eq!(damage.offset, second as u64);
     }
 
     #[test]
