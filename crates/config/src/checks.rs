@@ -3,8 +3,8 @@
 use crate::diagnostic::Report;
 use crate::document::{Entry, Item, Value};
 use crate::fields::Fields;
-use crate::keys::{self, CheckName};
-use crate::kinds::Kind;
+use crate::keys::{self, CheckName, Key};
+use crate::kinds::{Choice, Kind};
 use crate::tree_checks;
 use crate::validate::program;
 use hale_core::ids::Name;
@@ -30,19 +30,20 @@ pub(crate) fn read(service: &Fields<'_>, report: &mut Report<'_>) -> Option<Vec<
         report.error(item.at, message, Some("write [[service.NAME.check]], with two brackets".to_owned()));
         return None;
     };
-    read_items(list, service, report)
+    read_items(list, service, &keys::KIND, report)
 }
 
-/// Reads a list of checks of what `owner` is the table of. `None`: one of them is wrong.
+/// Reads a list of checks of what `owner` is the table of; `kind` has the kinds that it can have. `None`: one of them is wrong.
 pub(crate) fn read_items<'a>(
     list: impl IntoIterator<Item = &'a Item>,
     owner: &Fields<'_>,
+    kind: &Key<Choice<CheckName>>,
     report: &mut Report<'_>,
 ) -> Option<Vec<CheckPolicy>> {
     let mut given = BTreeMap::new();
     let mut all = Vec::new();
     for item in list {
-        all.push(check(item, owner, &mut given, report));
+        all.push(check(item, owner, kind, &mut given, report));
     }
     Some(with_names(all.into_iter().collect::<Option<_>>()?))
 }
@@ -50,6 +51,7 @@ pub(crate) fn read_items<'a>(
 fn check(
     item: &Item,
     owner: &Fields<'_>,
+    of: &Key<Choice<CheckName>>,
     given: &mut BTreeMap<Name, crate::diagnostic::Place>,
     report: &mut Report<'_>,
 ) -> Option<Unnamed> {
@@ -57,16 +59,16 @@ fn check(
         report.error(item.at, format!("a check must be a table, not {}", item.value.describe()), None);
         return None;
     };
-    let kind = match table.0.get(keys::KIND.name).map(|entry| &entry.item) {
+    let kind = match table.0.get(of.name).map(|entry| &entry.item) {
         Some(Item { value: Value::Text(text), at }) if CheckName::PLANNED.contains(&text.as_str()) => {
             let message =
                 format!("checks of kind {text:?} are planned but this version of Hale does not support them yet");
             report.error(*at, message, Some("remove the check".to_owned()));
             return None;
         }
-        Some(item) => keys::KIND.kind.read(keys::KIND.name, item, report)?,
+        Some(item) => of.kind.read(of.name, item, report)?,
         None => {
-            let kinds = CheckName::ALL.iter().map(|(word, _)| format!("{word:?}")).collect::<Vec<_>>().join(", ");
+            let kinds = of.kind.of.iter().map(|(word, _)| format!("{word:?}")).collect::<Vec<_>>().join(", ");
             report.error(item.at, "`kind` is missing in this check", Some(format!("add kind = one of {kinds}")));
             return None;
         }

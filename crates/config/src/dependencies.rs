@@ -4,7 +4,8 @@ use crate::checks;
 use crate::diagnostic::{Place, Report};
 use crate::document::{Entry, Item, Table, Value};
 use crate::fields::Fields;
-use crate::keys::{self, AnyKey, CheckName, Section, Shape, Tables};
+use crate::keys::{self, AnyKey, CheckName, Key, Section, Shape, Tables};
+use crate::kinds::Choice;
 use hale_core::ids::Name;
 use hale_core::policy::DependencyPolicy;
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,6 +29,13 @@ static CHECKS: Tables = Tables {
 /// The kinds that need nothing of Hale's own: no process tree and no notify socket.
 pub(crate) const KINDS: [(&str, CheckName); 3] =
     [("http", CheckName::Http), ("tcp", CheckName::Tcp), ("exec", CheckName::Exec)];
+
+static KIND: Key<Choice<CheckName>> = Key {
+    name: keys::KIND.name,
+    doc: keys::KIND.doc,
+    required: keys::KIND.required,
+    kind: Choice { of: &KINDS, default: None },
+};
 
 /// All dependencies of the file.
 pub(crate) struct Dependencies<'a> {
@@ -100,7 +108,7 @@ fn dependency(name: &str, entry: &Entry, report: &mut Report<'_>) -> Option<Depe
         return None;
     }
     let outside: Vec<&Item> = items.iter().filter(|item| is_outside(item, report)).collect();
-    let checks = checks::read_items(outside.iter().copied(), &fields, report)?;
+    let checks = checks::read_items(outside.iter().copied(), &fields, &KIND, report)?;
     (outside.len() == items.len()).then_some(DependencyPolicy { checks })
 }
 

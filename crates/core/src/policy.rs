@@ -205,24 +205,13 @@ impl ServicePolicy {
     /// Whether Hale must give this service a notify socket (sd_notify(3)).
     #[must_use]
     pub fn wants_notify(&self) -> bool {
-        self.start.ready == Ready::Notify
-            || self.checks.iter().any(|check| matches!(check.kind, CheckKind::Heartbeat { .. }))
+        self.start.ready == Ready::Notify || self.heartbeat_within().is_some()
     }
 
     /// The shortest promise of a `heartbeat` check, for `WATCHDOG_USEC` (sd_watchdog_enabled(3)).
     #[must_use]
     pub fn heartbeat_within(&self) -> Option<Span> {
-        let within = |check: &CheckPolicy| match check.kind {
-            CheckKind::Heartbeat { within } => Some(within),
-            CheckKind::Http(_)
-            | CheckKind::Tcp { .. }
-            | CheckKind::Exec { .. }
-            | CheckKind::Memory { .. }
-            | CheckKind::Cpu { .. }
-            | CheckKind::OpenFiles { .. }
-            | CheckKind::Listen { .. } => None,
-        };
-        self.checks.iter().filter_map(within).min()
+        self.checks.iter().filter_map(|check| check.kind.promise()).min()
     }
 }
 
@@ -484,6 +473,21 @@ impl CheckKind {
             Self::Cpu { .. } => "cpu",
             Self::OpenFiles { .. } => "open_files",
             Self::Listen { .. } => "listen",
+        }
+    }
+
+    /// The longest time between two signs, of a kind that the service itself gives; `None`: it is probed.
+    #[must_use]
+    pub fn promise(&self) -> Option<Span> {
+        match self {
+            Self::Heartbeat { within } => Some(*within),
+            Self::Http(_)
+            | Self::Tcp { .. }
+            | Self::Exec { .. }
+            | Self::Memory { .. }
+            | Self::Cpu { .. }
+            | Self::OpenFiles { .. }
+            | Self::Listen { .. } => None,
         }
     }
 

@@ -176,6 +176,7 @@ impl Brain<'_> {
                 continue;
             }
             self.relieved_due(&name);
+            self.asked_due(&name);
             let Some(service) = self.world.services.get(&name) else { continue };
             let deadline_passed = |at: Option<Monotonic>| at.is_some_and(|at| at <= now);
             match service.known.phase.clone() {

@@ -229,16 +229,7 @@ fn draw_service(seed: u64, index: usize, whole: usize, slow: bool, crowd: bool) 
         (_, false) => Ready::Check,
     };
     // What a well-behaved process needs: a policy that nobody can fulfil has no healthy services.
-    let needs = |check: &CheckPolicy| match check.kind {
-        CheckKind::Heartbeat { within } => within.times(u64::from(check.successes) + 1),
-        CheckKind::Http(_)
-        | CheckKind::Tcp { .. }
-        | CheckKind::Exec { .. }
-        | CheckKind::Memory { .. }
-        | CheckKind::Cpu { .. }
-        | CheckKind::OpenFiles { .. }
-        | CheckKind::Listen { .. } => check.every.times(u64::from(check.successes) + 1),
-    };
+    let needs = |check: &CheckPolicy| check.kind.promise().unwrap_or(check.every).times(u64::from(check.successes) + 1);
     let needed = checks.iter().map(needs).max().unwrap_or_default().plus(Span::from_us(4 * USUAL_UP_US));
     let (short, long) = if slow { (1_000, 300_000) } else { (10, 5_000) };
     let delay = if rng.chance(100) { Span::ZERO } else { Span::from_ms(rng.scaled(1, long / 5)) };

@@ -72,31 +72,13 @@ impl Probing {
     /// Schedules the first probe of a process made `now`; a heartbeat is not probed.
     pub(crate) fn begin(&mut self, policy: &CheckPolicy, now: Monotonic) {
         self.pause = FIRST_PROBE_AFTER.min(policy.every);
-        self.due = match policy.kind {
-            CheckKind::Heartbeat { .. } => None,
-            CheckKind::Http(_)
-            | CheckKind::Tcp { .. }
-            | CheckKind::Exec { .. }
-            | CheckKind::Memory { .. }
-            | CheckKind::Cpu { .. }
-            | CheckKind::OpenFiles { .. }
-            | CheckKind::Listen { .. } => Some(now.after(self.pause)),
-        };
+        self.due = policy.kind.promise().is_none().then(|| now.after(self.pause));
     }
 
     /// Goes on after a supervisor was replaced: `last_pass` is the last moment that it was known to pass.
     pub(crate) fn resume(&mut self, service: &Name, policy: &CheckPolicy, last_pass: Monotonic, now: Monotonic) {
         self.last_pass = Some(last_pass);
-        self.due = match policy.kind {
-            CheckKind::Heartbeat { .. } => None,
-            CheckKind::Http(_)
-            | CheckKind::Tcp { .. }
-            | CheckKind::Exec { .. }
-            | CheckKind::Memory { .. }
-            | CheckKind::Cpu { .. }
-            | CheckKind::OpenFiles { .. }
-            | CheckKind::Listen { .. } => Some(now.after(phase(service, policy))),
-        };
+        self.due = policy.kind.promise().is_none().then(|| now.after(phase(service, policy)));
     }
 
     /// A probe starts.
@@ -218,16 +200,7 @@ pub fn cause(kind: &CheckKind, failure: ProbeFailure) -> Option<Cause> {
 /// The promise of a heartbeat check, with the service's own wish (`WATCHDOG_USEC`) before the policy's.
 #[must_use]
 pub(crate) fn heartbeat_within(policy: &CheckPolicy, own: Option<Span>) -> Option<Span> {
-    match policy.kind {
-        CheckKind::Heartbeat { within } => Some(own.unwrap_or(within)),
-        CheckKind::Http(_)
-        | CheckKind::Tcp { .. }
-        | CheckKind::Exec { .. }
-        | CheckKind::Memory { .. }
-        | CheckKind::Cpu { .. }
-        | CheckKind::OpenFiles { .. }
-        | CheckKind::Listen { .. } => None,
-    }
+    policy.kind.promise().map(|within| own.unwrap_or(within))
 }
 
 /// The shortest `WATCHDOG_USEC` that a service may ask for: below it the heartbeats alone would keep Hale busy.

@@ -26,7 +26,7 @@ impl Service {
             | Phase::Blocked { .. }
             | Phase::Remains { .. } => None,
         };
-        by_phase.into_iter().chain(self.probes_due()).chain(self.relieved_at()).min()
+        by_phase.into_iter().chain(self.probes_due()).chain(self.relieved_at()).chain(self.asked_until()).min()
     }
 
     /// When it counts as waiting for memory no longer, unless that is said once more.

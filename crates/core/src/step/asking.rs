@@ -7,6 +7,7 @@ use crate::incident::Cause;
 use crate::policy::Mode;
 use crate::record::{Body, Finding};
 use crate::time::{Monotonic, Span};
+use crate::world::service::Service;
 use alloc::vec::Vec;
 
 /// How long healing waits at most for dependencies that answer neither well nor badly enough. The usual time-out of three
@@ -26,6 +27,13 @@ pub(crate) struct Asked {
     failed: Body,
     cause: Cause,
     finding: Finding,
+}
+
+impl Service {
+    /// When the first of the failures that wait for an answer waits no more.
+    pub(crate) fn asked_until(&self) -> Option<Monotonic> {
+        self.senses.asked.iter().map(|asked| asked.since.after(ASK_WITHIN)).min()
+    }
 }
 
 impl Brain<'_> {
@@ -80,6 +88,13 @@ impl Brain<'_> {
         for name in askers {
             self.touched.insert(name.clone());
             self.answer(&name);
+        }
+    }
+
+    /// Goes on with failures that have waited for as long as they may, whatever the dependencies do.
+    pub(super) fn asked_due(&mut self, name: &Name) {
+        if self.world.services[name].asked_until().is_some_and(|until| until <= self.now()) {
+            self.answer(name);
         }
     }
 

@@ -333,6 +333,19 @@ mod tests {
     }
 
     #[test]
+    fn a_dependency_that_does_not_answer_is_waited_for_no_longer_than_the_bound() {
+        let (mut world, bot) = running(checked());
+        let _ = probe(&mut world, &bot, None);
+        assert_eq!(probe(&mut world, &bot, Some(ProbeFailure::Wrong)), []);
+        let until = world.services[&bot].asked_until().unwrap();
+        let now = |us: u64| crate::time::Now { mono: crate::time::Monotonic::from_us(us), ..at(0) };
+        let stops = |output: Output| output.records.iter().any(|it| matches!(it.body, Body::StopIntended { .. }));
+        assert!(!stops(step(&mut world, now(until.as_us() - 1), Event::Tick)));
+        assert!(world.next_deadline().is_some_and(|next| next <= until), "the loop wakes for it");
+        assert!(stops(step(&mut world, now(until.as_us()), Event::Tick)));
+    }
+
+    #[test]
     fn a_check_that_passes_meanwhile_is_acted_upon_no_more() {
         let (mut world, bot) = running(checked());
         let _ = probe(&mut world, &bot, None);

@@ -6,7 +6,7 @@ use crate::effect::Order;
 use crate::event::{Notice, ProbeFailure, ProbeOutcome};
 use crate::ids::{Epoch, Name, ProbeId};
 use crate::incident::Cause;
-use crate::policy::{CheckKind, CheckPolicy, Ready};
+use crate::policy::{CheckPolicy, Ready};
 use crate::reason::Reason;
 use crate::record::{Body, Finding};
 use crate::time::{Monotonic, Span};
@@ -40,30 +40,24 @@ impl Brain<'_> {
         let looks = self.looks_at_tree(name, now);
         for (index, check) in policy.checks.iter().enumerate() {
             let Some(run) = self.known(name).phase.run() else { return };
-            let probing = &mut self.world.services.get_mut(name).expect("it was just read").senses.probes[index];
+            let Some(service) = self.world.services.get_mut(name) else { return };
+            let probing = &mut service.senses.probes[index];
             match (probing.in_flight, probing.due) {
                 (Some((_, lost_at)), _) if lost_at <= now => {
                     probing.lost(check, now);
                     self.record(name, Body::ProbeLost { epoch: run.epoch, check: check.name.clone() });
                 }
-                (None, Some(due)) if due <= now || looks && is_taken_along(check, due, now) => match check.kind {
-                    CheckKind::Heartbeat { .. } => {
+                (None, Some(due)) if due <= now || looks && is_taken_along(check, due, now) => {
+                    if check.kind.promise().is_some() {
                         probing.due = Some(now.after(check.every));
                         self.no_heartbeat(name, index, run.epoch);
-                    }
-                    CheckKind::Http(_)
-                    | CheckKind::Tcp { .. }
-                    | CheckKind::Exec { .. }
-                    | CheckKind::Memory { .. }
-                    | CheckKind::Cpu { .. }
-                    | CheckKind::OpenFiles { .. }
-                    | CheckKind::Listen { .. } => {
+                    } else {
                         let probe = self.world.next_probe;
                         self.world.next_probe = probe.next();
                         probing.start(probe, check, now);
                         self.effect(name, run.epoch, Order::Probe { probe, check: index, policy: policy.clone() });
                     }
-                },
+                }
                 _ => {}
             }
         }
@@ -97,7 +91,7 @@ impl Brain<'_> {
             self.forget_asked(name, index);
         }
         let counts = self.counts(name, index, now);
-        let service = self.world.services.get_mut(name).expect("it was just read");
+        let Some(service) = self.service_mut(name) else { return };
         let probing = &mut service.senses.probes[index];
         let state = service.known.checks[index];
         let edge = if counts || outcome.failure.is_none() {
@@ -182,7 +176,7 @@ impl Brain<'_> {
 
     /// A heartbeat did not come in time.
     fn no_heartbeat(&mut self, name: &Name, index: usize, epoch: Epoch) {
-        let service = self.world.services.get_mut(name).expect("only called for a known service");
+        let Some(service) = self.service_mut(name) else { return };
         let policy = service.policy.clone();
         let check = &policy.checks[index];
         let within = checks::heartbeat_within(check, service.known.heartbeat_within).unwrap_or_default();
@@ -259,11 +253,11 @@ impl Brain<'_> {
             if self.known(name).phase.run().is_none_or(|run| run.epoch != epoch) {
                 return;
             }
-            if matches!(check.kind, CheckKind::Heartbeat { .. }) {
+            if check.kind.promise().is_some() {
                 self.forget_asked(name, index);
             }
             let running = matches!(self.phase(name), Phase::Running { .. });
-            let service = self.world.services.get_mut(name).expect("it was just read");
+            let Some(service) = self.service_mut(name) else { return };
             let Some(within) = checks::heartbeat_within(check, service.known.heartbeat_within) else { continue };
             let (probing, state) = (&mut service.senses.probes[index], service.known.checks[index]);
             let edge = probing.edge(state, check, true);
@@ -284,7 +278,7 @@ impl Brain<'_> {
         }
         let policy = self.policy(name);
         for (index, check) in policy.checks.iter().enumerate() {
-            let CheckKind::Heartbeat { within } = check.kind else { continue };
+            let Some(within) = check.kind.promise() else { continue };
             // Said again, where nothing is done about it, it is nothing new.
             if self.known(name).checks[index] == (CheckState::Failing { failures: check.failures }) {
                 return;

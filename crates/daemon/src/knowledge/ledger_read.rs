@@ -121,7 +121,8 @@ pub(super) fn for_each_seal(
 }
 
 /// Verifies the open segment. Its writer may be at work: a reader then sees zeros where the beginning of a line will be, and
-/// its end after them. That is gone when it looks again, so only what stays where it was is damage.
+/// its end after them. That is gone when it looks again, so only what stays where it was is damage. Each look more needs
+/// damage further on, so there are no more of them than the segment has lines.
 fn open_end<R: Read>(
     layout: &Layout,
     verifier: &mut Verifier,

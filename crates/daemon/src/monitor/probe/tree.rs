@@ -185,6 +185,11 @@ fn memory(below: MemoryBound, found: &Memory) -> Verdict {
     if total < below.bytes() {
         return Verdict::pass(figure);
     }
+    if !found.is_exact {
+        return Verdict::unable(format_args!(
+            "{figure}: the kernel does not tell how much of it several processes share"
+        ));
+    }
     let bound = match below {
         MemoryBound::OfLimit { percent, .. } => format!("{percent} %"),
         MemoryBound::Bytes(bytes) => Size(bytes).to_string(),
@@ -289,8 +294,8 @@ mod tests {
         let failed = format!("412 MiB of 512 MiB (80 %), not below 80 %: {parts}");
         assert_eq!(memory(of_limit(80), &found), Verdict::wrong(failed));
         let rough = Memory { is_exact: false, ..found };
-        let failed = format!("at most 412 MiB, not below 412 MiB: {parts}");
-        assert_eq!(memory(MemoryBound::Bytes(412 * MIB), &rough), Verdict::wrong(failed));
+        let judged = memory(MemoryBound::Bytes(412 * MIB), &rough);
+        assert_eq!(judged.failure, Some(ProbeFailure::Unable), "an upper bound is no proof: {judged:?}");
         assert_eq!(memory(MemoryBound::Bytes(412 * MIB + 1), &rough), Verdict::pass("at most 412 MiB"));
 
         let cpu = |used_us, is_whole| {

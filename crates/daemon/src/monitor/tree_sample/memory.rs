@@ -68,15 +68,15 @@ impl Resident {
         if all.total() < exact_from || self.each.len() < 2 {
             return Memory { is_exact: self.each.len() < 2, ..all };
         }
-        let mut is_exact = true;
         for (handle, memory) in handles.iter().zip(&mut self.each) {
             match read(handle, "smaps_rollup", &mut self.buffer) {
                 Ok(()) => *memory = by_rollup(&String::from_utf8_lossy(&self.buffer), memory),
                 Err(error) if is_gone(&error) => *memory = Memory::default(),
-                // Without CONFIG_PROC_PAGE_MONITOR, or of another user.
-                Err(_) => is_exact = memory.total() == 0 && is_exact,
+                // Without CONFIG_PROC_PAGE_MONITOR, or of another user: what the counters said of it stays.
+                Err(_) => {}
             }
         }
+        let is_exact = self.each.iter().all(|memory| memory.is_exact || memory.total() == 0);
         Memory { is_exact, ..sum(&self.each) }
     }
 }
@@ -93,14 +93,15 @@ fn by_status(text: &str) -> Memory {
     Memory { anonymous: bytes("RssAnon"), shared: bytes("RssShmem"), swapped: bytes("VmSwap"), is_exact: false }
 }
 
-/// `counted` is what its counters say, for a kernel before 5.3, which does not tell anonymous from shared.
+/// `counted` is what its counters say, for a kernel before 5.9, which does not tell anonymous from shared: then it is not exact.
 fn by_rollup(text: &str, counted: &Memory) -> Memory {
     let bytes = |name| value(text, name).map(|kib| kib << 10);
+    let is_exact = ["Pss_Anon", "Pss_Shmem", "SwapPss"].iter().all(|name| value(text, name).is_some());
     Memory {
         anonymous: bytes("Pss_Anon").unwrap_or(counted.anonymous),
         shared: bytes("Pss_Shmem").unwrap_or(counted.shared),
         swapped: bytes("SwapPss").unwrap_or(counted.swapped),
-        is_exact: true,
+        is_exact,
     }
 }
 
@@ -121,6 +122,6 @@ mod tests {
         let rollup = "0-1 ---p 00000000 00:00 0 [rollup]\nRss: 90 kB\nPss: 50 kB\nPss_Anon: 2 kB\nPss_File: 40 kB\nPss_Shmem: 4 kB\nSwap: 2 kB\nSwapPss: 1 kB\n";
         let expected_of_share = Memory { anonymous: 2_048, shared: 4_096, swapped: 1_024, is_exact: true };
         assert_eq!(by_rollup(rollup, &expected), expected_of_share);
-        assert_eq!(by_rollup("Rss: 90 kB\n", &expected), Memory { is_exact: true, ..expected });
+        assert_eq!(by_rollup("Rss: 90 kB\n", &expected), expected, "that is no better than the counters");
     }
 }

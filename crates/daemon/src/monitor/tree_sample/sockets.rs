@@ -106,8 +106,12 @@ fn listening(
     for handle in processes {
         // Of a process that this user may not ask for its namespace the tables can be read all the same.
         let namespace = statat(handle.dir(), "ns/net", AtFlags::empty()).ok().map(|stat| stat.st_ino);
-        if seen.len() >= NAMESPACES_MAX || !seen.insert(namespace) {
+        if !seen.insert(namespace) {
             continue;
+        }
+        // What was not looked at must not be called missing.
+        if seen.len() > NAMESPACES_MAX {
+            return Err(io::Error::other(format!("they are in more than {NAMESPACES_MAX} network namespaces")));
         }
         let is_own = namespace.is_some() && namespace == own;
         match Tables::open(handle, addresses, is_own) {
@@ -158,7 +162,7 @@ impl Tables {
             ListenAddress::Tcp(_) => false,
         };
         if addresses.iter().any(is_unix) {
-            tables.unix = unix_listeners(&table(handle, "net/unix")?);
+            tables.unix = unix_listeners(&table(handle, "net/unix", TABLE_BYTES_MAX)?);
         }
         let wanted = addresses.iter().filter_map(|address| match address {
             ListenAddress::Tcp(address) => Some(*address),
@@ -173,7 +177,7 @@ impl Tables {
             return Ok(tables);
         }
         for name in ["net/tcp", "net/tcp6"] {
-            match table(handle, name) {
+            match table(handle, name, TABLE_BYTES_MAX) {
                 Ok(text) => tables.tcp.extend(String::from_utf8_lossy(&text).lines().filter_map(tcp_listener)),
                 // A kernel without IPv6.
                 Err(error) if is_gone(&error) && name == "net/tcp6" => {}
@@ -195,10 +199,14 @@ impl Tables {
     }
 }
 
-fn table(handle: &Handle, name: &str) -> io::Result<Vec<u8>> {
+fn table(handle: &Handle, name: &str, bytes_max: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let file = openat(handle.dir(), name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-    File::from(file).take(TABLE_BYTES_MAX).read_to_end(&mut bytes)?;
+    let length = File::from(file).take(bytes_max + 1).read_to_end(&mut bytes)?;
+    // The socket may stand in what was not read.
+    if length as u64 > bytes_max {
+        return Err(io::Error::other(format!("{name} is longer than {bytes_max} bytes")));
+    }
     Ok(bytes)
 }
 
@@ -373,7 +381,8 @@ mod tests {
             let v6_only = bound.is_ipv6().then_some(!bound.ip().is_unspecified());
             assert_eq!((found.inode, found.v6_only), (inode, v6_only));
             let name = if bound.is_ipv4() { "net/tcp" } else { "net/tcp6" };
-            let table = table(&own(), name).unwrap();
+            assert!(table(&own(), name, 10).unwrap_err().to_string().ends_with("is longer than 10 bytes"));
+            let table = table(&own(), name, TABLE_BYTES_MAX).unwrap();
             let by_table: Vec<_> = String::from_utf8_lossy(&table).lines().filter_map(tcp_listener).collect();
             let found = by_table.iter().find(|listener| listener.address == bound).unwrap();
             assert_eq!(found.inode, inode);
