@@ -34,6 +34,8 @@ const NEEDS: &[Need] = &[
     Need { module: "needs_nginx", why_not: "no nginx", is_met: || find_program("nginx").is_some() },
     Need { module: "needs_redis", why_not: "no redis-server", is_met: || find_program("redis-server").is_some() },
     Need { module: "needs_python", why_not: "no python3", is_met: || find_program("python3").is_some() },
+    Need { module: "needs_node", why_not: "no node", is_met: || find_program("node").is_some() },
+    Need { module: "needs_postgres", why_not: "no PostgreSQL", is_met: || host::postgres().is_some() },
     Need { module: "needs_jq", why_not: "no jq", is_met: || find_program("jq").is_some() },
     Need {
         module: "needs_systemd_notify",
@@ -47,6 +49,11 @@ const NEEDS: &[Need] = &[
     },
     // Met by the caller: they take downloads.
     Need { module: "needs_sdnotify", why_not: "no Python with PyPI's sdnotify could be made", is_met: || true },
+    Need {
+        module: "needs_services",
+        why_not: "no Python with PyPI's grpcio, prometheus-client and celery could be made",
+        is_met: || true,
+    },
     Need { module: "needs_schemathesis", why_not: "no Python with PyPI's schemathesis could be made", is_met: || true },
 ];
 

@@ -20,6 +20,8 @@ const PACKAGES: &[Package] = &[
     Package { name: "redis-server", program: "redis-server", why: "a TCP server, to be healed" },
     Package { name: "python3", program: "python3", why: "an asyncio server to be healed; programs with sdnotify" },
     Package { name: "python3-venv", program: "python3", why: "private places for packages of PyPI" },
+    Package { name: "nodejs", program: "node", why: "a server whose event loop is held up" },
+    Package { name: "postgresql", program: "pg_ctlcluster", why: "a database that refuses connections" },
     Package { name: "curl", program: "curl", why: "the transcripts in README.md break the demo services with it" },
     Package { name: "jq", program: "jq", why: "the ledger's chain can be checked without Hale" },
     Package { name: "systemd", program: "systemd-notify", why: "systemd-notify talks to Hale's notify socket" },
@@ -36,11 +38,13 @@ const PACKAGES: &[Package] = &[
 const POLICY_FILE: &str = "/usr/sbin/policy-rc.d";
 const POLICY: &str = "#!/bin/sh\nexit 101\n";
 
-/// A package of PyPI that tests use, in the version that they were written against.
+/// Packages of PyPI that tests use together, in the versions that they were written against.
 pub struct PythonPackage {
-    /// The module that its Python can import.
-    module: &'static str,
-    requirement: &'static str,
+    /// The folder of its venv.
+    name: &'static str,
+    /// The modules that its Python can import.
+    modules: &'static str,
+    requirements: &'static [&'static str],
     /// The environment variable that tells tests the Python that has it.
     pub variable: &'static str,
     /// The module of tests that need it.
@@ -48,18 +52,33 @@ pub struct PythonPackage {
 }
 
 /// All of them.
-pub const PYTHON_PACKAGES: [PythonPackage; 2] = [
+pub const PYTHON_PACKAGES: [PythonPackage; 3] = [
     PythonPackage {
-        module: "sdnotify",
-        requirement: "sdnotify==0.3.2",
+        name: "sdnotify",
+        modules: "sdnotify",
+        requirements: &["sdnotify==0.3.2"],
         variable: "HALE_TEST_SDNOTIFY_PYTHON",
         need: "needs_sdnotify",
     },
     PythonPackage {
-        module: "schemathesis",
-        requirement: "schemathesis==4.32.5",
+        name: "schemathesis",
+        modules: "schemathesis",
+        requirements: &["schemathesis==4.32.5"],
         variable: "HALE_TEST_SCHEMATHESIS_PYTHON",
         need: "needs_schemathesis",
+    },
+    PythonPackage {
+        name: "services",
+        modules: "grpc, grpc_health, prometheus_client, celery, redis",
+        requirements: &[
+            "grpcio==1.85.3",
+            "grpcio-health-checking==1.85.1",
+            "prometheus-client==0.26.0",
+            "celery==5.7.0",
+            "redis==8.1.0",
+        ],
+        variable: "HALE_TEST_SERVICES_PYTHON",
+        need: "needs_services",
     },
 ];
 
@@ -202,19 +221,19 @@ impl Drop for NoServiceStarts {
 }
 
 impl PythonPackage {
-    /// A Python with it, in a venv in the target folder; `None` if it cannot be had here.
+    /// A Python with them, in a venv in the target folder; `None` if it cannot be had here.
     pub fn python(&self, target: &Path) -> Option<PathBuf> {
-        let venv = target.join("tools").join(self.module);
+        let venv = target.join("tools").join(self.name);
         let python = venv.join("bin/python");
         let works = || {
-            let import = Command::new(&python).args(["-c", &format!("import {}", self.module)]).output();
+            let import = Command::new(&python).args(["-c", &format!("import {}", self.modules)]).output();
             import.is_ok_and(|output| output.status.success())
         };
         if works() {
             return Some(python);
         }
         let made = run(Command::new("python3").args(["-m", "venv"]).arg(&venv))
-            .and_then(|()| run(Command::new(&python).args(["-m", "pip", "install", "--quiet", self.requirement])));
+            .and_then(|()| run(Command::new(&python).args(["-m", "pip", "install", "--quiet"]).args(self.requirements)));
         if let Err(message) = made {
             println!("{message}");
         }

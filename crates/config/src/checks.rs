@@ -5,8 +5,9 @@ use crate::document::{Entry, Item, Value};
 use crate::fields::Fields;
 use crate::keys::{self, CheckName, Key};
 use crate::kinds::{Choice, Kind};
+use crate::measured;
 use crate::tree_checks;
-use crate::validate::program;
+use crate::validate::{absolute, program};
 use hale_core::ids::Name;
 use hale_core::policy::{CheckKind, CheckPolicy, HttpCheck};
 use hale_core::time::Span;
@@ -23,14 +24,14 @@ struct Unnamed {
 }
 
 /// Reads `[[service.NAME.check]]`. `None`: one of them is wrong.
-pub(crate) fn read(service: &Fields<'_>, report: &mut Report<'_>) -> Option<Vec<CheckPolicy>> {
+pub(crate) fn read(service: &Fields<'_>, base_dir: &str, report: &mut Report<'_>) -> Option<Vec<CheckPolicy>> {
     let Some(Entry { item, .. }) = service.entry("check") else { return Some(Vec::new()) };
     let Value::List(list) = &item.value else {
         let message = format!("`check` must be a list of tables, not {}", item.value.describe());
         report.error(item.at, message, Some("write [[service.NAME.check]], with two brackets".to_owned()));
         return None;
     };
-    read_items(list, service, &keys::KIND, report)
+    read_items(list, service, &keys::KIND, base_dir, report)
 }
 
 /// Reads a list of checks of what `owner` is the table of; `kind` has the kinds that it can have. `None`: one of them is wrong.
@@ -38,12 +39,13 @@ pub(crate) fn read_items<'a>(
     list: impl IntoIterator<Item = &'a Item>,
     owner: &Fields<'_>,
     kind: &Key<Choice<CheckName>>,
+    base_dir: &str,
     report: &mut Report<'_>,
 ) -> Option<Vec<CheckPolicy>> {
     let mut given = BTreeMap::new();
     let mut all = Vec::new();
     for item in list {
-        all.push(check(item, owner, kind, &mut given, report));
+        all.push(check(item, owner, kind, &mut given, base_dir, report));
     }
     Some(with_names(all.into_iter().collect::<Option<_>>()?))
 }
@@ -53,6 +55,7 @@ fn check(
     owner: &Fields<'_>,
     of: &Key<Choice<CheckName>>,
     given: &mut BTreeMap<Name, crate::diagnostic::Place>,
+    base_dir: &str,
     report: &mut Report<'_>,
 ) -> Option<Unnamed> {
     let Value::Table(table) = &item.value else {
@@ -60,12 +63,6 @@ fn check(
         return None;
     };
     let kind = match table.0.get(of.name).map(|entry| &entry.item) {
-        Some(Item { value: Value::Text(text), at }) if CheckName::PLANNED.contains(&text.as_str()) => {
-            let message =
-                format!("checks of kind {text:?} are planned but this version of Hale does not support them yet");
-            report.error(*at, message, Some("remove the check".to_owned()));
-            return None;
-        }
         Some(item) => of.kind.read(of.name, item, report)?,
         None => {
             let kinds = of.kind.of.iter().map(|(word, _)| format!("{word:?}")).collect::<Vec<_>>().join(", ");
@@ -78,18 +75,21 @@ fn check(
     let every = fields.get(&keys::EVERY, report);
     let timeout = fields.get(&keys::TIMEOUT, report);
     let failures = match kind {
-        CheckName::Heartbeat => fields.get(&keys::HEARTBEAT_FAILURES, report),
+        CheckName::Heartbeat | CheckName::Progress => fields.get(&keys::HEARTBEAT_FAILURES, report),
         CheckName::Http
         | CheckName::Tcp
         | CheckName::Exec
         | CheckName::Memory
         | CheckName::Cpu
         | CheckName::OpenFiles
-        | CheckName::Listen => fields.get(&keys::FAILURES, report),
+        | CheckName::Listen
+        | CheckName::Grpc
+        | CheckName::Metric
+        | CheckName::LoopLag => fields.get(&keys::FAILURES, report),
     };
     let successes = fields.get(&keys::SUCCESSES, report);
     let kind = match kind {
-        CheckName::Http => http(&fields, timeout, report).map(CheckKind::Http),
+        CheckName::Http => http(&fields, timeout, base_dir, report).map(CheckKind::Http),
         CheckName::Tcp => fields.get(&keys::ADDRESS, report).map(|address| CheckKind::Tcp { address }),
         CheckName::Exec => exec(&fields, report),
         CheckName::Heartbeat => heartbeat(&fields, report),
@@ -97,6 +97,10 @@ fn check(
         CheckName::Cpu => tree_checks::cpu(&fields, report),
         CheckName::OpenFiles => tree_checks::open_files(&fields, owner, report),
         CheckName::Listen => tree_checks::listen(&fields, report),
+        CheckName::Grpc => grpc(&fields, report),
+        CheckName::Metric => measured::metric(&fields, report),
+        CheckName::Progress => measured::progress(&fields, every, report),
+        CheckName::LoopLag => measured::loop_lag(&fields, report),
     };
     Some(Unnamed { name, kind: kind?, every: every?, timeout: timeout?, failures: failures?, successes: successes? })
 }
@@ -123,7 +127,7 @@ fn name(
     }
 }
 
-fn http(fields: &Fields<'_>, timeout: Option<Span>, report: &mut Report<'_>) -> Option<HttpCheck> {
+fn http(fields: &Fields<'_>, timeout: Option<Span>, base_dir: &str, report: &mut Report<'_>) -> Option<HttpCheck> {
     let url = fields.get(&keys::URL, report);
     let method = fields.get(&keys::METHOD, report);
     let headers = fields.get(&keys::HEADERS, report);
@@ -131,6 +135,11 @@ fn http(fields: &Fields<'_>, timeout: Option<Span>, report: &mut Report<'_>) -> 
     let body_contains = fields.given(&keys::BODY_CONTAINS, report);
     let json = fields.get(&keys::JSON, report);
     let faster_than = fields.given(&keys::FASTER_THAN, report);
+    let ca_file = fields.given(&keys::CA_FILE, report).map(|path| absolute(base_dir, &path));
+    if ca_file.is_some() && url.as_ref().is_some_and(|url| !url.starts_with("https://")) {
+        let message = "`ca_file` has no effect: only a server of https shows a certificate";
+        report.warning(fields.place(keys::CA_FILE.name), message, Some("remove it".to_owned()));
+    }
     for (key, wanted) in
         [("body_contains", body_contains.is_some()), ("json", json.as_ref().is_some_and(|map| !map.is_empty()))]
     {
@@ -147,6 +156,7 @@ fn http(fields: &Fields<'_>, timeout: Option<Span>, report: &mut Report<'_>) -> 
     }
     Some(HttpCheck {
         url: url?,
+        ca_file,
         method: method?,
         headers: headers?,
         status: status?,
@@ -171,6 +181,12 @@ fn heartbeat(fields: &Fields<'_>, report: &mut Report<'_>) -> Option<CheckKind> 
         report.warning(entry.key_at, "`timeout` has no effect in a check of kind \"heartbeat\"", help);
     }
     Some(CheckKind::Heartbeat { within: fields.get(&keys::HEARTBEAT_WITHIN, report)? })
+}
+
+fn grpc(fields: &Fields<'_>, report: &mut Report<'_>) -> Option<CheckKind> {
+    let address = fields.get(&keys::GRPC_ADDRESS, report);
+    let service = fields.get(&keys::GRPC_SERVICE, report);
+    Some(CheckKind::Grpc { address: address?, service: service? })
 }
 
 /// Gives the kind as the name to each check without one, with a number where that is taken.

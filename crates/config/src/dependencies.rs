@@ -27,8 +27,13 @@ static CHECKS: Tables = Tables {
 };
 
 /// The kinds that need nothing of Hale's own: no process tree and no notify socket.
-pub(crate) const KINDS: [(&str, CheckName); 3] =
-    [("http", CheckName::Http), ("tcp", CheckName::Tcp), ("exec", CheckName::Exec)];
+pub(crate) const KINDS: [(&str, CheckName); 5] = [
+    ("http", CheckName::Http),
+    ("tcp", CheckName::Tcp),
+    ("exec", CheckName::Exec),
+    ("grpc", CheckName::Grpc),
+    ("metric", CheckName::Metric),
+];
 
 static KIND: Key<Choice<CheckName>> = Key {
     name: keys::KIND.name,
@@ -52,7 +57,12 @@ impl Dependencies<'_> {
 }
 
 /// Reads them; `services` are the names that are taken.
-pub(crate) fn read<'a>(root: &Fields<'a>, services: &BTreeSet<&str>, report: &mut Report<'_>) -> Dependencies<'a> {
+pub(crate) fn read<'a>(
+    root: &Fields<'a>,
+    services: &BTreeSet<&str>,
+    base_dir: &str,
+    report: &mut Report<'_>,
+) -> Dependencies<'a> {
     static NONE: Table = Table(BTreeMap::new());
     let tables = match root.entry(TABLE.name()).map(|entry| &entry.item) {
         None => &NONE,
@@ -73,7 +83,7 @@ pub(crate) fn read<'a>(root: &Fields<'a>, services: &BTreeSet<&str>, report: &mu
         }
         let checked = Name::try_from(name.as_str())
             .map_err(|why| report.error(entry.key_at, format!("{name:?} cannot be a dependency's name: {why}"), None));
-        let policy = dependency(name, entry, report).map(Arc::new);
+        let policy = dependency(name, entry, base_dir, report).map(Arc::new);
         if let Ok(name) = checked {
             all.policies.insert(name, policy);
         }
@@ -81,7 +91,7 @@ pub(crate) fn read<'a>(root: &Fields<'a>, services: &BTreeSet<&str>, report: &mu
     all
 }
 
-fn dependency(name: &str, entry: &Entry, report: &mut Report<'_>) -> Option<DependencyPolicy> {
+fn dependency(name: &str, entry: &Entry, base_dir: &str, report: &mut Report<'_>) -> Option<DependencyPolicy> {
     let example = || Some(format!("write [dependency.{name}.check] with kind = \"tcp\" and its keys below"));
     let Value::Table(table) = &entry.item.value else {
         let message = format!("`dependency.{name}` must be a table, not {}", entry.item.value.describe());
@@ -108,7 +118,7 @@ fn dependency(name: &str, entry: &Entry, report: &mut Report<'_>) -> Option<Depe
         return None;
     }
     let outside: Vec<&Item> = items.iter().filter(|item| is_outside(item, report)).collect();
-    let checks = checks::read_items(outside.iter().copied(), &fields, &KIND, report)?;
+    let checks = checks::read_items(outside.iter().copied(), &fields, &KIND, base_dir, report)?;
     (outside.len() == items.len()).then_some(DependencyPolicy { checks })
 }
 
@@ -118,7 +128,7 @@ fn is_outside(item: &Item, report: &mut Report<'_>) -> bool {
     let Some(Item { value: Value::Text(kind), at }) = table.0.get(keys::KIND.name).map(|entry| &entry.item) else {
         return true;
     };
-    let known = CheckName::ALL.iter().any(|(word, _)| word == kind) || CheckName::PLANNED.contains(&kind.as_str());
+    let known = CheckName::ALL.iter().any(|(word, _)| word == kind);
     if !known || KINDS.iter().any(|(word, _)| word == kind) {
         return true;
     }

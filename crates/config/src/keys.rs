@@ -1,6 +1,7 @@
 //! Every key of `hale.toml`, once: name, meaning, range and default. Reading, the nearest name for a typo, the
 //! JSON Schema and the check of docs/configuration.md all come from here and so cannot disagree.
 
+pub(crate) mod measured;
 pub(crate) mod tree;
 
 use crate::dependencies;
@@ -457,11 +458,15 @@ pub(crate) enum CheckName {
     Cpu,
     OpenFiles,
     Listen,
+    Grpc,
+    Metric,
+    Progress,
+    LoopLag,
 }
 
 impl CheckName {
     /// All of them, with their words.
-    pub const ALL: [(&'static str, Self); 8] = [
+    pub const ALL: [(&'static str, Self); 12] = [
         ("http", Self::Http),
         ("tcp", Self::Tcp),
         ("exec", Self::Exec),
@@ -470,10 +475,11 @@ impl CheckName {
         ("cpu", Self::Cpu),
         ("open_files", Self::OpenFiles),
         ("listen", Self::Listen),
+        ("grpc", Self::Grpc),
+        ("metric", Self::Metric),
+        ("progress", Self::Progress),
+        ("loop_lag", Self::LoopLag),
     ];
-
-    /// Kinds that a later version brings.
-    pub const PLANNED: [&'static str; 4] = ["grpc", "progress", "loop_lag", "metric"];
 
     /// The keys of a check of this kind.
     pub fn section(self) -> &'static Section {
@@ -486,6 +492,10 @@ impl CheckName {
             Self::Cpu => &tree::CPU,
             Self::OpenFiles => &tree::OPEN_FILES,
             Self::Listen => &tree::LISTEN,
+            Self::Grpc => &GRPC,
+            Self::Metric => &measured::METRIC,
+            Self::Progress => &measured::PROGRESS,
+            Self::LoopLag => &measured::LOOP_LAG,
         }
     }
 }
@@ -538,6 +548,7 @@ pub(crate) static HTTP: Section = Section {
         &FAILURES,
         &SUCCESSES,
         &URL,
+        &CA_FILE,
         &METHOD,
         &HEADERS,
         &STATUS,
@@ -550,9 +561,15 @@ pub(crate) static HTTP: Section = Section {
 
 pub(crate) static URL: Key<Text> = required(
     "url",
-    Text { check: text::url, pattern: Some("^(http://|unix:/)"), default: None },
+    Text { check: text::url, pattern: Some(URL_PATTERN), default: None },
     "url = \"http://127.0.0.1:8080/health\"",
-    "`http://host[:port]/path`, or `unix:/path/of/socket:/request`.",
+    "`http://host[:port]/path`, `https://host[:port]/path`, or `unix:/path/of/socket:/request`.",
+);
+pub(crate) const URL_PATTERN: &str = "^(https?://|unix:/)";
+pub(crate) static CA_FILE: Key<Text> = key(
+    "ca_file",
+    text(text::path),
+    "The only certificates (PEM) that an `https` server's own may be signed by. Default: those that the system trusts.",
 );
 pub(crate) static METHOD: Key<Text> =
     key("method", Text { check: text::method, pattern: None, default: Some("GET") }, "The request's method.");
@@ -619,8 +636,27 @@ pub(crate) static HEARTBEAT_WITHIN: Key<Duration> = required(
     "The longest time between two WATCHDOG=1 on the notify socket.",
 );
 
+/// A check of kind `grpc`.
+pub(crate) static GRPC: Section = Section {
+    title: "a check of kind \"grpc\"",
+    keys: &[&KIND, &CHECK_NAME, &EVERY, &TIMEOUT, &FAILURES, &SUCCESSES, &GRPC_ADDRESS, &GRPC_SERVICE],
+    planned: &["confirm"],
+};
+
+pub(crate) static GRPC_ADDRESS: Key<Text> = required(
+    "address",
+    text(text::address_or_socket),
+    "address = \"127.0.0.1:50051\"",
+    "`host:port`, IPv6 in brackets, or `unix:/absolute/path`: where grpc.health.v1.Health is served, without TLS.",
+);
+pub(crate) static GRPC_SERVICE: Key<Text> = key(
+    "service",
+    Text { check: text::grpc_service, pattern: None, default: Some("") },
+    "Which service must be serving, as the server knows it. Default: the server as a whole.",
+);
+
 /// All sections, to tell where a key that stands in the wrong one belongs.
-pub(crate) static ALL: [&Section; 20] = [
+pub(crate) static ALL: [&Section; 25] = [
     &ROOT,
     &HOST,
     &HARDWARE_WATCHDOG,
@@ -641,4 +677,9 @@ pub(crate) static ALL: [&Section; 20] = [
     &tree::CPU,
     &tree::OPEN_FILES,
     &tree::LISTEN,
+    &GRPC,
+    &measured::METRIC,
+    &measured::PROGRESS,
+    &measured::PENDING,
+    &measured::LOOP_LAG,
 ];

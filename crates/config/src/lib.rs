@@ -15,6 +15,7 @@ mod hash;
 mod keys;
 mod kinds;
 mod listen;
+mod measured;
 mod order;
 mod schema;
 mod text;

@@ -86,7 +86,7 @@ pub(crate) fn variable(text: &str) -> Checked {
     }
 }
 
-/// `http://host[:port][/path]` or `unix:/path:/request`.
+/// `http://host[:port][/path]`, the same with `https://`, or `unix:/path:/request`.
 pub(crate) fn url(text: &str) -> Checked {
     let help = "write \"http://127.0.0.1:8080/health\" or \"unix:/run/app.sock:/health\"";
     if let Some(bad) = text.chars().find(|c| !c.is_ascii_graphic()) {
@@ -98,7 +98,8 @@ pub(crate) fn url(text: &str) -> Checked {
     if text.contains('#') {
         return Err(Mistake::new("has a fragment, which a client never sends", "remove `#` and what follows it"));
     }
-    if let Some(rest) = text.strip_prefix("http://") {
+    let schemes = ["http://", "https://"].map(|scheme| Some((scheme, text.strip_prefix(scheme)?)));
+    if let Some((scheme, rest)) = schemes.into_iter().flatten().next() {
         let (authority, request) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
         if authority.contains('@') {
             return Err(Mistake::new(
@@ -108,7 +109,7 @@ pub(crate) fn url(text: &str) -> Checked {
         }
         authority_of(authority, Port::Optional).map_err(|why| Mistake::new(format!("is not a URL: {why}"), help))?;
         let slash = if request.starts_with('/') { "" } else { "/" };
-        Ok(format!("http://{authority}{slash}{request}"))
+        Ok(format!("{scheme}{authority}{slash}{request}"))
     } else if let Some(rest) = text.strip_prefix("unix:") {
         match rest.split_once(':') {
             Some((socket, request)) if socket.starts_with('/') && request.starts_with('/') => {
@@ -124,11 +125,6 @@ pub(crate) fn url(text: &str) -> Checked {
                 "write \"unix:/run/app.sock:/health\"",
             )),
         }
-    } else if text.starts_with("https://") {
-        Err(Mistake::new(
-            "uses https, which is planned but this version of Hale does not support yet",
-            "use http:// on the loopback interface",
-        ))
     } else {
         Err(Mistake::new("is not a URL that Hale knows", help))
     }
@@ -141,6 +137,33 @@ pub(crate) fn address(text: &str) -> Checked {
         Err(why) => {
             Err(Mistake::new(format!("is not an address: {why}"), "write \"127.0.0.1:5432\" or \"[::1]:5432\""))
         }
+    }
+}
+
+/// `host:port`, or `unix:` and the absolute path of a socket.
+pub(crate) fn address_or_socket(text: &str) -> Checked {
+    let Some(socket) = text.strip_prefix("unix:") else { return address(text) };
+    if !socket.starts_with('/') {
+        Err(Mistake::new("is not an address: after `unix:` comes an absolute path", "write \"unix:/run/app.sock\""))
+    } else if socket.len() > SOCKET_PATH_BYTES {
+        let problem = format!("has a socket path of {} bytes; unix(7) allows {SOCKET_PATH_BYTES}", socket.len());
+        Err(Mistake::plain(problem))
+    } else {
+        path(socket).map(|_| text.to_owned())
+    }
+}
+
+/// The longest name of a service of gRPC that fits into one frame of the health check, far beyond any real one.
+const GRPC_SERVICE_BYTES: usize = 1_024;
+
+/// A service's name as grpc.health.v1 has it, which may be empty.
+pub(crate) fn grpc_service(text: &str) -> Checked {
+    if text.len() > GRPC_SERVICE_BYTES {
+        Err(Mistake::plain(format!("has {} bytes; {GRPC_SERVICE_BYTES} are allowed", text.len())))
+    } else if let Some(bad) = text.chars().find(|c| c.is_control()) {
+        Err(Mistake::plain(format!("contains the control character {bad:?}")))
+    } else {
+        Ok(text.to_owned())
     }
 }
 
@@ -247,6 +270,7 @@ mod tests {
             ("http://127.0.0.1", "http://127.0.0.1/"),
             ("http://localhost:80?x=1", "http://localhost:80/?x=1"),
             ("http://[::1]:8080/health", "http://[::1]:8080/health"),
+            ("https://a.example", "https://a.example/"),
             ("unix:/run/app.sock:/health", "unix:/run/app.sock:/health"),
         ] {
             assert_eq!(url(text).as_deref(), Ok(kept));
@@ -265,7 +289,8 @@ mod tests {
             "http://a b/",
             "http://a/#x",
             "http://u:p@a/",
-            "https://a/",
+            "https://",
+            "https://u:p@a/",
             "ftp://a/",
             "a/b",
             "http://[::1/",
@@ -289,6 +314,11 @@ mod tests {
         }
         for text in ["", ":1", "a", "a:", "a:65536", "a:x", "::1:5432", "[::1]", "a/b:1"] {
             assert!(address(text).is_err(), "{text}");
+            assert!(address_or_socket(text).is_err(), "{text}");
+        }
+        assert!(address_or_socket("unix:/run/app.sock").is_ok());
+        for text in ["unix:", "unix:app.sock", "unix:/a\nb", &format!("unix:/{}", "x".repeat(SOCKET_PATH_BYTES))] {
+            assert!(address_or_socket(text).is_err(), "{text}");
         }
     }
 

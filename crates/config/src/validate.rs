@@ -66,7 +66,7 @@ pub(crate) fn policy(root: &Table, defaults: &HostDefaults, base_dir: &str, repo
     }
 
     let declared: BTreeSet<&str> = tables.0.keys().map(String::as_str).collect();
-    let dependencies = dependencies::read(&fields, &declared, report);
+    let dependencies = dependencies::read(&fields, &declared, base_dir, report);
     order::check(&afters, &declared, &dependencies.declared.keys().copied().collect(), report);
     if report.is_clean() {
         let wanted = afters.values().flatten().map(|(name, _)| name.as_str()).collect();
@@ -81,7 +81,7 @@ pub(crate) fn policy(root: &Table, defaults: &HostDefaults, base_dir: &str, repo
 }
 
 /// A relative path is taken from the configuration's own directory.
-fn absolute(base_dir: &str, path: &str) -> String {
+pub(crate) fn absolute(base_dir: &str, path: &str) -> String {
     let path = path.strip_prefix("./").unwrap_or(path);
     match path {
         "." | "" => base_dir.to_owned(),
@@ -175,7 +175,7 @@ fn service(fields: &Fields<'_>, base_dir: &str, report: &mut Report<'_>) -> Opti
         cpu_weight: fields.given(&keys::CPU_WEIGHT, report),
     };
     let listen = fields.get(&keys::LISTEN, report);
-    let checks = checks::read(fields, report);
+    let checks = checks::read(fields, base_dir, report);
     if let (Some(listen), Some(checks)) = (&listen, &checks) {
         listen::warn_of_idle_checks(listen, checks, fields.place("check"), report);
     }

@@ -1,13 +1,17 @@
 //! Configurations without mistakes: what they mean, and that their hash follows the meaning only.
 
 use hale_config::{HostDefaults, Source, Validated, parse, schema};
-use hale_core::policy::{CheckKind, ListenAddress, MemoryBound, Mode, Ready, ResourceLimits, ServicePolicy, Signal};
+use hale_core::policy::{
+    CheckKind, Figure, ListenAddress, LoopLagCheck, MemoryBound, MetricCheck, Mode, Pending, ProgressCheck, Ready,
+    ResourceLimits, Series, ServicePolicy, Signal, Source as FigureSource,
+};
 use hale_core::time::Span;
 use std::path::Path;
 
 /// Every key of this version, at its default where it has one.
 const ALL_KEYS: &str = include_str!("all-keys.toml");
 const TREE_CHECKS: &str = include_str!("tree-checks.toml");
+const MEASURED_CHECKS: &str = include_str!("measured-checks.toml");
 
 fn parse_files(texts: &[&str]) -> Result<Validated, String> {
     let defaults = HostDefaults {
@@ -149,7 +153,7 @@ fn the_order_of_status_codes_means_nothing() {
 fn the_hash_sees_every_value() {
     // Each line that holds a value is changed in turn; none may leave the hash as it was.
     let mut changed = 0;
-    for text in [ALL_KEYS, TREE_CHECKS] {
+    for text in [ALL_KEYS, TREE_CHECKS, MEASURED_CHECKS] {
         let before = hash(text);
         for (number, line) in text.lines().enumerate() {
             let Some((_, other)) = line.split_once("# other: ") else { continue };
@@ -176,12 +180,57 @@ fn checks_of_processes_are_read() {
         CheckKind::Listen { address: ListenAddress::Unix("/run/bot.sock".into()) },
     ];
     assert_eq!(kinds, expected);
-    // What the runtime journal keeps is read back.
-    for kind in kinds {
-        let text = serde_json::to_string(&kind).expect("it can be written");
-        assert_eq!(serde_json::from_str::<CheckKind>(&text).expect("it was written so"), kind, "{text}");
-    }
+    read_back(&kinds);
     assert_eq!(expected_bytes(&checks[0].kind), (512 << 20) * 4 / 5);
+}
+
+/// What the runtime journal keeps is read back.
+fn read_back(kinds: &[CheckKind]) {
+    for kind in kinds {
+        let text = serde_json::to_string(kind).expect("it can be written");
+        assert_eq!(serde_json::from_str::<CheckKind>(&text).expect("it was written so"), *kind, "{text}");
+    }
+}
+
+#[test]
+fn checks_of_what_a_service_measures_are_read() {
+    let policy = bot(MEASURED_CHECKS);
+    assert!(policy.wants_notify());
+    let failures: Vec<_> = policy.checks.iter().map(|check| check.failures).collect();
+    assert_eq!(failures, [3, 1, 1, 3, 3, 3, 3], "time without progress is bounded already");
+    let kinds: Vec<CheckKind> = policy.checks.into_iter().map(|check| check.kind).collect();
+    let hears: Vec<_> = kinds.iter().map(CheckKind::hears).collect();
+    assert_eq!(hears, [false, false, true, true, false, false, false]);
+    read_back(&kinds);
+    let series = |text: &str| Series::read(text).expect("a series").0;
+    let url = || String::from("http://127.0.0.1:9100/metrics");
+    assert_eq!(
+        kinds[0],
+        CheckKind::Metric(MetricCheck {
+            url: "https://127.0.0.1:9100/".into(),
+            series: series("jobs_waiting{queue=\"mail\"}"),
+            above: Some(Figure("-1".into())),
+            below: Some(Figure("1000.5".into())),
+            increases_within: Some(Span::from_secs(300)),
+        })
+    );
+    let jobs = |url, above: &str| Pending { url, series: series("jobs_waiting"), above: Figure(above.into()) };
+    assert_eq!(
+        kinds[1],
+        CheckKind::Progress(ProgressCheck {
+            within: Span::from_secs(60),
+            source: FigureSource::Metric { url: url(), series: series("jobs_total") },
+            while_pending: Some(jobs(url(), "2")),
+        })
+    );
+    let said = jobs("unix:/run/bot.sock:/metrics".into(), "0");
+    let progress =
+        ProgressCheck { within: Span::from_secs(60), source: FigureSource::Notify, while_pending: Some(said) };
+    assert_eq!(kinds[2], CheckKind::Progress(progress));
+    assert_eq!(kinds[3], CheckKind::LoopLag(LoopLagCheck { below: Span::from_ms(500), source: FigureSource::Notify }));
+    assert_eq!(kinds[5], CheckKind::Grpc { address: "127.0.0.1:50051".into(), service: "bot.v1.Bot".into() });
+    let CheckKind::Http(http) = &kinds[6] else { panic!("{:?}", kinds[6]) };
+    assert_eq!(http.ca_file.as_deref(), Some("/etc/hale/ca.pem"), "from the configuration's own directory");
 }
 
 fn expected_bytes(kind: &CheckKind) -> u64 {
@@ -242,12 +291,12 @@ fn the_file_with_all_keys_has_all_keys() {
     let has = |key: &str| {
         let value = format!("{key} = ");
         let tables = [format!("[{key}]"), format!("[{key}."), format!(".{key}]")];
-        let all = [ALL_KEYS, TREE_CHECKS, WITH_DEPENDENCIES].concat();
+        let all = [ALL_KEYS, TREE_CHECKS, MEASURED_CHECKS, WITH_DEPENDENCIES].concat();
         let inline = |line: &str| line.contains(&format!("{{ {value}")) || line.contains(&format!(", {value}"));
         all.lines().any(|line| line.starts_with(&value) || inline(line))
             || tables.iter().any(|table| all.contains(table))
     };
-    keys(&schema(), &mut |key| assert!(has(key), "{key} is missing in all-keys.toml"));
+    keys(&schema(), &mut |key| assert!(has(key), "{key} is missing in the files with all keys"));
 }
 
 /// Calls `each` with the name of every key in `schema`.

@@ -363,8 +363,10 @@ pub enum ProbeFailure {
     Killed,
     /// The right answer, but later than `faster_than`.
     Slow,
-    /// A wrong answer, or none because it was refused.
+    /// A wrong answer, or none because it was refused; for a check with a bound: beyond it.
     Wrong,
+    /// The figure that a bound is for could not be had: refused, or not in the right form.
+    Refused,
     /// The probe could not be run: Hale or its host was short of something. It says nothing about the service.
     Unable,
 }

@@ -39,8 +39,14 @@ pub enum Cause {
     OpenFiles,
     /// None of its processes listened where it should.
     Listen,
+    /// A figure among its metrics was beyond its bound.
+    Metric,
     /// It sent no heartbeat.
     NoHeartbeat,
+    /// It got no further with its work.
+    NoProgress,
+    /// Its event loop was late.
+    LoopLag,
     /// It did not become ready in time.
     StartTimeout,
     /// It could not be started.
@@ -55,7 +61,7 @@ pub enum Cause {
 
 impl Cause {
     /// All of them, for tables.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 19] = [
         Self::Exit,
         Self::Signal,
         Self::Oom,
@@ -66,7 +72,10 @@ impl Cause {
         Self::Cpu,
         Self::OpenFiles,
         Self::Listen,
+        Self::Metric,
         Self::NoHeartbeat,
+        Self::NoProgress,
+        Self::LoopLag,
         Self::StartTimeout,
         Self::Spawn,
         Self::Unkillable,
@@ -88,7 +97,10 @@ impl Cause {
             Self::Cpu => "cpu",
             Self::OpenFiles => "open_files",
             Self::Listen => "listen",
+            Self::Metric => "metric",
             Self::NoHeartbeat => "no_heartbeat",
+            Self::NoProgress => "no_progress",
+            Self::LoopLag => "loop_lag",
             Self::StartTimeout => "start_timeout",
             Self::Spawn => "spawn",
             Self::Unkillable => "unkillable",

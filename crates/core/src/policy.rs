@@ -4,6 +4,10 @@
 //! arrives here. Serialisable, because the policy in force is kept in the runtime journal and its hash
 //! stands in every decision.
 
+mod measured;
+
+pub use measured::{Figure, LoopLagCheck, MetricCheck, Pending, ProgressCheck, Series, Source};
+
 use crate::ids::Name;
 use crate::time::Span;
 use alloc::collections::BTreeMap;
@@ -205,7 +209,7 @@ impl ServicePolicy {
     /// Whether Hale must give this service a notify socket (sd_notify(3)).
     #[must_use]
     pub fn wants_notify(&self) -> bool {
-        self.start.ready == Ready::Notify || self.heartbeat_within().is_some()
+        self.start.ready == Ready::Notify || self.checks.iter().any(|check| check.kind.hears())
     }
 
     /// The shortest promise of a `heartbeat` check, for `WATCHDOG_USEC` (sd_watchdog_enabled(3)).
@@ -431,6 +435,19 @@ pub enum CheckKind {
         /// Where.
         address: ListenAddress,
     },
+    /// A service of grpc.health.v1 that must be serving.
+    Grpc {
+        /// `host:port` or `unix:/absolute/path`.
+        address: String,
+        /// As the server knows it; empty: the server as a whole.
+        service: String,
+    },
+    /// A figure among its metrics.
+    Metric(MetricCheck),
+    /// What it has done becomes more.
+    Progress(ProgressCheck),
+    /// How late its event loop is.
+    LoopLag(LoopLagCheck),
 }
 
 /// How much memory is too much.
@@ -473,6 +490,10 @@ impl CheckKind {
             Self::Cpu { .. } => "cpu",
             Self::OpenFiles { .. } => "open_files",
             Self::Listen { .. } => "listen",
+            Self::Grpc { .. } => "grpc",
+            Self::Metric(_) => "metric",
+            Self::Progress(_) => "progress",
+            Self::LoopLag(_) => "loop_lag",
         }
     }
 
@@ -487,7 +508,31 @@ impl CheckKind {
             | Self::Memory { .. }
             | Self::Cpu { .. }
             | Self::OpenFiles { .. }
-            | Self::Listen { .. } => None,
+            | Self::Listen { .. }
+            | Self::Grpc { .. }
+            | Self::Metric(_)
+            | Self::Progress(_)
+            | Self::LoopLag(_) => None,
+        }
+    }
+
+    /// Whether it needs what the service says on its notify socket.
+    #[must_use]
+    pub fn hears(&self) -> bool {
+        match self {
+            Self::Heartbeat { .. } => true,
+            Self::Progress(ProgressCheck { source, .. }) | Self::LoopLag(LoopLagCheck { source, .. }) => {
+                *source == Source::Notify
+            }
+            Self::Http(_)
+            | Self::Tcp { .. }
+            | Self::Exec { .. }
+            | Self::Memory { .. }
+            | Self::Cpu { .. }
+            | Self::OpenFiles { .. }
+            | Self::Listen { .. }
+            | Self::Grpc { .. }
+            | Self::Metric(_) => false,
         }
     }
 
@@ -496,7 +541,14 @@ impl CheckKind {
     pub fn looks_at_tree(&self) -> bool {
         match self {
             Self::Memory { .. } | Self::Cpu { .. } | Self::OpenFiles { .. } | Self::Listen { .. } => true,
-            Self::Http(_) | Self::Tcp { .. } | Self::Exec { .. } | Self::Heartbeat { .. } => false,
+            Self::Http(_)
+            | Self::Tcp { .. }
+            | Self::Exec { .. }
+            | Self::Heartbeat { .. }
+            | Self::Grpc { .. }
+            | Self::Metric(_)
+            | Self::Progress(_)
+            | Self::LoopLag(_) => false,
         }
     }
 }
@@ -504,8 +556,12 @@ impl CheckKind {
 /// The keys of an `http` check.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HttpCheck {
-    /// `http://host[:port]/path` or `unix:/path:/request`.
+    /// `http://host[:port]/path`, the same with `https`, or `unix:/path:/request`.
     pub url: String,
+    /// The file of the only certificates that an `https` server's own may be signed by, absolute; `None`: those that the
+    /// system trusts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<String>,
     /// Request method, upper case.
     pub method: String,
     /// Request headers beside `host`, which follows from the address unless it is given here.

@@ -69,7 +69,11 @@ fn of_checks(checks: &[CheckPolicy], directory: &str) -> Vec<String> {
             | CheckKind::Memory { .. }
             | CheckKind::Cpu { .. }
             | CheckKind::OpenFiles { .. }
-            | CheckKind::Listen { .. } => {}
+            | CheckKind::Listen { .. }
+            | CheckKind::Grpc { .. }
+            | CheckKind::Metric(_)
+            | CheckKind::Progress(_)
+            | CheckKind::LoopLag(_) => {}
         }
     }
     found

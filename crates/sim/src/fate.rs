@@ -202,7 +202,12 @@ impl Fate {
                 let slow = http.faster_than.is_some() && since(self.slow_after);
                 !up || since(self.hangs_after) || since(self.wrong_after) || slow
             }
-            CheckKind::Tcp { .. } | CheckKind::Exec { .. } => !up || since(self.hangs_after) || since(self.wrong_after),
+            CheckKind::Tcp { .. }
+            | CheckKind::Exec { .. }
+            | CheckKind::Grpc { .. }
+            | CheckKind::Metric(_)
+            | CheckKind::Progress(_)
+            | CheckKind::LoopLag(_) => !up || since(self.hangs_after) || since(self.wrong_after),
             CheckKind::Heartbeat { .. } => !up || since(self.hangs_after) || since(self.silent_after),
             // What a process has it has also while it hangs.
             CheckKind::Listen { .. } => !up || since(self.wrong_after),

@@ -6,8 +6,9 @@ use crate::fault::{Fault, Rates};
 use crate::rng::{Purpose, Rng};
 use hale_core::ids::{Epoch, Name};
 use hale_core::policy::{
-    CheckKind, CheckPolicy, CrashLoop, HostPolicy, HttpCheck, ListenAddress, LogPolicy, MemoryBound, Mode, Policy,
-    Ready, ResourceLimits, RestartPolicy, ServicePolicy, Signal, StartPolicy, StopPolicy, SystemPolicy,
+    CheckKind, CheckPolicy, CrashLoop, Figure, HostPolicy, HttpCheck, ListenAddress, LogPolicy, LoopLagCheck,
+    MemoryBound, MetricCheck, Mode, Policy, ProgressCheck, Ready, ResourceLimits, RestartPolicy, Series, ServicePolicy,
+    Signal, Source, StartPolicy, StopPolicy, SystemPolicy,
 };
 use hale_core::time::Span;
 use std::collections::BTreeMap;
@@ -264,6 +265,21 @@ fn draw_service(seed: u64, index: usize, whole: usize, slow: bool, crowd: bool) 
     }
 }
 
+fn draw_measured(rng: &mut Rng) -> CheckKind {
+    let (url, name) = (String::from("http://127.0.0.1:1/metrics"), String::from("jobs"));
+    let series = Series { name, labels: BTreeMap::new() };
+    let source = Source::Metric { url: url.clone(), series: series.clone() };
+    match rng.below(4) {
+        0 => CheckKind::Grpc { address: String::from("127.0.0.1:1"), service: String::new() },
+        1 => {
+            let below = Some(Figure(String::from("9")));
+            CheckKind::Metric(MetricCheck { url, series, above: None, below, increases_within: None })
+        }
+        2 => CheckKind::Progress(ProgressCheck { within: Span::from_secs(9), source, while_pending: None }),
+        _ => CheckKind::LoopLag(LoopLagCheck { below: Span::from_ms(9), source }),
+    }
+}
+
 fn draw_check(rng: &mut Rng, number: u64, slow: bool) -> CheckPolicy {
     let pace = if slow { 100 } else { 1 };
     let timeout = Span::from_ms(rng.scaled(20, 1_500) * if slow { 10 } else { 1 });
@@ -275,9 +291,11 @@ fn draw_check(rng: &mut Rng, number: u64, slow: bool) -> CheckPolicy {
         7 => CheckKind::Cpu { below_percent: 90, window: Span::from_secs(60) },
         8 => CheckKind::OpenFiles { below: 900 },
         9 => CheckKind::Listen { address: ListenAddress::Unix(String::from("/run/service")) },
+        13 => draw_measured(rng),
         10..=12 => CheckKind::Heartbeat { within: Span::from_ms(rng.scaled(200, 3_000) * if slow { 20 } else { 1 }) },
         _ => CheckKind::Http(HttpCheck {
             url: String::from("http://127.0.0.1:1/health"),
+            ca_file: None,
             method: String::from("GET"),
             headers: BTreeMap::new(),
             status: vec![200],

@@ -185,14 +185,20 @@ pub fn cause(kind: &CheckKind, failure: ProbeFailure) -> Option<Cause> {
         ProbeFailure::Timeout | ProbeFailure::Killed => Some(Cause::Hang),
         ProbeFailure::Slow => Some(Cause::Slow),
         ProbeFailure::Wrong => Some(match kind {
-            CheckKind::Http(_) | CheckKind::Tcp { .. } | CheckKind::Exec { .. } | CheckKind::Heartbeat { .. } => {
-                Cause::Check
-            }
+            CheckKind::Http(_)
+            | CheckKind::Tcp { .. }
+            | CheckKind::Exec { .. }
+            | CheckKind::Heartbeat { .. }
+            | CheckKind::Grpc { .. } => Cause::Check,
             CheckKind::Memory { .. } => Cause::Memory,
             CheckKind::Cpu { .. } => Cause::Cpu,
             CheckKind::OpenFiles { .. } => Cause::OpenFiles,
             CheckKind::Listen { .. } => Cause::Listen,
+            CheckKind::Metric(_) => Cause::Metric,
+            CheckKind::Progress(_) => Cause::NoProgress,
+            CheckKind::LoopLag(_) => Cause::LoopLag,
         }),
+        ProbeFailure::Refused => Some(Cause::Check),
         ProbeFailure::Unable => None,
     }
 }

@@ -129,7 +129,10 @@ impl Brain<'_> {
             | Cause::Hang
             | Cause::Slow
             | Cause::Check
+            | Cause::Metric
             | Cause::NoHeartbeat
+            | Cause::NoProgress
+            | Cause::LoopLag
             | Cause::Listen
             | Cause::StartTimeout
             | Cause::Dependency => Cause::Dependency,

@@ -1,5 +1,6 @@
 //! The notify socket of one service: what it says by sd_notify(3), from itself and from nobody else.
 
+use crate::monitor::probe::Figure;
 use crate::monitor::text::one_line;
 use crate::sys::datagram::{self, Datagram};
 use hale_core::descriptor::FdName;
@@ -98,6 +99,8 @@ pub struct Received {
 pub enum Said {
     /// Something that stands on its own.
     Notice(Notice),
+    /// What it says of itself, for checks of kind `progress` and `loop_lag`.
+    Figure(Figure),
     /// `FDSTORE=1`: it leaves these for its next process.
     Left {
         /// `FDNAME`, for each of them.
@@ -277,7 +280,7 @@ fn is_at_or_below(path: &str, top: &str) -> bool {
 /// descriptors, as in systemd.
 ///
 /// Accepted and ignored in this version: `STOPPING`, `RELOADING`, `MONOTONIC_USEC`, `ERRNO`, `BUSERROR`, `EXIT_STATUS`,
-/// `MAINPID`, `MAINPIDFDID`, `NOTIFYACCESS`, `BARRIER` (see [`Received::unwanted`]), everything that starts with `X_`, and
+/// `MAINPID`, `MAINPIDFDID`, `NOTIFYACCESS`, `BARRIER` (see [`Received::unwanted`]), everything else that starts with `X_`, and
 /// every word that is not known.
 fn parse(datagram: &[u8], fds: Vec<OwnedFd>, fds_missing: bool, received: &mut Received) {
     let (mut store, mut remove, mut watched, mut fd_name) = (false, false, true, None);
@@ -298,6 +301,12 @@ fn parse(datagram: &[u8], fds: Vec<OwnedFd>, fds_missing: bool, received: &mut R
             _ => None,
         };
         received.said.extend(notice.map(Said::Notice));
+        let figure = match name {
+            "X_HALE_PROGRESS" => value.parse().ok().map(Figure::Progress),
+            "X_HALE_LOOP_LAG_USEC" => span().map(Figure::LoopLag),
+            _ => None,
+        };
+        received.said.extend(figure.map(Said::Figure));
         match (name, value) {
             ("FDSTORE", "1") => store = true,
             ("FDSTOREREMOVE", "1") => remove = true,
@@ -407,7 +416,7 @@ mod tests {
         parse(text.as_bytes(), vec![io::pipe().unwrap().0.into()], false, &mut received);
         let left = |said: &Said| match said {
             Said::Left { name, watched, fds } => Some((name.to_string(), *watched)).filter(|_| fds.len() == 1),
-            Said::Notice(_) => None,
+            Said::Notice(_) | Said::Figure(_) => None,
         };
         let kept = received.said.iter().find_map(left);
         assert_eq!(received.unwanted.len(), usize::from(kept.is_none()), "it is one or the other");

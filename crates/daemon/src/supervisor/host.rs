@@ -26,7 +26,7 @@ use crate::keeper::protocol::KeeperEvent;
 use crate::knowledge::ledger_store::LedgerStore;
 use crate::monitor::kernel_log::KernelLog;
 use crate::monitor::pressure::StallTrigger;
-use crate::monitor::probe::{ProbeOrder, Prober};
+use crate::monitor::probe::{ProbeOrder, Probed, Prober};
 use crate::protocol::{GuardianEvent, HostSignal, MAX_SERVICES, Slot};
 use crate::supervisor::client::GuardianClient;
 use crate::sys::wait::Exit;
@@ -555,7 +555,8 @@ impl Host for DaemonHost {
                 past::order(&order, &mut self.parts.guardian, &self.parts.console);
             }
             (Fence::Host, Order::ProbeDependency { dependency, probe, check, policy }) => {
-                self.parts.prober.probe(ProbeOrder::of_dependency(dependency, probe, check, &policy));
+                let of = Probed::Dependency(policy);
+                self.parts.prober.probe(ProbeOrder { service: dependency, epoch: Epoch(0), probe, check, of });
             }
             (Fence::Host, Order::EndDone) => {
                 self.ended = Some(Ended::InOrder);
@@ -591,6 +592,7 @@ impl DaemonHost {
         match order {
             Order::Spawn { policy, stored } => {
                 hosted.begin(epoch, stored);
+                self.parts.prober.begin(service, epoch);
                 self.spawn(service, epoch, &policy);
             }
             Order::Signal { signal } => {
@@ -602,8 +604,8 @@ impl DaemonHost {
                 self.watch_tree(service, epoch, Until::Killed);
             }
             Order::Probe { probe, check, policy } => {
-                let tree = hosted.tree().cloned();
-                self.parts.prober.probe(ProbeOrder { service: service.clone(), epoch, probe, check, policy, tree });
+                let of = Probed::Service { policy, tree: hosted.tree().cloned() };
+                self.parts.prober.probe(ProbeOrder { service: service.clone(), epoch, probe, check, of });
             }
             Order::Collect { incident, lines } => {
                 self.unflushed.push((service.clone(), Job { epoch, incident, lines }));

@@ -15,6 +15,7 @@ use crate::keeper::client::KeeperClient;
 use crate::keeper::protocol::LogTarget;
 use crate::monitor::memory::MemoryWatch;
 use crate::monitor::notify::{Membership, NotifySocket, Said};
+use crate::monitor::probe::Figure;
 use crate::protocol::{self, Slot, SpawnOrder, StoreKey};
 use crate::supervisor::client::GuardianClient;
 use crate::sys::child::Step;
@@ -558,32 +559,44 @@ impl Hosted {
             | Notice::Status(_) => false,
         };
         let turns = std::iter::repeat_with(|| self.hear(kinds)).take(LAST_TURNS);
-        turns.take_while(|(_, any)| *any).flat_map(|(notices, _)| notices).filter(about_left).collect()
+        turns.take_while(|heard| heard.any).flat_map(|heard| heard.notices).filter(about_left).collect()
     }
 
-    /// What the service says on its notify socket, in one turn, and whether there was anything.
-    pub(super) fn hear(&mut self, kinds: &Kinds) -> (Vec<Notice>, bool) {
-        let Some(ready) = &mut self.ready else { return (Vec::new(), false) };
-        let Some(Notify { socket, member, .. }) = &mut ready.notify else { return (Vec::new(), false) };
+    /// What the service says on its notify socket, in one turn.
+    pub(super) fn hear(&mut self, kinds: &Kinds) -> Heard {
+        let Some(ready) = &mut self.ready else { return Heard::default() };
+        let Some(Notify { socket, member, .. }) = &mut ready.notify else { return Heard::default() };
         let received = socket.receive(&|sender| member.has(sender));
         let any = received.rejected > 0 || !(received.said.is_empty() && received.unwanted.is_empty());
         let mut notices = Vec::with_capacity(received.said.len());
+        let mut figures = Vec::new();
         for said in received.said {
             match said {
                 Said::Notice(notice) => notices.push(notice),
+                Said::Figure(figure) => figures.push(figure),
                 Said::Left { name, watched, fds } => {
                     notices.extend(fds.into_iter().filter_map(|fd| self.left.offer(fd, &name, watched, kinds)));
                 }
             }
         }
         self.left.refuse(received.unwanted);
-        (notices, any)
+        Heard { notices, figures, any }
     }
 
     /// Has the last lines of output read, on another thread.
     pub(super) fn collect(&self, job: Job, collector: &Collector) {
         collector.collect(self.name.clone(), PathBuf::from(lossy(&self.log.directory)), job);
     }
+}
+
+/// What a service said in one turn.
+#[derive(Debug, Default)]
+pub(super) struct Heard {
+    pub(super) notices: Vec<Notice>,
+    /// What it said of itself, for its checks.
+    pub(super) figures: Vec<Figure>,
+    /// Whether there was anything, be it only from strangers.
+    pub(super) any: bool,
 }
 
 /// A tree that nothing was ever killed in, and that has no limits.

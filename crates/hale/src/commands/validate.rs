@@ -8,7 +8,10 @@ use crate::missing::missing;
 use crate::terminal::escape;
 use hale_core::ids::Name;
 use hale_core::memory::Size;
-use hale_core::policy::{CheckKind, CheckPolicy, DependencyPolicy, MemoryBound, Mode, Ready, ServicePolicy};
+use hale_core::policy::{
+    CheckKind, CheckPolicy, DependencyPolicy, LoopLagCheck, MemoryBound, MetricCheck, Mode, Pending, ProgressCheck,
+    Ready, ServicePolicy, Source,
+};
 use hale_daemon::api::view::ms;
 use hale_daemon::monitor::config_file::{self, LoadError, Loaded};
 use serde_json::{Value, json};
@@ -119,6 +122,14 @@ fn lines(service: &ServicePolicy) -> Vec<String> {
     lines
 }
 
+/// Where a figure of the service comes from; `said` is what it says on its notify socket.
+fn told_by(source: &Source, said: &str) -> String {
+    match source {
+        Source::Notify => said.to_owned(),
+        Source::Metric { url, series } => format!("{series} at {url}"),
+    }
+}
+
 fn check_line(check: &CheckPolicy) -> String {
     told(check, "acts on failure")
 }
@@ -145,6 +156,23 @@ fn told(check: &CheckPolicy, consequence: &str) -> String {
         }
         CheckKind::OpenFiles { below } => format!("below {below} open files in each of its processes"),
         CheckKind::Listen { address } => format!("one of its processes listens at {address}"),
+        CheckKind::Grpc { address, service } if service.is_empty() => format!("gRPC health of {address}"),
+        CheckKind::Grpc { address, service } => format!("gRPC health of {service} at {address}"),
+        CheckKind::Metric(MetricCheck { url, series, above, below, increases_within }) => {
+            let above = above.as_ref().map(|bound| format!("above {bound}"));
+            let below = below.as_ref().map(|bound| format!("below {bound}"));
+            let increases = increases_within.map(|within| format!("increasing within {within}"));
+            let bounds: Vec<_> = [above, below, increases].into_iter().flatten().collect();
+            format!("{series} at {url} {}", bounds.join(" and "))
+        }
+        CheckKind::Progress(ProgressCheck { within, source, while_pending }) => {
+            let pending =
+                while_pending.as_ref().map(|Pending { series, above, .. }| format!(" while {series} is above {above}"));
+            format!("progress within {within} by {}{}", told_by(source, "X_HALE_PROGRESS"), pending.unwrap_or_default())
+        }
+        CheckKind::LoopLag(LoopLagCheck { below, source }) => {
+            format!("event loop less than {below} late by {}", told_by(source, "X_HALE_LOOP_LAG_USEC"))
+        }
     };
     format!("check {name}: {what}, every {every}, answer within {timeout}, {consequence} {failures}")
 }

@@ -114,13 +114,24 @@ fn answer(
         CheckKind::Memory { .. } | CheckKind::Cpu { .. } | CheckKind::OpenFiles { .. } => {
             return (quick, since(fate.wrong_after).then_some(ProbeFailure::Wrong));
         }
-        CheckKind::Http(_) | CheckKind::Tcp { .. } | CheckKind::Exec { .. } | CheckKind::Heartbeat { .. } => {}
+        CheckKind::Http(_)
+        | CheckKind::Tcp { .. }
+        | CheckKind::Exec { .. }
+        | CheckKind::Heartbeat { .. }
+        | CheckKind::Grpc { .. }
+        | CheckKind::Metric(_)
+        | CheckKind::Progress(_)
+        | CheckKind::LoopLag(_) => {}
     }
     if since(fate.hangs_after) {
         let killed = matches!(kind, CheckKind::Exec { .. });
         return (timeout_us, Some(if killed { ProbeFailure::Killed } else { ProbeFailure::Timeout }));
     }
-    if !since(fate.up_after) || since(fate.wrong_after) {
+    if !since(fate.up_after) {
+        let is_scraped = matches!(kind, CheckKind::Metric(_) | CheckKind::Progress(_) | CheckKind::LoopLag(_));
+        return (quick, Some(if is_scraped { ProbeFailure::Refused } else { ProbeFailure::Wrong }));
+    }
+    if since(fate.wrong_after) {
         return (quick, Some(ProbeFailure::Wrong));
     }
     match kind {
@@ -137,6 +148,10 @@ fn answer(
         | CheckKind::Memory { .. }
         | CheckKind::Cpu { .. }
         | CheckKind::OpenFiles { .. }
-        | CheckKind::Listen { .. } => (quick, None),
+        | CheckKind::Listen { .. }
+        | CheckKind::Grpc { .. }
+        | CheckKind::Metric(_)
+        | CheckKind::Progress(_)
+        | CheckKind::LoopLag(_) => (quick, None),
     }
 }

@@ -102,7 +102,7 @@ pub(super) async fn connect_unix(path: &str, deadline: Deadline) -> Result<UnixS
 }
 
 /// Splits `host:port`; the host of an IPv6 address keeps its brackets.
-fn split(authority: &str, default_port: Option<u16>) -> Option<(&str, u16)> {
+pub(super) fn split(authority: &str, default_port: Option<u16>) -> Option<(&str, u16)> {
     let in_host = authority.rfind(']').unwrap_or(0);
     match authority[in_host..].rfind(':') {
         Some(colon) => {

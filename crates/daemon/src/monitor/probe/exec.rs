@@ -83,10 +83,10 @@ impl Launcher {
         let slot =
             deadline.bound_own("a slot to look for its files, all hang", self.preparations.clone().acquire_owned());
         let slot = slot.await?.map_err(Verdict::unable)?;
-        let (policy, command) = (order.policy.clone(), command.to_vec());
+        let (probed, command) = (order.of.clone(), command.to_vec());
         let user = user.map(str::to_owned);
         let work = tokio::task::spawn_blocking(move || {
-            let prepared = prepare::prepare(&policy, &command, user.as_deref(), &tag);
+            let prepared = prepare::prepare(&probed, &command, user.as_deref(), &tag);
             drop(slot);
             prepared
         });

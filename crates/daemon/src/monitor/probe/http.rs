@@ -1,7 +1,7 @@
 //! The `http` check: one request on a new connection, and what its answer must be.
 
-use super::connect::{Resolver, connect_unix, words};
-use super::{Deadline, Verdict};
+use super::connect::{connect_unix, words};
+use super::{Deadline, Network, Verdict};
 use hale_core::policy::HttpCheck;
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Bytes;
@@ -16,7 +16,6 @@ use std::error::Error;
 use std::fmt::Write;
 use std::io;
 use std::pin::{Pin, pin};
-use std::task::Poll;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 /// How much of a body is read: a health page has a few kilobytes; what stands after this is no part of it.
@@ -28,66 +27,13 @@ const HEAD_BYTES_MAX: usize = 64 << 10;
 /// The port of `http://host/` (RFC 9110, section 4.2.1).
 const DEFAULT_PORT: u16 = 80;
 
+/// The port of `https://host/` (RFC 9110, section 4.2.2).
+const DEFAULT_TLS_PORT: u16 = 443;
+
 /// Sends the check's request and compares the answer. Redirects are answers like others and not followed.
-pub(super) async fn probe(check: &HttpCheck, resolver: &Resolver, deadline: Deadline) -> Result<Verdict, Verdict> {
-    match Target::of(&check.url) {
-        Some(Target::Tcp { authority, path }) => {
-            let stream = resolver.connect(authority, Some(DEFAULT_PORT), deadline).await?;
-            let _best_effort = stream.set_nodelay(true);
-            exchange(stream, request(check, authority, path)?, check, deadline).await
-        }
-        Some(Target::Unix { socket, path }) => {
-            let stream = connect_unix(socket, deadline).await?;
-            exchange(stream, request(check, "localhost", path)?, check, deadline).await
-        }
-        None => Err(Verdict::wrong(format_args!("{:?} is not a URL that Hale knows", check.url))),
-    }
-}
-
-/// Where a request goes.
-enum Target<'a> {
-    Tcp { authority: &'a str, path: &'a str },
-    Unix { socket: &'a str, path: &'a str },
-}
-
-impl<'a> Target<'a> {
-    fn of(url: &'a str) -> Option<Self> {
-        if let Some(rest) = url.strip_prefix("http://") {
-            let (authority, path) = rest.split_at(rest.find('/')?);
-            Some(Self::Tcp { authority, path })
-        } else {
-            let (socket, path) = url.strip_prefix("unix:")?.split_once(':')?;
-            Some(Self::Unix { socket, path })
-        }
-    }
-}
-
-fn request(check: &HttpCheck, host: &str, path: &str) -> Result<Request<Empty<Bytes>>, Verdict> {
-    let mut builder = Request::builder().method(check.method.as_str()).uri(path).header(CONNECTION, "close");
-    for (name, value) in &check.headers {
-        builder = builder.header(name, value);
-    }
-    let defaults = [(HOST, host), (USER_AGENT, concat!("hale/", env!("CARGO_PKG_VERSION"))), (ACCEPT, "*/*")];
-    for (name, value) in defaults {
-        if !check.headers.keys().any(|given| given.eq_ignore_ascii_case(name.as_str())) {
-            builder = builder.header(name, value);
-        }
-    }
-    builder.body(Empty::new()).map_err(|error| Verdict::wrong(format_args!("the request cannot be made: {error}")))
-}
-
-async fn exchange(
-    stream: impl AsyncRead + AsyncWrite + Unpin + Send,
-    request: Request<Empty<Bytes>>,
-    check: &HttpCheck,
-    deadline: Deadline,
-) -> Result<Verdict, Verdict> {
-    let mut http = http1::Builder::new();
-    http.max_header_size(HEAD_BYTES_MAX).max_buf_size(2 * HEAD_BYTES_MAX);
-    let (mut sender, connection) = http.handshake(TokioIo::new(stream)).await.map_err(|error| broken(&error))?;
-    let mut connection = Driven(Some(Box::pin(connection)));
-    let answer = deadline.bound("status and headers", connection.during(sender.send_request(request))).await?;
-    let answer = answer.map_err(|error| broken(&error))?;
+pub(super) async fn probe(check: &HttpCheck, network: &Network, deadline: Deadline) -> Result<Verdict, Verdict> {
+    let sent = send(&check.method, &check.url, &check.headers, check.ca_file.as_deref(), network, deadline);
+    let Sent { answer, mut connection } = sent.await?;
     let status = answer.status();
     if !check.status.contains(&status.as_u16()) {
         let expected = alternatives(&check.status);
@@ -95,7 +41,7 @@ async fn exchange(
     }
     if check.body_contains.is_some() || !check.json.is_empty() {
         let wanted = if check.json.is_empty() { check.body_contains.as_deref() } else { None };
-        let body = deadline.bound("the body", connection.during(read_body(answer, wanted))).await??;
+        let body = deadline.bound("the body", connection.during(whole_body(answer, wanted))).await??;
         compare_text(&body, check.body_contains.as_deref(), status)?;
         compare_json(&body, &check.json, status)?;
     }
@@ -109,46 +55,145 @@ async fn exchange(
     }
 }
 
-/// A connection, which makes progress only while it is polled.
-struct Driven<C>(Option<Pin<Box<C>>>);
+/// An answer whose body is still to come, and the connection that it comes by.
+pub(super) struct Sent {
+    pub(super) answer: Response<Incoming>,
+    pub(super) connection: Driven,
+}
 
-impl<C: Future> Driven<C> {
+/// Sends a request on a new connection, and waits for the head of its answer.
+pub(super) async fn send(
+    method: &str,
+    url: &str,
+    headers: &BTreeMap<String, String>,
+    ca_file: Option<&str>,
+    network: &Network,
+    deadline: Deadline,
+) -> Result<Sent, Verdict> {
+    let request = |host, path| request(method, headers, host, path);
+    match Target::of(url) {
+        Some(Target::Tcp { authority, path }) => {
+            let stream = network.resolver.connect(authority, Some(DEFAULT_PORT), deadline).await?;
+            let _best_effort = stream.set_nodelay(true);
+            exchange(stream, request(authority, path)?, deadline).await
+        }
+        Some(Target::Tls { authority, path }) => {
+            let stream = network.tls.connect(authority, DEFAULT_TLS_PORT, ca_file, &network.resolver, deadline).await?;
+            exchange(stream, request(authority, path)?, deadline).await
+        }
+        Some(Target::Unix { socket, path }) => {
+            let stream = connect_unix(socket, deadline).await?;
+            exchange(stream, request("localhost", path)?, deadline).await
+        }
+        None => Err(Verdict::wrong(format_args!("{url:?} is not a URL that Hale knows"))),
+    }
+}
+
+/// Where a request goes.
+enum Target<'a> {
+    Tcp { authority: &'a str, path: &'a str },
+    Tls { authority: &'a str, path: &'a str },
+    Unix { socket: &'a str, path: &'a str },
+}
+
+impl<'a> Target<'a> {
+    fn of(url: &'a str) -> Option<Self> {
+        if let Some(rest) = url.strip_prefix("http://") {
+            let (authority, path) = rest.split_at(rest.find('/')?);
+            Some(Self::Tcp { authority, path })
+        } else if let Some(rest) = url.strip_prefix("https://") {
+            let (authority, path) = rest.split_at(rest.find('/')?);
+            Some(Self::Tls { authority, path })
+        } else {
+            let (socket, path) = url.strip_prefix("unix:")?.split_once(':')?;
+            Some(Self::Unix { socket, path })
+        }
+    }
+}
+
+fn request(
+    method: &str,
+    headers: &BTreeMap<String, String>,
+    host: &str,
+    path: &str,
+) -> Result<Request<Empty<Bytes>>, Verdict> {
+    let mut builder = Request::builder().method(method).uri(path).header(CONNECTION, "close");
+    for (name, value) in headers {
+        builder = builder.header(name, value);
+    }
+    let defaults = [(HOST, host), (USER_AGENT, concat!("hale/", env!("CARGO_PKG_VERSION"))), (ACCEPT, "*/*")];
+    for (name, value) in defaults {
+        if !headers.keys().any(|given| given.eq_ignore_ascii_case(name.as_str())) {
+            builder = builder.header(name, value);
+        }
+    }
+    builder.body(Empty::new()).map_err(|error| Verdict::wrong(format_args!("the request cannot be made: {error}")))
+}
+
+async fn exchange(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    request: Request<Empty<Bytes>>,
+    deadline: Deadline,
+) -> Result<Sent, Verdict> {
+    let mut http = http1::Builder::new();
+    http.max_header_size(HEAD_BYTES_MAX).max_buf_size(2 * HEAD_BYTES_MAX);
+    let (mut sender, connection) = http.handshake(TokioIo::new(stream)).await.map_err(|error| broken(&error))?;
+    let mut connection = Driven::new(connection);
+    let answer = deadline.bound("status and headers", connection.during(sender.send_request(request))).await?;
+    Ok(Sent { answer: answer.map_err(|error| broken(&error))?, connection })
+}
+
+/// A connection, which makes progress only while it is polled.
+pub(super) struct Driven(Option<Pin<Box<dyn Future<Output = ()> + Send>>>);
+
+impl Driven {
+    pub(super) fn new<T>(connection: impl Future<Output = T> + Send + 'static) -> Self {
+        // Why it ended, those who wait for something of it are told as well.
+        Self(Some(Box::pin(async { drop(connection.await) })))
+    }
+
     /// Polls the connection until `work`, which waits for it, is done.
-    async fn during<T>(&mut self, work: impl Future<Output = T>) -> T {
+    pub(super) async fn during<T>(&mut self, work: impl Future<Output = T>) -> T {
         let mut work = pin!(work);
         std::future::poll_fn(|context| {
             if let Some(connection) = &mut self.0
                 && connection.as_mut().poll(context).is_ready()
             {
-                // Why it ended, `work` is told as well.
                 self.0 = None;
             }
-            match work.as_mut().poll(context) {
-                Poll::Ready(result) => Poll::Ready(result),
-                Poll::Pending => Poll::Pending,
-            }
+            work.as_mut().poll(context)
         })
         .await
     }
 }
 
-/// Reads the body to its end, or until it contains `wanted`.
-async fn read_body(answer: Response<Incoming>, wanted: Option<&str>) -> Result<Vec<u8>, Verdict> {
+/// Gives the body to `take` piece by piece, to its end or until that wants no more.
+pub(super) async fn read_body(
+    answer: Response<Incoming>,
+    mut take: impl FnMut(&[u8]) -> Result<bool, Verdict>,
+) -> Result<(), Verdict> {
     let mut frames = answer.into_body();
-    let mut body = Vec::new();
     while let Some(frame) = frames.frame().await {
         let Ok(data) = frame.map_err(|error| broken(&error))?.into_data() else { continue };
+        if !take(&data)? {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Reads the body to its end, or until it contains `wanted`.
+async fn whole_body(answer: Response<Incoming>, wanted: Option<&str>) -> Result<Vec<u8>, Verdict> {
+    let mut body = Vec::new();
+    let take = |data: &[u8]| {
         if body.len() + data.len() > BODY_BYTES_MAX {
             return Err(Verdict::wrong(format_args!("the body is longer than {BODY_BYTES_MAX} bytes")));
         }
         let seen = body.len();
-        body.extend_from_slice(&data);
-        if let Some(wanted) = wanted
-            && contains(&body[seen.saturating_sub(wanted.len())..], wanted)
-        {
-            break;
-        }
-    }
+        body.extend_from_slice(data);
+        Ok(!wanted.is_some_and(|wanted| contains(&body[seen.saturating_sub(wanted.len())..], wanted)))
+    };
+    read_body(answer, take).await?;
     Ok(body)
 }
 
@@ -205,7 +250,7 @@ fn same(left: &Json, right: &Json) -> bool {
 }
 
 /// `503 Service Unavailable`.
-fn status_words(status: StatusCode) -> String {
+pub(super) fn status_words(status: StatusCode) -> String {
     match status.canonical_reason() {
         Some(reason) => format!("{} {reason}", status.as_str()),
         None => status.as_str().to_owned(),

@@ -2,23 +2,32 @@
 
 mod connect;
 mod exec;
+mod exposition;
+mod figures;
+mod grpc;
 mod http;
-mod outside;
+mod measured;
 mod prepare;
 mod process;
+mod scrape;
 #[cfg(test)]
 mod starved;
 mod tcp;
 #[cfg(test)]
 mod testing;
+mod tls;
 mod tree;
 
+pub use self::figures::Figure;
+
 use self::connect::Resolver;
+use self::measured::Meter;
+use self::tls::Tls;
 use crate::execute::tree::{Tree, Trees};
 use crate::monitor::text::one_line;
 use hale_core::event::{Event, ProbeFailure, ProbeOutcome};
 use hale_core::ids::{Epoch, Name, ProbeId};
-use hale_core::policy::{CheckKind, ServicePolicy};
+use hale_core::policy::{CheckKind, CheckPolicy, DependencyPolicy, ServicePolicy};
 use hale_core::time::Span;
 use rustix::io::Errno;
 use std::collections::BTreeMap;
@@ -45,12 +54,33 @@ pub struct ProbeOrder {
     pub epoch: Epoch,
     /// Which run, for the answer.
     pub probe: ProbeId,
-    /// Which of the policy's checks.
+    /// Which of the checks of what is probed.
     pub check: usize,
-    /// Where the check stands.
-    pub policy: Arc<ServicePolicy>,
-    /// The service's processes, for checks that look at them.
-    pub tree: Option<Tree>,
+    /// What is probed.
+    pub of: Probed,
+}
+
+/// What is probed, with its checks.
+#[derive(Debug, Clone)]
+pub enum Probed {
+    /// A service.
+    Service {
+        /// Its policy.
+        policy: Arc<ServicePolicy>,
+        /// Its processes, for checks that look at them.
+        tree: Option<Tree>,
+    },
+    /// Something that Hale does not run.
+    Dependency(Arc<DependencyPolicy>),
+}
+
+impl ProbeOrder {
+    fn policy(&self) -> Option<&CheckPolicy> {
+        match &self.of {
+            Probed::Service { policy, .. } => policy.checks.get(self.check),
+            Probed::Dependency(policy) => policy.checks.get(self.check),
+        }
+    }
 }
 
 /// Runs probes on a tokio runtime of one thread: as many at once as are ordered, since a waiting probe is a timer
@@ -65,9 +95,17 @@ pub struct Prober {
 /// What all probes use.
 struct Shared {
     report: Report,
-    resolver: Resolver,
+    network: Network,
     exec: exec::Launcher,
     looker: tree::Looker,
+    meter: Meter,
+}
+
+/// What probes over the network use.
+#[derive(Default)]
+struct Network {
+    resolver: Resolver,
+    tls: Tls,
 }
 
 impl Prober {
@@ -77,9 +115,10 @@ impl Prober {
     pub fn new(handle: Handle, report: Report, trees: Arc<Trees>) -> Self {
         let shared = Shared {
             report,
-            resolver: Resolver::default(),
+            network: Network::default(),
             exec: exec::Launcher::new(trees),
             looker: tree::Looker::new(),
+            meter: Meter::default(),
         };
         Self { handle, shared: Arc::new(shared), newest: Mutex::default() }
     }
@@ -89,7 +128,7 @@ impl Prober {
     /// for a process that is gone: it is dropped, and with it all that it started.
     pub fn probe(&self, order: ProbeOrder) {
         let shared = self.shared.clone();
-        let deadline = Deadline::start(order.policy.checks.get(order.check).map_or(Span::ZERO, |check| check.timeout));
+        let deadline = Deadline::start(order.policy().map_or(Span::ZERO, |check| check.timeout));
         let check = (order.service.clone(), order.check);
         let task = self.handle.spawn(async move {
             let verdict = shared.judge(&order, deadline).await;
@@ -103,16 +142,26 @@ impl Prober {
             before.abort();
         }
     }
+
+    /// Takes note that a new process of a service is about to be made: what it says of itself is all that counts for it.
+    pub fn begin(&self, service: &Name, epoch: Epoch) {
+        self.shared.meter.figures.begin(service, epoch);
+    }
+
+    /// Takes a figure that a process has said of itself, just now.
+    pub fn said(&self, service: &Name, epoch: Epoch, figure: Figure) {
+        self.shared.meter.figures.said(service, epoch, figure);
+    }
 }
 
 impl Shared {
     async fn judge(&self, order: &ProbeOrder, deadline: Deadline) -> Verdict {
-        let Some(check) = order.policy.checks.get(order.check) else {
-            return Verdict::wrong(format_args!("the service has no check {}", order.check));
+        let Some(check) = order.policy() else {
+            return Verdict::wrong(format_args!("there is no check {}", order.check));
         };
         let result = match &check.kind {
-            CheckKind::Http(http) => http::probe(http, &self.resolver, deadline).await,
-            CheckKind::Tcp { address } => tcp::probe(address, &self.resolver, deadline).await,
+            CheckKind::Http(http) => http::probe(http, &self.network, deadline).await,
+            CheckKind::Tcp { address } => tcp::probe(address, &self.network.resolver, deadline).await,
             CheckKind::Exec { command, user } => {
                 self.exec.probe(order, &check.name, command, user.as_deref(), deadline).await
             }
@@ -120,6 +169,12 @@ impl Shared {
             | CheckKind::Cpu { .. }
             | CheckKind::OpenFiles { .. }
             | CheckKind::Listen { .. } => self.looker.probe(order, &check.kind, deadline).await,
+            CheckKind::Grpc { address, service } => grpc::probe(address, service, &self.network, deadline).await,
+            CheckKind::Metric(metric) => self.meter.metric(order, (check, metric), &self.network, deadline).await,
+            CheckKind::Progress(progress) => {
+                self.meter.progress(order, (check, progress), &self.network, deadline).await
+            }
+            CheckKind::LoopLag(lag) => self.meter.loop_lag(order, (check, lag), &self.network, deadline).await,
             CheckKind::Heartbeat { .. } => Err(Verdict::wrong("a heartbeat comes by itself and is not probed")),
         };
         result.unwrap_or_else(|verdict| verdict)
@@ -156,6 +211,10 @@ impl Verdict {
 
     fn unable(detail: impl Display) -> Self {
         Self { failure: Some(ProbeFailure::Unable), ..Self::pass(detail) }
+    }
+
+    fn is_unable(&self) -> bool {
+        self.failure == Some(ProbeFailure::Unable)
     }
 
     /// What an error on the way means: a wrong answer, unless it says nothing about the service.

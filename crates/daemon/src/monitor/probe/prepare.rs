@@ -1,10 +1,10 @@
 //! From an exec check to what its process needs: everything that is read from files before it is made.
 
-use super::Verdict;
+use super::{Probed, Verdict};
 use crate::execute::environment::{self, EnvironmentError, Given};
 use crate::execute::program;
 use crate::execute::user::{self, Identity};
-use hale_core::policy::ServicePolicy;
+use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::iter;
 
@@ -18,24 +18,47 @@ pub(super) struct Prepared {
     pub(super) open_files_limit: Option<u64>,
 }
 
+/// What a probe's process shares with the service; a dependency has nothing of it.
+struct Surroundings<'a> {
+    user: Option<&'a str>,
+    directory: &'a str,
+    environment: &'a BTreeMap<String, String>,
+    environment_files: &'a [String],
+    open_files_limit: Option<u64>,
+}
+
+impl<'a> Surroundings<'a> {
+    fn of(probed: &'a Probed) -> Self {
+        static NONE: BTreeMap<String, String> = BTreeMap::new();
+        match probed {
+            Probed::Service { policy, .. } => Self {
+                user: policy.user.as_deref(),
+                directory: &policy.directory,
+                environment: &policy.environment,
+                environment_files: &policy.environment_files,
+                open_files_limit: policy.open_files_limit,
+            },
+            Probed::Dependency(_) => {
+                Self { user: None, directory: "/", environment: &NONE, environment_files: &[], open_files_limit: None }
+            }
+        }
+    }
+}
+
 /// Prepares one run of `command`, as `user` or as the service's user, in the service's directory and with its
 /// variables; `tag` stands for the service's own (`HALE_SERVICE=…`).
 /// May block on files. A user that is not known says nothing about the service.
-pub(super) fn prepare(
-    policy: &ServicePolicy,
-    command: &[String],
-    user: Option<&str>,
-    tag: &str,
-) -> Result<Prepared, Verdict> {
+pub(super) fn prepare(probed: &Probed, command: &[String], user: Option<&str>, tag: &str) -> Result<Prepared, Verdict> {
+    let around = Surroundings::of(probed);
     let find = |name| user::lookup(name).map_err(|error| Verdict::unable(format_args!("user {name}: {error}")));
-    let identity = user.or(policy.user.as_deref()).map(find).transpose()?;
+    let identity = user.or(around.user).map(find).transpose()?;
     let wrong = |detail: String| Verdict::wrong(detail);
     let word = command.first().ok_or_else(|| Verdict::wrong("the check has no command"))?;
     let program =
-        program::resolve(word, &policy.directory).map_err(|error| wrong(format!("program {word}: {error}")))?;
+        program::resolve(word, around.directory).map_err(|error| wrong(format!("program {word}: {error}")))?;
     let given = Given {
-        variables: &policy.environment,
-        files: &policy.environment_files,
+        variables: around.environment,
+        files: around.environment_files,
         tag,
         notify_socket: None,
         watchdog: None,
@@ -54,6 +77,6 @@ pub(super) fn prepare(
         |text: &String| CString::new(text.as_str()).map_err(|_| wrong(format!("{text:?} contains a NUL byte")));
     let arguments = command.iter().skip(1).map(c_string);
     let argv = iter::once(Ok(program.clone())).chain(arguments).collect::<Result<_, Verdict>>()?;
-    let directory = c_string(&policy.directory)?;
-    Ok(Prepared { program, argv, environment, directory, identity, open_files_limit: policy.open_files_limit })
+    let directory = c_string(&around.directory.to_owned())?;
+    Ok(Prepared { program, argv, environment, directory, identity, open_files_limit: around.open_files_limit })
 }

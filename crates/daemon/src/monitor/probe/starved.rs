@@ -1,7 +1,7 @@
 //! Tests of probes in a process that has no descriptors left: a healthy service must not be blamed for it.
 
 use super::testing::{LONG, get, policy, trees, trees_by_tags};
-use super::{ProbeOrder, Prober};
+use super::{ProbeOrder, Probed, Prober};
 use crate::execute::tree::Trees;
 use hale_core::event::{Event, ProbeFailure, ProbeOutcome};
 use hale_core::ids::{Epoch, Name, ProbeId};
@@ -24,7 +24,8 @@ async fn probe(kind: CheckKind, trees: Arc<Trees>) -> ProbeOutcome {
     let prober = Prober::new(Handle::current(), Arc::new(move |event| sender.send(event).unwrap()), trees);
     let policy = Arc::new(policy(kind, LONG));
     let service = Name::try_from("bot").unwrap();
-    prober.probe(ProbeOrder { service, epoch: Epoch(1), probe: ProbeId(1), check: 0, policy, tree: None });
+    let of = Probed::Service { policy, tree: None };
+    prober.probe(ProbeOrder { service, epoch: Epoch(1), probe: ProbeId(1), check: 0, of });
     match events.recv().await {
         Some(Event::Probed { outcome, .. }) => outcome,
         other => panic!("not an answer: {other:?}"),

@@ -1,6 +1,6 @@
 //! For the tests of probes: a way to run one, and servers, well and badly behaved.
 
-use super::{ProbeOrder, Prober};
+use super::{ProbeOrder, Probed, Prober};
 use crate::execute::tree::{Kind, Trees, Unusable};
 use hale_core::event::{Event, ProbeFailure, ProbeOutcome};
 use hale_core::ids::{Epoch, Name, ProbeId};
@@ -80,7 +80,8 @@ pub(super) async fn run_policy(policy: ServicePolicy, trees: Arc<Trees>) -> Prob
     let service = Name::try_from("bot").unwrap();
     static PROBES: AtomicU64 = AtomicU64::new(1);
     let id = ProbeId(PROBES.fetch_add(1, Ordering::Relaxed));
-    prober.probe(ProbeOrder { service, epoch: Epoch(7), probe: id, check: 0, policy: Arc::new(policy), tree: None });
+    let of = Probed::Service { policy: Arc::new(policy), tree: None };
+    prober.probe(ProbeOrder { service, epoch: Epoch(7), probe: id, check: 0, of });
     let Some(Event::Probed { service, epoch: Epoch(7), probe, outcome }) = events.recv().await else {
         panic!("not the answer to the order")
     };
@@ -106,6 +107,7 @@ pub(super) async fn run(kind: CheckKind, timeout: Span) -> ProbeOutcome {
 pub(super) fn get(url: String) -> HttpCheck {
     HttpCheck {
         url,
+        ca_file: None,
         method: String::from("GET"),
         headers: BTreeMap::new(),
         status: vec![200],

@@ -1,7 +1,7 @@
 //! Checks that look at the processes of a service: one look for all that are due together, on another thread, and what
 //! its figures mean.
 
-use super::{Deadline, ProbeOrder, Verdict};
+use super::{Deadline, ProbeOrder, Probed, Verdict};
 use crate::execute::tree::Tree;
 use crate::monitor::tree_sample::{Held, Memory, Needs, Past, Sample};
 use hale_core::ids::{Epoch, Name};
@@ -60,7 +60,11 @@ impl Looker {
         kind: &CheckKind,
         deadline: Deadline,
     ) -> Result<Verdict, Verdict> {
-        let tree = order.tree.clone().ok_or_else(|| Verdict::unable("there are no processes to look at"))?;
+        let tree = match &order.of {
+            Probed::Service { tree, .. } => tree.clone(),
+            Probed::Dependency(_) => None,
+        };
+        let tree = tree.ok_or_else(|| Verdict::unable("there are no processes to look at"))?;
         let (answer, sample) = oneshot::channel();
         let asked = Asked { epoch: order.epoch, tree, index: order.check, kind: kind.clone(), answer };
         let must_lead = {
@@ -167,7 +171,14 @@ fn judge(kind: &CheckKind, index: usize, sample: &Sample) -> Verdict {
             }
         }),
         CheckKind::Listen { address } => sample.listen.get(address).map(|held| listen(address, *held)),
-        CheckKind::Http(_) | CheckKind::Tcp { .. } | CheckKind::Exec { .. } | CheckKind::Heartbeat { .. } => None,
+        CheckKind::Http(_)
+        | CheckKind::Tcp { .. }
+        | CheckKind::Exec { .. }
+        | CheckKind::Heartbeat { .. }
+        | CheckKind::Grpc { .. }
+        | CheckKind::Metric(_)
+        | CheckKind::Progress(_)
+        | CheckKind::LoopLag(_) => None,
     }
     .unwrap_or_else(|| Verdict::unable("nothing was found out about it"))
 }
@@ -226,7 +237,8 @@ mod tests {
     fn order(tree: Option<Tree>, epoch: u64, check: usize) -> ProbeOrder {
         let policy = Arc::new(policy(CheckKind::OpenFiles { below: 1 }, LONG));
         let service = Name::try_from("bot").unwrap();
-        ProbeOrder { service, epoch: Epoch(epoch), probe: ProbeId(1), check, policy, tree }
+        let of = Probed::Service { policy, tree };
+        ProbeOrder { service, epoch: Epoch(epoch), probe: ProbeId(1), check, of }
     }
 
     async fn probe(looker: &Looker, order: &ProbeOrder, timeout: Span) -> ProbeOutcome {

@@ -51,7 +51,14 @@ impl Needs {
             CheckKind::Cpu { window, .. } => drop(self.cpu.insert(index, *window)),
             CheckKind::OpenFiles { .. } => self.open_files = true,
             CheckKind::Listen { address } => drop(self.listen.insert(address.clone())),
-            CheckKind::Http(_) | CheckKind::Tcp { .. } | CheckKind::Exec { .. } | CheckKind::Heartbeat { .. } => {}
+            CheckKind::Http(_)
+            | CheckKind::Tcp { .. }
+            | CheckKind::Exec { .. }
+            | CheckKind::Heartbeat { .. }
+            | CheckKind::Grpc { .. }
+            | CheckKind::Metric(_)
+            | CheckKind::Progress(_)
+            | CheckKind::LoopLag(_) => {}
         }
     }
 }

@@ -3,6 +3,7 @@
 use super::{DaemonHost, Source};
 use crate::execute::descriptors::Kinds;
 use crate::protocol::{Slot, StoreKey};
+use crate::supervisor::service::Heard;
 use hale_core::descriptor::Stored;
 use hale_core::event::{Event, Notice};
 use hale_core::ids::{Name, OfferId};
@@ -80,7 +81,7 @@ impl DaemonHost {
             hosted.muted = true;
             return false;
         }
-        let (notices, any) = hosted.hear(&descriptors.kinds);
+        let Heard { notices, figures, any } = hosted.hear(&descriptors.kinds);
         if hosted.left.is_unsettled() {
             descriptors.unsettle(slot);
         }
@@ -92,6 +93,7 @@ impl DaemonHost {
         if notices.contains(&Notice::Ready) {
             parts.said.ready(slot, epoch);
         }
+        figures.into_iter().for_each(|figure| parts.prober.said(name, epoch, figure));
         let service = name.clone();
         let notices = hosted.early().tellable(notices);
         events.extend(notices.into_iter().map(|notice| Event::Notified { service: service.clone(), epoch, notice }));
