@@ -35,7 +35,16 @@ const NEEDS: &[Need] = &[
     Need { module: "needs_redis", why_not: "no redis-server", is_met: || find_program("redis-server").is_some() },
     Need { module: "needs_python", why_not: "no python3", is_met: || find_program("python3").is_some() },
     Need { module: "needs_node", why_not: "no node", is_met: || find_program("node").is_some() },
-    Need { module: "needs_postgres", why_not: "no PostgreSQL", is_met: || host::postgres().is_some() },
+    Need {
+        module: "needs_node_exporter",
+        why_not: "no prometheus-node-exporter",
+        is_met: || find_program("prometheus-node-exporter").is_some(),
+    },
+    Need {
+        module: "needs_postgres",
+        why_not: "no PostgreSQL",
+        is_met: || find_program("pg_ctlcluster").is_some() && find_program("psql").is_some(),
+    },
     Need { module: "needs_jq", why_not: "no jq", is_met: || find_program("jq").is_some() },
     Need {
         module: "needs_systemd_notify",

@@ -22,6 +22,11 @@ const PACKAGES: &[Package] = &[
     Package { name: "python3-venv", program: "python3", why: "private places for packages of PyPI" },
     Package { name: "nodejs", program: "node", why: "a server whose event loop is held up" },
     Package { name: "postgresql", program: "pg_ctlcluster", why: "a database that refuses connections" },
+    Package {
+        name: "prometheus-node-exporter",
+        program: "prometheus-node-exporter",
+        why: "metrics of somebody else's program",
+    },
     Package { name: "curl", program: "curl", why: "the transcripts in README.md break the demo services with it" },
     Package { name: "jq", program: "jq", why: "the ledger's chain can be checked without Hale" },
     Package { name: "systemd", program: "systemd-notify", why: "systemd-notify talks to Hale's notify socket" },
@@ -75,6 +80,7 @@ pub const PYTHON_PACKAGES: [PythonPackage; 3] = [
             "grpcio-health-checking==1.85.1",
             "prometheus-client==0.26.0",
             "celery==5.7.0",
+            "packaging==26.4",
             "redis==8.1.0",
         ],
         variable: "HALE_TEST_SERVICES_PYTHON",
@@ -232,8 +238,9 @@ impl PythonPackage {
         if works() {
             return Some(python);
         }
-        let made = run(Command::new("python3").args(["-m", "venv"]).arg(&venv))
-            .and_then(|()| run(Command::new(&python).args(["-m", "pip", "install", "--quiet"]).args(self.requirements)));
+        let made = run(Command::new("python3").args(["-m", "venv"]).arg(&venv)).and_then(|()| {
+            run(Command::new(&python).args(["-m", "pip", "install", "--quiet"]).args(self.requirements))
+        });
         if let Err(message) = made {
             println!("{message}");
         }

@@ -85,6 +85,34 @@ fn stuck_it_accepts_and_only_its_client_finds_it() {
     assert!(failed.iter().all(|record| record["check"] == "exec"), "{failed:?}");
 }
 
+/// At its own bound of memory it answers, and takes nothing more: a client that only pings does not see it.
+#[test]
+fn out_of_memory_it_answers_and_only_a_write_finds_it() {
+    const WRITES: &str = r#"
+[[service.redis.check]]
+kind = "exec"
+name = "write"
+command = ["redis-cli", "-e", "-h", "@H", "-p", "@P", "set", "hale", "1"]
+every = "100ms"
+timeout = "10s"
+failures = 2
+"#;
+    let place = Place::new();
+    let hale = place.hale(&[SERVICE, EXEC, WRITES].concat());
+    let first = hale.ready("redis");
+    let mut answer = [0; 10];
+    tell(&place, "CONFIG SET maxmemory 1\r\nPING").read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"+OK\r\n+PONG");
+    hale.event("redis", "detected: check write failed 2 times");
+    hale.event("redis", "recovered in");
+    assert!(!is_alive(first));
+    hale.stop();
+    assert_eq!(place.causes("redis"), [("check".into(), "recovered".into())]);
+    let failed = place.records("redis", "check_failed");
+    let is_oom = |record: &serde_json::Value| record["detail"].as_str().unwrap().contains("OOM command not allowed");
+    assert!(failed.iter().all(|record| record["check"] == "write" && is_oom(record)), "{failed:?}");
+}
+
 /// It shuts its port and goes on: a refused connection is a failed check, not a hang.
 #[test]
 fn a_port_that_nobody_listens_on_is_a_failed_check() {
