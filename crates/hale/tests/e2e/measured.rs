@@ -319,7 +319,10 @@ timeout = "10s"
         // The exporter reads whole files only, as they are renamed.
         place.write("text/queue.new", "other_depth 1\n");
         std::fs::rename(place.path("text/queue.new"), place.path("text/queue.prom")).unwrap();
-        hale.event("app", "could not probe check metric; it counts neither way: there is no queue_depth{queue=\"mail\"} at http://");
+        hale.event(
+            "app",
+            "could not probe check metric; it counts neither way: there is no queue_depth{queue=\"mail\"} at http://",
+        );
         assert!(is_alive(first));
         place.write("text/queue.new", "queue_depth{queue=\"mail\"} 1e2\n");
         std::fs::rename(place.path("text/queue.new"), place.path("text/queue.prom")).unwrap();

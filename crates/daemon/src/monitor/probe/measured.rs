@@ -69,10 +69,11 @@ impl Meter {
             return Err(absent(series, url));
         }
         for &sample in &samples {
-            if let Some(bound) = above.as_ref().filter(|bound| !(sample > number(bound))) {
+            // Of what is not a number none of the two holds.
+            if let Some(bound) = above.as_ref().filter(|bound| sample <= number(bound) || sample.is_nan()) {
                 return Err(Verdict::wrong(format_args!("{series} is {sample}, not above {bound}")));
             }
-            if let Some(bound) = below.as_ref().filter(|bound| !(sample < number(bound))) {
+            if let Some(bound) = below.as_ref().filter(|bound| sample >= number(bound) || sample.is_nan()) {
                 return Err(Verdict::wrong(format_args!("{series} is {sample}, not below {bound}")));
             }
         }
