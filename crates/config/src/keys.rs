@@ -5,7 +5,9 @@ pub(crate) mod measured;
 pub(crate) mod tree;
 
 use crate::dependencies;
-use crate::kinds::{AnyJson, Bytes, Choice, Duration, Flag, Kind, List, Map, Number, SignalName, StatusCodes, Text};
+use crate::kinds::{
+    AnyJson, Bytes, Choice, Duration, DurationOrFalse, Flag, Kind, List, Map, Number, SignalName, StatusCodes, Text,
+};
 use crate::listen::Addresses;
 use crate::text;
 use hale_core::policy::{
@@ -380,8 +382,17 @@ pub(crate) static GRACE: Key<Duration> = key(
 /// `[service.NAME.restart]`.
 pub(crate) static RESTART: Section = Section {
     title: "[service.NAME.restart]",
-    keys: &[&FIRST_DELAY, &DELAY, &MAX_DELAY, &HEALTHY_AFTER, &CRASH_LOOP_TABLE, &HELD_DELAY, &ON_SUCCESS],
-    planned: &["before_limit"],
+    keys: &[
+        &FIRST_DELAY,
+        &DELAY,
+        &MAX_DELAY,
+        &HEALTHY_AFTER,
+        &CRASH_LOOP_TABLE,
+        &HELD_DELAY,
+        &ON_SUCCESS,
+        &BEFORE_LIMIT,
+    ],
+    planned: &[],
 };
 
 pub(crate) static FIRST_DELAY: Key<Duration> =
@@ -411,6 +422,13 @@ pub(crate) static HELD_DELAY: Key<Duration> = key(
 );
 pub(crate) static ON_SUCCESS: Key<Flag> =
     key("on_success", Flag { default: true }, "Whether exit status 0 is a failure too.");
+
+pub(crate) static BEFORE_LIMIT: Key<DurationOrFalse> = key(
+    "before_limit",
+    DurationOrFalse,
+    "How long before memory or descriptors grow to the bound of their check a service that works is started anew. \
+     `false`: it is not.",
+);
 
 /// `crash_loop` of `[service.NAME.restart]`.
 pub(crate) static CRASH_LOOP: Section = Section {

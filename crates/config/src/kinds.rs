@@ -172,6 +172,41 @@ impl Kind for Duration {
     }
 }
 
+/// A length of time, or `false` for none, which is the default.
+pub(crate) struct DurationOrFalse;
+
+impl DurationOrFalse {
+    const SPAN: Duration = Duration::positive(None);
+}
+
+impl Kind for DurationOrFalse {
+    type Value = Option<Span>;
+
+    fn read(&self, key: &str, item: &Item, report: &mut Report<'_>) -> Option<Option<Span>> {
+        match item.value {
+            Value::Flag(false) => Some(None),
+            Value::Flag(true) => {
+                wrong_type(key, item, "a duration in quotes or false", Some("for example \"10m\"".to_owned()), report)
+            }
+            Value::Text(_)
+            | Value::Integer(_)
+            | Value::Huge(_)
+            | Value::Float(_)
+            | Value::Date
+            | Value::List(_)
+            | Value::Table(_) => Self::SPAN.read(key, item, report).map(Some),
+        }
+    }
+
+    fn default(&self) -> Option<Option<Span>> {
+        Some(None)
+    }
+
+    fn schema(&self) -> Json {
+        json!({ "anyOf": [Self::SPAN.schema(), { "const": false }], "default": false })
+    }
+}
+
 /// A number of bytes or, with `per_second`, a rate; as text with a unit.
 pub(crate) struct Bytes {
     pub per_second: bool,

@@ -181,7 +181,7 @@ fn service(fields: &Fields<'_>, base_dir: &str, report: &mut Report<'_>) -> Opti
     }
     let start = start(&fields.table("start", &keys::START, report), checks.as_deref(), report);
     let stop = stop(&fields.table("stop", &keys::STOP, report), report);
-    let restart = restart(&fields.table("restart", &keys::RESTART, report), report);
+    let restart = restart(&fields.table("restart", &keys::RESTART, report), checks.as_deref(), report);
     let log = log(&fields.table("log", &keys::LOG, report), report);
     // Names that are wrong are reported with the order of start: here they only must not get through.
     let after = after.map(|names| names.iter().filter_map(|name| Name::try_from(name.as_str()).ok()).collect());
@@ -247,7 +247,7 @@ fn stop(fields: &Fields<'_>, report: &mut Report<'_>) -> Option<StopPolicy> {
     Some(StopPolicy { signal: signal?, grace: grace? })
 }
 
-fn restart(fields: &Fields<'_>, report: &mut Report<'_>) -> Option<RestartPolicy> {
+fn restart(fields: &Fields<'_>, checks: Option<&[CheckPolicy]>, report: &mut Report<'_>) -> Option<RestartPolicy> {
     let first_delay = fields.get(&keys::FIRST_DELAY, report);
     let delay = fields.get(&keys::DELAY, report);
     let max_delay = fields.get(&keys::MAX_DELAY, report);
@@ -255,6 +255,13 @@ fn restart(fields: &Fields<'_>, report: &mut Report<'_>) -> Option<RestartPolicy
     let crash_loop = crash_loop(fields, report);
     let held_delay = fields.get(&keys::HELD_DELAY, report);
     let on_success = fields.get(&keys::ON_SUCCESS, report);
+    let before_limit = fields.get(&keys::BEFORE_LIMIT, report);
+    let is_followed = |checks: &[CheckPolicy]| checks.iter().any(|check| check.kind.limit().is_some());
+    if before_limit.is_some_and(|before| before.is_some()) && checks.is_some_and(|checks| !is_followed(checks)) {
+        let message = "`before_limit` has no effect: the service has no check of kind \"memory\" or \"open_files\"";
+        let help = "add one: its bound is the limit".to_owned();
+        report.warning(fields.place(keys::BEFORE_LIMIT.name), message, Some(help));
+    }
     if let (Some(delay), Some(max_delay)) = (delay, max_delay)
         && max_delay < delay
     {
@@ -270,6 +277,7 @@ fn restart(fields: &Fields<'_>, report: &mut Report<'_>) -> Option<RestartPolicy
         crash_loop: crash_loop?,
         held_delay: held_delay?,
         on_success: on_success?,
+        before_limit: before_limit?,
     })
 }
 

@@ -293,7 +293,7 @@ fn the_file_with_all_keys_has_all_keys() {
         let tables = [format!("[{key}]"), format!("[{key}."), format!(".{key}]")];
         let all = [ALL_KEYS, TREE_CHECKS, MEASURED_CHECKS, WITH_DEPENDENCIES].concat();
         let inline = |line: &str| line.contains(&format!("{{ {value}")) || line.contains(&format!(", {value}"));
-        all.lines().any(|line| line.starts_with(&value) || inline(line))
+        all.lines().any(|line| line.starts_with(&value) || line.contains(&format!(".{value}")) || inline(line))
             || tables.iter().any(|table| all.contains(table))
     };
     keys(&schema(), &mut |key| assert!(has(key), "{key} is missing in the files with all keys"));

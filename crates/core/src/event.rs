@@ -351,6 +351,9 @@ pub struct ProbeOutcome {
     pub failure: Option<ProbeFailure>,
     /// One line for people: what was answered, or what went wrong; bounded and escaped by the prober.
     pub detail: String,
+    /// What was measured, of a check whose figure is followed: bytes of memory, or descriptors.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub figure: Option<u64>,
 }
 
 /// In which way a probe failed.

@@ -4,7 +4,7 @@ use crate::analyze::stall::Stall;
 use crate::event::ExitStatus;
 use crate::ids::{IncidentId, Name, RecordId};
 use crate::memory::MemoryReport;
-use crate::plan::{ladder, reboot};
+use crate::plan::{before_limit, ladder, reboot};
 use crate::reason::Reason;
 use crate::record::{Body, Record};
 use crate::time::{Now, Span};
@@ -404,6 +404,14 @@ pub fn line(body: &Body) -> Option<(String, Option<String>)> {
                 None => String::from("nobody petted the timer: the machine, or Hale's guardian, was dead or hung"),
             };
             Some((format!("the hardware timer reset the machine (boot status {boot_status:#x})"), Some(why)))
+        }
+        Body::RestartPlanned(decision) => {
+            let before_limit::Decision { read, reaches, verdict, .. } = &**decision;
+            let what = match verdict {
+                before_limit::Verdict::Restart => "decided to start it anew while it works",
+                before_limit::Verdict::Observe => "would start it anew while it works, and only observes",
+            };
+            because(String::from(what), &Reason::BeforeLimit { check: read.check.clone(), reaches: *reaches })
         }
         Body::RebootDecided(decision) => {
             let what = match (decision.choice.verdict, &decision.read.asked) {

@@ -342,6 +342,10 @@ pub struct RestartPolicy {
     pub held_delay: Span,
     /// Whether exit status 0 is a failure too.
     pub on_success: bool,
+    /// How long before memory or descriptors reach the bound of their check it is started anew; `None`: it is not. More
+    /// than zero.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before_limit: Option<Span>,
 }
 
 /// The longest delay between two tries of a held service, before jitter: an hour costs little when the
@@ -533,6 +537,25 @@ impl CheckKind {
             | Self::Listen { .. }
             | Self::Grpc { .. }
             | Self::Metric(_) => false,
+        }
+    }
+
+    /// The bound of a figure that is followed over time.
+    #[must_use]
+    pub fn limit(&self) -> Option<u64> {
+        match self {
+            Self::Memory { below } => Some(below.bytes()),
+            Self::OpenFiles { below } => Some(u64::from(*below)),
+            Self::Http(_)
+            | Self::Tcp { .. }
+            | Self::Exec { .. }
+            | Self::Heartbeat { .. }
+            | Self::Cpu { .. }
+            | Self::Listen { .. }
+            | Self::Grpc { .. }
+            | Self::Metric(_)
+            | Self::Progress(_)
+            | Self::LoopLag(_) => None,
         }
     }
 

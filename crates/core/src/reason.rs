@@ -1,5 +1,6 @@
 //! Why: reasons as data, rendered in one place so that every surface tells the same story.
 
+use crate::analyze::trend::Reaches;
 use crate::event::EndWhy;
 use crate::ids::Name;
 use crate::record::Actor;
@@ -122,6 +123,13 @@ pub enum Reason {
         /// What it waited for.
         on: Name,
     },
+    /// It grows towards the bound of a check.
+    BeforeLimit {
+        /// Which check.
+        check: Name,
+        /// When the bound would be reached.
+        reaches: Reaches,
+    },
     /// It failed, and whatever there is of it must be gone before it is started again.
     MustGo,
     /// It had this long to end, and did not.
@@ -203,6 +211,9 @@ impl fmt::Display for Reason {
             Self::NotReady { on } => write!(f, "it starts after {on}, which is not ready"),
             Self::DependencyDown { on } => write!(f, "{on}, which it starts after, is down"),
             Self::NowReady { on } => write!(f, "{on} is ready now"),
+            Self::BeforeLimit { check, reaches } => {
+                write!(f, "the bound of check {check} would be reached in {reaches}")
+            }
             Self::MustGo => f.write_str("it must be gone before it is started again"),
             Self::GraceOver { grace } => write!(f, "it did not end within its grace of {grace}"),
             Self::LeftBehind => f.write_str("its main process is gone and left others behind"),

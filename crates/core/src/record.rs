@@ -11,6 +11,7 @@ use crate::hardware::{PreviousBoot, Timer};
 use crate::ids::{Epoch, IncidentId, Name, RecordId, RequestId};
 use crate::incident::{Cause, Outcome};
 use crate::memory::{MemoryAtExit, MemoryReport, OomKills};
+use crate::plan::before_limit;
 use crate::plan::ladder::Decision;
 use crate::plan::reboot;
 use crate::policy::{Mode, PolicyHash, Ready, Signal};
@@ -442,6 +443,8 @@ pub enum Body {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         previous: Option<PreviousBoot>,
     },
+    /// A service that works is started anew before it reaches a bound, or would be.
+    RestartPlanned(Box<before_limit::Decision>),
     /// Whether the guardian may let the timer reset the machine, or is told to.
     RebootDecided(Box<reboot::Decision>),
     /// The disk did not take the record of a decided reboot: it is not carried out.
@@ -488,6 +491,7 @@ impl Body {
             | Self::BecameHealthy { .. }
             | Self::Detected { .. }
             | Self::Decided(_)
+            | Self::RestartPlanned(_)
             | Self::Waits { .. }
             | Self::Exited { .. }
             | Self::OomKilled { .. }

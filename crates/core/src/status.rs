@@ -1,6 +1,7 @@
 //! The live state of services, as `hale status` and the API show it.
 
 use crate::analyze::checks::{CheckState, Probing};
+use crate::analyze::trend::Outlook;
 use crate::descriptor::FdName;
 use crate::hardware::Timer;
 use crate::ids::{IncidentId, Name};
@@ -94,6 +95,9 @@ pub struct CheckStatus {
     pub last_us: Option<u64>,
     /// The last result's words.
     pub detail: String,
+    /// Where its figure is going, of a check whose figure is followed.
+    #[serde(default)]
+    pub outlook: Option<Outlook>,
 }
 
 /// What a service is doing.
@@ -258,6 +262,7 @@ fn check_status(policy: &CheckPolicy, state: CheckState, probing: &Probing) -> C
         },
         last_us: probing.last.as_ref().map(|outcome| outcome.took_us),
         detail: probing.last.as_ref().map_or(String::new(), |outcome| outcome.detail.clone()),
+        outlook: probing.trend.outlook(&policy.kind),
     }
 }
 

@@ -7,6 +7,7 @@ mod descriptors;
 mod hardware;
 mod orders;
 mod pausing;
+mod planning;
 mod probing;
 mod stalling;
 mod starting;
@@ -548,6 +549,7 @@ mod tests {
                 crash_loop: None,
                 held_delay: Span::from_secs(300),
                 on_success: true,
+                before_limit: None,
             },
             log: LogPolicy { max_size_bytes: 4_096, keep: 1, rate_bytes: 4_096 },
             checks: Vec::new(),
@@ -673,7 +675,7 @@ mod tests {
         let now = Now { mono: due, ..at(0) };
         let mut records = step(world, now, Event::Tick).records;
         let (probe, _) = world.services[name].senses.probes[0].in_flight.unwrap();
-        let outcome = ProbeOutcome { took_us: 0, failure, detail: String::from("words") };
+        let outcome = ProbeOutcome { took_us: 0, failure, detail: String::from("words"), figure: None };
         let probed = Event::Probed { service: name.clone(), epoch: Epoch(1), probe, outcome };
         records.extend(step(world, now, probed).records);
         records.into_iter().map(|record| record.body).collect()
@@ -715,7 +717,7 @@ mod tests {
         starting(&mut world, &name);
         let answer = |world: &mut World, index: usize, now: Now, failure| {
             let (probe, _) = world.services[&name].senses.probes[index].in_flight.unwrap();
-            let outcome = ProbeOutcome { took_us: 0, failure, detail: String::from("words") };
+            let outcome = ProbeOutcome { took_us: 0, failure, detail: String::from("words"), figure: None };
             step(world, now, Event::Probed { service: name.clone(), epoch: Epoch(1), probe, outcome })
         };
         let now = Now { mono: world.services[&name].senses.probes[0].due.unwrap(), ..at(0) };

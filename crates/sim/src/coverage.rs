@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 /// Kinds of records that must be reached. `violated` is not among them: it must never be.
-pub const BODIES: [&str; 46] = [
+pub const BODIES: [&str; 47] = [
     "began",
     "took_over",
     "ending",
@@ -27,6 +27,7 @@ pub const BODIES: [&str; 46] = [
     "became_healthy",
     "detected",
     "decided",
+    "restart_planned",
     "waits",
     "exited",
     "stop_intended",
@@ -111,6 +112,7 @@ pub fn body_name(body: &Body) -> &'static str {
         Body::ProbeUnable { .. } => "probe_unable",
         Body::HardwareTimer { .. } => "hardware_timer",
         Body::HardwareReset { .. } => "hardware_reset",
+        Body::RestartPlanned(_) => "restart_planned",
         Body::RebootDecided(_) => "reboot_decided",
         Body::RebootNotDurable { .. } => "reboot_not_durable",
         Body::Violated { .. } => "violated",

@@ -8,6 +8,12 @@ use hale_core::policy::{CheckKind, ServicePolicy, Signal};
 /// The longest that a well-behaved process takes until it works.
 pub const USUAL_UP_US: u64 = 50_000;
 
+/// The bound of every check of memory, …
+pub const MEMORY_BOUND: u64 = 64 << 20;
+
+/// … and what a process has that does not leak.
+const MEMORY_USUAL: u64 = 8 << 20;
+
 /// What becomes of the order to make it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Birth {
@@ -48,6 +54,8 @@ pub struct Fate {
     pub ends: Option<(u64, ExitStatus)>,
     /// When the kernel takes it or one of its children for memory.
     pub oom: Option<(u64, OomVictim)>,
+    /// How much more memory it has each second.
+    pub leaks: u64,
     /// From when to when it waits for memory.
     pub stalls: Option<(u64, u64)>,
     /// From when on it answers nothing.
@@ -93,6 +101,7 @@ impl Fate {
             says_ready_after: rng.scaled(10, USUAL_UP_US),
             ends: None,
             oom: None,
+            leaks: 0,
             stalls: None,
             hangs_after: None,
             slow_after: None,
@@ -154,6 +163,9 @@ impl Fate {
             let victim = rng.pick(&[OomVictim::Main, OomVictim::MainToldBefore, OomVictim::Other]);
             (rng.scaled(1, longest_us), victim)
         });
+        fate.leaks = hit(Fault::Leak).map_or(0, |mut rng| {
+            (MEMORY_BOUND - MEMORY_USUAL) * 1_000_000 / rng.within(longest_us / 6, longest_us / 2).max(1)
+        });
         fate.hangs_after = when(Fault::Hang);
         if let Some(mut rng) = hit(Fault::MemoryStall) {
             let begins = rng.scaled(1, longest_us);
@@ -185,6 +197,12 @@ impl Fate {
         fate
     }
 
+    /// How much memory it has `age_us` after its program was executed.
+    #[must_use]
+    pub fn memory(&self, age_us: u64) -> u64 {
+        MEMORY_USUAL.saturating_add(self.leaks.saturating_mul(age_us / 1_000) / 1_000)
+    }
+
     /// The time between two heartbeats that keeps its promise with a margin.
     #[must_use]
     pub fn heartbeat_us(&self, policy: &ServicePolicy) -> Option<u64> {
@@ -211,7 +229,8 @@ impl Fate {
             CheckKind::Heartbeat { .. } => !up || since(self.hangs_after) || since(self.silent_after),
             // What a process has it has also while it hangs.
             CheckKind::Listen { .. } => !up || since(self.wrong_after),
-            CheckKind::Memory { .. } | CheckKind::Cpu { .. } | CheckKind::OpenFiles { .. } => since(self.wrong_after),
+            CheckKind::Memory { .. } => since(self.wrong_after) || self.memory(age_us) >= MEMORY_BOUND,
+            CheckKind::Cpu { .. } | CheckKind::OpenFiles { .. } => since(self.wrong_after),
         })
     }
 }

@@ -106,6 +106,8 @@ faults! {
     OomKill = "oom-kill",
     /// Waits for memory for a while, sometimes so long that it answers nothing any more.
     MemoryStall = "memory-stall",
+    /// Its memory grows without end.
+    Leak = "leak",
     /// It leaves descriptors for its next process, some that cannot be kept, and takes some back.
     Leaves = "leaves",
     /// The other end of a descriptor that was left is gone.

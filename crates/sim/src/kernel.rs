@@ -56,6 +56,13 @@ pub enum Fact {
     },
     /// An order was impossible.
     Impossible(String),
+    /// A process was looked at whose memory grows.
+    Leaks {
+        /// Whose.
+        service: Name,
+        /// Which of its processes.
+        epoch: Epoch,
+    },
     /// A probe runs until then.
     Probing {
         /// Whose.

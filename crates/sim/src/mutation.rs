@@ -3,6 +3,7 @@
 //! The core is not touched. What it says and what it is told is altered on the way between it and the fake host, as
 //! a mistake in the core or in an executor would alter it.
 
+use crate::fate::MEMORY_BOUND;
 use crate::host::FakeHost;
 use hale_core::driver::Host;
 use hale_core::effect::{Effect, Fence, Order};
@@ -73,6 +74,8 @@ pub enum Mutation {
     NothingPassed,
     /// The end of pauses is not recorded as such.
     EndlessPauses,
+    /// Memory seems to grow that does not.
+    SeesLeaks,
     /// The core panics.
     Panics,
 }
@@ -183,6 +186,11 @@ impl Host for Mutated<'_, '_> {
         }
         if self.mutation == Mutation::DeafToStalls && matches!(event, Event::MemoryStalled { .. }) {
             event = Event::Tick;
+        }
+        if let (Mutation::SeesLeaks, Event::Probed { outcome, .. }) = (self.mutation, &mut event)
+            && let Some(figure) = &mut outcome.figure
+        {
+            *figure = self.host.now().mono.as_us() % MEMORY_BOUND;
         }
         if self.mutation == Mutation::ExitTwice && matches!(event, Event::Exited { .. }) {
             self.again = Some(event.clone());

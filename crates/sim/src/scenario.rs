@@ -1,6 +1,7 @@
 //! What one seed means: which services with which policies, which faults how often and for how long.
 
 use crate::dependency::{self, Downs};
+use crate::fate::MEMORY_BOUND;
 use crate::fate::{Fate, USUAL_UP_US};
 use crate::fault::{Fault, Rates};
 use crate::rng::{Purpose, Rng};
@@ -195,6 +196,7 @@ pub fn default_service() -> ServicePolicy {
             crash_loop: Some(CrashLoop { failures: 5, within: Span::from_secs(60) }),
             held_delay: Span::from_secs(300),
             on_success: true,
+            before_limit: None,
         },
         log: LogPolicy { max_size_bytes: 64 << 20, keep: 8, rate_bytes: 16 << 20 },
         checks: Vec::new(),
@@ -259,6 +261,7 @@ fn draw_service(seed: u64, index: usize, whole: usize, slow: bool, crowd: bool) 
             crash_loop,
             held_delay: Span::from_ms(rng.scaled(short, long)),
             on_success: rng.chance(700),
+            before_limit: rng.chance(800).then(|| Span::from_ms(rng.within(long / 20, long / 4))),
         },
         checks,
         ..default_service()
@@ -286,8 +289,8 @@ fn draw_check(rng: &mut Rng, number: u64, slow: bool) -> CheckPolicy {
     let address = String::from("127.0.0.1:1");
     let kind = match rng.below(16) {
         0..=2 => CheckKind::Tcp { address },
-        3..=5 => CheckKind::Exec { command: vec![String::from("/bin/check")], user: None },
-        6 => CheckKind::Memory { below: MemoryBound::Bytes(64 << 20) },
+        3..=4 => CheckKind::Exec { command: vec![String::from("/bin/check")], user: None },
+        5..=6 => CheckKind::Memory { below: MemoryBound::Bytes(MEMORY_BOUND) },
         7 => CheckKind::Cpu { below_percent: 90, window: Span::from_secs(60) },
         8 => CheckKind::OpenFiles { below: 900 },
         9 => CheckKind::Listen { address: ListenAddress::Unix(String::from("/run/service")) },

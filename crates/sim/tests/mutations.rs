@@ -29,6 +29,7 @@ const CASES: &[(&str, Mutation)] = &[
     ("stalls-are-named", Mutation::DeafToStalls),
     ("left-is-passed", Mutation::NothingPassed),
     ("pauses", Mutation::EndlessPauses),
+    ("only-leaks-are-planned", Mutation::SeesLeaks),
     ("liveness", Mutation::NoSpawnAfterFailure),
     ("no-spinning", Mutation::Restless),
     ("ends", Mutation::NeverDone),

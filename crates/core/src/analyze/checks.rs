@@ -1,5 +1,6 @@
 //! Checks: when the next probe is due, and what a row of results means.
 
+use crate::analyze::trend::Trend;
 use crate::event::{Notice, ProbeFailure, ProbeOutcome};
 use crate::ids::{Name, ProbeId};
 use crate::incident::Cause;
@@ -47,6 +48,8 @@ pub(crate) struct Probing {
     pub(crate) last_pass: Option<Monotonic>,
     /// The last result, for people.
     pub(crate) last: Option<ProbeOutcome>,
+    /// What was measured of this process, of a check whose figure is followed.
+    pub(crate) trend: Trend,
 }
 
 /// What a result changes.
@@ -107,6 +110,9 @@ impl Probing {
         self.due = Some(due.max(now));
         if passed {
             self.last_pass = Some(now);
+        }
+        if let Some(figure) = outcome.figure {
+            self.trend.add(now, figure);
         }
         self.last = Some(outcome);
     }
@@ -290,7 +296,7 @@ mod tests {
         let mut now = Monotonic::from_us(0);
         probing.begin(&policy, now);
         let mut pauses = Vec::new();
-        let outcome = |failure| ProbeOutcome { took_us: 100, failure, detail: String::new() };
+        let outcome = |failure| ProbeOutcome { took_us: 100, failure, detail: String::new(), figure: None };
         for _ in 0..12 {
             let due = probing.due.unwrap();
             pauses.push(due.since(now).as_ms());

@@ -4,3 +4,4 @@ pub mod checks;
 pub mod oom;
 pub mod stall;
 pub mod timers;
+pub mod trend;

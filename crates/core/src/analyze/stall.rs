@@ -91,7 +91,8 @@ mod tests {
     #[test]
     fn being_late_is_explained_by_a_stall_and_nothing_else_is() {
         let check = || Name::try_from("http").unwrap();
-        let failed = |failure| Finding::Check { check: check(), failures: 3, failure, detail: String::new() };
+        let failed =
+            |failure| Finding::Check { check: check(), failures: 3, failure, detail: String::new(), outlook: None };
         assert!(explains(&failed(ProbeFailure::Timeout)) && explains(&failed(ProbeFailure::Slow)));
         assert!(!explains(&failed(ProbeFailure::Wrong)));
         let silent = |triggered| Finding::NoHeartbeat { check: check(), within: Span::ZERO, triggered };

@@ -413,6 +413,7 @@ mod tests {
             crash_loop: Some(rule),
             held_delay: Span::from_secs(1),
             on_success: true,
+            before_limit: None,
         };
         let now = Monotonic::from_us(11_000_000);
         assert_eq!(read(Cause::Exit, Mode::Heal, None, &policy, &counters, now, 0).recent, 2);

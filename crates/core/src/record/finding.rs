@@ -1,5 +1,6 @@
 //! What a failure that counts consists in, as it was found.
 
+use crate::analyze::trend::Outlook;
 use crate::event::{ExitStatus, ProbeFailure, SpawnFailure};
 use crate::ids::{Epoch, Name};
 use crate::memory::{MemoryReport, OomKills};
@@ -42,6 +43,9 @@ pub enum Finding {
         failure: ProbeFailure,
         /// In words.
         detail: String,
+        /// How its figure grew until then, where it surely did.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        outlook: Option<Outlook>,
     },
     /// No heartbeat for longer than promised.
     NoHeartbeat {
@@ -94,8 +98,9 @@ impl fmt::Display for Finding {
         match self {
             Self::Exit { status, .. } => write!(f, "the process {status}"),
             Self::Oom { kills, memory, .. } => write!(f, "killed by the kernel for memory: {}", kills.why(memory)),
-            Self::Check { check, failures, detail, failure: _ } => {
-                write!(f, "check {check} failed {failures} times in a row: {detail}")
+            Self::Check { check, failures, detail, outlook, failure: _ } => {
+                write!(f, "check {check} failed {failures} times in a row: {detail}")?;
+                outlook.map_or(Ok(()), |outlook| write!(f, "; {outlook}"))
             }
             Self::NoHeartbeat { check, triggered: true, .. } => {
                 write!(f, "the service reported its own failure (WATCHDOG=trigger, check {check})")

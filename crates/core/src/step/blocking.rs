@@ -207,7 +207,7 @@ mod tests {
         let mut records = step(world, at(ms), Event::Tick).records;
         let (probe, _) = world.dependencies[&name("api")].checks[0].1.in_flight.unwrap();
         let failure = (!is_up).then_some(ProbeFailure::Wrong);
-        let outcome = ProbeOutcome { took_us: 0, failure, detail: String::from("words") };
+        let outcome = ProbeOutcome { took_us: 0, failure, detail: String::from("words"), figure: None };
         let probed = Event::Probed { service: name("api"), epoch: Epoch(0), probe, outcome };
         records.extend(step(world, at(ms), probed).records);
         (ms, records)
@@ -222,7 +222,7 @@ mod tests {
             records = step(world, crate::time::Now { mono: now, ..at(0) }, Event::Tick).records;
         }
         let (probe, _) = world.services[name].senses.probes[0].in_flight.unwrap();
-        let outcome = ProbeOutcome { took_us: 0, failure, detail: String::from("words") };
+        let outcome = ProbeOutcome { took_us: 0, failure, detail: String::from("words"), figure: None };
         let probed = Event::Probed { service: name.clone(), epoch: Epoch(1), probe, outcome };
         records.extend(step(world, crate::time::Now { mono: now, ..at(0) }, probed).records);
         records.into_iter().map(|record| record.body).collect()
@@ -299,7 +299,7 @@ mod tests {
         let (probe, _) = world.dependencies[&name("api")].checks[0].1.in_flight.unwrap();
         let _ = step(&mut world, now, Event::End { why: crate::event::EndWhy::Signal(crate::policy::Signal::TERM) });
         assert_eq!(state(&world, &bot), State::Blocked, "it is stopped after web");
-        let outcome = ProbeOutcome { took_us: 0, failure: None, detail: String::from("words") };
+        let outcome = ProbeOutcome { took_us: 0, failure: None, detail: String::from("words"), figure: None };
         let probed = Event::Probed { service: name("api"), epoch: Epoch(0), probe, outcome };
         let records = step(&mut world, now, probed).records;
         assert!(records.iter().any(|record| matches!(record.body, Body::Dependency { .. })), "{records:?}");
@@ -547,7 +547,8 @@ mod tests {
     #[test]
     fn a_result_that_nobody_waits_for_changes_nothing() {
         let (mut world, _) = running(service());
-        let outcome = ProbeOutcome { took_us: 0, failure: Some(ProbeFailure::Wrong), detail: String::new() };
+        let outcome =
+            ProbeOutcome { took_us: 0, failure: Some(ProbeFailure::Wrong), detail: String::new(), figure: None };
         let probed = Event::Probed { service: name("api"), epoch: Epoch(0), probe: ProbeId(999), outcome };
         assert!(step(&mut world, at(50), probed).records.is_empty());
         assert!(world.is_up(&name("api")));

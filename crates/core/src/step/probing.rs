@@ -101,6 +101,7 @@ impl Brain<'_> {
         };
         probing.finish(name, check, outcome.clone(), now);
         self.edge(name, index, epoch, edge, outcome);
+        self.plan_restart(name, index);
     }
 
     /// A probe could not be run: nothing is known that was not known before, and this is said once.
@@ -167,7 +168,9 @@ impl Brain<'_> {
             (Edge::Failed { failures }, Some(failure)) => {
                 let Some(cause) = checks::cause(&check.kind, failure) else { return };
                 let detail = outcome.detail.clone();
-                let finding = Finding::Check { check: check.name.clone(), failures, failure, detail };
+                let outlook = self.world.services[name].senses.probes[index].trend.outlook(&check.kind);
+                let outlook = outlook.filter(|outlook| outlook.growth.per_hour_low > 0);
+                let finding = Finding::Check { check: check.name.clone(), failures, failure, detail, outlook };
                 self.check_failed(name, index, failed(failures, failure), cause, finding);
             }
             (Edge::None | Edge::Failing { .. } | Edge::Failed { .. }, _) => {}
@@ -185,6 +188,7 @@ impl Brain<'_> {
             took_us: within.as_us(),
             failure: Some(ProbeFailure::Timeout),
             detail: format!("no heartbeat for {within}"),
+            figure: None,
         };
         let edge = probing.edge(state, check, false);
         probing.last = Some(outcome.clone());
@@ -265,7 +269,7 @@ impl Brain<'_> {
             if !running {
                 probing.due = None;
             }
-            let outcome = ProbeOutcome { took_us: 0, failure: None, detail: String::from("heartbeat") };
+            let outcome = ProbeOutcome { took_us: 0, failure: None, detail: String::from("heartbeat"), figure: None };
             probing.last = Some(outcome.clone());
             self.edge(name, index, epoch, edge, &outcome);
         }

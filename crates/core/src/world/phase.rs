@@ -312,6 +312,7 @@ impl Phase {
             | Body::DescriptorDropped { .. }
             | Body::HardwareTimer { .. }
             | Body::HardwareReset { .. }
+            | Body::RestartPlanned(_)
             | Body::RebootDecided(_)
             | Body::RebootNotDurable { .. }
             | Body::Output { .. }

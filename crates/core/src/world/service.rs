@@ -85,6 +85,9 @@ pub(crate) struct Known {
     /// How far ahead of its time it is with leaving them: each moves this on by [`STORES_EVERY`].
     #[serde(default)]
     pub(crate) stores_until: Monotonic,
+    /// The process that was last to be started anew before it reaches a bound.
+    #[serde(default)]
+    pub(crate) planned: Option<Epoch>,
     /// Why descriptors of this process were refused.
     #[serde(default)]
     pub(crate) refused: Vec<Reason>,
@@ -166,6 +169,7 @@ impl Service {
             stalled: None,
             stored: Vec::new(),
             stores_until: Monotonic::default(),
+            planned: None,
             refused: Vec::new(),
             paused: None,
             insisted: false,
@@ -329,6 +333,7 @@ impl Service {
                 self.known.blocked = None;
                 self.known.extended_until = None;
             }
+            Body::RestartPlanned(_) => self.known.planned = Some(self.known.last_epoch),
             Body::HeartbeatPromised { within, .. } => {
                 self.known.heartbeat_within = Some(*within);
                 self.known.promises = self.known.promises.saturating_add(1);

@@ -2,6 +2,7 @@
 //! Fields are added, never renamed or removed.
 
 use super::openapi;
+use hale_core::analyze::trend::{self, Unit};
 use hale_core::hardware::Timer;
 use hale_core::ids::Name;
 use hale_core::incident::{Blame, Cause, Outcome, Story};
@@ -143,6 +144,61 @@ pub struct Check {
     pub last_ms: Option<f64>,
     /// What the last probe found.
     pub detail: String,
+    /// Where its figure is going, once that can be told (kinds `memory` and `open_files`).
+    #[serde(default)]
+    pub outlook: Option<Outlook>,
+}
+
+/// How the figure of a check grows: by the median of the slopes between all pairs of points, with a range of 95 %.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Outlook {
+    /// What is counted.
+    #[schema(value_type = String)]
+    pub unit: Unit,
+    /// The newest figure.
+    pub level: u64,
+    /// The bound at which the check fails.
+    pub limit: u64,
+    /// How much more it becomes in an hour; negative where it shrinks.
+    pub per_hour: i64,
+    /// At least.
+    pub per_hour_low: i64,
+    /// At most.
+    pub per_hour_high: i64,
+    /// How long it was watched.
+    pub over_ms: f64,
+    /// When the bound is reached; `null`: it is not sure that it ever is, or it is reached already.
+    pub reaches_in_ms: Option<f64>,
+    /// At the earliest.
+    pub reaches_in_ms_low: Option<f64>,
+    /// At the latest.
+    pub reaches_in_ms_high: Option<f64>,
+    /// In words.
+    pub text: String,
+}
+
+impl From<&trend::Outlook> for Outlook {
+    fn from(outlook: &trend::Outlook) -> Self {
+        let reaches = outlook.reaches();
+        let trend::Growth { per_hour, per_hour_low, per_hour_high, over } = outlook.growth;
+        let text = match reaches {
+            Some(reaches) => format!("{outlook}, reaches its bound in {reaches}"),
+            None => outlook.to_string(),
+        };
+        Self {
+            unit: outlook.unit,
+            level: outlook.level,
+            limit: outlook.limit,
+            per_hour,
+            per_hour_low,
+            per_hour_high,
+            over_ms: ms(over),
+            reaches_in_ms: reaches.map(|reaches| ms(reaches.after)),
+            reaches_in_ms_low: reaches.map(|reaches| ms(reaches.earliest)),
+            reaches_in_ms_high: reaches.map(|reaches| ms(reaches.latest)),
+            text,
+        }
+    }
 }
 
 /// An order that is carried out.
@@ -307,6 +363,7 @@ impl From<&CheckStatus> for Check {
             ok: check.ok,
             last_ms: check.last_us.map(|us| ms(Span::from_us(us))),
             detail: check.detail.clone(),
+            outlook: check.outlook.as_ref().map(Outlook::from),
         }
     }
 }
@@ -430,6 +487,7 @@ mod tests {
                     ok: Some(false),
                     last_us: Some(1_500),
                     detail: "refused".into(),
+                    outlook: None,
                 }],
                 blocked_on: None,
                 incident: Some(hale_core::ids::IncidentId(7)),

@@ -121,6 +121,10 @@ fn remarks_on_checks(name: &Name, checks: &[Check], whole: bool) -> Vec<String> 
             None if whole => remarks.push(format!("{name}: check {} is not known yet", check.name)),
             Some(true) | None => {}
         }
+        // Where one bound will be reached is worth a line in the list of all, too.
+        if let Some(outlook) = check.outlook.as_ref().filter(|outlook| whole || outlook.reaches_in_ms.is_some()) {
+            remarks.push(format!("{name}: check {}: {}", check.name, outlook.text));
+        }
     }
     remarks
 }

@@ -2,7 +2,7 @@
 
 use super::FakeHost;
 use crate::dependency;
-use crate::fate::Fate;
+use crate::fate::{Fate, MEMORY_BOUND};
 use crate::fault::Fault;
 use crate::kernel::Fact;
 use crate::oracle::Seen;
@@ -31,7 +31,20 @@ impl FakeHost<'_> {
             self.coverage.fault(Fault::DependencyHurts);
             failure = Some(ProbeFailure::Wrong);
         }
-        self.answered(service, epoch, probe, check, check_policy.timeout, (took_us, failure));
+        let mut figure = None;
+        if let (CheckKind::Memory { .. }, Some((fate, Some(executed_at)))) = (&check_policy.kind, life) {
+            let level = fate.memory(now.saturating_sub(executed_at));
+            figure = Some(level + dice.below(1 << 20));
+            if level >= MEMORY_BOUND {
+                failure = Some(ProbeFailure::Wrong);
+            }
+            if fate.leaks > 0 {
+                self.coverage.fault(Fault::Leak);
+                let fact = Fact::Leaks { service: service.clone(), epoch };
+                self.judges.see(now, Seen::Fact(&fact));
+            }
+        }
+        self.answered(service, epoch, probe, check, check_policy.timeout, (took_us, failure, figure));
     }
 
     /// A probe of a dependency, which is there unless it is down.
@@ -49,7 +62,7 @@ impl FakeHost<'_> {
         if found.1.is_some() {
             self.coverage.fault(Fault::DependencyDown);
         }
-        self.answered(name, Epoch(0), probe, check, timeout, found);
+        self.answered(name, Epoch(0), probe, check, timeout, (found.0, found.1, None));
     }
 
     /// Plans the answer to a probe that takes so long and finds this, unless something comes between.
@@ -60,7 +73,7 @@ impl FakeHost<'_> {
         probe: ProbeId,
         check: usize,
         timeout: Span,
-        (took_us, failure): (u64, Option<ProbeFailure>),
+        (took_us, failure, figure): (u64, Option<ProbeFailure>, Option<u64>),
     ) {
         let now = self.timeline.now();
         let Some(dice) = self.probe_dice.get_mut(service) else { return };
@@ -77,7 +90,7 @@ impl FakeHost<'_> {
         let until_us = now + took_us;
         let fact = Fact::Probing { service: service.clone(), epoch, check, until_us };
         self.judges.see(now, Seen::Fact(&fact));
-        let outcome = ProbeOutcome { took_us, failure, detail };
+        let outcome = ProbeOutcome { took_us, failure, detail, figure: figure.filter(|_| !unable) };
         let event = Event::Probed { service: service.clone(), epoch, probe, outcome };
         let lost = dice.chance(self.scenario.rates.of(Fault::ProbeLost));
         let late = dice.chance(self.scenario.rates.of(Fault::ProbeLate));

@@ -4,6 +4,7 @@
 use super::{Ending, Oracle, Seen};
 use hale_core::ids::{IncidentId, Name};
 use hale_core::incident::Outcome;
+use hale_core::plan::before_limit;
 use hale_core::policy::{Mode, Policy};
 use hale_core::reason::Reason;
 use hale_core::record::{Body, Record};
@@ -24,6 +25,7 @@ struct Facts {
     stop_asked: Option<(u64, u64)>,
     strays: bool,
     finished: bool,
+    planned: bool,
     ready: bool,
 }
 
@@ -53,6 +55,7 @@ impl Reasons {
             Reason::HeldRetry { tries } => facts.held == Some(tries - 1),
             Reason::NowReady { on } => facts.waits_for.as_ref() == Some(on) && self.ready.contains(on),
             Reason::MustGo => facts.failed,
+            Reason::BeforeLimit { .. } => facts.planned,
             Reason::GraceOver { grace } => {
                 facts.stop_asked.is_some_and(|(at, asked)| asked == grace.as_us() && now_us >= at + asked)
             }
@@ -120,6 +123,7 @@ impl Reasons {
             Body::Resumed { .. } => (facts.held, facts.resumed) = (None, true),
             Body::Detected { .. } => facts.failed = true,
             Body::Decided(_) => facts.delayed = true,
+            Body::RestartPlanned(decision) => facts.planned = decision.verdict == before_limit::Verdict::Restart,
             Body::Exited { status, tree_empty, .. } => {
                 facts.strays = !tree_empty;
                 facts.finished = status.is_success() && !self.policy.services[name].restart.on_success;

@@ -4,6 +4,7 @@ mod blocking;
 mod delays;
 mod descriptors;
 mod intentions;
+mod leaks;
 mod liveness;
 mod oom;
 mod pauses;
@@ -164,6 +165,7 @@ pub fn oracles(scenario: &Scenario) -> Vec<Box<dyn Oracle>> {
         Box::new(stalls::StallsAreNamed::default()),
         Box::new(descriptors::LeftIsPassed),
         Box::new(pauses::Pauses::default()),
+        Box::new(leaks::OnlyLeaks::new(policy)),
         Box::new(liveness::Liveness),
         Box::new(liveness::NoSpinning),
         Box::new(liveness::Ends::default()),

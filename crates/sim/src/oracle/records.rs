@@ -5,7 +5,7 @@ use crate::kernel::Fact;
 use hale_core::effect::{Effect, Fence, Order};
 use hale_core::event::{Event, Found, Life};
 use hale_core::ids::{Epoch, Name, RecordId, RequestId};
-use hale_core::plan::ladder;
+use hale_core::plan::{before_limit, ladder};
 use hale_core::record::Body;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -240,6 +240,13 @@ impl Oracle for Recomputes {
 
     fn see(&mut self, _now_us: u64, seen: Seen<'_>) -> Result<(), String> {
         let Seen::Record(record) = seen else { return Ok(()) };
+        if let Body::RestartPlanned(decision) = &record.body {
+            let again = before_limit::decide(&decision.read);
+            return match again == Some((decision.reaches, decision.verdict)) {
+                true => Ok(()),
+                false => Err(format!("record {}: {again:?} follows from what is on record", record.id)),
+            };
+        }
         let Body::Decided(decision) = &record.body else { return Ok(()) };
         let again = ladder::decide(&decision.read);
         if again == decision.choice {

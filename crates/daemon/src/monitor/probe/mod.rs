@@ -133,7 +133,8 @@ impl Prober {
         let task = self.handle.spawn(async move {
             let verdict = shared.judge(&order, deadline).await;
             let took_us = deadline.elapsed().as_us();
-            let outcome = ProbeOutcome { took_us, failure: verdict.failure, detail: verdict.detail };
+            let Verdict { failure, detail, figure } = verdict;
+            let outcome = ProbeOutcome { took_us, failure, detail, figure };
             let ProbeOrder { service, epoch, probe, .. } = order;
             (shared.report)(Event::Probed { service, epoch, probe, outcome });
         });
@@ -186,11 +187,12 @@ impl Shared {
 struct Verdict {
     failure: Option<ProbeFailure>,
     detail: String,
+    figure: Option<u64>,
 }
 
 impl Verdict {
     fn pass(detail: impl Display) -> Self {
-        Self { failure: None, detail: one_line(&detail.to_string(), DETAIL_BYTES) }
+        Self { failure: None, detail: one_line(&detail.to_string(), DETAIL_BYTES), figure: None }
     }
 
     fn wrong(detail: impl Display) -> Self {
@@ -211,6 +213,11 @@ impl Verdict {
 
     fn unable(detail: impl Display) -> Self {
         Self { failure: Some(ProbeFailure::Unable), ..Self::pass(detail) }
+    }
+
+    /// The same with what was measured, to be followed.
+    fn of(self, figure: u64) -> Self {
+        Self { figure: Some(figure), ..self }
     }
 
     fn is_unable(&self) -> bool {

@@ -66,6 +66,7 @@ pub(super) fn policy(kind: CheckKind, timeout: Span) -> ServicePolicy {
             crash_loop: None,
             held_delay: LONG,
             on_success: true,
+            before_limit: None,
         },
         log: LogPolicy { max_size_bytes: 4096, keep: 1, rate_bytes: 4096 },
         checks: vec![check],

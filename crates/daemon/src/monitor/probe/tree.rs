@@ -144,7 +144,11 @@ fn judge(kind: &CheckKind, index: usize, sample: &Sample) -> Verdict {
         return Verdict::unable("none of its processes lives");
     }
     match kind {
-        CheckKind::Memory { below } => sample.memory.as_ref().map(|found| memory(*below, found)),
+        CheckKind::Memory { below } => sample.memory.as_ref().map(|found| {
+            let verdict = memory(*below, found);
+            // What may be too much would look like growth where it changes to what it really is.
+            if found.is_exact { verdict.of(found.total()) } else { verdict }
+        }),
         CheckKind::Cpu { below_percent, window } => sample.cpu.get(&index).map(|mean| {
             let (percent, over) = (mean.percent(), hale_core::time::Span::from_us(mean.over_us));
             match mean.is_whole {
@@ -162,13 +166,14 @@ fn judge(kind: &CheckKind, index: usize, sample: &Sample) -> Verdict {
                 String::new()
             };
             let (count, pid) = (most.count, most.pid);
-            if count >= u64::from(*below) {
+            let verdict = if count >= u64::from(*below) {
                 Verdict::wrong(format_args!("{count} open files in pid {pid}, not below {below}{hidden}"))
             } else if pid == 0 && most.unreadable > 0 {
                 Verdict::unable("its processes may not be asked for their open files")
             } else {
                 Verdict::pass(format_args!("{count} open files in pid {pid}{hidden}"))
-            }
+            };
+            if most.unreadable == 0 { verdict.of(count) } else { verdict }
         }),
         CheckKind::Listen { address } => sample.listen.get(address).map(|held| listen(address, *held)),
         CheckKind::Http(_)
@@ -244,7 +249,7 @@ mod tests {
     async fn probe(looker: &Looker, order: &ProbeOrder, timeout: Span) -> ProbeOutcome {
         let kind = CheckKind::Cpu { below_percent: 1, window: LONG };
         let verdict = looker.probe(order, &kind, Deadline::start(timeout)).await.unwrap_or_else(|verdict| verdict);
-        ProbeOutcome { took_us: 0, failure: verdict.failure, detail: verdict.detail }
+        ProbeOutcome { took_us: 0, failure: verdict.failure, detail: verdict.detail, figure: verdict.figure }
     }
 
     fn looks(looker: &Looker) -> (u64, u32) {
