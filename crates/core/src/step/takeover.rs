@@ -42,8 +42,12 @@ impl Brain<'_> {
         // Before anything is started: one that is made already must not be made again because another is ready.
         let unrecorded: BTreeMap<&Name, &Found> =
             found.iter().filter(|(name, found)| self.adopt_unrecorded(name, found)).collect();
-        // Those that were never started are started as at a beginning.
-        let never = |name: &&Name| self.known(name).phase == Phase::Down && self.world.ending.is_none();
+        // Those that were never started are started as at a beginning. What failed in a pause is healed when that is over.
+        let never = |name: &&Name| {
+            let known = self.known(name);
+            let waits = known.paused.is_some() && known.incident.is_some();
+            known.phase == Phase::Down && !waits && self.world.ending.is_none()
+        };
         self.world.to_start = names.iter().filter(never).cloned().collect();
         let before: Vec<Phase> = names.iter().map(|name| self.phase(name)).collect();
         for (name, before) in names.iter().zip(&before) {
