@@ -34,6 +34,8 @@ pub const ALL: &[(&str, Measure)] = &[
     ("replaced", crate::replaced::replaced),
     ("twenty", twenty),
     ("thousand", thousand),
+    ("looks", crate::checks::looks),
+    ("http", crate::checks::http),
 ];
 
 /// Numbers from 0 to 1 that differ from round to round and are the same in each run (splitmix64).

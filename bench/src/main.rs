@@ -3,6 +3,7 @@
 //! The time of a restart is the agent's own: it looks at the clock as the first act of its `main`, and the driver did
 //! just before kill(2), so how often the driver looks does not enter.
 
+mod checks;
 mod figures;
 mod floor;
 mod numbers;

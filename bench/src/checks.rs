@@ -1,0 +1,128 @@
+//! What checks cost with a thousand services and more, and how soon the API answers about them.
+
+use crate::figures::figure;
+use crate::numbers::Numbers;
+use crate::proc::{busy_since, machine_ticks, run_ns, supervisor_pids};
+use crate::report::{Figure, Goal};
+use crate::starts::now_ns;
+use crate::supervisors::{Kind, RESTART_AT_ONCE, Running, Tools, start_hale};
+use std::fmt::Write as _;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// How many services.
+const MANY: u32 = 1_000;
+/// As many more, to see whether the cost grows with them or faster.
+const MORE: u32 = 5_000;
+/// Longest time for all of them to come up.
+const UP_WITHIN: Duration = Duration::from_secs(300);
+/// A rest until every check is probed at its usual pace.
+const SETTLED_AFTER: Duration = Duration::from_secs(15);
+/// Over this time the processor time is summed: ten rounds of the checks.
+const WATCHED: Duration = Duration::from_secs(20);
+/// The first port of the agents; below those that the kernel gives to clients (ip(7), `ip_local_port_range`).
+const FIRST_PORT: u32 = 20_000;
+/// How many questions are asked.
+const QUESTIONS: usize = 200;
+
+/// A thousand services, each with a check of memory and one of descriptors.
+pub fn looks(tools: &Tools) -> Result<Vec<Figure>, String> {
+    let checks = "kind = \"memory\"\nbelow = \"1GiB\"\n[[service.aN.check]]\nkind = \"open_files\"\nbelow = 1000\n";
+    let title = "processor time with 1,000 services, each with `memory` and `open_files` every 2 s";
+    let mut cost = figure(title, "% of one", Goal::Median(8.0));
+    let before = machine_ticks();
+    let (running, _) = up(tools, "looks", MANY, checks, false)?;
+    cost.add(Kind::Hale, Numbers(vec![cost_of(&running, tools)]), "");
+    running.stop()?;
+    cost.busy = busy_since(before);
+    Ok(vec![cost])
+}
+
+/// Services with one HTTP check each, and the API beside them.
+pub fn http(tools: &Tools) -> Result<Vec<Figure>, String> {
+    let checks = "kind = \"http\"\nurl = \"http://127.0.0.1:PORT/\"\n";
+    let title = |count| format!("processor time with {count} services, each with an HTTP check every 2 s");
+    let mut cost = figure(&title("1,000"), "% of one", Goal::Median(8.0));
+    let mut more = figure(&title("5,000"), "% of one", Goal::Median(40.0));
+    let mut answer =
+        figure("`/v1/status` of 1,000 services, from the connection to the last byte", "ms", Goal::Median(2.0));
+    for (count, cost) in [(MANY, &mut cost), (MORE, &mut more)] {
+        let before = machine_ticks();
+        let (running, configuration) = up(tools, &format!("http-{count}"), count, checks, true)?;
+        cost.add(Kind::Hale, Numbers(vec![cost_of(&running, tools)]), "");
+        cost.busy = busy_since(before);
+        if count == MANY {
+            let socket = read_socket(&configuration)?;
+            let times: Result<Vec<f64>, String> = (0..QUESTIONS).map(|_| ask(&socket)).collect();
+            answer.add(Kind::Hale, Numbers(times?), "");
+            answer.busy = cost.busy;
+        }
+        running.stop()?;
+    }
+    Ok(vec![cost, more, answer])
+}
+
+/// Starts so many services with these checks (`N` is a service's number, `PORT` its own), and waits until they are healthy.
+fn up(tools: &Tools, name: &str, count: u32, checks: &str, serves: bool) -> Result<(Running, PathBuf), String> {
+    let toml = |fifo: &Path| {
+        let mut toml = String::new();
+        for index in 0..count {
+            let port = (FIRST_PORT + index).to_string();
+            let serve = if serves { format!(", \"--http\", \"{port}\"") } else { String::new() };
+            let checks = checks.replace("aN", &format!("a{index}")).replace("PORT", &port);
+            // To a String it cannot fail.
+            let _ = writeln!(
+                toml,
+                "[service.a{index}]\ncommand = [{:?}, {fifo:?}, \"{index}\"{serve}]\nstart.within = \"5m\"\n{RESTART_AT_ONCE}\
+                 [[service.a{index}.check]]\n{checks}",
+                tools.agent
+            );
+        }
+        toml
+    };
+    let (mut running, configuration) = start_hale(tools, name, count, toml)?;
+    let all: Vec<u32> = (0..count).collect();
+    running.starts.all_after(&all, 0, UP_WITHIN)?.ok_or("not all services came up")?;
+    std::thread::sleep(SETTLED_AFTER);
+    let text = get(&read_socket(&configuration)?)?;
+    let healthy = text.matches("\"state\":\"healthy\"").count();
+    if healthy != count as usize {
+        let _ = running.stop();
+        return Err(format!("only {healthy} of {count} services are healthy"));
+    }
+    Ok((running, configuration))
+}
+
+/// Processor time of all of Hale, in percent of one.
+fn cost_of(running: &Running, tools: &Tools) -> f64 {
+    let pids = supervisor_pids(running.child.id(), &tools.agent);
+    let (before, start) = (run_ns(&pids), now_ns());
+    std::thread::sleep(WATCHED);
+    100.0 * run_ns(&pids).saturating_sub(before) as f64 / (now_ns() - start) as f64
+}
+
+/// Where the Hale of this configuration answers.
+fn read_socket(configuration: &Path) -> Result<PathBuf, String> {
+    let text = std::fs::read_to_string(configuration).map_err(|e| format!("{}: {e}", configuration.display()))?;
+    let line = text.lines().find_map(|line| line.strip_prefix("runtime_dir = "));
+    let dir = line.ok_or("the configuration has no runtime_dir")?.trim_matches('"');
+    Ok(Path::new(dir).join("read.sock"))
+}
+
+fn get(socket: &Path) -> Result<String, String> {
+    let error = |e: std::io::Error| format!("{}: {e}", socket.display());
+    let mut stream = UnixStream::connect(socket).map_err(error)?;
+    stream.write_all(b"GET /v1/status HTTP/1.1\r\nHost: hale\r\nConnection: close\r\n\r\n").map_err(error)?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text).map_err(error)?;
+    if text.starts_with("HTTP/1.1 200 ") { Ok(text) } else { Err(format!("the API answers {text:.100}")) }
+}
+
+/// Milliseconds of one question.
+fn ask(socket: &Path) -> Result<f64, String> {
+    let start = now_ns();
+    get(socket)?;
+    Ok((now_ns() - start) as f64 / 1e6)
+}
