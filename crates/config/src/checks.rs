@@ -3,7 +3,7 @@
 use crate::diagnostic::Report;
 use crate::document::{Entry, Item, Value};
 use crate::fields::Fields;
-use crate::keys::{self, CheckName, Key};
+use crate::keys::{self, CheckName, Key, probed};
 use crate::kinds::{Choice, Kind};
 use crate::measured;
 use crate::tree_checks;
@@ -90,7 +90,7 @@ fn check(
     let successes = fields.get(&keys::SUCCESSES, report);
     let kind = match kind {
         CheckName::Http => http(&fields, timeout, base_dir, report).map(CheckKind::Http),
-        CheckName::Tcp => fields.get(&keys::ADDRESS, report).map(|address| CheckKind::Tcp { address }),
+        CheckName::Tcp => fields.get(&probed::ADDRESS, report).map(|address| CheckKind::Tcp { address }),
         CheckName::Exec => exec(&fields, report),
         CheckName::Heartbeat => heartbeat(&fields, report),
         CheckName::Memory => tree_checks::memory(&fields, owner, report),
@@ -128,17 +128,17 @@ fn name(
 }
 
 fn http(fields: &Fields<'_>, timeout: Option<Span>, base_dir: &str, report: &mut Report<'_>) -> Option<HttpCheck> {
-    let url = fields.get(&keys::URL, report);
-    let method = fields.get(&keys::METHOD, report);
-    let headers = fields.get(&keys::HEADERS, report);
-    let status = fields.get(&keys::STATUS, report);
-    let body_contains = fields.given(&keys::BODY_CONTAINS, report);
-    let json = fields.get(&keys::JSON, report);
-    let faster_than = fields.given(&keys::FASTER_THAN, report);
-    let ca_file = fields.given(&keys::CA_FILE, report).map(|path| absolute(base_dir, &path));
+    let url = fields.get(&probed::URL, report);
+    let method = fields.get(&probed::METHOD, report);
+    let headers = fields.get(&probed::HEADERS, report);
+    let status = fields.get(&probed::STATUS, report);
+    let body_contains = fields.given(&probed::BODY_CONTAINS, report);
+    let json = fields.get(&probed::JSON, report);
+    let faster_than = fields.given(&probed::FASTER_THAN, report);
+    let ca_file = fields.given(&probed::CA_FILE, report).map(|path| absolute(base_dir, &path));
     if ca_file.is_some() && url.as_ref().is_some_and(|url| !url.starts_with("https://")) {
         let message = "`ca_file` has no effect: only a server of https shows a certificate";
-        report.warning(fields.place(keys::CA_FILE.name), message, Some("remove it".to_owned()));
+        report.warning(fields.place(probed::CA_FILE.name), message, Some("remove it".to_owned()));
     }
     for (key, wanted) in
         [("body_contains", body_contains.is_some()), ("json", json.as_ref().is_some_and(|map| !map.is_empty()))]
@@ -167,11 +167,11 @@ fn http(fields: &Fields<'_>, timeout: Option<Span>, base_dir: &str, report: &mut
 }
 
 fn exec(fields: &Fields<'_>, report: &mut Report<'_>) -> Option<CheckKind> {
-    let command = fields.get(&keys::EXEC_COMMAND, report);
+    let command = fields.get(&probed::EXEC_COMMAND, report);
     if let Some(command) = &command {
         program(command, fields.place("command"), report);
     }
-    let user = fields.given(&keys::EXEC_USER, report);
+    let user = fields.given(&probed::EXEC_USER, report);
     Some(CheckKind::Exec { command: command?, user })
 }
 
@@ -180,12 +180,12 @@ fn heartbeat(fields: &Fields<'_>, report: &mut Report<'_>) -> Option<CheckKind> 
         let help = Some("`within` is the bound; remove `timeout`".to_owned());
         report.warning(entry.key_at, "`timeout` has no effect in a check of kind \"heartbeat\"", help);
     }
-    Some(CheckKind::Heartbeat { within: fields.get(&keys::HEARTBEAT_WITHIN, report)? })
+    Some(CheckKind::Heartbeat { within: fields.get(&probed::HEARTBEAT_WITHIN, report)? })
 }
 
 fn grpc(fields: &Fields<'_>, report: &mut Report<'_>) -> Option<CheckKind> {
-    let address = fields.get(&keys::GRPC_ADDRESS, report);
-    let service = fields.get(&keys::GRPC_SERVICE, report);
+    let address = fields.get(&probed::GRPC_ADDRESS, report);
+    let service = fields.get(&probed::GRPC_SERVICE, report);
     Some(CheckKind::Grpc { address: address?, service: service? })
 }
 

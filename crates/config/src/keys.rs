@@ -2,12 +2,11 @@
 //! JSON Schema and the check of docs/configuration.md all come from here and so cannot disagree.
 
 pub(crate) mod measured;
+pub(crate) mod probed;
 pub(crate) mod tree;
 
 use crate::dependencies;
-use crate::kinds::{
-    AnyJson, Bytes, Choice, Duration, DurationOrFalse, Flag, Kind, List, Map, Number, SignalName, StatusCodes, Text,
-};
+use crate::kinds::{Bytes, Choice, Duration, DurationOrFalse, Flag, Kind, List, Map, Number, SignalName, Text};
 use crate::listen::Addresses;
 use crate::text;
 use hale_core::policy::{
@@ -502,15 +501,15 @@ impl CheckName {
     /// The keys of a check of this kind.
     pub fn section(self) -> &'static Section {
         match self {
-            Self::Http => &HTTP,
-            Self::Tcp => &TCP,
-            Self::Exec => &EXEC,
-            Self::Heartbeat => &HEARTBEAT,
+            Self::Http => &probed::HTTP,
+            Self::Tcp => &probed::TCP,
+            Self::Exec => &probed::EXEC,
+            Self::Heartbeat => &probed::HEARTBEAT,
             Self::Memory => &tree::MEMORY,
             Self::Cpu => &tree::CPU,
             Self::OpenFiles => &tree::OPEN_FILES,
             Self::Listen => &tree::LISTEN,
-            Self::Grpc => &GRPC,
+            Self::Grpc => &probed::GRPC,
             Self::Metric => &measured::METRIC,
             Self::Progress => &measured::PROGRESS,
             Self::LoopLag => &measured::LOOP_LAG,
@@ -555,124 +554,6 @@ pub(crate) static SUCCESSES: Key<Number> = key(
     "Consecutive successes that make it healthy again.",
 );
 
-/// A check of kind `http`.
-pub(crate) static HTTP: Section = Section {
-    title: "a check of kind \"http\"",
-    keys: &[
-        &KIND,
-        &CHECK_NAME,
-        &EVERY,
-        &TIMEOUT,
-        &FAILURES,
-        &SUCCESSES,
-        &URL,
-        &CA_FILE,
-        &METHOD,
-        &HEADERS,
-        &STATUS,
-        &BODY_CONTAINS,
-        &JSON,
-        &FASTER_THAN,
-    ],
-    planned: &["confirm"],
-};
-
-pub(crate) static URL: Key<Text> = required(
-    "url",
-    Text { check: text::url, pattern: Some(URL_PATTERN), default: None },
-    "url = \"http://127.0.0.1:8080/health\"",
-    "`http://host[:port]/path`, `https://host[:port]/path`, or `unix:/path/of/socket:/request`.",
-);
-pub(crate) const URL_PATTERN: &str = "^(https?://|unix:/)";
-pub(crate) static CA_FILE: Key<Text> = key(
-    "ca_file",
-    text(text::path),
-    "The only certificates (PEM) that an `https` server's own may be signed by. Default: those that the system trusts.",
-);
-pub(crate) static METHOD: Key<Text> =
-    key("method", Text { check: text::method, pattern: None, default: Some("GET") }, "The request's method.");
-pub(crate) static HEADERS: Key<Map<Text>> = key(
-    "headers",
-    Map { name: text::header_name, of: text(text::header_value) },
-    "Headers of the request, beside `host`, which follows from the URL unless it is given here.",
-);
-pub(crate) static STATUS: Key<StatusCodes> = key("status", StatusCodes, "Status codes that pass.");
-pub(crate) static BODY_CONTAINS: Key<Text> =
-    key("body_contains", text(text::not_empty), "Text that the body must contain. Default: any body passes.");
-pub(crate) static JSON: Key<Map<AnyJson>> = key(
-    "json",
-    Map { name: text::json_pointer, of: AnyJson },
-    "JSON pointers (RFC 6901) into the body, and the values that must stand there.",
-);
-pub(crate) static FASTER_THAN: Key<Duration> = key(
-    "faster_than",
-    Duration::positive(None),
-    "A right answer that took longer is a failure, named slow, not down. Default: only `timeout` counts.",
-);
-
-/// A check of kind `tcp`.
-pub(crate) static TCP: Section = Section {
-    title: "a check of kind \"tcp\"",
-    keys: &[&KIND, &CHECK_NAME, &EVERY, &TIMEOUT, &FAILURES, &SUCCESSES, &ADDRESS],
-    planned: &["confirm"],
-};
-
-pub(crate) static ADDRESS: Key<Text> = required(
-    "address",
-    text(text::address),
-    "address = \"127.0.0.1:5432\"",
-    "`host:port` that must accept a connection; IPv6 in brackets.",
-);
-
-/// A check of kind `exec`.
-pub(crate) static EXEC: Section = Section {
-    title: "a check of kind \"exec\"",
-    keys: &[&KIND, &CHECK_NAME, &EVERY, &TIMEOUT, &FAILURES, &SUCCESSES, &EXEC_COMMAND, &EXEC_USER],
-    planned: &["confirm"],
-};
-
-pub(crate) static EXEC_COMMAND: Key<List<Text>> = required(
-    "command",
-    command(),
-    r#"command = ["bin/check", "--quick"]"#,
-    "Program and arguments; exit status 0 passes. Found as the service's own command is.",
-);
-pub(crate) static EXEC_USER: Key<Text> =
-    key("user", text(text::user), "The user to run as, by name. Default: the service's.");
-
-/// A check of kind `heartbeat`.
-pub(crate) static HEARTBEAT: Section = Section {
-    title: "a check of kind \"heartbeat\"",
-    keys: &[&KIND, &CHECK_NAME, &EVERY, &TIMEOUT, &HEARTBEAT_FAILURES, &SUCCESSES, &HEARTBEAT_WITHIN],
-    planned: &["confirm"],
-};
-
-pub(crate) static HEARTBEAT_WITHIN: Key<Duration> = required(
-    "within",
-    Duration::positive(None),
-    "within = \"30s\"",
-    "The longest time between two WATCHDOG=1 on the notify socket.",
-);
-
-/// A check of kind `grpc`.
-pub(crate) static GRPC: Section = Section {
-    title: "a check of kind \"grpc\"",
-    keys: &[&KIND, &CHECK_NAME, &EVERY, &TIMEOUT, &FAILURES, &SUCCESSES, &GRPC_ADDRESS, &GRPC_SERVICE],
-    planned: &["confirm"],
-};
-
-pub(crate) static GRPC_ADDRESS: Key<Text> = required(
-    "address",
-    text(text::address_or_socket),
-    "address = \"127.0.0.1:50051\"",
-    "`host:port`, IPv6 in brackets, or `unix:/absolute/path`: where grpc.health.v1.Health is served, without TLS.",
-);
-pub(crate) static GRPC_SERVICE: Key<Text> = key(
-    "service",
-    Text { check: text::grpc_service, pattern: None, default: Some("") },
-    "Which service must be serving, as the server knows it. Default: the server as a whole.",
-);
-
 /// All sections, to tell where a key that stands in the wrong one belongs.
 pub(crate) static ALL: [&Section; 25] = [
     &ROOT,
@@ -687,15 +568,15 @@ pub(crate) static ALL: [&Section; 25] = [
     &CRASH_LOOP,
     &LOG,
     &dependencies::SECTION,
-    &HTTP,
-    &TCP,
-    &EXEC,
-    &HEARTBEAT,
+    &probed::HTTP,
+    &probed::TCP,
+    &probed::EXEC,
+    &probed::HEARTBEAT,
     &tree::MEMORY,
     &tree::CPU,
     &tree::OPEN_FILES,
     &tree::LISTEN,
-    &GRPC,
+    &probed::GRPC,
     &measured::METRIC,
     &measured::PROGRESS,
     &measured::PENDING,

@@ -1,8 +1,9 @@
 //! The keys of the checks of what a service measures of itself.
 
+use super::probed::URL_PATTERN;
 use super::{
-    CHECK_NAME, EVERY, FAILURES, HEARTBEAT_FAILURES, KIND, Key, SUCCESSES, Section, Shape, TIMEOUT, Tables,
-    URL_PATTERN, key, required,
+    CHECK_NAME, EVERY, FAILURES, HEARTBEAT_FAILURES, KIND, Key, SUCCESSES, Section, Shape, TIMEOUT, Tables, key,
+    required,
 };
 use crate::kinds::{Choice, Duration, Text};
 use crate::measured::{Decimal, SeriesText, SourceName};

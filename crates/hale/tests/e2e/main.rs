@@ -22,6 +22,7 @@ mod needs_systemd;
 mod nobody;
 mod notify;
 mod pausing;
+mod planned;
 mod replaced;
 mod survivors;
 mod tree_checks;
