@@ -72,12 +72,8 @@ mod tests {
         let bad = judge(text("hpet\n"), text("hpet acpi_pm\n"), Ok(false), None);
         assert!(bad[0].what.contains("is hpet; there are: hpet acpi_pm"), "{bad:?}");
         assert!(bad[1].what.contains("not synchronised") && bad[2].severity == Severity::Note, "{bad:?}");
-        let unseen = judge(
-            Err(io::ErrorKind::NotFound.into()),
-            text(""),
-            Err(io::Error::from_raw_os_error(1)),
-            Some(1),
-        );
+        let unseen =
+            judge(Err(io::ErrorKind::NotFound.into()), text(""), Err(io::Error::from_raw_os_error(1)), Some(1));
         assert!(unseen.iter().all(|finding| finding.severity == Severity::Unseen) && unseen.len() == 2, "{unseen:?}");
     }
 }

@@ -86,7 +86,11 @@ fn judge(key: &str, path: &str, needed: u64, place: &Place) -> Vec<Finding> {
         ),
         "state_dir" if in_memory || place.kind == "overlay" => tell(
             Severity::Risk,
-            &format!("is on {}, which is lost with {}", place.kind, if in_memory { "the boot" } else { "its container" }),
+            &format!(
+                "is on {}, which is lost with {}",
+                place.kind,
+                if in_memory { "the boot" } else { "its container" }
+            ),
             "the ledger is lost with it, and the budget of reboots with the ledger",
             "set host.state_dir to a directory of a disk, or mount a volume there",
         ),
@@ -102,7 +106,12 @@ fn judge(key: &str, path: &str, needed: u64, place: &Place) -> Vec<Finding> {
     }
     if place.read_only {
         let cost = "nothing can be written there: no record is durable, so nothing that needs one is done";
-        tell(Severity::Fault, "is on a read-only file system", cost, "mount it read-write; look for its errors in the kernel's log");
+        tell(
+            Severity::Fault,
+            "is on a read-only file system",
+            cost,
+            "mount it read-write; look for its errors in the kernel's log",
+        );
     }
     if place.free_bytes < needed {
         let free = Size(place.free_bytes);
@@ -116,7 +125,12 @@ fn judge(key: &str, path: &str, needed: u64, place: &Place) -> Vec<Finding> {
     // Some file systems (btrfs) count none.
     if place.inodes > 0 && place.free_inodes < INODES {
         let what = format!("has {} free inodes of {}", place.free_inodes, place.inodes);
-        tell(Severity::Risk, &what, "no file can be made when there are none, whatever room there is", "delete small files there");
+        tell(
+            Severity::Risk,
+            &what,
+            "no file can be made when there are none, whatever room there is",
+            "delete small files there",
+        );
     }
     found
 }

@@ -112,8 +112,14 @@ fn of_processes(policy: &Policy, processes: &[Process], guardian: Option<i32>) -
         if guardian.is_some_and(|guardian| is_below(processes, *pid, guardian)) {
             continue;
         }
+        // A thread of the kernel (there is one named watchdogd), or a zombie.
+        if words.is_empty() {
+            continue;
+        }
         // PM2 names its daemon "PM2 v5.3.0: God".
-        if let Some((_, what)) = OTHERS.iter().find(|(other, _)| name == other || name.starts_with(&format!("{other} "))) {
+        if let Some((_, what)) =
+            OTHERS.iter().find(|(other, _)| name == other || name.starts_with(&format!("{other} ")))
+        {
             let severity = if name.contains("oom") { Severity::Note } else { Severity::Risk };
             let cost = format!("it {what}; where both have the same program, they undo each other's work");
             let mend = "let one of them have it: take its program out there, or out of Hale's configuration";
@@ -178,7 +184,8 @@ fn of_addresses(policy: &Policy, taken: &BTreeSet<SocketAddr>) -> Vec<Finding> {
     // A listener at the unspecified address has all of its port.
     let is_taken = |wanted: &SocketAddr| {
         taken.iter().any(|other| {
-            other.port() == wanted.port() && (other.ip() == wanted.ip() || other.ip().is_unspecified() || wanted.ip().is_unspecified())
+            other.port() == wanted.port()
+                && (other.ip() == wanted.ip() || other.ip().is_unspecified() || wanted.ip().is_unspecified())
         })
     };
     let mut found = Vec::new();
@@ -243,10 +250,13 @@ fn of_units(policy: &Policy, text: &str) -> Vec<Finding> {
     let mut found = Vec::new();
     let commands = commands(policy);
     for block in text.split("\n\n") {
-        let value = |key: &str| block.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('=')).unwrap_or_default();
+        let value =
+            |key: &str| block.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('=')).unwrap_or_default();
         let (id, active, enabled) = (value("Id"), value("ActiveState"), value("UnitFileState"));
         let acts = matches!(active, "active" | "activating" | "reloading") || enabled.starts_with("enabled");
-        let Some(line) = value("ExecStart").split("argv[]=").nth(1).and_then(|rest| rest.split(" ; ").next()) else { continue };
+        let Some(line) = value("ExecStart").split("argv[]=").nth(1).and_then(|rest| rest.split(" ; ").next()) else {
+            continue;
+        };
         for (service, command) in commands.iter().filter(|_| acts) {
             if line.trim() == command.join(" ") {
                 found.push(Finding::new(
@@ -286,6 +296,7 @@ mod tests {
             process(9, 1, "bot", &["bot", "--port", "1"]),
             process(10, 1, "bot", &["bot", "--port", "2"]),
             process(11, 1, "earlyoom", &["earlyoom"]),
+            process(12, 2, "watchdogd", &[]),
         ];
         let outside = "the command of service bot runs outside of Hale, pid 9: bot --port 1";
         assert_eq!(what(&of_processes(&policy, &all, Some(7))), [outside, "earlyoom runs, pid 11"]);
@@ -319,7 +330,10 @@ mod tests {
         let address = four.local_addr().unwrap();
         assert!(taken.contains(&address), "{taken:?}");
         // Not every host has IPv6.
-        assert!(six.is_ok_and(|six| taken.contains(&six.local_addr().unwrap())) || !std::fs::exists("/proc/net/if_inet6").unwrap());
+        assert!(
+            six.is_ok_and(|six| taken.contains(&six.local_addr().unwrap()))
+                || !std::fs::exists("/proc/net/if_inet6").unwrap()
+        );
         let text = format!("[service.a]\ncommand = [\"x\"]\nlisten = {{ http = \"{address}\" }}\n");
         let found = of_addresses(&policy(&text), &taken);
         assert_eq!(what(&found), [format!("service a: somebody listens at {address}, and no Hale runs here")]);

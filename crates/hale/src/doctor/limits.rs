@@ -36,8 +36,8 @@ pub fn look(policy: &Policy, guardian: Option<i32>) -> Vec<Finding> {
         Err(error) => found.push(Finding::unseen("limits", "fs.file-nr", &error.to_string())),
     }
     // No file: the root group, or no controller, which the features tell of.
-    if let Some((group, text)) = own_group(&process)
-        .and_then(|group| read(format!("{group}/pids.max")).ok().map(|text| (group, text)))
+    if let Some((group, text)) =
+        own_group(&process).and_then(|group| read(format!("{group}/pids.max")).ok().map(|text| (group, text)))
     {
         found.extend(of_tasks(policy, &format!("pids.max of {group}"), &text, "set TasksMax=infinity in Hale's unit"));
     }
@@ -60,7 +60,8 @@ fn files_needed(policy: &Policy) -> u64 {
         FILES_PER_SERVICE + service.listen.len() as u64 + FILES_PER_CHECK * service.checks.len() as u64 + left
     };
     let of_services: u64 = policy.services.values().map(|service| of_service(service)).sum();
-    let of_dependencies: u64 = policy.dependencies.values().map(|each| FILES_PER_CHECK * each.checks.len() as u64).sum();
+    let of_dependencies: u64 =
+        policy.dependencies.values().map(|each| FILES_PER_CHECK * each.checks.len() as u64).sum();
     FILES_FOR_HALE + of_services + of_dependencies
 }
 

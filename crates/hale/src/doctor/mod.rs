@@ -72,7 +72,13 @@ impl Finding {
     /// Something that could not be looked at.
     pub fn unseen(subject: &'static str, what: &str, why: &str) -> Self {
         let cost = "nobody knows whether it is as it should be";
-        Self::new(subject, Severity::Unseen, &format!("could not look at {what}: {why}"), cost, "run `hale doctor` as root")
+        Self::new(
+            subject,
+            Severity::Unseen,
+            &format!("could not look at {what}: {why}"),
+            cost,
+            "run `hale doctor` as root",
+        )
     }
 }
 
@@ -131,7 +137,8 @@ mod tests {
     /// A policy of this text.
     pub fn policy(text: &str) -> Policy {
         let source = hale_config::Source { name: "hale.toml".into(), text: text.into() };
-        let defaults = hale_config::HostDefaults { state_dir: "/s".into(), runtime_dir: "/r".into(), log_dir: "/l".into() };
+        let defaults =
+            hale_config::HostDefaults { state_dir: "/s".into(), runtime_dir: "/r".into(), log_dir: "/l".into() };
         hale_config::parse(&[source], &defaults, "/").unwrap().policy
     }
 

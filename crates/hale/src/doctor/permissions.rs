@@ -19,7 +19,8 @@ const STICKY: u32 = 0o1000;
 pub fn look(policy: &Policy, _guardian: Option<i32>) -> Vec<Finding> {
     let host = &policy.host;
     let names = [("state_dir", &host.state_dir), ("runtime_dir", &host.runtime_dir), ("log_dir", &host.log_dir)];
-    let mut found: Vec<Finding> = names.into_iter().flat_map(|(key, path)| of_directory(key, Path::new(path))).collect();
+    let mut found: Vec<Finding> =
+        names.into_iter().flat_map(|(key, path)| of_directory(key, Path::new(path))).collect();
     if rustix::process::geteuid().is_root() {
         match read("/etc/group") {
             Ok(text) => found.extend(of_groups(&text)),
@@ -51,7 +52,11 @@ fn of_directory(key: &str, path: &Path) -> Vec<Finding> {
         Ok(data) if there == path && data.uid() != rustix::process::geteuid().as_raw() => found.push(Finding::new(
             "permissions",
             Severity::Note,
-            &format!("{named} belongs to user id {}, and this is user id {}", data.uid(), rustix::process::geteuid().as_raw()),
+            &format!(
+                "{named} belongs to user id {}, and this is user id {}",
+                data.uid(),
+                rustix::process::geteuid().as_raw()
+            ),
             "a Hale of this user cannot use it; that of its owner can",
             "run `hale doctor` as the user that Hale runs as",
         )),
@@ -85,7 +90,13 @@ fn of_groups(text: &str) -> Vec<Finding> {
     let lacking = groups.into_iter().filter(|(name, _)| !has(name));
     let tell = |(name, what): (&str, &str)| {
         let cost = format!("nobody but root may {what}");
-        Finding::new("permissions", Severity::Note, &format!("there is no group {name}"), &cost, &format!("groupadd --system {name}"))
+        Finding::new(
+            "permissions",
+            Severity::Note,
+            &format!("there is no group {name}"),
+            &cost,
+            &format!("groupadd --system {name}"),
+        )
     };
     lacking.map(tell).collect()
 }
@@ -117,13 +128,22 @@ fn not_executable(name: &str, path: &Path, denied: &Path, user: &str) -> Finding
         Severity::Fault,
         &format!("service {name}: {user} may not execute {} (see {})", path.display(), denied.display()),
         "the service does not start: cause `spawn`",
-        &format!("chmod the file or directory {}, or set another user; access lists (acl(5)) were not looked at", denied.display()),
+        &format!(
+            "chmod the file or directory {}, or set another user; access lists (acl(5)) were not looked at",
+            denied.display()
+        ),
     )
 }
 
 /// The first class that fits decides alone (path_resolution(7)).
 fn may_execute(mode: u32, owns: bool, in_group: bool) -> bool {
-    let class = if owns { 0o100 } else if in_group { 0o010 } else { 0o001 };
+    let class = if owns {
+        0o100
+    } else if in_group {
+        0o010
+    } else {
+        0o001
+    };
     mode & class != 0
 }
 
@@ -156,7 +176,9 @@ mod tests {
 
     #[test]
     fn one_class_of_the_mode_decides() {
-        assert!(may_execute(0o755, false, false) && may_execute(0o710, false, true) && !may_execute(0o710, false, false));
+        assert!(
+            may_execute(0o755, false, false) && may_execute(0o710, false, true) && !may_execute(0o710, false, false)
+        );
         assert!(!may_execute(0o677, true, true));
     }
 
@@ -166,9 +188,9 @@ mod tests {
         let file = place.path().join("bot");
         fs::write(&file, "").unwrap();
         fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
+        fs::set_permissions(place.path(), fs::Permissions::from_mode(0o700)).unwrap();
         let text = |user: &str| format!("[service.a]\ncommand = [\"{}\"]\n{user}", file.display());
         let found = of_program("a", &policy(&text("user = \"nobody\"\n")).services.values().next().unwrap().clone());
-        // A temporary directory is its owner's alone.
         assert!(found.unwrap().what.contains(&format!("(see {})", place.path().display())));
         assert!(of_program("a", &policy(&text("")).services.values().next().unwrap().clone()).is_none());
         fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();

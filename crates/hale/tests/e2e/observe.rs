@@ -18,7 +18,7 @@ fn nothing_is_killed_and_nothing_started_whoever_watches() {
 command = ["sleep", "1000"]
 [service.hangs]
 command = ["sleep", "1000"]
-start.ready = "running"
+start = {{ ready = "running", within = "200ms" }}
 [[service.hangs.check]]
 kind = "http"
 url = "http://{}/"
@@ -61,6 +61,17 @@ after = ["crashes"]
         assert_eq!(place.records(service, "spawn_intended").len(), 1, "{service}");
     }
     assert!(place.incidents().iter().all(|incident| incident["service"] != "after"));
+
+    let would: Vec<String> = ["crashes", "hangs", "late"]
+        .iter()
+        .map(|service| {
+            let of_service = place.incidents().into_iter().find(|incident| incident["service"] == **service).unwrap();
+            let timeline = of_service["timeline"].as_array().unwrap().clone();
+            let why = timeline.iter().filter_map(|entry| entry["why"].as_str());
+            why.filter_map(|why| why.split_once("; with mode \"heal\" ")).map(|(_, would)| would.to_owned()).collect()
+        })
+        .collect();
+    assert!(would.iter().all(|would| would.starts_with("it would restart it at once, because ")), "{would:?}");
 
     // The operator's orders are not Hale's own decisions.
     place.done(&["start", "crashes"]);
