@@ -49,7 +49,7 @@ fn place(path: &str) -> rustix::io::Result<Place> {
     let path = existing(Path::new(path));
     let (room, kind) = (statvfs(&path)?, statfs(&path)?);
     Ok(Place {
-        kind: name(i64::from(kind.f_type)),
+        kind: name(kind.f_type),
         free_bytes: room.f_bavail.saturating_mul(room.f_frsize),
         inodes: room.f_files,
         free_inodes: room.f_favail,
