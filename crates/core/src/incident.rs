@@ -5,6 +5,7 @@ use crate::event::ExitStatus;
 use crate::ids::{IncidentId, Name, RecordId};
 use crate::memory::MemoryReport;
 use crate::plan::{before_limit, ladder, reboot};
+use crate::policy::Mode;
 use crate::reason::Reason;
 use crate::record::{Body, Record};
 use crate::time::{Now, Span};
@@ -297,6 +298,17 @@ impl Story {
     }
 }
 
+/// What a decision does, after "to".
+fn deed(verdict: ladder::Verdict) -> String {
+    match verdict {
+        ladder::Verdict::Observe => String::from("do nothing"),
+        ladder::Verdict::Wait => String::from("leave it as it is"),
+        ladder::Verdict::Restart { delay: Span::ZERO } => String::from("restart it at once"),
+        ladder::Verdict::Restart { delay } => format!("restart it in {delay}"),
+        ladder::Verdict::Hold { delay, .. } => format!("hold it and to try again in {delay}"),
+    }
+}
+
 /// One line of a story: what happened, and why where something was decided. `None`: not worth a line.
 #[must_use]
 pub fn line(body: &Body) -> Option<(String, Option<String>)> {
@@ -310,14 +322,17 @@ pub fn line(body: &Body) -> Option<(String, Option<String>)> {
         Body::Detected { finding, stall: Some(stall), .. } => plain(format!("detected: {finding}; {stall}")),
         Body::Decided(decision) => {
             let choice = &decision.choice;
-            let what = match choice.verdict {
-                ladder::Verdict::Observe => String::from("decided to do nothing"),
-                ladder::Verdict::Wait => String::from("decided to leave it as it is"),
-                ladder::Verdict::Restart { delay: Span::ZERO } => String::from("decided to restart it at once"),
-                ladder::Verdict::Restart { delay } => format!("decided to restart it in {delay}"),
-                ladder::Verdict::Hold { delay, .. } => format!("decided to hold it and to try again in {delay}"),
-            };
+            let what = format!("decided to {}", deed(choice.verdict));
             let mut why = choice.reason.to_string();
+            if choice.reason == Reason::ObserveMode {
+                // The record has all values that the rule reads.
+                let would = ladder::decide(&ladder::Read { mode: Mode::Heal, ..decision.read.clone() });
+                why.push_str(&format!(
+                    "; with mode \"heal\" it would {}, because {}",
+                    deed(would.verdict),
+                    would.reason
+                ));
+            }
             if choice.rung != ladder::Rung::Wait {
                 for refused in &choice.refused {
                     why.push_str(&format!("; {} refused: {}", rung_words(refused.rung), refused.reason));

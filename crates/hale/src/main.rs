@@ -5,6 +5,7 @@ mod cli;
 mod commands;
 mod configuration;
 mod demo;
+mod doctor;
 mod exit;
 mod failure;
 mod history;

@@ -57,6 +57,15 @@ pub fn identify_senders(socket: impl AsFd) -> io::Result<()> {
     }
 }
 
+/// Asks for the pidfd of each sender (`SO_PASSPIDFD`), and for nothing else.
+///
+/// # Errors
+///
+/// The kernel has no such option.
+pub fn tells_pidfds(socket: impl AsFd) -> io::Result<()> {
+    set_flag(socket.as_fd(), libc::SO_PASSPIDFD)
+}
+
 fn set_flag(socket: BorrowedFd<'_>, option: libc::c_int) -> io::Result<()> {
     let on: libc::c_int = 1;
     let length = size_of::<libc::c_int>() as libc::socklen_t;

@@ -1,6 +1,7 @@
 //! System calls that no safe crate offers: the only place with unsafe code.
 
 pub mod child;
+pub mod clock;
 pub mod datagram;
 pub mod fds;
 pub mod packet;

@@ -21,6 +21,7 @@ mod needs_schemathesis;
 mod needs_systemd;
 mod nobody;
 mod notify;
+mod observe;
 mod pausing;
 mod planned;
 mod replaced;
