@@ -77,6 +77,8 @@ pub enum Order {
         check: usize,
         /// Where the check stands.
         policy: Arc<ServicePolicy>,
+        /// Time that was counted before counts no longer: the service is ready only now, or what it depends on was down.
+        anew: bool,
     },
     /// Run one check of a dependency once. Idempotent as far as the check is. Answered as [`Probe`](Self::Probe) is, with
     /// the dependency's name and process 0.

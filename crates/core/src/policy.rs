@@ -540,6 +540,25 @@ impl CheckKind {
         }
     }
 
+    /// Whether it fails by the time in which something has not happened, which the prober counts.
+    #[must_use]
+    pub fn counts_time(&self) -> bool {
+        match self {
+            Self::Progress(_) => true,
+            Self::Metric(MetricCheck { increases_within, .. }) => increases_within.is_some(),
+            Self::Http(_)
+            | Self::Tcp { .. }
+            | Self::Exec { .. }
+            | Self::Heartbeat { .. }
+            | Self::Memory { .. }
+            | Self::Cpu { .. }
+            | Self::OpenFiles { .. }
+            | Self::Listen { .. }
+            | Self::Grpc { .. }
+            | Self::LoopLag(_) => false,
+        }
+    }
+
     /// The bound of a figure that is followed over time.
     #[must_use]
     pub fn limit(&self) -> Option<u64> {

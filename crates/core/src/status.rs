@@ -91,6 +91,9 @@ pub struct CheckStatus {
     pub kind: String,
     /// `None`: not known yet.
     pub ok: Option<bool>,
+    /// The last probe could not be run, or said nothing about the service: what is known is older.
+    #[serde(default)]
+    pub unable: bool,
     /// How long the last probe took.
     pub last_us: Option<u64>,
     /// The last result's words.
@@ -260,6 +263,7 @@ fn check_status(policy: &CheckPolicy, state: CheckState, probing: &Probing) -> C
             CheckState::Passing => Some(true),
             CheckState::Failing { .. } => Some(false),
         },
+        unable: probing.is_unable(),
         last_us: probing.last.as_ref().map(|outcome| outcome.took_us),
         detail: probing.last.as_ref().map_or(String::new(), |outcome| outcome.detail.clone()),
         outlook: probing.trend.outlook(&policy.kind),

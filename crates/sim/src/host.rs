@@ -460,7 +460,7 @@ impl Host for FakeHost<'_> {
                 self.with_kernel(|kernel, around| kernel.signal(around, service, epoch, *signal));
             }
             Order::Kill => self.with_kernel(|kernel, around| kernel.kill(around, service, epoch)),
-            Order::Probe { probe, check, policy } => self.probe(service, epoch, *probe, *check, policy),
+            Order::Probe { probe, check, policy, anew: _ } => self.probe(service, epoch, *probe, *check, policy),
             Order::Collect { incident, .. } => {
                 let lines = vec![String::from("a last line")];
                 let event = Event::Collected { service: service.clone(), incident: *incident, lines };

@@ -18,12 +18,19 @@ pub const POINTS_MAX: usize = 32;
 /// Fewer points have no range of 95 % that says something: of six pairs of points none is outside.
 pub const POINTS_MIN: usize = 8;
 
+/// So many of the newest points have a slope of their own, at least.
+const LATELY_MIN: usize = 4;
+
 /// The time that the first points are apart, at least.
 const WIDTH_MIN: Span = Span::from_secs(1);
 
 /// The longest time that points become apart: the oldest are dropped from there on. 32 of them are two to four days; what
 /// happened before says little of today.
 const WIDTH_MAX: Span = Span::from_secs(3 * 3_600);
+
+/// So many times as long as it was watched can be looked ahead: what a process does in its first minute says nothing about
+/// tomorrow.
+const HORIZON: u64 = 10;
 
 /// One hour, in which slopes are told.
 const HOUR_MS: i128 = 3_600_000;
@@ -55,6 +62,8 @@ pub struct Growth {
     pub per_hour_low: i64,
     /// … and not more.
     pub per_hour_high: i64,
+    /// Of late: in the newest quarter of the points.
+    pub per_hour_lately: i64,
     /// How long it was watched.
     pub over: Span,
 }
@@ -94,16 +103,18 @@ pub enum Unit {
 }
 
 impl Outlook {
-    /// When the bound is reached; `None`: it is not sure that it ever is, or it is reached already.
+    /// When the bound is reached; `None`: it is not sure that it ever is, it is reached already, or it is too far away to be
+    /// told ([`HORIZON`]).
     #[must_use]
     pub fn reaches(&self) -> Option<Reaches> {
-        self.growth.reaches(self.limit, self.level)
+        let reaches = self.growth.reaches(self.limit, self.level)?;
+        (reaches.after <= self.growth.over.times(HORIZON)).then_some(reaches)
     }
 }
 
 impl fmt::Display for Outlook {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Growth { per_hour, per_hour_low, per_hour_high, over } = self.growth;
+        let Growth { per_hour, per_hour_low, per_hour_high, per_hour_lately: _, over } = self.growth;
         let words = |figure: i64| {
             let sign = if figure < 0 { "-" } else { "" };
             match self.unit {
@@ -177,7 +188,9 @@ impl Growth {
     /// there already.
     #[must_use]
     pub fn reaches(&self, limit: u64, level: u64) -> Option<Reaches> {
-        if self.per_hour_low <= 0 || level >= limit {
+        // What has warmed up grew for a while, too.
+        let goes_on = self.per_hour_lately >= self.per_hour / 2;
+        if self.per_hour_low <= 0 || !goes_on || level >= limit {
             return None;
         }
         let left = i128::from(limit - level);
@@ -199,11 +212,8 @@ impl fmt::Display for Reaches {
     }
 }
 
-/// The median of all slopes, and the range by Sen's ranks.
-fn growth(points: &[Point]) -> Option<Growth> {
-    if points.len() < POINTS_MIN {
-        return None;
-    }
+/// The slopes between all pairs of points, the lowest first.
+fn sorted_slopes(points: &[Point]) -> Vec<i64> {
     let mut slopes = Vec::with_capacity(points.len() * (points.len() - 1) / 2);
     for (at, from) in points.iter().enumerate() {
         for to in &points[at + 1..] {
@@ -213,6 +223,16 @@ fn growth(points: &[Point]) -> Option<Growth> {
         }
     }
     slopes.sort_unstable();
+    slopes
+}
+
+/// The median of all slopes, and the range by Sen's ranks.
+fn growth(points: &[Point]) -> Option<Growth> {
+    if points.len() < POINTS_MIN {
+        return None;
+    }
+    let slopes = sorted_slopes(points);
+    let lately = sorted_slopes(&points[points.len() - (points.len() / 4).max(LATELY_MIN)..]);
     let (n, pairs) = (points.len() as u64, slopes.len());
     // 1.96 times the standard deviation of Kendall's S, whose variance is n(n-1)(2n+5)/18.
     let variance = n * (n - 1) * (2 * n + 5) / 18;
@@ -224,6 +244,7 @@ fn growth(points: &[Point]) -> Option<Growth> {
         per_hour: slopes[pairs / 2],
         per_hour_low: slopes[low],
         per_hour_high: slopes[high],
+        per_hour_lately: lately[lately.len() / 2],
         over: last.at.since(first.at),
     })
 }
@@ -288,16 +309,40 @@ mod tests {
         assert_eq!(watched(Span::from_secs(14), |second| second).growth, None, "too few points");
     }
 
+    /// Programs fill their caches after a start, and then have what they need.
+    #[test]
+    fn what_warms_up_reaches_nothing_once_it_stands_still() {
+        let growth = watched(Span::from_secs(4_300), |second| second.min(3_600) * MIB / 4).growth.unwrap();
+        assert!(growth.per_hour_low > 0, "it has grown for most of the time: {growth:?}");
+        assert_eq!(growth.reaches(1_000 * MIB, 900 * MIB), None, "{growth:?}");
+        let missing = |second: u64| (0..second / 60).fold(700 * MIB, |left, _| left - left / 15);
+        for minutes in [40, 60, 90, 120] {
+            let growth = watched(Span::from_secs(60 * minutes), |second| 700 * MIB - missing(second)).growth.unwrap();
+            assert_eq!(growth.reaches(1_000 * MIB, 690 * MIB), None, "{minutes} min: {growth:?}");
+        }
+    }
+
     #[test]
     fn the_time_to_the_limit_has_a_range() {
-        let growth = Growth { per_hour: 100, per_hour_low: 50, per_hour_high: 200, over: Span::from_secs(3_600) };
+        let growth = Growth {
+            per_hour: 100,
+            per_hour_low: 50,
+            per_hour_high: 200,
+            per_hour_lately: 50,
+            over: Span::from_secs(3_600),
+        };
         let reaches = growth.reaches(1_000, 800).unwrap();
         let hours = |hours: u64| Span::from_secs(hours * 3_600);
         assert_eq!((reaches.after, reaches.earliest, reaches.latest), (hours(2), hours(1), hours(4)));
         assert_eq!(growth.reaches(1_000, 1_000), None, "it is there");
+        assert_eq!(
+            Growth { per_hour_lately: 49, ..growth }.reaches(1_000, 800),
+            None,
+            "it has grown, and stands still"
+        );
         assert_eq!(Growth { per_hour_low: 0, ..growth }.reaches(1_000, 800), None, "perhaps it does not grow");
         // A slope that takes longer than there is time.
-        let slow = Growth { per_hour: 1, per_hour_low: 1, per_hour_high: 1, ..growth };
+        let slow = Growth { per_hour: 1, per_hour_low: 1, per_hour_high: 1, per_hour_lately: 1, ..growth };
         assert!(slow.reaches(u64::MAX, 0).unwrap().after > hours(1 << 30));
     }
 

@@ -75,7 +75,7 @@ mod tests {
     use crate::analyze::trend::{Growth, Unit};
 
     fn read(level: u64, per_hour_low: i64, over: Span) -> Read {
-        let growth = Growth { per_hour: 600, per_hour_low, per_hour_high: 700, over };
+        let growth = Growth { per_hour: 600, per_hour_low, per_hour_high: 700, per_hour_lately: 600, over };
         let outlook = Outlook { unit: Unit::Bytes, level, limit: 1_000, growth };
         let check = Name::try_from("memory").unwrap();
         Read { check, outlook, before: Span::from_secs(600), mode: Mode::Heal }

@@ -6,6 +6,7 @@ use crate::plan::before_limit::{self, Decision, Read, Verdict};
 use crate::reason::Reason;
 use crate::record::{Body, CORE_VERSION};
 use crate::world::phase::{Phase, Then};
+use crate::world::service::Service;
 use alloc::boxed::Box;
 use alloc::string::String;
 
@@ -20,14 +21,21 @@ impl Brain<'_> {
         let works = matches!(known.phase, Phase::Running { .. }) && known.healthy && known.incident.is_none();
         let is_left_alone = known.paused.is_some() || known.violated.is_some() || known.blocked.is_some();
         let is_decided = known.planned == Some(known.last_epoch) || self.world.ending.is_some();
-        // Those that failed come first.
         let room = self.world.birth.policy.host.restarts_in_flight as usize;
-        if !works || is_left_alone || is_decided || self.world.restarts_in_flight() >= room {
+        if !works || is_left_alone || is_decided {
             return;
         }
         let check = policy.checks[index].name.clone();
         let read = Read { check: check.clone(), outlook, before, mode: self.world.mode() };
         let Some((reaches, verdict)) = before_limit::decide(&read) else { return };
+        // Those that are being ended for the same reason will each take a place; many may have begun together.
+        let planned = |service: &&Service| {
+            let known = &service.known;
+            matches!(known.phase, Phase::Stopping { .. }) && known.planned == Some(known.last_epoch)
+        };
+        if self.world.restarts_in_flight() + self.world.services.values().filter(planned).count() >= room {
+            return;
+        }
         let decision = Decision {
             rule: String::from(before_limit::RULE),
             core: CORE_VERSION,

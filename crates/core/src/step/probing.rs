@@ -55,7 +55,9 @@ impl Brain<'_> {
                         let probe = self.world.next_probe;
                         self.world.next_probe = probe.next();
                         probing.start(probe, check, now);
-                        self.effect(name, run.epoch, Order::Probe { probe, check: index, policy: policy.clone() });
+                        let anew = core::mem::take(&mut probing.anew);
+                        let order = Order::Probe { probe, check: index, policy: policy.clone(), anew };
+                        self.effect(name, run.epoch, order);
                     }
                 }
                 _ => {}
@@ -123,6 +125,8 @@ impl Brain<'_> {
     fn counts(&self, name: &Name, index: usize, now: Monotonic) -> bool {
         let service = &self.world.services[name];
         match &service.known.phase {
+            // Nobody must have done something before he is ready.
+            Phase::Starting { .. } if service.policy.checks[index].kind.counts_time() => false,
             Phase::Starting { .. } => service.known.checks[index] == CheckState::Passing,
             Phase::Running { .. } => {
                 let passed = service.senses.probes[index].last_pass.is_some();

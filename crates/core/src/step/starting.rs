@@ -44,7 +44,9 @@ impl Brain<'_> {
         }
         // Those that start again because what blocked them is up come in line too: there may be many.
         let again = matches!(why, Reason::NowReady { .. }) && self.known(name).last_epoch > Epoch(0);
-        let queues = self.known(name).counters.failures > 0 || again || self.world.admission.waits(name);
+        let known = self.known(name);
+        let planned = known.planned.is_some() && known.planned == Some(known.last_epoch);
+        let queues = known.counters.failures > 0 || again || planned || self.world.admission.waits(name);
         if queues && !self.admit(name) {
             return;
         }

@@ -278,6 +278,7 @@ impl Service {
                 self.known.last_failure = None;
                 let failing = |check: &&mut CheckState| matches!(check, CheckState::Failing { .. });
                 self.known.checks.iter_mut().filter(failing).for_each(|check| *check = CheckState::Unknown);
+                self.senses.count_anew();
             }
             Body::Exited { .. } | Body::SpawnFailed { .. } => {
                 self.known.process = None;
@@ -333,6 +334,7 @@ impl Service {
                 self.known.blocked = None;
                 self.known.extended_until = None;
             }
+            Body::BecameReady { .. } => self.senses.count_anew(),
             Body::RestartPlanned(_) => self.known.planned = Some(self.known.last_epoch),
             Body::HeartbeatPromised { within, .. } => {
                 self.known.heartbeat_within = Some(*within);
@@ -344,7 +346,6 @@ impl Service {
             | Body::Ending { .. }
             | Body::Blocked { .. }
             | Body::Dependency { .. }
-            | Body::BecameReady { .. }
             | Body::Decided(_)
             | Body::Waits { .. }
             | Body::Unkillable { .. }
@@ -418,6 +419,11 @@ impl Service {
 }
 
 impl Senses {
+    /// What is counted in time begins anew with the next probes.
+    fn count_anew(&mut self) {
+        self.probes.iter_mut().for_each(|probing| probing.anew = true);
+    }
+
     /// Forgets all that belongs to the process before.
     fn start_afresh(&mut self) {
         self.probes.iter_mut().for_each(|probing| *probing = crate::analyze::checks::Probing::default());

@@ -140,6 +140,9 @@ pub struct Check {
     pub kind: String,
     /// Whether it passes; `null` while that is not known.
     pub ok: Option<bool>,
+    /// Whether its last probe could not be run, or said nothing about the service: then `ok` is what was known before.
+    #[serde(default)]
+    pub unable: bool,
     /// How long its last probe took.
     pub last_ms: Option<f64>,
     /// What the last probe found.
@@ -180,7 +183,7 @@ pub struct Outlook {
 impl From<&trend::Outlook> for Outlook {
     fn from(outlook: &trend::Outlook) -> Self {
         let reaches = outlook.reaches();
-        let trend::Growth { per_hour, per_hour_low, per_hour_high, over } = outlook.growth;
+        let trend::Growth { per_hour, per_hour_low, per_hour_high, per_hour_lately: _, over } = outlook.growth;
         let text = match reaches {
             Some(reaches) => format!("{outlook}, reaches its bound in {reaches}"),
             None => outlook.to_string(),
@@ -361,6 +364,7 @@ impl From<&CheckStatus> for Check {
             name: check.name.clone(),
             kind: check.kind.clone(),
             ok: check.ok,
+            unable: check.unable,
             last_ms: check.last_us.map(|us| ms(Span::from_us(us))),
             detail: check.detail.clone(),
             outlook: check.outlook.as_ref().map(Outlook::from),
@@ -485,6 +489,7 @@ mod tests {
                     name: Name::try_from("http").unwrap(),
                     kind: "http".into(),
                     ok: Some(false),
+                    unable: false,
                     last_us: Some(1_500),
                     detail: "refused".into(),
                     outlook: None,
@@ -505,7 +510,8 @@ mod tests {
         assert_eq!(service["incident"], 7);
         assert_eq!(service["stored"], json!(["stored"]));
         assert_eq!(service["generation"], json!(null));
-        let check = json!({"name": "http", "kind": "http", "ok": false, "last_ms": 1.5, "detail": "refused"});
+        let check = json!({"name": "http", "kind": "http", "ok": false, "unable": false, "last_ms": 1.5,
+            "detail": "refused", "outlook": null});
         assert_eq!(service["checks"][0], check);
         let keys = ["name", "state", "pid", "since", "restarts", "generation", "grade", "probation_ms_left", "checks"];
         for key in keys {

@@ -50,6 +50,10 @@ use std::time::Duration;
 /// How many kernel events one call takes: more are there at the next one, which follows at once.
 const EVENTS_PER_WAIT: usize = 128;
 
+/// How many waits in a row may come before a timer that is due: enough for some thousand services that all have something
+/// to say, and an end for those that never stop talking.
+const ROUNDS_MAX: u32 = 32;
+
 /// How many events of other threads one round takes before the guardian is listened to again.
 const INBOX_PER_ROUND: usize = 256;
 
@@ -502,6 +506,7 @@ impl Host for DaemonHost {
     }
 
     fn next(&mut self, until: Option<Monotonic>) -> Option<Event> {
+        let mut rounds = 0;
         loop {
             if self.ended.is_some() {
                 return None;
@@ -515,7 +520,11 @@ impl Host for DaemonHost {
                 self.ended = Some(Ended::Failed);
                 return None;
             }
-            if self.events.is_empty() && until.is_some_and(|until| until <= now().mono) {
+            // What services say of themselves is no event, and must be heard before a probe asks for it: after a stall of
+            // this process more may be ready than one wait tells of.
+            rounds += 1;
+            let more = self.buffer.len() == EVENTS_PER_WAIT && rounds < ROUNDS_MAX;
+            if self.events.is_empty() && !more && until.is_some_and(|until| until <= now().mono) {
                 return Some(Event::Tick);
             }
         }
@@ -603,8 +612,8 @@ impl DaemonHost {
                 hosted.kill_now();
                 self.watch_tree(service, epoch, Until::Killed);
             }
-            Order::Probe { probe, check, policy } => {
-                let of = Probed::Service { policy, tree: hosted.tree().cloned() };
+            Order::Probe { probe, check, policy, anew } => {
+                let of = Probed::Service { policy, tree: hosted.tree().cloned(), anew };
                 self.parts.prober.probe(ProbeOrder { service: service.clone(), epoch, probe, check, of });
             }
             Order::Collect { incident, lines } => {

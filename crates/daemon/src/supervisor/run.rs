@@ -54,9 +54,9 @@ pub(super) const LEFTOVERS_WITHIN: Duration = Duration::from_secs(5);
 /// How long the start waits for what the ledger's newest segment says: its 64 MiB are read and verified in a part of that.
 const LEDGER_WITHIN: Duration = Duration::from_secs(2);
 
-/// How many threads may do what can block for probes: name lookups and exec preparations, four at once each, and eight
-/// looks at processes.
-const BLOCKING_THREADS: usize = 16;
+/// How many threads may do what can block for probes: name lookups and exec preparations, four at once each, eight looks at
+/// processes, and two readers of certificates.
+const BLOCKING_THREADS: usize = 18;
 
 /// How long the start waits for the thread of probes and API.
 const RUNTIME_WITHIN: Duration = Duration::from_secs(5);

@@ -116,8 +116,14 @@ fn remarks_on_checks(name: &Name, checks: &[Check], whole: bool) -> Vec<String> 
     for check in checks {
         let took = check.last_ms.map_or(String::new(), |ms| format!(" in {ms} ms"));
         match check.ok {
+            _ if check.unable => {
+                remarks.push(format!("{name}: check {} could not be probed: {}", check.name, check.detail));
+            }
             Some(false) => remarks.push(format!("{name}: check {} fails: {}", check.name, check.detail)),
             Some(true) if whole => remarks.push(format!("{name}: check {} passes{took}: {}", check.name, check.detail)),
+            None if whole && !check.detail.is_empty() => {
+                remarks.push(format!("{name}: check {} has not passed yet: {}", check.name, check.detail));
+            }
             None if whole => remarks.push(format!("{name}: check {} is not known yet", check.name)),
             Some(true) | None => {}
         }

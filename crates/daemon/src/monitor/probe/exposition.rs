@@ -58,7 +58,10 @@ impl<'a> Exposition<'a> {
     fn line(&mut self, line: &[u8]) -> Result<(), String> {
         let line = line.trim_ascii();
         // Most lines are of other metrics, and are not looked at any further.
-        let named = |series: &&&Series| line.starts_with(series.name.as_bytes());
+        let is_end = |byte: &u8| matches!(byte, b'{' | b' ' | b'\t');
+        let named = |series: &&&Series| {
+            line.strip_prefix(series.name.as_bytes()).is_some_and(|rest| rest.first().is_none_or(is_end))
+        };
         if self.wanted.iter().find(named).is_none() {
             return Ok(());
         }
@@ -122,6 +125,7 @@ mod tests {
         }
         assert!(read(&"x".repeat(LINE_BYTES_MAX + 1), &["up"], 4096).expect_err("long").contains("longer than"));
         assert!(read(&"up 1\n".repeat(SAMPLES_MAX + 1), &["up"], 4096).expect_err("many").contains("more than"));
+        assert_eq!(read("upper{a=1} x\nup 1\n", &["up"], 64), Ok(vec![vec![1.0]]));
         // Of others nothing is said.
         assert_eq!(read("<html>\nup 1\n", &["up"], 64), Ok(vec![vec![1.0]]));
     }

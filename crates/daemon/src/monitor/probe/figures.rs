@@ -18,7 +18,7 @@ pub enum Figure {
 /// The newest figures of one process.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Of {
-    epoch: Epoch,
+    pub(super) epoch: Epoch,
     /// Whether it was started by this supervisor, so that all that it said is known.
     pub(super) from_the_start: bool,
     /// How much it has done, and when that changed.
@@ -27,7 +27,7 @@ pub(super) struct Of {
     pub(super) lag: Option<(Span, Instant)>,
 }
 
-/// The newest figures of each service: one entry for each that ever said one.
+/// The newest figures of each service: one entry for each that was ever started.
 #[derive(Default)]
 pub(super) struct Figures(Mutex<BTreeMap<Name, Of>>);
 

@@ -111,8 +111,9 @@ async fn call(sender: SendRequest<Bytes>, authority: &str, service: &str) -> Res
         bytes.extend_from_slice(&data);
         // A window that is not given back stays smaller; the answer is shorter than it.
     }
-    if let Some(trailers) = stream.trailers().await.map_err(|error| broken(&error))? {
-        status_of(&trailers)?;
+    match stream.trailers().await.map_err(|error| broken(&error))? {
+        Some(trailers) if trailers.contains_key("grpc-status") => status_of(&trailers)?,
+        _ => return Err(Verdict::wrong("not gRPC: the call ended without a status")),
     }
     unframed(&bytes)
 }

@@ -1,6 +1,6 @@
 //! Checks of what a service measures of itself: its metrics against bounds, its progress, the lag of its event loop.
 
-use super::figures::Figures;
+use super::figures::{Figures, Of};
 use super::scrape::scrape;
 use super::{Deadline, Network, ProbeOrder, Verdict};
 use hale_core::ids::{Epoch, Name};
@@ -15,6 +15,10 @@ use tokio::time::Instant;
 /// A service that says the lag of its loop must say it once in so many `every`: who does not is stuck.
 const SILENT_AFTER: u64 = 3;
 
+/// From one look to the next at most so many `every` are counted. What was not looked at was not seen to stand still: this
+/// process, or all of the machine, may have been stopped meanwhile.
+const COUNTED_MAX: u64 = 2;
+
 /// Judges, and remembers what it must from one probe to the next.
 #[derive(Default)]
 pub(super) struct Meter {
@@ -24,34 +28,51 @@ pub(super) struct Meter {
 }
 
 /// What is remembered of one check.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 struct Past {
-    /// When it was first looked at, or became more.
-    since: Instant,
+    /// When it was last looked at.
+    looked: Option<Instant>,
+    /// For how long nothing has happened that should have.
+    still: Span,
+    /// The newest count.
     count: Option<f64>,
-    /// Since when there is work, or may be; `None`: there was none.
-    pending: Option<Instant>,
+    /// There was work when it was last looked at, or may have been.
+    pending: bool,
     /// It was looked at with success.
     is_seen: bool,
 }
 
 impl Past {
-    fn begin(now: Instant) -> Self {
-        Self { since: now, count: None, pending: None, is_seen: false }
+    /// The time to be counted since the last look.
+    fn step(&mut self, every: Span, now: Instant) -> Span {
+        let since = self.looked.replace(now).map_or(Span::ZERO, |looked| elapsed(looked, now));
+        since.min(every.times(COUNTED_MAX))
     }
 
-    /// Takes a newer count. One that became less was set back, as by a process of the service that is new.
-    fn count(&mut self, count: Option<f64>, now: Instant) {
-        let Some(count) = count.filter(|count| !count.is_nan()) else { return };
-        if self.count.is_some_and(|before| count > before) {
-            self.since = now;
-        }
-        self.count = Some(count);
+    /// Takes a newer count; whether more was done. One that became less was set back, as by a process of the service that
+    /// is new: from there on it goes on.
+    fn counts_more(&mut self, count: Option<f64>) -> bool {
+        let Some(count) = count else { return false };
+        // What is made when it is first used has just been used.
+        self.count.replace(count).map_or(self.is_seen && count > 0.0, |before| count > before)
     }
+}
 
-    fn pending(&mut self, is_pending: bool, now: Instant) {
-        self.pending = is_pending.then(|| self.pending.unwrap_or(now));
-    }
+/// What a look at the work of a service has found.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Work {
+    /// How much was done, by the metrics; `None`: they do not tell it.
+    done: Option<f64>,
+    is_pending: bool,
+}
+
+/// Why there was no look.
+#[derive(Debug, Clone, PartialEq)]
+enum Unseen {
+    /// It says nothing about the service.
+    Nothing(String),
+    /// The service's own metrics cannot be had.
+    Failed(Verdict),
 }
 
 impl Meter {
@@ -64,26 +85,28 @@ impl Meter {
         deadline: Deadline,
     ) -> Result<Verdict, Verdict> {
         let MetricCheck { url, series, above, below, increases_within } = check;
-        let samples = scrape(url, vec![series], network, deadline).await?.swap_remove(0);
+        let samples = numbers(scrape(url, vec![series], network, deadline).await?.swap_remove(0));
         if samples.is_empty() {
-            return Err(absent(series, url));
+            return Ok(Verdict::pass(absent(series, url)));
         }
         for &sample in &samples {
-            // Of what is not a number none of the two holds.
-            if let Some(bound) = above.as_ref().filter(|bound| sample <= number(bound) || sample.is_nan()) {
+            if let Some(bound) = above.as_ref().filter(|bound| sample <= number(bound)) {
                 return Err(Verdict::wrong(format_args!("{series} is {sample}, not above {bound}")));
             }
-            if let Some(bound) = below.as_ref().filter(|bound| sample >= number(bound) || sample.is_nan()) {
+            if let Some(bound) = below.as_ref().filter(|bound| sample >= number(bound)) {
                 return Err(Verdict::wrong(format_args!("{series} is {sample}, not below {bound}")));
             }
         }
         let sum: f64 = samples.iter().sum();
         if let Some(within) = increases_within {
             let now = Instant::now();
-            let past = self.remember(order, policy, |past| past.count(Some(sum), now));
-            let still = elapsed(past.since, now);
-            if still >= *within {
-                return Err(Verdict::wrong(format_args!("{series} is {sum}, and was no less {still} ago")));
+            let past = self.remember(order, policy, |past| {
+                let step = past.step(policy.every, now);
+                past.still = if past.counts_more(Some(sum)) { Span::ZERO } else { past.still.plus(step) };
+                past.is_seen = true;
+            });
+            if past.still >= *within {
+                return Err(Verdict::wrong(format_args!("{series} is {sum}, and did not increase for {}", past.still)));
             }
         }
         let of = if samples.len() > 1 { format!(" ({} samples)", samples.len()) } else { String::new() };
@@ -99,36 +122,11 @@ impl Meter {
         deadline: Deadline,
     ) -> Result<Verdict, Verdict> {
         let seen = look(check, network, deadline).await;
-        let now = Instant::now();
         let said = self.figures.of(&order.service, order.epoch);
-        let mut past = self.remember(order, policy, |past| match &seen {
-            Ok((count, is_pending)) => {
-                past.is_seen = true;
-                past.count(*count, now);
-                past.pending(*is_pending, now);
-            }
-            // For as long as that is not known, there may be work.
-            Err(_) => past.pending(true, now),
-        });
-        if let Some((count, changed)) = said.and_then(|of| of.progress).filter(|_| check.source == Source::Notify) {
-            past.since = past.since.max(changed);
-            past.count = Some(count as f64);
-        }
-        let Some(pending) = past.pending else { return Ok(Verdict::pass("nothing to do")) };
-        let (still, within) = (elapsed(past.since.max(pending), now), check.within);
-        let count = past.count.map_or_else(|| "nothing done yet".to_owned(), |count| format!("{count} done"));
-        match seen {
-            // A new process whose metrics are not there yet is not up. One that was there before has its time.
-            Err(verdict) if verdict.is_unable() || !past.is_seen && said.is_some_and(|of| of.from_the_start) => {
-                Err(verdict)
-            }
-            _ if still < within => Ok(Verdict::pass(format_args!("{count}, the same for {still}, at most {within}"))),
-            Ok(_) => Err(Verdict::wrong(format_args!("no progress for {still}: {count}"))),
-            Err(verdict) => {
-                let detail = format_args!("no progress was seen for {still}: {}", verdict.detail);
-                Err(Verdict { failure: verdict.failure, ..Verdict::wrong(detail) })
-            }
-        }
+        let said = if check.source == Source::Notify { said } else { said.map(|of| Of { progress: None, ..of }) };
+        let mut verdict = None;
+        self.remember(order, policy, |past| verdict = Some(judge_progress(past, seen, said, policy, check.within)));
+        verdict.unwrap_or_else(|| Err(Verdict::unable("it was not judged")))
     }
 
     /// How late its event loop is.
@@ -140,95 +138,159 @@ impl Meter {
         deadline: Deadline,
     ) -> Result<Verdict, Verdict> {
         let LoopLagCheck { below, source } = check;
-        let lag = match source {
+        match source {
             Source::Metric { url, series } => {
-                let samples = scrape(url, vec![series], network, deadline).await?.swap_remove(0);
-                let longest = samples.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-                if samples.is_empty() {
-                    return Err(absent(series, url));
+                let samples = numbers(scrape(url, vec![series], network, deadline).await?.swap_remove(0));
+                match samples.into_iter().reduce(f64::max) {
+                    None => Ok(Verdict::pass(absent(series, url))),
+                    // Below zero it is early.
+                    Some(longest) => Ok(judge_lag(Span::from_us((longest * 1e6) as u64), *below)),
                 }
-                // One that is not a number is not below anything.
-                if samples.iter().any(|sample| sample.is_nan()) {
-                    return Err(Verdict::wrong(format_args!("{series} is NaN, not below {below}")));
-                }
-                Span::from_us((longest * 1e6) as u64)
             }
             Source::Notify => {
-                let now = Instant::now();
-                let first = self.remember(order, policy, |_| {}).since;
-                let of = self.figures.of(&order.service, order.epoch);
-                let (silent, allowed) = match of.and_then(|of| of.lag) {
-                    Some((lag, said)) if elapsed(said, now) < policy.every.times(SILENT_AFTER) => {
-                        return Ok(judge_lag(lag, *below));
-                    }
-                    Some((_, said)) => (elapsed(said, now), Span::ZERO),
+                let (now, of) = (Instant::now(), self.figures.of(&order.service, order.epoch));
+                let lag = of.and_then(|of| of.lag);
+                let past = self.remember(order, policy, |past| {
+                    let is_new = lag.is_some_and(|(_, said)| past.looked.is_none_or(|looked| said >= looked));
+                    let step = past.step(policy.every, now);
+                    past.still = if is_new { Span::ZERO } else { past.still.plus(step) };
+                });
+                let (silent, allowed) = (past.still, policy.every.times(SILENT_AFTER));
+                match lag {
+                    Some((lag, _)) if silent < allowed => Ok(judge_lag(lag, *below)),
                     // What an earlier supervisor was told is not known here.
-                    None if of.is_none_or(|of| !of.from_the_start) => {
-                        (elapsed(first, now), policy.every.times(SILENT_AFTER))
+                    None if silent < allowed && of.is_none_or(|of| !of.from_the_start) => {
+                        Ok(Verdict::pass(format_args!("nothing was said for {silent}, {allowed} at most")))
                     }
-                    None => (elapsed(first, now), Span::ZERO),
-                };
-                if silent < allowed {
-                    return Ok(Verdict::pass(format_args!("nothing was said for {silent}, {allowed} at most")));
+                    _ => Err(Verdict::wrong(format_args!("X_HALE_LOOP_LAG_USEC was not said for {silent}"))),
                 }
-                return Err(Verdict::wrong(format_args!("X_HALE_LOOP_LAG_USEC was not said for {silent}")));
             }
-        };
-        Ok(judge_lag(lag, *below))
+        }
     }
 
-    /// What is remembered of a check, after `change`; of another process nothing is.
+    /// What is remembered of a check, after `change`; of another process, or from before it counts anew, nothing is.
     fn remember(&self, order: &ProbeOrder, check: &CheckPolicy, change: impl FnOnce(&mut Past)) -> Past {
         let mut pasts = self.pasts.lock().unwrap_or_else(PoisonError::into_inner);
-        let fresh = || (order.epoch, Past::begin(Instant::now()));
-        let entry = pasts.entry((order.service.clone(), check.name.clone())).or_insert_with(fresh);
+        let entry = pasts.entry((order.service.clone(), check.name.clone())).or_insert((order.epoch, Past::default()));
         if entry.0 != order.epoch {
-            *entry = fresh();
+            *entry = (order.epoch, Past::default());
+        }
+        if order.counts_anew() {
+            (entry.1.still, entry.1.looked) = (Span::ZERO, None);
         }
         change(&mut entry.1);
         entry.1
     }
 }
 
+/// What a look means after those before it. `said`: what the service said on its notify socket, if that tells of progress.
+fn judge_progress(
+    past: &mut Past,
+    seen: Result<Work, Unseen>,
+    said: Option<Of>,
+    policy: &CheckPolicy,
+    within: Span,
+) -> Result<Verdict, Verdict> {
+    let now = Instant::now();
+    let before = past.looked;
+    let step = past.step(policy.every, now);
+    let has_said = said.and_then(|of| of.progress).filter(|(_, at)| before.is_none_or(|before| *at >= before));
+    let (work, failure) = match seen {
+        Ok(work) => (work, None),
+        Err(Unseen::Nothing(why)) => {
+            // The time with work begins at the next look that finds some.
+            past.pending = false;
+            return Ok(Verdict::pass(why));
+        }
+        // A new process whose metrics are not there yet is not up. One that was there before has its time.
+        Err(Unseen::Failed(verdict))
+            if verdict.is_unable() || !past.is_seen && said.is_some_and(|of| of.from_the_start) =>
+        {
+            return Err(verdict);
+        }
+        // For as long as it is not known, there may be work.
+        Err(Unseen::Failed(verdict)) => (Work { done: None, is_pending: true }, Some(verdict)),
+    };
+    let goes_on = past.counts_more(work.done) || has_said.is_some();
+    past.still = if goes_on || !work.is_pending || !past.pending { Span::ZERO } else { past.still.plus(step) };
+    past.pending = work.is_pending;
+    past.is_seen |= failure.is_none();
+    if let Some((count, _)) = said.and_then(|of| of.progress) {
+        past.count = Some(count as f64);
+    }
+    if !work.is_pending {
+        return Ok(Verdict::pass("nothing to do"));
+    }
+    let still = past.still;
+    let count = past.count.map_or_else(|| "nothing done yet".to_owned(), |count| format!("{count} done"));
+    match failure {
+        _ if still < within => Ok(Verdict::pass(format_args!("{count}, the same for {still}, at most {within}"))),
+        None => Err(Verdict::wrong(format_args!("no progress for {still}: {count}"))),
+        Some(verdict) => {
+            let detail = format_args!("no progress was seen for {still}: {}", verdict.detail);
+            Err(Verdict { failure: verdict.failure, ..Verdict::wrong(detail) })
+        }
+    }
+}
+
 /// How much was done, as far as the metrics tell it, and whether there is something to do.
-async fn look(check: &ProgressCheck, network: &Network, deadline: Deadline) -> Result<(Option<f64>, bool), Verdict> {
+async fn look(check: &ProgressCheck, network: &Network, deadline: Deadline) -> Result<Work, Unseen> {
     let counted = match &check.source {
         Source::Notify => None,
         Source::Metric { url, series } => Some((url, series)),
     };
     let (done, work) = match (counted, &check.while_pending) {
         (Some((url, series)), Some(pending)) if *url == pending.url => {
-            let mut found = scrape(url, vec![series, &pending.series], network, deadline).await?;
+            let mut found =
+                scrape(url, vec![series, &pending.series], network, deadline).await.map_err(Unseen::Failed)?;
             let work = found.pop();
             (found.pop(), work)
         }
         (counted, pending) => {
             let done = match counted {
-                Some((url, series)) => scrape(url, vec![series], network, deadline).await?.pop(),
+                Some((url, series)) => {
+                    scrape(url, vec![series], network, deadline).await.map_err(Unseen::Failed)?.pop()
+                }
                 None => None,
             };
             let work = match pending {
-                Some(Pending { url, series, .. }) => scrape(url, vec![series], network, deadline).await?.pop(),
+                // These metrics may be somebody else's, whose failure is not the service's.
+                Some(Pending { url, series, .. }) => scrape(url, vec![series], network, deadline)
+                    .await
+                    .map_err(|verdict| {
+                        Unseen::Nothing(format!("whether there is work is not known: {}", verdict.detail))
+                    })?
+                    .pop(),
                 None => None,
             };
             (done, work)
         }
     };
-    let is_pending = match (&check.while_pending, work) {
-        (Some(Pending { url, series, .. }), Some(samples)) if samples.is_empty() => return Err(absent(series, url)),
+    let is_pending = match (&check.while_pending, work.map(numbers)) {
+        (Some(Pending { url, series, .. }), Some(samples)) if samples.is_empty() => {
+            return Err(Unseen::Nothing(absent(series, url)));
+        }
         (Some(pending), Some(samples)) => samples.iter().any(|&sample| sample > number(&pending.above)),
         (None, _) | (_, None) => true,
     };
-    match (counted, done) {
-        (Some((url, series)), Some(samples)) if samples.is_empty() && is_pending => Err(absent(series, url)),
+    match (counted, done.map(numbers)) {
+        (Some((url, series)), Some(samples)) if samples.is_empty() && is_pending => {
+            Err(Unseen::Nothing(absent(series, url)))
+        }
         // Several processes or queues have done something each.
-        (_, done) => Ok((done.and_then(|samples| samples.into_iter().reduce(|a, b| a + b)), is_pending)),
+        (_, done) => Ok(Work { done: done.and_then(|samples| samples.into_iter().reduce(|a, b| a + b)), is_pending }),
     }
 }
 
-/// Programs make a metric when it is first used: one that is not there says nothing.
-fn absent(series: &Series, url: &str) -> Verdict {
-    Verdict::unable(format_args!("there is no {series} at {url}"))
+/// Those of the samples that are numbers: a summary of what did not happen is none.
+fn numbers(mut samples: Vec<f64>) -> Vec<f64> {
+    samples.retain(|sample| !sample.is_nan());
+    samples
+}
+
+/// Programs make a metric when it is first used: one that is not there says nothing against them.
+fn absent(series: &Series, url: &str) -> String {
+    format!("there is no {series} at {url}, which says nothing")
 }
 
 fn judge_lag(lag: Span, below: Span) -> Verdict {
@@ -239,7 +301,7 @@ fn judge_lag(lag: Span, below: Span) -> Verdict {
     }
 }
 
-/// A validated bound is a finite number; against anything else nothing holds.
+/// A validated bound is a finite number; against anything else nothing fails.
 fn number(bound: &Bound) -> f64 {
     bound.0.parse().unwrap_or(f64::NAN)
 }
@@ -261,6 +323,8 @@ mod tests {
 
     const TIMEOUT: Span = Span::from_secs(5);
     const WITHIN: Span = Span::from_secs(60);
+    /// As in the policy of these tests.
+    const EVERY: Span = Span::from_secs(2);
 
     fn series(text: &str) -> Series {
         Series::read(text).expect("a series").0
@@ -277,6 +341,7 @@ mod tests {
         page: Arc<Mutex<String>>,
         url: String,
         epoch: u64,
+        anew: bool,
     }
 
     impl Bench {
@@ -297,7 +362,7 @@ mod tests {
                 }
             });
             let url = format!("http://{}/metrics", address.await);
-            let bench = Self { meter: Meter::default(), network: Network::default(), page, url, epoch: 1 };
+            let bench = Self { meter: Meter::default(), network: Network::default(), page, url, epoch: 1, anew: false };
             bench.meter.figures.begin(&bench.name(), Epoch(1));
             bench
         }
@@ -312,7 +377,7 @@ mod tests {
 
         async fn probe(&self, kind: &CheckKind) -> Verdict {
             let policy = Arc::new(policy(kind.clone(), TIMEOUT));
-            let of = Probed::Service { policy: policy.clone(), tree: None };
+            let of = Probed::Service { policy: policy.clone(), tree: None, anew: self.anew };
             let order = ProbeOrder { service: self.name(), epoch: Epoch(self.epoch), probe: ProbeId(1), check: 0, of };
             let (check, deadline) = (&policy.checks[0], Deadline::start(TIMEOUT));
             let verdict = match kind {
@@ -324,14 +389,21 @@ mod tests {
             verdict.unwrap_or_else(|verdict| verdict)
         }
 
-        /// Moves on the time, in which nothing else happens.
-        fn later(&self, span: Span) {
+        /// Looks as often as the time takes, each two seconds, and returns the last answer.
+        async fn later(&self, kind: &CheckKind, span: Span) -> Verdict {
+            let mut last = None;
+            for _ in 0..span.as_us() / EVERY.as_us() {
+                self.rest(EVERY);
+                last = Some(self.probe(kind).await);
+            }
+            last.expect("it is more than one look")
+        }
+
+        /// Moves on the time, in which nobody looks.
+        fn rest(&self, span: Span) {
             let by = std::time::Duration::from_micros(span.as_us());
             let mut pasts = self.meter.pasts.lock().expect("nobody panics with it");
-            for (_, past) in pasts.values_mut() {
-                past.since -= by;
-                past.pending = past.pending.map(|since| since - by);
-            }
+            pasts.values_mut().for_each(|(_, past)| past.looked = past.looked.map(|looked| looked - by));
             drop(pasts);
             self.meter.figures.age(by);
         }
@@ -363,9 +435,11 @@ mod tests {
         let above = |bound| CheckKind::Metric(MetricCheck { above: bound, ..metric(&bench, "jobs") });
         passes(&bench.probe(&above(bound("2"))).await, "jobs is 13");
         fails(&bench.probe(&above(bound("3"))).await, ProbeFailure::Wrong, "jobs is 3, not above 3");
+        // A summary of nothing is no figure.
         bench.show("jobs NaN");
-        fails(&bench.probe(&above(bound("3"))).await, ProbeFailure::Wrong, "jobs is NaN, not above 3");
-        fails(&bench.probe(&below("jobs", bound("3"))).await, ProbeFailure::Wrong, "jobs is NaN, not below 3");
+        passes(&bench.probe(&above(bound("3"))).await, "there is no jobs at ");
+        bench.show("jobs{queue=\"a\"} NaN\njobs{queue=\"b\"} 3\n");
+        fails(&bench.probe(&above(bound("3"))).await, ProbeFailure::Wrong, "jobs is 3, not above 3");
     }
 
     #[tokio::test]
@@ -373,7 +447,7 @@ mod tests {
         let bench = Bench::new("other 1\n").await;
         let check = MetricCheck { below: bound("5"), ..metric(&bench, "jobs") };
         let kind = CheckKind::Metric(check.clone());
-        fails(&bench.probe(&kind).await, ProbeFailure::Unable, &format!("there is no jobs at {}", bench.url));
+        passes(&bench.probe(&kind).await, &format!("there is no jobs at {}", bench.url));
         bench.show("500 Internal Server Error|jobs 1\n");
         fails(&bench.probe(&kind).await, ProbeFailure::Refused, "500 Internal Server Error, expected 200");
         bench.show("jobs one\n");
@@ -388,15 +462,35 @@ mod tests {
         let check = MetricCheck { increases_within: Some(WITHIN), ..metric(&bench, "jobs_total") };
         let kind = CheckKind::Metric(check);
         passes(&bench.probe(&kind).await, "jobs_total is 7");
-        bench.later(WITHIN);
-        fails(&bench.probe(&kind).await, ProbeFailure::Wrong, "jobs_total is 7, and was no less 1 min");
+        fails(
+            &bench.later(&kind, WITHIN).await,
+            ProbeFailure::Wrong,
+            "jobs_total is 7, and did not increase for 1 min",
+        );
         bench.show("jobs_total 0\n");
         fails(&bench.probe(&kind).await, ProbeFailure::Wrong, "jobs_total is 0");
         bench.show("jobs_total 1\n");
         passes(&bench.probe(&kind).await, "jobs_total is 1");
         // Of the next process nothing is known.
-        bench.later(WITHIN);
+        let _ = bench.later(&kind, WITHIN).await;
         passes(&Bench { epoch: 2, ..bench }.probe(&kind).await, "jobs_total is 1");
+    }
+
+    #[tokio::test]
+    async fn time_in_which_nobody_looked_does_not_count_nor_what_was_before_it_counts_anew() {
+        let mut bench = Bench::new("jobs_total 7\n").await;
+        let check = MetricCheck { increases_within: Some(WITHIN), ..metric(&bench, "jobs_total") };
+        let kind = CheckKind::Metric(check);
+        passes(&bench.probe(&kind).await, "jobs_total is 7");
+        // All of it was stopped for an hour.
+        bench.rest(Span::from_secs(3_600));
+        passes(&bench.probe(&kind).await, "jobs_total is 7");
+        fails(&bench.later(&kind, WITHIN).await, ProbeFailure::Wrong, "jobs_total is 7");
+        // What it depends on was down until now.
+        bench.anew = true;
+        passes(&bench.probe(&kind).await, "jobs_total is 7");
+        bench.anew = false;
+        fails(&bench.later(&kind, WITHIN).await, ProbeFailure::Wrong, "jobs_total is 7");
     }
 
     #[tokio::test]
@@ -405,25 +499,52 @@ mod tests {
         let pending = Pending { url: bench.url.clone(), series: series("waiting"), above: Bound("0".into()) };
         let source = Source::Metric { url: bench.url.clone(), series: series("done") };
         let kind = CheckKind::Progress(ProgressCheck { within: WITHIN, source, while_pending: Some(pending) });
-        passes(&bench.probe(&kind).await, "nothing to do");
-        bench.later(WITHIN.times(10));
-        passes(&bench.probe(&kind).await, "nothing to do");
+        passes(&bench.later(&kind, WITHIN.times(2)).await, "nothing to do");
         bench.show("done 7\nwaiting 3\n");
         passes(&bench.probe(&kind).await, "7 done, the same for ");
-        bench.later(WITHIN);
-        fails(&bench.probe(&kind).await, ProbeFailure::Wrong, "no progress for 1 min");
+        fails(&bench.later(&kind, WITHIN).await, ProbeFailure::Wrong, "no progress for 1 min");
         bench.show("done 8\nwaiting 3\n");
         passes(&bench.probe(&kind).await, "8 done, the same for ");
         // An empty queue in between begins the time anew.
-        bench.later(WITHIN);
+        let _ = bench.later(&kind, WITHIN).await;
         bench.show("done 8\nwaiting 0\n");
         passes(&bench.probe(&kind).await, "nothing to do");
         bench.show("done 8\nwaiting 1\n");
         passes(&bench.probe(&kind).await, "8 done, the same for ");
-        bench.show("waiting 1\n");
-        fails(&bench.probe(&kind).await, ProbeFailure::Unable, "there is no done at ");
+        // So does one of which nothing is known, for however long.
         bench.show("done 8\n");
-        fails(&bench.probe(&kind).await, ProbeFailure::Unable, "there is no waiting at ");
+        passes(&bench.later(&kind, WITHIN.times(2)).await, "there is no waiting at ");
+        bench.show("waiting 1\n");
+        passes(&bench.probe(&kind).await, "there is no done at ");
+        bench.show("done 8\nwaiting 1\n");
+        passes(&bench.probe(&kind).await, "8 done, the same for ");
+    }
+
+    #[tokio::test]
+    async fn a_count_that_is_made_with_the_first_job_is_progress() {
+        let bench = Bench::new("other 1\n").await;
+        let source = Source::Metric { url: bench.url.clone(), series: series("done") };
+        let kind = CheckKind::Progress(ProgressCheck { within: WITHIN, source, while_pending: None });
+        passes(&bench.probe(&kind).await, "there is no done at ");
+        bench.show("done 0\n");
+        passes(&bench.probe(&kind).await, "0 done, the same for ");
+        fails(&bench.later(&kind, WITHIN).await, ProbeFailure::Wrong, "no progress for 1 min");
+        bench.show("done 1\n");
+        passes(&bench.probe(&kind).await, "1 done, the same for ");
+    }
+
+    #[tokio::test]
+    async fn where_the_work_is_told_by_somebody_else_his_failure_says_nothing() {
+        let bench = Bench::new("done 1\n").await;
+        let pending = Pending {
+            url: format!("http://127.0.0.1:{}/", free_port()),
+            series: series("waiting"),
+            above: Bound("0".into()),
+        };
+        let source = Source::Metric { url: bench.url.clone(), series: series("done") };
+        let kind = CheckKind::Progress(ProgressCheck { within: WITHIN, source, while_pending: Some(pending) });
+        passes(&bench.probe(&kind).await, "whether there is work is not known: connection refused");
+        passes(&bench.later(&kind, WITHIN.times(2)).await, "whether there is work is not known: connection refused");
     }
 
     #[tokio::test]
@@ -437,8 +558,7 @@ mod tests {
         passes(&bench.probe(&kind).await, "1 done, the same for ");
         bench.show("503 Service Unavailable|");
         passes(&bench.probe(&kind).await, "1 done, the same for ");
-        bench.later(WITHIN);
-        fails(&bench.probe(&kind).await, ProbeFailure::Refused, "no progress was seen for 1 min");
+        fails(&bench.later(&kind, WITHIN.plus(EVERY)).await, ProbeFailure::Refused, "no progress was seen for 1 min");
         // One that an earlier supervisor has started was up.
         bench.epoch = 2;
         passes(&bench.probe(&kind).await, "nothing done yet, the same for ");
@@ -449,13 +569,11 @@ mod tests {
         let bench = Bench::new("").await;
         let kind = CheckKind::Progress(ProgressCheck { within: WITHIN, source: Source::Notify, while_pending: None });
         passes(&bench.probe(&kind).await, "nothing done yet, the same for ");
-        bench.later(WITHIN);
-        fails(&bench.probe(&kind).await, ProbeFailure::Wrong, "no progress for 1 min");
+        fails(&bench.later(&kind, WITHIN).await, ProbeFailure::Wrong, "no progress for 1 min");
         bench.meter.figures.said(&bench.name(), Epoch(1), Figure::Progress(4));
         passes(&bench.probe(&kind).await, "4 done, the same for ");
-        bench.later(WITHIN);
         bench.meter.figures.said(&bench.name(), Epoch(1), Figure::Progress(4));
-        fails(&bench.probe(&kind).await, ProbeFailure::Wrong, "no progress for 1 min");
+        fails(&bench.later(&kind, WITHIN).await, ProbeFailure::Wrong, "no progress for 1 min: 4 done");
     }
 
     #[tokio::test]
@@ -469,7 +587,7 @@ mod tests {
         let detail = "500 ms late, not below 500 ms";
         fails(&bench.probe(&of(Span::from_ms(500))).await, ProbeFailure::Wrong, detail);
         bench.show("lag NaN");
-        fails(&bench.probe(&of(Span::from_ms(500))).await, ProbeFailure::Wrong, "NaN");
+        passes(&bench.probe(&of(Span::from_ms(500))).await, "there is no lag at ");
     }
 
     #[tokio::test]
@@ -483,13 +601,16 @@ mod tests {
         say(Span::from_ms(500));
         fails(&bench.probe(&kind).await, ProbeFailure::Wrong, "500 ms late, not below 500 ms");
         say(Span::from_ms(3));
-        // Three times the `every` of the check.
-        bench.later(Span::from_secs(6));
-        fails(&bench.probe(&kind).await, ProbeFailure::Wrong, "X_HALE_LOOP_LAG_USEC was not said for 6");
+        passes(&bench.probe(&kind).await, "3 ms late");
+        passes(&bench.later(&kind, EVERY.times(2)).await, "3 ms late");
+        fails(&bench.later(&kind, EVERY).await, ProbeFailure::Wrong, "X_HALE_LOOP_LAG_USEC was not said for 6");
         // What another supervisor was told is not known, and so not missing at once.
         bench.epoch = 2;
         passes(&bench.probe(&kind).await, "nothing was said for ");
-        bench.later(Span::from_secs(6));
-        fails(&bench.probe(&kind).await, ProbeFailure::Wrong, "X_HALE_LOOP_LAG_USEC was not said for 6");
+        fails(
+            &bench.later(&kind, EVERY.times(3)).await,
+            ProbeFailure::Wrong,
+            "X_HALE_LOOP_LAG_USEC was not said for 6",
+        );
     }
 }

@@ -69,12 +69,18 @@ pub enum Probed {
         policy: Arc<ServicePolicy>,
         /// Its processes, for checks that look at them.
         tree: Option<Tree>,
+        /// Time that was counted before counts no longer.
+        anew: bool,
     },
     /// Something that Hale does not run.
     Dependency(Arc<DependencyPolicy>),
 }
 
 impl ProbeOrder {
+    fn counts_anew(&self) -> bool {
+        matches!(self.of, Probed::Service { anew: true, .. })
+    }
+
     fn policy(&self) -> Option<&CheckPolicy> {
         match &self.of {
             Probed::Service { policy, .. } => policy.checks.get(self.check),

@@ -24,7 +24,7 @@ async fn probe(kind: CheckKind, trees: Arc<Trees>) -> ProbeOutcome {
     let prober = Prober::new(Handle::current(), Arc::new(move |event| sender.send(event).unwrap()), trees);
     let policy = Arc::new(policy(kind, LONG));
     let service = Name::try_from("bot").unwrap();
-    let of = Probed::Service { policy, tree: None };
+    let of = Probed::Service { policy, tree: None, anew: false };
     prober.probe(ProbeOrder { service, epoch: Epoch(1), probe: ProbeId(1), check: 0, of });
     match events.recv().await {
         Some(Event::Probed { outcome, .. }) => outcome,

@@ -9,7 +9,7 @@ use hale_core::policy::{
     StartPolicy, StopPolicy,
 };
 use hale_core::time::Span;
-use rustix::process::{Pid, Signal as Number, kill_process_group};
+use rustix::process::{Pid, Signal as Number, WaitId, WaitIdOptions, kill_process_group, waitid};
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::io::{self, BufRead, BufReader, Read};
@@ -81,7 +81,7 @@ pub(super) async fn run_policy(policy: ServicePolicy, trees: Arc<Trees>) -> Prob
     let service = Name::try_from("bot").unwrap();
     static PROBES: AtomicU64 = AtomicU64::new(1);
     let id = ProbeId(PROBES.fetch_add(1, Ordering::Relaxed));
-    let of = Probed::Service { policy: Arc::new(policy), tree: None };
+    let of = Probed::Service { policy: Arc::new(policy), tree: None, anew: false };
     prober.probe(ProbeOrder { service, epoch: Epoch(7), probe: id, check: 0, of });
     let Some(Event::Probed { service, epoch: Epoch(7), probe, outcome }) = events.recv().await else {
         panic!("not the answer to the order")
@@ -183,6 +183,11 @@ impl Foreign {
     /// Sends a signal to all of its processes.
     pub(super) fn signal(&self, signal: Number) {
         kill_process_group(self.pid(), signal).unwrap();
+        if signal == Number::STOP {
+            // All of its threads have stopped once this is told.
+            let stopped = WaitIdOptions::STOPPED | WaitIdOptions::NOWAIT;
+            waitid(WaitId::Pid(self.pid()), stopped).unwrap();
+        }
     }
 }
 

@@ -7,17 +7,31 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use std::collections::BTreeMap;
 use std::error::Error;
-use std::io;
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+/// The longest file of trusted certificates: all that a system trusts takes some 250 KiB.
+const FILE_BYTES_MAX: u64 = 4 << 20;
+
+/// How many threads may read such files at once: they may hang with their file system.
+const READERS_MAX: usize = 2;
+
 /// Connects, and keeps the trusted certificates: to read those of a system takes milliseconds.
-#[derive(Default)]
 pub(super) struct Tls {
     /// By `ca_file`; `None`: those of the system.
     trusted: Mutex<BTreeMap<Option<String>, Trusted>>,
+    readers: Arc<Semaphore>,
+}
+
+impl Default for Tls {
+    fn default() -> Self {
+        Self { trusted: Mutex::default(), readers: Arc::new(Semaphore::new(READERS_MAX)) }
+    }
 }
 
 #[derive(Clone)]
@@ -75,7 +89,14 @@ impl Tls {
     async fn read(&self, ca_file: Option<&str>, deadline: Deadline) -> Result<Trusted, Verdict> {
         let file = ca_file.map(str::to_owned);
         let from = ca_file.unwrap_or("the system's certificates").to_owned();
-        let reading = tokio::task::spawn_blocking(move || certificates(file.as_deref()));
+        let slot = deadline.bound_own("a slot to read certificates, all hang", self.readers.clone().acquire_owned());
+        let slot = slot.await?.map_err(Verdict::unable)?;
+        // The slot goes with the thread: it is free again when the file has answered.
+        let reading = tokio::task::spawn_blocking(move || {
+            let read = certificates(file.as_deref());
+            drop(slot);
+            read
+        });
         let read = deadline.bound_own(&format!("{from} to be read"), reading).await?;
         let read = read.map_err(Verdict::unable)?.map_err(|why| Verdict::unable(format_args!("{from}: {why}")))?;
         let mut roots = RootCertStore::empty();
@@ -100,11 +121,14 @@ impl Tls {
 fn certificates(file: Option<&str>) -> Result<Vec<CertificateDer<'static>>, String> {
     match file {
         Some(file) => {
-            let all = CertificateDer::pem_file_iter(file).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-            all.map_err(|error| match error {
-                rustls::pki_types::pem::Error::Io(error) => words(&error),
-                error => error.to_string(),
-            })
+            let open = std::fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(file);
+            let open = open.map_err(|error| words(&error))?;
+            if !open.metadata().is_ok_and(|found| found.is_file() && found.len() <= FILE_BYTES_MAX) {
+                return Err(format!("it is not a file of at most {FILE_BYTES_MAX} bytes"));
+            }
+            let mut text = Vec::new();
+            open.take(FILE_BYTES_MAX).read_to_end(&mut text).map_err(|error| words(&error))?;
+            CertificateDer::pem_slice_iter(&text).collect::<Result<_, _>>().map_err(|error| error.to_string())
         }
         None => {
             let found = rustls_native_certs::load_native_certs();
@@ -140,8 +164,16 @@ fn is_distrust(error: &io::Error) -> bool {
     matches!(tls_error(error), Some(rustls::Error::InvalidCertificate(_)))
 }
 
+/// Nobody shows a certificate of the future.
+fn is_of_the_clock(why: &rustls::CertificateError) -> bool {
+    matches!(why, rustls::CertificateError::NotValidYet | rustls::CertificateError::NotValidYetContext { .. })
+}
+
 fn failed(error: &io::Error, authority: &str, ca_file: Option<&str>) -> Verdict {
     match tls_error(error) {
+        Some(rustls::Error::InvalidCertificate(why)) if is_of_the_clock(why) => Verdict::unable(format_args!(
+            "the certificate of {authority} is not valid yet: this machine's clock may be wrong"
+        )),
         Some(rustls::Error::InvalidCertificate(why)) => {
             let by = ca_file.unwrap_or("what the system trusts");
             Verdict::wrong(format_args!("the certificate of {authority} is not good by {by}: {why}"))
@@ -187,7 +219,7 @@ mod tests {
         async fn probe(&mut self, url: &str, ca_file: Option<&Path>) -> ProbeOutcome {
             let ca_file = ca_file.map(|path| path.display().to_string());
             let policy = policy(CheckKind::Http(HttpCheck { ca_file, ..get(url.to_owned()) }), LONG);
-            let of = Probed::Service { policy: Arc::new(policy), tree: None };
+            let of = Probed::Service { policy: Arc::new(policy), tree: None, anew: false };
             let service = Name::try_from("bot").expect("a name");
             self.prober.probe(ProbeOrder { service, epoch: Epoch(1), probe: ProbeId(1), check: 0, of });
             match self.events.recv().await {

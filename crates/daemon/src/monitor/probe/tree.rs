@@ -242,7 +242,7 @@ mod tests {
     fn order(tree: Option<Tree>, epoch: u64, check: usize) -> ProbeOrder {
         let policy = Arc::new(policy(CheckKind::OpenFiles { below: 1 }, LONG));
         let service = Name::try_from("bot").unwrap();
-        let of = Probed::Service { policy, tree };
+        let of = Probed::Service { policy, tree, anew: false };
         ProbeOrder { service, epoch: Epoch(epoch), probe: ProbeId(1), check, of }
     }
 
@@ -328,8 +328,8 @@ mod tests {
             let open_files = Some(OpenFiles { count, pid, unreadable });
             judge(&CheckKind::OpenFiles { below: 900 }, 0, &Sample { open_files, ..Sample::default() })
         };
-        assert_eq!(files(899, 7, 0), Verdict::pass("899 open files in pid 7"));
-        assert_eq!(files(900, 7, 0), Verdict::wrong("900 open files in pid 7, not below 900"));
+        assert_eq!(files(899, 7, 0), Verdict::pass("899 open files in pid 7").of(899));
+        assert_eq!(files(900, 7, 0), Verdict::wrong("900 open files in pid 7, not below 900").of(900));
         assert_eq!(files(3, 7, 2), Verdict::pass("3 open files in pid 7; 2 of its processes may not be asked"));
         assert_eq!(files(0, 0, 2), Verdict::unable("its processes may not be asked for their open files"));
 
