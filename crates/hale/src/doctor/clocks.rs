@@ -44,7 +44,7 @@ fn judge(
             Severity::Risk,
             "the kernel's clock is not synchronised (STA_UNSYNC of adjtimex(2))",
             "times in the ledger and in incidents cannot be compared with those of other machines; delays are not concerned",
-            "run systemd-timesyncd, chrony or another client of NTP; in a container it is the host's matter",
+            "run systemd-timesyncd, ntpd or chrony (which tells the kernel with `rtcsync` only); in a container it is the host's matter",
         )),
         Err(error) => found.push(Finding::unseen("clocks", "synchronisation", &format!("adjtimex(2): {error}"))),
     }

@@ -108,6 +108,8 @@ fn base(path: &str) -> &str {
 
 fn of_processes(policy: &Policy, processes: &[Process], guardian: Option<i32>) -> Vec<Finding> {
     let mut found = Vec::new();
+    // Looked for in PATH once, not for each process.
+    let commands: Vec<_> = commands(policy).into_iter().collect();
     for Process { pid, name, words, .. } in processes {
         if guardian.is_some_and(|guardian| is_below(processes, *pid, guardian)) {
             continue;
@@ -132,7 +134,7 @@ fn of_processes(policy: &Policy, processes: &[Process], guardian: Option<i32>) -
             let mend = "look at its configuration (`hale status -c FILE`), and stop it if it has the same services";
             found.push(Finding::new("fighting", Severity::Note, &format!("another Hale runs, pid {pid}"), cost, mend));
         }
-        for (service, command) in commands(policy) {
+        for (service, command) in &commands {
             let same = words.len() == command.len()
                 && words.iter().skip(1).eq(command.iter().skip(1))
                 && words.first().zip(command.first()).is_some_and(|(one, other)| base(one) == base(other));
@@ -181,11 +183,14 @@ fn listener(line: &str) -> Option<SocketAddr> {
 }
 
 fn of_addresses(policy: &Policy, taken: &BTreeSet<SocketAddr>) -> Vec<Finding> {
-    // A listener at the unspecified address has all of its port.
+    // A listener at the unspecified address has all of its port, on this machine.
+    let is_here = |ip: IpAddr| ip.is_loopback() || ip.is_unspecified();
     let is_taken = |wanted: &SocketAddr| {
         taken.iter().any(|other| {
             other.port() == wanted.port()
-                && (other.ip() == wanted.ip() || other.ip().is_unspecified() || wanted.ip().is_unspecified())
+                && (other.ip() == wanted.ip()
+                    || other.ip().is_unspecified() && is_here(wanted.ip())
+                    || wanted.ip().is_unspecified())
         })
     };
     let mut found = Vec::new();
@@ -233,14 +238,13 @@ fn ask(command: &mut Command, within: Duration) -> io::Result<String> {
         })?;
     }
     let answer = told.recv_timeout(within);
-    // It has closed its output, has more to say than is read, or hangs: in each case it is not needed any more.
-    if answer.is_err() {
-        child.kill()?;
-    }
-    let status = child.wait()?;
+    // Whether it hangs, or lives on with its output closed: it is not needed any more.
+    let ended = child.try_wait()?;
+    child.kill()?;
+    let status = ended.unwrap_or(child.wait()?);
     match answer {
         Err(_) => Err(io::Error::other(format!("no answer within {} s", within.as_secs_f32()))),
-        Ok(Ok(_)) if !status.success() => Err(io::Error::other(status.to_string())),
+        Ok(Ok(text)) if text.is_empty() && !status.success() => Err(io::Error::other(status.to_string())),
         Ok(answer) => answer,
     }
 }

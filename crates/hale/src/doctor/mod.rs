@@ -77,7 +77,7 @@ impl Finding {
             Severity::Unseen,
             &format!("could not look at {what}: {why}"),
             cost,
-            "run `hale doctor` as root",
+            "look at it by hand, and run `hale doctor` as root if you did not",
         )
     }
 }
