@@ -155,6 +155,15 @@ impl Place {
         self.json(&["status", service])["services"][0].clone()
     }
 
+    /// Asks until it is so, for what nobody tells of; `Err` says how it is instead.
+    #[track_caller]
+    pub fn until(&self, is_so: impl Fn() -> Result<(), String>) {
+        let begin = Instant::now();
+        while let Err(how) = is_so() {
+            assert!(begin.elapsed() < PATIENCE, "it is still so: {how}\n{}", self.everything());
+        }
+    }
+
     /// All incidents, oldest first.
     pub fn incidents(&self) -> Vec<Value> {
         let mut all = self.json(&["incidents"]).as_array().unwrap().clone();

@@ -321,8 +321,10 @@ timeout = "10s"
         // The exporter reads whole files only, as they are renamed.
         place.write("text/queue.new", "other_depth 1\n");
         std::fs::rename(place.path("text/queue.new"), place.path("text/queue.prom")).unwrap();
-        let detail = || place.status("app")["checks"][0]["detail"].to_string();
-        while !detail().contains("there is no queue_depth{") {}
+        place.until(|| {
+            let detail = place.status("app")["checks"][0]["detail"].to_string();
+            detail.contains("there is no queue_depth{").then_some(()).ok_or(detail)
+        });
         assert!(is_alive(first));
         place.write("text/queue.new", "queue_depth{queue=\"mail\"} 1e2\n");
         std::fs::rename(place.path("text/queue.new"), place.path("text/queue.prom")).unwrap();

@@ -100,13 +100,14 @@ impl Meter {
         let sum: f64 = samples.iter().sum();
         if let Some(within) = increases_within {
             let now = Instant::now();
-            let past = self.remember(order, policy, |past| {
+            let still = self.remember(order, policy, |past| {
                 let step = past.step(policy.every, now);
                 past.still = if past.counts_more(Some(sum)) { Span::ZERO } else { past.still.plus(step) };
                 past.is_seen = true;
+                past.still
             });
-            if past.still >= *within {
-                return Err(Verdict::wrong(format_args!("{series} is {sum}, and did not increase for {}", past.still)));
+            if still >= *within {
+                return Err(Verdict::wrong(format_args!("{series} is {sum}, and did not increase for {still}")));
             }
         }
         let of = if samples.len() > 1 { format!(" ({} samples)", samples.len()) } else { String::new() };
@@ -124,9 +125,7 @@ impl Meter {
         let seen = look(check, network, deadline).await;
         let said = self.figures.of(&order.service, order.epoch);
         let said = if check.source == Source::Notify { said } else { said.map(|of| Of { progress: None, ..of }) };
-        let mut verdict = None;
-        self.remember(order, policy, |past| verdict = Some(judge_progress(past, seen, said, policy, check.within)));
-        verdict.unwrap_or_else(|| Err(Verdict::unable("it was not judged")))
+        self.remember(order, policy, |past| judge_progress(past, seen, said, policy, check.within))
     }
 
     /// How late its event loop is.
@@ -150,12 +149,13 @@ impl Meter {
             Source::Notify => {
                 let (now, of) = (Instant::now(), self.figures.of(&order.service, order.epoch));
                 let lag = of.and_then(|of| of.lag);
-                let past = self.remember(order, policy, |past| {
+                let silent = self.remember(order, policy, |past| {
                     let is_new = lag.is_some_and(|(_, said)| past.looked.is_none_or(|looked| said >= looked));
                     let step = past.step(policy.every, now);
                     past.still = if is_new { Span::ZERO } else { past.still.plus(step) };
+                    past.still
                 });
-                let (silent, allowed) = (past.still, policy.every.times(SILENT_AFTER));
+                let allowed = policy.every.times(SILENT_AFTER);
                 match lag {
                     Some((lag, _)) if silent < allowed => Ok(judge_lag(lag, *below)),
                     // What an earlier supervisor was told is not known here.
@@ -169,7 +169,7 @@ impl Meter {
     }
 
     /// What is remembered of a check, after `change`; of another process, or from before it counts anew, nothing is.
-    fn remember(&self, order: &ProbeOrder, check: &CheckPolicy, change: impl FnOnce(&mut Past)) -> Past {
+    fn remember<T>(&self, order: &ProbeOrder, check: &CheckPolicy, change: impl FnOnce(&mut Past) -> T) -> T {
         let mut pasts = self.pasts.lock().unwrap_or_else(PoisonError::into_inner);
         let entry = pasts.entry((order.service.clone(), check.name.clone())).or_insert((order.epoch, Past::default()));
         if entry.0 != order.epoch {
@@ -178,8 +178,7 @@ impl Meter {
         if order.counts_anew() {
             (entry.1.still, entry.1.looked) = (Span::ZERO, None);
         }
-        change(&mut entry.1);
-        entry.1
+        change(&mut entry.1)
     }
 }
 
