@@ -56,30 +56,34 @@ pub fn last_lines(directory: &Path, lines: usize, most_bytes: usize) -> io::Resu
     Ok(last)
 }
 
-/// The directory and all files, newest first. A rotation in between shows a file twice, and once only in the list.
+/// The directory and all files, newest first.
 fn newest_first(directory: &Path) -> io::Result<Option<(OwnedFd, Vec<File>)>> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     let directory = match open(directory, flags | OFlags::DIRECTORY, Mode::empty()) {
         Err(Errno::NOENT) => return Ok(None),
         directory => directory?,
     };
-    let mut files = Vec::new();
-    match openat(&directory, CURRENT, flags | OFlags::NOFOLLOW, Mode::empty()) {
-        Ok(file) => files.push(File::from(file)),
-        Err(Errno::NOENT) => {}
-        Err(errno) => return Err(errno.into()),
-    }
-    let mut older: Vec<u64> = numbers(&directory)?.collect();
-    older.sort_unstable_by(|a, b| b.cmp(a));
-    let current = files.first().map(fstat).transpose()?.map(|status| status.st_ino);
-    for number in older {
-        // One that is gone by now was the oldest.
-        let Ok(file) = open_older(&directory, number) else { continue };
-        if Some(fstat(&file)?.st_ino) != current {
-            files.push(file);
+    // What a listing shows is whole only if nothing was renamed meanwhile: the newest number says so.
+    for _ in 0..LISTINGS {
+        let mut older: Vec<u64> = numbers(&directory)?.collect();
+        older.sort_unstable_by(|a, b| b.cmp(a));
+        let current = open_current(&directory)?;
+        if numbers(&directory)?.max() == older.first().copied() {
+            // One that is gone by now was the oldest.
+            let older = older.into_iter().filter_map(|number| open_older(&directory, number).ok());
+            let files = current.into_iter().chain(older).collect();
+            return Ok(Some((directory, files)));
         }
     }
-    Ok(Some((directory, files)))
+    Err(io::Error::new(io::ErrorKind::ResourceBusy, "the files are renamed faster than they can be listed"))
+}
+
+fn open_current(directory: impl AsFd) -> io::Result<Option<File>> {
+    match openat(directory, CURRENT, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty()) {
+        Ok(file) => Ok(Some(file.into())),
+        Err(Errno::NOENT) => Ok(None),
+        Err(errno) => Err(errno.into()),
+    }
 }
 
 fn open_older(directory: impl AsFd, number: u64) -> Result<File, Errno> {
@@ -108,7 +112,7 @@ impl Follow {
         let events = inotify::WatchFlags::MODIFY | inotify::WatchFlags::CREATE | inotify::WatchFlags::MOVE;
         inotify::add_watch(&changes, path, events)?;
         let mut follow = Self { directory, changes, file: None };
-        follow.file = follow.open_current()?;
+        follow.file = open_current(&follow.directory)?;
         if let Some(file) = &mut follow.file {
             io::Seek::seek(file, io::SeekFrom::End(0))?;
         }
@@ -144,7 +148,7 @@ impl Follow {
     fn read_now(&mut self, into: &mut Vec<u8>) -> io::Result<usize> {
         loop {
             if self.file.is_none() {
-                self.file = self.open_current()?;
+                self.file = open_current(&self.directory)?;
             }
             let Some(file) = &mut self.file else { return Ok(0) };
             // Looked up before the read: the keeper never writes to a file after it has begun the next one.
@@ -163,22 +167,24 @@ impl Follow {
         }
     }
 
-    fn open_current(&self) -> io::Result<Option<File>> {
-        match openat(&self.directory, CURRENT, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty()) {
-            Ok(file) => Ok(Some(file.into())),
-            Err(Errno::NOENT) => Ok(None),
-            Err(errno) => Err(errno.into()),
-        }
-    }
-
     /// The file that followed the one with this number.
     fn after(&self, number: u64) -> io::Result<Option<File>> {
         // Opened before the others are listed: if it is not the next one, the next one has its number by then.
-        let current = self.open_current()?;
-        match numbers(&self.directory)?.filter(|&other| other > number).min() {
-            Some(next) => Ok(Some(open_older(&self.directory, next)?)),
-            None => Ok(current),
+        let current = open_current(&self.directory)?;
+        let next = || Ok::<_, Errno>(numbers(&self.directory)?.filter(|&other| other > number).min());
+        if next()?.is_none() {
+            return Ok(current);
         }
+        // A listing can miss one that is renamed meanwhile and show a later one; what came before that is there by now.
+        for _ in 0..LISTINGS {
+            match next()?.map(|next| open_older(&self.directory, next)) {
+                Some(Ok(file)) => return Ok(Some(file)),
+                // Removed meanwhile, as the oldest.
+                Some(Err(Errno::NOENT)) | None => {}
+                Some(Err(errno)) => return Err(errno.into()),
+            }
+        }
+        Err(io::Error::new(io::ErrorKind::ResourceBusy, "the files are removed faster than they can be opened"))
     }
 
     /// Where an open file is now; `None` when it was removed.
@@ -257,5 +263,34 @@ mod tests {
         }
         assert_eq!(seen, b"a\nb\nc\nd\n");
         assert_eq!(follow.read(&mut seen, 0).unwrap(), 0);
+    }
+
+    #[test]
+    fn files_that_are_renamed_while_they_are_listed_are_read_in_their_order() {
+        const FILES: usize = 600;
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path();
+        fs::write(path.join("current"), "").unwrap();
+        let mut follow = Follow::new(path).unwrap();
+        let numbered = |lines: &[u8]| -> Vec<usize> {
+            std::str::from_utf8(lines).unwrap().lines().map(|line| line.parse().unwrap()).collect()
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for number in 1..=FILES {
+                    fs::write(path.join("current"), format!("{number}\n")).unwrap();
+                    fs::rename(path.join("current"), path.join(format!("@{number:010}.log"))).unwrap();
+                }
+            });
+            let mut seen = Vec::new();
+            while numbered(&seen).last() != Some(&FILES) {
+                assert!(follow.read(&mut seen, 20_000).unwrap() > 0, "nothing came");
+                let last: Vec<usize> =
+                    last_lines(path, 50, 1 << 20).unwrap().iter().flat_map(|line| numbered(line)).collect();
+                assert!(last.windows(2).all(|pair| pair[0] + 1 == pair[1]), "{last:?}");
+            }
+            let expected: Vec<usize> = (1..=FILES).collect();
+            assert_eq!(numbered(&seen), expected);
+        });
     }
 }
