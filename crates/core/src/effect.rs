@@ -2,7 +2,7 @@
 
 use crate::descriptor::Stored;
 use crate::ids::{EffectId, Epoch, IncidentId, Name, OfferId, ProbeId, RequestId};
-use crate::policy::{DependencyPolicy, ServicePolicy, Signal};
+use crate::policy::{DependencyPolicy, Policy, ServicePolicy, Signal};
 use crate::record::Refusal;
 use crate::status::StatusReport;
 use alloc::boxed::Box;
@@ -121,6 +121,14 @@ pub enum Order {
     },
     /// Tell it to: the machine is reset. Idempotent.
     Reboot,
+    /// This policy is in force: new services have places from now on, and limits and logs of the others are as it says.
+    /// Idempotent.
+    Adapt {
+        /// It.
+        policy: Box<Policy>,
+    },
+    /// The service has left, and nothing of it is left: what was made for it may go. Idempotent.
+    Forget,
     /// Nothing runs any more: end.
     EndDone,
 }
@@ -130,7 +138,7 @@ impl Order {
     #[must_use]
     pub fn acts(&self) -> bool {
         match self {
-            Self::Spawn { .. } | Self::Signal { .. } | Self::Kill | Self::Probe { .. } => true,
+            Self::Spawn { .. } | Self::Signal { .. } | Self::Kill | Self::Probe { .. } | Self::Forget => true,
             Self::Collect { .. }
             | Self::AckExit
             | Self::ProbeDependency { .. }
@@ -140,6 +148,7 @@ impl Order {
             | Self::Prove { .. }
             | Self::MayReboot { .. }
             | Self::Reboot
+            | Self::Adapt { .. }
             | Self::EndDone => false,
         }
     }

@@ -5,10 +5,11 @@ use crate::descriptor::{FdName, Offer};
 use crate::hardware::{Past, Timer};
 use crate::ids::{Epoch, IncidentId, Name, ProbeId, RecordId, RequestId};
 use crate::memory::{MemoryAtExit, MemoryReport, OomKills};
-use crate::policy::Signal;
+use crate::policy::{Policy, PolicyHash, Signal};
 use crate::reason::Reason;
 use crate::record::{Actor, OperatorOrder};
 use crate::time::Span;
+use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -419,6 +420,31 @@ pub enum Question {
         actor: Actor,
         /// What.
         order: OperatorOrder,
+    },
+    /// The configuration was read again, because somebody ordered that.
+    Reload {
+        /// Who.
+        actor: Actor,
+        /// What it says.
+        reading: Reading,
+    },
+}
+
+/// A configuration as it was read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reading {
+    /// It is valid, and the host has kept it for the next supervisor.
+    Valid {
+        /// It.
+        policy: Box<Policy>,
+        /// Its hash.
+        hash: PolicyHash,
+    },
+    /// It is not in force, and will not be.
+    Refused {
+        /// Why.
+        why: Reason,
     },
 }
 

@@ -444,6 +444,15 @@ pub fn line(body: &Body) -> Option<(String, Option<String>)> {
         Body::RebootNotDurable { waited, .. } => {
             because(format!("did not reboot, after {waited}"), &Reason::NoDurableRecord)
         }
+        Body::CheckUnproven { check, detail, .. } => {
+            plain(format!("check {check}, which is new or changed, has not passed yet and does not count: {detail}"))
+        }
+        Body::Reloaded(reload) => because(
+            format!("another configuration is in force: {}", reload.change),
+            &Reason::Ordered { actor: reload.actor.clone() },
+        ),
+        Body::ReloadRefused { why, .. } => because(String::from("the configuration stays as it is"), why),
+        Body::Forgotten => because(String::from("forgotten"), &Reason::Removed),
         Body::Began { .. }
         | Body::TookOver { .. }
         | Body::Ending { .. }
@@ -479,6 +488,7 @@ pub fn order_words(order: &crate::record::OperatorOrder) -> String {
         OperatorOrder::Restart { service } => format!("order: restart {service}"),
         OperatorOrder::Pause { service, lasts } => format!("order: pause {service} for {lasts}"),
         OperatorOrder::Resume { service } => format!("order: resume {service}"),
+        OperatorOrder::Reload { .. } => String::from("order: reload the configuration"),
     }
 }
 

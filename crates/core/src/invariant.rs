@@ -26,7 +26,8 @@ pub fn check(world: &World, name: &Name) -> Option<String> {
     {
         return Some(format!("{} failures kept where {} are enough", known.counters.recent.len(), rule.failures));
     }
-    if world.restarts_in_flight() > world.birth.policy.host.restarts_in_flight as usize {
+    let places = (world.birth.policy.host.restarts_in_flight as usize).max(world.places_at_reload);
+    if world.restarts_in_flight() > places {
         return Some(format!("{} restarts in flight", world.restarts_in_flight()));
     }
     if world.admission.has_place(name) && !matches!(known.phase, Phase::Spawning { .. } | Phase::Starting { .. }) {
@@ -37,7 +38,8 @@ pub fn check(world: &World, name: &Name) -> Option<String> {
     }
     // At the end nobody looks any more.
     let looks = world.looks.contains(name) || world.ending.is_some();
-    if known.blocked.as_ref().is_some_and(|on| !world.is_down(on) && !looks) {
+    let is_past = |on: &Name| !world.is_down(on) || !service.policy.after.contains(on);
+    if known.blocked.as_ref().is_some_and(|on| is_past(on) && !looks) {
         return Some(String::from("blocked by what is not down"));
     }
     if stuck(world, name, service) {
@@ -66,7 +68,7 @@ fn stuck(world: &World, name: &Name, service: &Service) -> bool {
         Phase::BackingOff { .. } => service.deadline().is_none() && !world.admission.waits(name),
         Phase::Held { .. } => service.deadline().is_none(),
         Phase::Spawning { .. } | Phase::Starting { .. } => !service.known.start_overdue && service.deadline().is_none(),
-        Phase::Blocked { on } => world.is_up(on) && !world.looks.contains(name),
+        Phase::Blocked { on } => (world.is_up(on) || !service.policy.after.contains(on)) && !world.looks.contains(name),
         Phase::Stopping { stage: StopStage::Asked { .. } | StopStage::Killed { .. }, .. } => {
             service.deadline().is_none()
         }

@@ -4,6 +4,7 @@
 //! arrives here. Serialisable, because the policy in force is kept in the runtime journal and its hash
 //! stands in every decision.
 
+pub mod change;
 mod measured;
 
 pub use measured::{Figure, LoopLagCheck, MetricCheck, Pending, ProgressCheck, Series, Source};

@@ -6,6 +6,7 @@ use crate::ids::Name;
 use crate::record::Actor;
 use crate::time::Span;
 use alloc::string::String;
+use alloc::vec::Vec;
 use core::fmt;
 use serde::{Deserialize, Serialize};
 
@@ -130,6 +131,27 @@ pub enum Reason {
         /// When the bound would be reached.
         reaches: Reaches,
     },
+    /// Another configuration came into force.
+    Reloaded,
+    /// It is not in the configuration any more.
+    Removed,
+    /// The configuration cannot be used.
+    InvalidConfiguration {
+        /// What, where, why and what to do, in lines.
+        error: String,
+    },
+    /// What Hale reads only when it starts is another.
+    FixedWhileRunning {
+        /// As `section.key`.
+        keys: Vec<String>,
+    },
+    /// Another one is being read, or is not kept for the next supervisor yet.
+    ReloadInProgress,
+    /// It could not be kept for the next supervisor, which would run the one before.
+    PolicyNotKept {
+        /// The operating system's words.
+        error: String,
+    },
     /// It failed, and whatever there is of it must be gone before it is started again.
     MustGo,
     /// It had this long to end, and did not.
@@ -213,6 +235,16 @@ impl fmt::Display for Reason {
             Self::NowReady { on } => write!(f, "{on} is ready now"),
             Self::BeforeLimit { check, reaches } => {
                 write!(f, "the bound of check {check} would be reached in {reaches}")
+            }
+            Self::Reloaded => f.write_str("another configuration came into force"),
+            Self::Removed => f.write_str("it is not in the configuration any more"),
+            Self::InvalidConfiguration { error } => write!(f, "the configuration cannot be used, and the one before stays in force:\n{error}"),
+            Self::FixedWhileRunning { keys } => {
+                write!(f, "{} cannot change while Hale runs: start Hale anew for it", keys.join(" and "))
+            }
+            Self::ReloadInProgress => f.write_str("another reload is under way: try again in a moment"),
+            Self::PolicyNotKept { error } => {
+                write!(f, "it could not be kept for the next supervisor, so the one before stays in force: {error}")
             }
             Self::MustGo => f.write_str("it must be gone before it is started again"),
             Self::GraceOver { grace } => write!(f, "it did not end within its grace of {grace}"),

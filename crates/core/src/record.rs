@@ -14,6 +14,7 @@ use crate::memory::{MemoryAtExit, MemoryReport, OomKills};
 use crate::plan::before_limit;
 use crate::plan::ladder::Decision;
 use crate::plan::reboot;
+use crate::policy::change::Listed;
 use crate::policy::{Mode, PolicyHash, Ready, Signal};
 use crate::reason::Reason;
 use crate::time::{Monotonic, Now, Span};
@@ -93,6 +94,17 @@ pub enum Body {
         /// How many services have a process.
         processes: u32,
     },
+    /// Another policy is in force from here on.
+    Reloaded(Box<Reload>),
+    /// A reload was refused: the policy in force stays.
+    ReloadRefused {
+        /// Who wanted it.
+        actor: Actor,
+        /// Why not.
+        why: Reason,
+    },
+    /// It left with a reload, and nothing of it is left: Hale knows it no longer.
+    Forgotten,
     /// Everything is being stopped.
     Ending {
         /// Why.
@@ -174,6 +186,16 @@ pub enum Body {
         detail: String,
         /// How long the probe took.
         took_us: u64,
+    },
+    /// A check that came or changed while the process ran fails, and has not passed since: it does not count, as it may be
+    /// the check that is wrong. Once for each process and check.
+    CheckUnproven {
+        /// Its number.
+        epoch: Epoch,
+        /// Which check.
+        check: Name,
+        /// In words.
+        detail: String,
     },
     /// A check passes, that failed or was not known.
     CheckPassed {
@@ -475,6 +497,10 @@ impl Body {
                 Class::Evidence
             }
             Self::Began { .. }
+            | Self::Reloaded(_)
+            | Self::ReloadRefused { .. }
+            | Self::Forgotten
+            | Self::CheckUnproven { .. }
             | Self::TookOver { .. }
             | Self::Ending { .. }
             | Self::Blocked { .. }
@@ -524,7 +550,21 @@ impl Body {
     }
 }
 
-/// Who gave an order, as the kernel says (SO_PEERCRED, unix(7)), never as the client says.
+/// From one policy to another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reload {
+    /// Who ordered it.
+    pub actor: Actor,
+    /// The policy before.
+    pub from: PolicyHash,
+    /// The one in force now.
+    pub to: PolicyHash,
+    /// What it changes.
+    pub change: Listed,
+}
+
+/// Who gave an order, as the kernel says (SO_PEERCRED, unix(7)), never as the client says. Of SIGHUP, whose sender nobody
+/// tells of, it is Hale itself, with the signal in the place of the name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Actor {
     /// User id.
@@ -576,18 +616,24 @@ pub enum OperatorOrder {
         /// Which.
         service: Name,
     },
+    /// Put another policy in force.
+    Reload {
+        /// Which.
+        policy: PolicyHash,
+    },
 }
 
 impl OperatorOrder {
-    /// The service it is about.
+    /// The service it is about, if it is about one.
     #[must_use]
-    pub fn service(&self) -> &Name {
+    pub fn service(&self) -> Option<&Name> {
         match self {
             Self::Start { service }
             | Self::Stop { service }
             | Self::Restart { service }
             | Self::Pause { service, .. }
-            | Self::Resume { service } => service,
+            | Self::Resume { service } => Some(service),
+            Self::Reload { .. } => None,
         }
     }
 }

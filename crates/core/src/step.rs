@@ -9,6 +9,7 @@ mod orders;
 mod pausing;
 mod planning;
 mod probing;
+mod reloading;
 mod stalling;
 mod starting;
 mod stopping;
@@ -62,6 +63,8 @@ pub fn step(world: &mut World, now: Now, event: Event) -> Output {
     brain.wake_due();
     brain.admit_waiting();
     brain.look_at_blocked();
+    brain.start_outdated();
+    brain.let_go();
     brain.finish();
     brain.output
 }
@@ -426,6 +429,9 @@ impl Brain<'_> {
             dependency.apply(self.at.mono, edge);
             self.world.look_behind(name);
         }
+        if let Body::Reloaded(reload) = &record.body {
+            self.world.take_up(&reload.to);
+        }
         if let Some(name) = followed
             && was_up != Some(self.world.is_up(name))
         {
@@ -433,6 +439,9 @@ impl Brain<'_> {
         }
         self.world.hardware.apply(&record, &self.world.birth.boot_id);
         self.world.next_record = id.next();
+        if let (Body::Forgotten, Some(name)) = (&record.body, name) {
+            self.world.forget(name);
+        }
         self.output.records.push(record);
         true
     }
@@ -516,7 +525,7 @@ impl Brain<'_> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::event::{ProbeFailure, ProbeOutcome, Process};
     use crate::policy::{
@@ -528,7 +537,7 @@ mod tests {
     use alloc::sync::Arc;
     use alloc::vec;
 
-    pub(super) fn service() -> ServicePolicy {
+    pub(crate) fn service() -> ServicePolicy {
         ServicePolicy {
             command: vec![String::from("/bin/bot")],
             directory: String::from("/"),
@@ -556,7 +565,7 @@ mod tests {
         }
     }
 
-    pub(super) fn world(service: ServicePolicy) -> (World, Name) {
+    pub(crate) fn world(service: ServicePolicy) -> (World, Name) {
         let name = Name::try_from("bot").unwrap();
         let host = HostPolicy {
             state_dir: String::from("/s"),
@@ -656,7 +665,7 @@ mod tests {
         let _ = step(world, at(1), spawned(name, 1));
     }
 
-    pub(super) fn checked() -> ServicePolicy {
+    pub(crate) fn checked() -> ServicePolicy {
         let check = CheckPolicy {
             name: Name::try_from("tcp").unwrap(),
             kind: CheckKind::Tcp { address: String::from("127.0.0.1:1") },

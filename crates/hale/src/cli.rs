@@ -121,6 +121,8 @@ pub enum Command {
         /// Which one
         service: String,
     },
+    /// Put the configuration in force as it is now; what it does not change is not touched
+    Reload,
     /// Read and check the record of everything
     Ledger {
         #[command(subcommand)]

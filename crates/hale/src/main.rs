@@ -64,6 +64,7 @@ fn run(cli: Cli, out: &mut impl Write) -> Result<Exit, Failure> {
             commands::order::run(&format!("pause?for_ms={}", lasts.as_ms()), &service, global, out)
         }
         Command::Resume { service } => commands::order::run("resume", &service, global, out),
+        Command::Reload => commands::order::reload(global, out),
         Command::Ledger { command } => commands::ledger::run(&command, global, out),
         Command::Doctor { format } => commands::doctor::run(format, global, out),
         Command::Schema => commands::schema::run(out),

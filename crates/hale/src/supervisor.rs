@@ -90,6 +90,7 @@ fn problem(answer: &Answer) -> Failure {
     };
     let exit = match problem.code {
         Code::Refused => Exit::Refused,
+        Code::InvalidConfiguration => Exit::Configuration,
         Code::Busy => Exit::Busy,
         Code::BadRequest => Exit::Usage,
         Code::NotFound

@@ -6,7 +6,8 @@ use hale_core::event::{ExitStatus, Question};
 use hale_core::ids::{Epoch, IncidentId, Name, RecordId};
 use hale_core::incident::{Cause, Outcome};
 use hale_core::policy::{Mode, Signal};
-use hale_core::record::{Body, Finding, Record};
+use hale_core::reason::Reason;
+use hale_core::record::{Actor, Body, Finding, Record, Refusal};
 use hale_core::status::{ServiceStatus, State, StatusReport};
 use hale_core::time::{Monotonic, Now};
 use hale_daemon::api;
@@ -409,10 +410,19 @@ impl api::Loop for Stub {
                 services: vec![service],
             })),
             Question::Order { actor, order } => {
-                Answer::Failed { text: format!("{}: {} did not become healthy", actor.uid, order.service()) }
+                let service = order.service().unwrap();
+                Answer::Failed { text: format!("{}: {service} did not become healthy", actor.uid) }
             }
+            Question::Reload { .. } => return None,
         };
         sender.send(answer).ok()?;
+        Some(receiver)
+    }
+
+    fn reload(&self, _: Actor) -> Option<oneshot::Receiver<Answer>> {
+        let (sender, receiver) = oneshot::channel();
+        let reason = Reason::InvalidConfiguration { error: "hale.toml:2:1: no such key".into() };
+        sender.send(Answer::Refused(Refusal { what: "order: reload the configuration".into(), reason })).ok()?;
         Some(receiver)
     }
 }

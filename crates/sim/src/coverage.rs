@@ -64,6 +64,10 @@ pub const BODIES: [&str; 47] = [
 pub fn body_name(body: &Body) -> &'static str {
     match body {
         Body::Began { .. } => "began",
+        Body::Reloaded(_) => "reloaded",
+        Body::ReloadRefused { .. } => "reload_refused",
+        Body::Forgotten => "forgotten",
+        Body::CheckUnproven { .. } => "check_unproven",
         Body::TookOver { .. } => "took_over",
         Body::Ending { .. } => "ending",
         Body::Blocked { .. } => "blocked",

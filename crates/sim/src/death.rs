@@ -1,6 +1,7 @@
 //! Deaths of the supervisor, alone or with its guardian: when it dies, what of its last step still happens, and what its journal hands on.
 
 use crate::rng::Rng;
+use hale_core::policy::{Policy, PolicyHash};
 use hale_core::record::Record;
 use hale_core::world::{Birth, Snapshot, World};
 
@@ -109,8 +110,9 @@ impl Supervisor {
 
     /// Whether a snapshot is due.
     #[must_use]
-    pub fn wants_snapshot(&self, now: u64) -> bool {
-        let due = self.full_until.map_or(self.records.len() >= COMPACT_AFTER_RECORDS, |until| until <= now);
+    pub fn wants_snapshot(&self, now: u64, is_wanted: bool) -> bool {
+        let due = is_wanted || self.records.len() >= COMPACT_AFTER_RECORDS;
+        let due = self.full_until.map_or(due, |until| until <= now);
         !self.dead && due
     }
 
@@ -131,14 +133,14 @@ impl Supervisor {
     ///
     /// # Panics
     /// What was written cannot be read.
-    pub fn next(&mut self, birth: Birth) -> World {
+    pub fn next(&mut self, birth: Birth, candidate: Option<(PolicyHash, Policy)>) -> World {
         (self.dead, self.dies) = (false, None);
         let snapshot = self.snapshot.as_deref().map(|bytes| serde_json::from_slice(bytes).expect("a snapshot"));
         let again = |record: &Record| {
             let bytes = serde_json::to_vec(record).expect("a record");
             serde_json::from_slice(&bytes).expect("a record that was written")
         };
-        World::restore(birth, snapshot, self.records.iter().map(again))
+        World::restore(birth, candidate, snapshot, self.records.iter().map(again))
     }
 
     /// Whether its guardian is dead, too, and the dice for what is left of that.

@@ -126,6 +126,8 @@ faults! {
     OrderPause = "order-pause",
     /// An operator ends a pause, or what he takes for one.
     OrderResume = "order-resume",
+    /// An operator puts another policy in force.
+    Reload = "reload",
 }
 
 impl Fault {
@@ -160,14 +162,26 @@ impl Rates {
     #[must_use]
     pub fn draw(rng: &mut Rng) -> Self {
         let mut rate = || if rng.chance(600) { 0 } else { rng.pick(&[10, 50, 200, 500, 900]) };
-        let mut rates = Self(Fault::ALL.iter().map(|_| rate()).collect());
+        // One is drawn elsewhere, so that it shifts nothing here.
+        let mut rate_of = |fault: &Fault| if *fault == Fault::Reload { 0 } else { rate() };
+        let mut rates = Self(Fault::ALL.iter().map(&mut rate_of).collect());
         // Not both: then nobody knows of a process any more, neither the journal nor the guardian, and none of the guarantees
         // about what they know can hold.
         let without = rng.pick(&[Fault::GuardianDies, Fault::JournalFull]);
         if rates.of(Fault::GuardianDies) > 0 && rates.of(Fault::JournalFull) > 0 {
-            rates.0[without as usize] = 0;
+            rates.leave_out(without);
         }
         rates
+    }
+
+    /// Takes out this fault.
+    pub fn leave_out(&mut self, fault: Fault) {
+        self.set(fault, 0);
+    }
+
+    /// Sets the rate of one fault, in thousandths.
+    pub fn set(&mut self, fault: Fault, rate: u32) {
+        self.0[fault as usize] = rate;
     }
 
     /// In thousandths.

@@ -2,6 +2,7 @@
 //! [`hale_core::driver::Host`].
 
 mod probing;
+mod reload;
 mod revive;
 
 use crate::clocks::Clocks;
@@ -19,7 +20,7 @@ use hale_core::driver::Host;
 use hale_core::effect::{Answer, Effect, Fence, Order};
 use hale_core::event::{EndWhy, Event, Question};
 use hale_core::ids::{Name, RecordId, RequestId};
-use hale_core::policy::{Mode, ServicePolicy, Signal};
+use hale_core::policy::{Mode, Policy, ServicePolicy, Signal};
 use hale_core::reason::Reason;
 use hale_core::record::{Actor, Class, OperatorOrder, Record};
 use hale_core::time::{Monotonic, Now, Span};
@@ -68,6 +69,7 @@ pub struct FakeHost<'a> {
     settled: Settled,
     settled_since: Option<u64>,
     last_record: RecordId,
+    policies: reload::Policies,
     disk_failed: bool,
     faults_over: bool,
     end_sent: Option<u64>,
@@ -110,6 +112,7 @@ impl<'a> FakeHost<'a> {
             settled: Settled::new(&scenario.policy),
             settled_since: None,
             last_record: RecordId(0),
+            policies: reload::Policies::new(&scenario.policy),
             disk_failed: false,
             faults_over: false,
             end_sent: None,
@@ -125,6 +128,9 @@ impl<'a> FakeHost<'a> {
             host.timeline.at(BEGIN_US + 1_000, Item::TellFault(Fault::ResetByTimer, host.past()));
         }
         host.timeline.at(faults_end, Item::FaultsEnd);
+        for (number, reload) in scenario.reloads.iter().enumerate() {
+            host.timeline.at(BEGIN_US + reload.at_us, Item::Reload(number));
+        }
         host.plan_orders();
         host.plan_disk();
         if let Some(end) = scenario.end_us {
@@ -201,6 +207,7 @@ impl<'a> FakeHost<'a> {
                 }
             }
             Item::DiskWorks => self.disk_works(),
+            Item::Reload(number) => self.reload(number),
             Item::FaultsEnd => {
                 self.faults_over = true;
                 self.disk_works();
@@ -381,6 +388,7 @@ impl Host for FakeHost<'_> {
             self.judges.see(now, Seen::Record(record));
             self.coverage.record(&record.body);
             self.settled.follow(record);
+            self.take_up(record);
             self.last_record = record.id;
             durable |= record.body.class() == Class::Durable;
         }
@@ -413,11 +421,12 @@ impl Host for FakeHost<'_> {
     }
 
     fn wants_snapshot(&self) -> bool {
-        self.supervisor.wants_snapshot(self.timeline.now())
+        self.supervisor.wants_snapshot(self.timeline.now(), self.policies.is_unsettled())
     }
 
     fn keep(&mut self, snapshot: &Snapshot) {
         self.supervisor.keep(snapshot, self.remembered.len());
+        self.policies.settle(&snapshot.policy);
     }
 
     fn perform(&mut self, effect: Effect) {
@@ -432,6 +441,9 @@ impl Host for FakeHost<'_> {
                     Order::EndDone => self.end_done = true,
                     Order::ProbeDependency { ref dependency, probe, check, ref policy } => {
                         self.probe_dependency(dependency, probe, check, policy);
+                    }
+                    Order::Reply { request, answer: Answer::Done { .. } | Answer::Refused(_) } => {
+                        self.policies.answered(request);
                     }
                     Order::Reply { answer: Answer::Status(report), .. } => {
                         report.services.iter().for_each(|service| self.coverage.state(service.state));
@@ -467,7 +479,10 @@ impl Host for FakeHost<'_> {
                 self.timeline.after(3_000, Item::Tell(event));
             }
             Order::AckExit => self.kernel.acknowledge(service, epoch),
+            // The kernel has nothing of what the host has made for it.
+            Order::Forget => {}
             Order::ProbeDependency { .. }
+            | Order::Adapt { .. }
             | Order::Reply { .. }
             | Order::Prove { .. }
             | Order::MayReboot { .. }
@@ -505,6 +520,11 @@ fn stop_bound_us(scenario: &Scenario, policy: &ServicePolicy) -> u64 {
 /// A service may be broken when faults end, be found broken, fail once more with what it was left with, and be held
 /// for its longest delay each time; all of them may have to come up one after the other.
 fn healing_bound_us(scenario: &Scenario) -> u64 {
+    let policies = scenario.reloads.iter().filter_map(|reload| reload.policy.as_ref()).chain([&scenario.policy]);
+    policies.map(|policy| healing_bound_by(scenario, policy)).max().unwrap_or_default()
+}
+
+fn healing_bound_by(scenario: &Scenario, policy: &Policy) -> u64 {
     let one = |policy: &std::sync::Arc<ServicePolicy>| {
         let check = |check: &hale_core::policy::CheckPolicy| {
             let lost = check.timeout.plus(PROBE_LOST_AFTER).plus(check.every).as_us();
@@ -514,7 +534,7 @@ fn healing_bound_us(scenario: &Scenario) -> u64 {
         let start = policy.start.within.as_us() + 2 * scenario.faults_us;
         2 * (found + start + stop_bound_us(scenario, policy))
     };
-    let held = scenario.policy.services.values().map(|policy| {
+    let held = policy.services.values().map(|policy| {
         let restart = &policy.restart;
         restart.held_delay.max(hale_core::policy::HELD_DELAY_MAX).max(restart.max_delay).as_us() / 4 * 5
     });
@@ -525,12 +545,12 @@ fn healing_bound_us(scenario: &Scenario) -> u64 {
         };
         policy.checks.iter().map(check).max().unwrap_or_default()
     };
-    let dependencies = scenario.policy.dependencies.values().map(dependency).max().unwrap_or_default();
+    let dependencies = policy.dependencies.values().map(dependency).max().unwrap_or_default();
     // A pause may have begun in the last moment, and be told late.
     let paused = scenario.faults_us + hale_core::step::DURABLE_WITHIN.as_us();
     paused
         + 2 * (held.max().unwrap_or_default() + dependencies)
-        + scenario.policy.services.values().map(one).sum::<u64>()
+        + policy.services.values().map(one).sum::<u64>()
         + 60_000_000
 }
 

@@ -70,7 +70,7 @@ pub enum Fact {
         /// Of which process.
         epoch: Epoch,
         /// Which check.
-        check: usize,
+        check: Name,
         /// When the prober is done with it, result or not.
         until_us: u64,
     },
@@ -471,7 +471,12 @@ impl Kernel {
                     around.coverage.fault(fault);
                 }
             }
-            Item::Tell(_) | Item::TellFault(..) | Item::DiskFails(_) | Item::DiskWorks | Item::FaultsEnd => {}
+            Item::Tell(_)
+            | Item::TellFault(..)
+            | Item::DiskFails(_)
+            | Item::DiskWorks
+            | Item::Reload(_)
+            | Item::FaultsEnd => {}
         }
     }
 

@@ -14,6 +14,7 @@ pub mod kernel;
 pub mod left;
 pub mod mutation;
 pub mod oracle;
+pub mod reload;
 pub mod rng;
 pub mod run;
 pub mod scenario;

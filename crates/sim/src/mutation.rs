@@ -7,7 +7,7 @@ use crate::fate::MEMORY_BOUND;
 use crate::host::FakeHost;
 use hale_core::driver::Host;
 use hale_core::effect::{Effect, Fence, Order};
-use hale_core::event::Event;
+use hale_core::event::{Event, Question, Reading};
 use hale_core::ids::{Epoch, IncidentId};
 use hale_core::plan::ladder::Verdict;
 use hale_core::policy::{Mode, Policy};
@@ -76,6 +76,8 @@ pub enum Mutation {
     EndlessPauses,
     /// Memory seems to grow that does not.
     SeesLeaks,
+    /// A reload starts everything anew.
+    StartsAllAnew,
     /// The core panics.
     Panics,
 }
@@ -191,6 +193,12 @@ impl Host for Mutated<'_, '_> {
             && let Some(figure) = &mut outcome.figure
         {
             *figure = self.host.now().mono.as_us() % MEMORY_BOUND;
+        }
+        if let (Mutation::StartsAllAnew, Event::Asked { question: Question::Reload { reading, .. }, .. }) =
+            (self.mutation, &mut event)
+            && let Reading::Valid { policy, .. } = reading
+        {
+            policy.services.values_mut().for_each(|service| Arc::make_mut(service).directory.push('x'));
         }
         if self.mutation == Mutation::ExitTwice && matches!(event, Event::Exited { .. }) {
             self.again = Some(event.clone());

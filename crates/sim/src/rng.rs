@@ -27,6 +27,8 @@ pub enum Purpose {
     Death = 11,
     /// Dependencies: what they are, and when they are down.
     Dependency = 12,
+    /// Reloads: when, and what they change.
+    Reload = 13,
 }
 
 /// xoshiro256** (Blackman, Vigna: Scrambled linear pseudorandom number generators, 2021), seeded by SplitMix64.

@@ -4,10 +4,11 @@ use crate::coverage::Coverage;
 use crate::host::FakeHost;
 use crate::mutation::{Mutated, Mutation};
 use crate::oracle::Violation;
+use crate::reload;
 use crate::scenario::Scenario;
 use hale_core::driver;
 use hale_core::ids::RecordId;
-use hale_core::policy::{Policy, PolicyHash};
+use hale_core::policy::Policy;
 use hale_core::record::Record;
 use hale_core::world::{Birth, World};
 use hale_ledger::{Chain, Hash};
@@ -36,7 +37,7 @@ pub fn world(seed: u64, policy: Policy) -> World {
 fn birth(seed: u64, policy: Policy) -> Birth {
     Birth {
         policy,
-        hash: PolicyHash("0000".into()),
+        hash: reload::hash(0),
         seed,
         version: String::from("simulated"),
         boot_id: String::from("00000000-0000-0000-0000-000000000000"),
@@ -56,6 +57,10 @@ pub fn run(scenario: &Scenario) -> Run {
 /// Runs `scenario` with a mistake put in. `nonce` numbers the runs of the same scenario.
 #[must_use]
 pub fn run_mutated(scenario: &Scenario, mutation: Option<Mutation>, nonce: u64) -> Run {
+    let without = Scenario { reloads: Vec::new(), ..scenario.clone() };
+    // What the core is told instead of a policy is the same from its beginning to its end.
+    let reloads = mutation.is_none_or(|mutation| mutation == Mutation::StartsAllAnew);
+    let scenario = if reloads { scenario } else { &without };
     let mut host = FakeHost::new(scenario);
     if mutation.is_some() {
         // A run with a mistake may well never come to rest.

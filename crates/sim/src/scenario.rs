@@ -4,6 +4,7 @@ use crate::dependency::{self, Downs};
 use crate::fate::MEMORY_BOUND;
 use crate::fate::{Fate, USUAL_UP_US};
 use crate::fault::{Fault, Rates};
+use crate::reload::{self, Reload};
 use crate::rng::{Purpose, Rng};
 use hale_core::ids::{Epoch, Name};
 use hale_core::policy::{
@@ -45,6 +46,8 @@ pub struct Scenario {
     pub wall: u64,
     /// When dependencies are down.
     pub downs: Downs,
+    /// Other policies that come into force.
+    pub reloads: Vec<Reload>,
     /// Lives that are not drawn.
     pub script: Option<Script>,
 }
@@ -110,10 +113,20 @@ impl Scenario {
             (name(index), Arc::new(service))
         });
         let services = services.collect();
+        let policy = Policy { host, services, system: SystemPolicy::default(), dependencies };
+        if limits.faults.as_ref().is_none_or(|kept| kept.contains(&Fault::Reload)) {
+            reload::draw_rate(seed, &mut rates);
+        }
+        if rates.of(Fault::Reload) > 0 {
+            // What a journal forgets that cannot be written, a policy included, is another story.
+            rates.leave_out(Fault::JournalFull);
+        }
+        let dependencies = policy.dependencies.clone();
         Self {
             seed,
+            reloads: reload::draw(seed, &rates, faults_us, &policy, slow),
             downs: dependency::downs(seed, &rates, faults_us, &dependencies),
-            policy: Policy { host, services, system: SystemPolicy::default(), dependencies },
+            policy,
             rates,
             faults_us,
             end_us,
@@ -139,6 +152,7 @@ impl Scenario {
         };
         Self {
             seed: 1,
+            reloads: Vec::new(),
             downs: Downs::default(),
             policy: Policy { host, services, system: SystemPolicy::default(), dependencies: BTreeMap::new() },
             rates: Rates::none(),
@@ -283,7 +297,7 @@ fn draw_measured(rng: &mut Rng) -> CheckKind {
     }
 }
 
-fn draw_check(rng: &mut Rng, number: u64, slow: bool) -> CheckPolicy {
+pub(crate) fn draw_check(rng: &mut Rng, number: u64, slow: bool) -> CheckPolicy {
     let pace = if slow { 100 } else { 1 };
     let timeout = Span::from_ms(rng.scaled(20, 1_500) * if slow { 10 } else { 1 });
     let address = String::from("127.0.0.1:1");

@@ -39,6 +39,8 @@ pub enum Item {
     DiskFails(u64),
     /// The disk works again.
     DiskWorks,
+    /// An operator reloads: which of the scenario's.
+    Reload(usize),
     /// From now on nothing misbehaves.
     FaultsEnd,
 }

@@ -30,6 +30,7 @@ const CASES: &[(&str, Mutation)] = &[
     ("left-is-passed", Mutation::NothingPassed),
     ("pauses", Mutation::EndlessPauses),
     ("only-leaks-are-planned", Mutation::SeesLeaks),
+    ("reloads", Mutation::StartsAllAnew),
     ("liveness", Mutation::NoSpawnAfterFailure),
     ("no-spinning", Mutation::Restless),
     ("ends", Mutation::NeverDone),

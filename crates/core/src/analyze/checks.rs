@@ -48,6 +48,8 @@ pub(crate) struct Probing {
     pub(crate) last_pass: Option<Monotonic>,
     /// The last result, for people.
     pub(crate) last: Option<ProbeOutcome>,
+    /// That it does not count yet was said.
+    pub(crate) spared: bool,
     /// Its next probe counts its time anew.
     pub(crate) anew: bool,
     /// What was measured of this process, of a check whose figure is followed.

@@ -53,9 +53,15 @@ impl Counters {
         self.failures = self.failures.saturating_add(1);
         if let Some(rule) = crash_loop {
             self.recent.push_back(at);
-            while self.recent.len() > rule.failures as usize {
-                self.recent.pop_front();
-            }
+            self.keep(Some(rule));
+        }
+    }
+
+    /// Keeps as many failures as this rule needs.
+    pub(crate) fn keep(&mut self, crash_loop: Option<CrashLoop>) {
+        let most = crash_loop.map_or(0, |rule| rule.failures as usize);
+        while self.recent.len() > most {
+            self.recent.pop_front();
         }
     }
 }

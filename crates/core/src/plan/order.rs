@@ -1,7 +1,7 @@
 //! Start order by `after`, stop order in reverse.
 
 use crate::ids::Name;
-use crate::policy::Policy;
+use crate::policy::ServicePolicy;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
@@ -12,10 +12,10 @@ pub(crate) struct Order {
 }
 
 impl Order {
-    /// Reads it from the policy.
-    pub(crate) fn new(policy: &Policy) -> Self {
+    /// Reads it from the services' policies.
+    pub(crate) fn new<'a>(services: impl Iterator<Item = (&'a Name, &'a ServicePolicy)>) -> Self {
         let mut behind: BTreeMap<Name, Vec<Name>> = BTreeMap::new();
-        for (name, service) in &policy.services {
+        for (name, service) in services {
             for before in &service.after {
                 behind.entry(before.clone()).or_default().push(name.clone());
             }

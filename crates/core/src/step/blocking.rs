@@ -52,17 +52,20 @@ impl Brain<'_> {
 
     fn look(&mut self, name: &Name) {
         match self.phase(name) {
-            Phase::Blocked { on } if self.world.is_up(&on) => match self.not_ready(name) {
-                Some(next) => {
-                    self.record(name, Body::Blocked { on: next });
-                }
-                None => {
-                    if self.known(name).counters.failures > 0 {
-                        self.record(name, Body::Unblocked { on: on.clone() });
+            Phase::Blocked { on } if self.world.is_up(&on) || !self.starts_after(name, &on) => {
+                match self.not_ready(name) {
+                    Some(next) => {
+                        self.record(name, Body::Blocked { on: next });
                     }
-                    self.try_start(name, Reason::NowReady { on });
+                    None => {
+                        if self.known(name).counters.failures > 0 {
+                            self.record(name, Body::Unblocked { on: on.clone() });
+                        }
+                        let waits_still = self.starts_after(name, &on);
+                        self.try_start(name, if waits_still { Reason::NowReady { on } } else { Reason::Reloaded });
+                    }
                 }
-            },
+            }
             // It was given up, perhaps because of that; it gets another chance.
             Phase::Held { .. } => {
                 let is_down = |on: &&Name| self.world.dependencies.contains_key(*on) && self.world.is_down(on);
@@ -80,6 +83,10 @@ impl Brain<'_> {
         }
     }
 
+    fn starts_after(&self, name: &Name, other: &Name) -> bool {
+        self.world.services[name].policy.after.contains(other)
+    }
+
     /// The first of those that it starts after, which is down.
     pub(super) fn blocked_by(&self, name: &Name) -> Option<Name> {
         self.world.services[name].policy.after.iter().find(|on| self.world.is_down(on)).cloned()
@@ -95,7 +102,7 @@ impl Brain<'_> {
                 self.world.admission.leave(name);
                 self.record(name, Body::RunsBlocked { epoch, on });
             }
-            (Some(before), Some(on)) if !self.world.is_down(&before) => {
+            (Some(before), Some(on)) if !self.world.is_down(&before) || !self.starts_after(name, &before) => {
                 self.record(name, Body::RunsBlocked { epoch, on });
             }
             (Some(on), None) => {
@@ -417,7 +424,8 @@ mod tests {
         let _ = is_there(&mut before, false);
         let snapshot = before.snapshot();
         let text = serde_json::to_string(&snapshot).unwrap();
-        let mut world = World::restore(before.birth.clone(), Some(serde_json::from_str(&text).unwrap()), Vec::new());
+        let mut world =
+            World::restore(before.birth.clone(), None, Some(serde_json::from_str(&text).unwrap()), Vec::new());
         assert!(world.is_down(&name("api")));
         let life = crate::event::Life::Running {
             process: Process { pid: 100, start_ticks: 1, pidfd_inode: 1, cgroup: None },

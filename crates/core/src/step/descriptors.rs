@@ -230,8 +230,8 @@ mod tests {
         records.extend(events.into_iter().flat_map(|event| step(&mut world, at(1), event).records));
         let expected = world.services[&name].stored().to_vec();
         let snapshot = world.snapshot();
-        let by_records = World::restore(world.birth.clone(), None, records);
-        let by_snapshot = World::restore(world.birth.clone(), Some(snapshot), []);
+        let by_records = World::restore(world.birth.clone(), None, None, records);
+        let by_snapshot = World::restore(world.birth.clone(), None, Some(snapshot), []);
         for world in [by_records, by_snapshot] {
             assert_eq!(world.services[&name].stored(), expected);
         }

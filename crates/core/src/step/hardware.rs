@@ -8,6 +8,7 @@ use crate::ids::{Name, RecordId};
 use crate::incident::Outcome;
 use crate::plan::ladder::RebootRung;
 use crate::plan::reboot::{self, Asked, Choice, Decision, Read, Verdict};
+use crate::policy::Reboot;
 use crate::reason::Reason;
 use crate::record::{Body, CORE_VERSION};
 use crate::world::hardware::Key;
@@ -22,13 +23,29 @@ impl Brain<'_> {
             self.record_in(None, None, Body::HardwareTimer { timer });
         }
         let hardware = &mut self.world.hardware;
-        if may_reboot {
-            hardware.permission = Key::Given;
-        }
         if reboot {
             hardware.reboot = Key::Given;
         }
+        if may_reboot {
+            hardware.permission = Key::Given;
+            if self.world.birth.policy.system.reboot == Reboot::Never {
+                // It was taken back, and the guardian was not told any more.
+                self.withdraw_permission();
+            }
+        }
         self.look_at_hardware();
+    }
+
+    /// By another policy the question is another: what was allowed is not, until that is decided again.
+    pub(super) fn withdraw_permission(&mut self) {
+        let hardware = &mut self.world.hardware;
+        (hardware.answer, hardware.recheck) = (None, None);
+        if let Key::OnRecord { .. } = hardware.reboot {
+            hardware.reboot = Key::Kept;
+        }
+        if core::mem::take(&mut hardware.permission) == Key::Given {
+            self.push_effect(Fence::Host, Order::MayReboot { allowed: false });
+        }
     }
 
     /// What ledger and kernel say of earlier boots.

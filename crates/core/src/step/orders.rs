@@ -28,22 +28,33 @@ impl Brain<'_> {
                 self.reply(request, answer);
             }
             Question::Order { actor, order } => self.ordered(request, actor, order),
+            Question::Reload { actor, reading } => self.reload_asked(request, actor, reading),
         }
     }
 
     fn ordered(&mut self, request: RequestId, actor: Actor, order: OperatorOrder) {
-        let name = order.service().clone();
-        if !self.world.services.contains_key(&name) {
+        if let Some(name) = order.service().filter(|name| !self.takes_orders(name)) {
             self.reply(request, Answer::Unknown { service: name.to_string() });
-            return;
+        } else {
+            self.take_order(request, actor, order);
         }
+    }
+
+    /// Whether there is such a service: one that leaves is nobody's any more.
+    fn takes_orders(&self, name: &Name) -> bool {
+        self.world.services.contains_key(name) && !self.world.leaving.contains(name)
+    }
+
+    /// Records an order, which is carried out once that is durable.
+    pub(super) fn take_order(&mut self, request: RequestId, actor: Actor, order: OperatorOrder) {
         if self.world.pending.len() >= PENDING_ORDERS_MAX {
             let text = format!("{PENDING_ORDERS_MAX} orders already wait for the disk; try again in {DURABLE_WITHIN}");
             self.reply(request, Answer::Failed { text });
             return;
         }
         let id = self.next_record();
-        if !self.record(&name, Body::Ordered { actor: actor.clone(), order: order.clone(), request }) {
+        let ordered = Body::Ordered { actor: actor.clone(), order: order.clone(), request };
+        if !self.record_order(&order, ordered) {
             return;
         }
         let pending = Pending { since: self.now(), request, actor, order };
@@ -61,7 +72,7 @@ impl Brain<'_> {
                 return;
             }
             if let Some(pending) = self.world.pending.remove(&id) {
-                self.record(pending.order.service(), Body::CarriedOut { ordered: id });
+                self.record_order(&pending.order, Body::CarriedOut { ordered: id });
                 self.carry_out(pending);
             }
         }
@@ -91,20 +102,38 @@ impl Brain<'_> {
 
     fn carry_out_undurable(&mut self, ordered: RecordId, pending: Pending) {
         let waited = self.now().since(pending.since);
-        let name = pending.order.service().clone();
-        self.record(&name, Body::OrderNotDurable { ordered, waited });
+        self.record_order(&pending.order, Body::OrderNotDurable { ordered, waited });
         self.carry_out(pending);
+    }
+
+    /// Writes a record about an order, as one of its service where it has one.
+    fn record_order(&mut self, order: &OperatorOrder, body: Body) -> bool {
+        match order.service().filter(|name| self.world.services.contains_key(*name)) {
+            Some(name) => self.record(name, body),
+            None => self.record_in(None, None, body),
+        }
     }
 
     fn carry_out(&mut self, pending: Pending) {
         let Pending { request, actor, order, since } = pending;
-        let name = order.service().clone();
-        self.touched.insert(name.clone());
         if let Some(why) = self.world.ending {
             let what = crate::incident::order_words(&order);
             self.reply(request, Answer::Refused(Refusal { what, reason: Reason::HaleEnds { why } }));
             return;
         }
+        let name = match &order {
+            OperatorOrder::Reload { policy } => return self.order_reload(request, actor, policy),
+            OperatorOrder::Start { service }
+            | OperatorOrder::Stop { service }
+            | OperatorOrder::Restart { service }
+            | OperatorOrder::Pause { service, .. }
+            | OperatorOrder::Resume { service } => service.clone(),
+        };
+        if !self.takes_orders(&name) {
+            // A reload has removed it meanwhile.
+            return self.reply(request, Answer::Unknown { service: name.to_string() });
+        }
+        self.touched.insert(name.clone());
         let why = Reason::Ordered { actor: actor.clone() };
         if matches!(order, OperatorOrder::Start { .. } | OperatorOrder::Restart { .. }) {
             // Whoever waits for an earlier stop will not see it.
@@ -118,6 +147,7 @@ impl Brain<'_> {
             OperatorOrder::Restart { .. } => self.order_restart(&name, request, why),
             OperatorOrder::Pause { lasts, .. } => self.order_pause(&name, request, actor, lasts, since),
             OperatorOrder::Resume { .. } => self.order_resume(&name, request, &why),
+            OperatorOrder::Reload { .. } => {}
         }
     }
 

@@ -101,7 +101,7 @@ impl Brain<'_> {
     }
 
     /// Whether the failure of its open incident is not over: what works again, or nearly, is left alone.
-    fn needs_healing(&self, name: &Name) -> bool {
+    pub(super) fn needs_healing(&self, name: &Name) -> bool {
         let service = &self.world.services[name];
         let reached = |(check, state): (&crate::policy::CheckPolicy, &CheckState)| match state {
             CheckState::Failing { failures } => *failures >= check.failures,
@@ -191,8 +191,8 @@ mod tests {
         records.extend(step(&mut world, at(1_000), Event::Durable { up_to }).records);
         let snapshot = world.snapshot();
         for mut next in [
-            World::restore(world.birth.clone(), None, records),
-            World::restore(world.birth.clone(), Some(snapshot), []),
+            World::restore(world.birth.clone(), None, None, records),
+            World::restore(world.birth.clone(), None, Some(snapshot), []),
         ] {
             let lost = crate::event::Lost::Guardian;
             let take_over = Event::TakeOver { lost, found: alloc::collections::BTreeMap::new() };

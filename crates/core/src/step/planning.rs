@@ -11,6 +11,18 @@ use alloc::boxed::Box;
 use alloc::string::String;
 
 impl Brain<'_> {
+    /// How many services that work may be ended now to be started anew: those that are being ended for that will each take a
+    /// place, and many may have begun together.
+    pub(super) fn room(&self) -> usize {
+        let planned = |service: &&Service| {
+            let known = &service.known;
+            let is_planned = known.planned == Some(known.last_epoch) || known.outdated;
+            matches!(known.phase, Phase::Stopping { .. }) && is_planned
+        };
+        let taken = self.world.restarts_in_flight() + self.world.services.values().filter(planned).count();
+        (self.world.birth.policy.host.restarts_in_flight as usize).saturating_sub(taken)
+    }
+
     /// Starts the service anew if the figure of this check calls for it; once for each process, and only one that nothing
     /// is wrong with: of all others something else is decided.
     pub(super) fn plan_restart(&mut self, name: &Name, index: usize) {
@@ -21,19 +33,13 @@ impl Brain<'_> {
         let works = matches!(known.phase, Phase::Running { .. }) && known.healthy && known.incident.is_none();
         let is_left_alone = known.paused.is_some() || known.violated.is_some() || known.blocked.is_some();
         let is_decided = known.planned == Some(known.last_epoch) || self.world.ending.is_some();
-        let room = self.world.birth.policy.host.restarts_in_flight as usize;
         if !works || is_left_alone || is_decided {
             return;
         }
         let check = policy.checks[index].name.clone();
         let read = Read { check: check.clone(), outlook, before, mode: self.world.mode() };
         let Some((reaches, verdict)) = before_limit::decide(&read) else { return };
-        // Those that are being ended for the same reason will each take a place; many may have begun together.
-        let planned = |service: &&Service| {
-            let known = &service.known;
-            matches!(known.phase, Phase::Stopping { .. }) && known.planned == Some(known.last_epoch)
-        };
-        if self.world.restarts_in_flight() + self.world.services.values().filter(planned).count() >= room {
+        if self.room() == 0 {
             return;
         }
         let decision = Decision {

@@ -93,6 +93,9 @@ impl Brain<'_> {
             self.forget_asked(name, index);
         }
         let counts = self.counts(name, index, now);
+        if outcome.failure.is_some() {
+            self.spare(name, index, epoch, &outcome.detail);
+        }
         let Some(service) = self.service_mut(name) else { return };
         let probing = &mut service.senses.probes[index];
         let state = service.known.checks[index];
@@ -124,6 +127,9 @@ impl Brain<'_> {
     /// one that never passed has until `start.within`, whatever made the service ready.
     fn counts(&self, name: &Name, index: usize, now: Monotonic) -> bool {
         let service = &self.world.services[name];
+        if service.known.unproven.contains(&service.policy.checks[index].name) {
+            return false;
+        }
         match &service.known.phase {
             // Nobody must have done something before he is ready.
             Phase::Starting { .. } if service.policy.checks[index].kind.counts_time() => false,
@@ -140,6 +146,16 @@ impl Brain<'_> {
             | Phase::Spawning { .. }
             | Phase::Stopping { .. }
             | Phase::Remains { .. } => false,
+        }
+    }
+
+    /// Says once that a check which came or changed in the life of this process does not count yet.
+    fn spare(&mut self, name: &Name, index: usize, epoch: Epoch, detail: &str) {
+        let Some(service) = self.service_mut(name) else { return };
+        let check = service.policy.checks[index].name.clone();
+        let is_said = core::mem::replace(&mut service.senses.probes[index].spared, true);
+        if !is_said && service.known.unproven.contains(&check) {
+            self.record(name, Body::CheckUnproven { epoch, check, detail: String::from(detail) });
         }
     }
 
@@ -187,6 +203,9 @@ impl Brain<'_> {
         let policy = service.policy.clone();
         let check = &policy.checks[index];
         let within = checks::heartbeat_within(check, service.known.heartbeat_within).unwrap_or_default();
+        if service.known.unproven.contains(&check.name) {
+            return self.spare(name, index, epoch, &format!("no heartbeat for {within}"));
+        }
         let (probing, state) = (&mut service.senses.probes[index], service.known.checks[index]);
         let outcome = ProbeOutcome {
             took_us: within.as_us(),

@@ -21,8 +21,10 @@ impl Brain<'_> {
             let Some(name) = self.world.to_start.pop_front() else { return };
             self.touched.insert(name.clone());
             // An operator's order may have been faster.
+            let is_new = self.world.added.remove(&name);
             if self.phase(&name) == Phase::Down {
-                self.try_start(&name, Reason::HaleStarts);
+                let why = if is_new { Reason::Reloaded } else { Reason::HaleStarts };
+                self.try_start(&name, why);
             }
         }
     }
@@ -43,9 +45,10 @@ impl Brain<'_> {
             return;
         }
         // Those that start again because what blocked them is up come in line too: there may be many.
-        let again = matches!(why, Reason::NowReady { .. }) && self.known(name).last_epoch > Epoch(0);
+        let again = matches!(why, Reason::NowReady { .. }) && self.known(name).was_started();
         let known = self.known(name);
         let planned = known.planned.is_some() && known.planned == Some(known.last_epoch);
+        let planned = planned || known.outdated;
         let queues = known.counters.failures > 0 || again || planned || self.world.admission.waits(name);
         if queues && !self.admit(name) {
             return;

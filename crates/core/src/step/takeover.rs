@@ -46,7 +46,8 @@ impl Brain<'_> {
         let never = |name: &&Name| {
             let known = self.known(name);
             let waits = known.paused.is_some() && known.incident.is_some();
-            known.phase == Phase::Down && !waits && self.world.ending.is_none()
+            let leaves = self.world.leaving.contains(*name);
+            known.phase == Phase::Down && !waits && !leaves && self.world.ending.is_none()
         };
         self.world.to_start = names.iter().filter(never).cloned().collect();
         let before: Vec<Phase> = names.iter().map(|name| self.phase(name)).collect();
@@ -369,7 +370,7 @@ mod tests {
     }
 
     fn take_over_from(lost: Lost, records: Vec<Record>, found: Option<Found>) -> (World, Output) {
-        let mut world = World::restore(birth(), None, records);
+        let mut world = World::restore(birth(), None, None, records);
         let found = found.map(|found| (bot(), found)).into_iter().collect();
         let output = step(&mut world, at(100), Event::TakeOver { lost, found });
         assert!(matches!(output.records[0].body, Body::TookOver { .. }), "{:?}", output.records);
@@ -532,7 +533,7 @@ mod tests {
         let birth = world(service).0.birth;
         let mut first = World::new(birth.clone());
         let records = (0..).zip(ran()).flat_map(|(ms, event)| step(&mut first, at(ms), event).records);
-        let mut world = World::restore(birth, None, records.collect::<Vec<_>>());
+        let mut world = World::restore(birth, None, None, records.collect::<Vec<_>>());
         let found = [(bot(), running(true, process()))].into_iter().collect();
         let output = step(&mut world, at(5_000), Event::TakeOver { lost: Lost::Guardian, found });
         assert!(!is_on_record(&output, |body| matches!(body, Body::Detected { .. })), "{output:?}");
@@ -553,7 +554,7 @@ mod tests {
         let birth = one.birth;
         let mut first = World::new(birth.clone());
         let records: Vec<Record> = step(&mut first, at(0), Event::Begin).records;
-        let mut world = World::restore(birth, None, records);
+        let mut world = World::restore(birth, None, None, records);
         let other = Process { pid: 200, start_ticks: 9, ..process() };
         let found = [(bot(), running(true, process())), (behind.clone(), running(true, other))].into_iter().collect();
         let output = step(&mut world, at(100), Event::TakeOver { lost: Lost::Guardian, found });
@@ -565,7 +566,7 @@ mod tests {
     fn an_incident_that_the_journal_forgot_is_closed() {
         let mut birth = birth();
         birth.open_incidents = vec![(bot(), crate::ids::IncidentId(7))];
-        let mut world = World::restore(birth, None, lived(ran()));
+        let mut world = World::restore(birth, None, None, lived(ran()));
         let found = [(bot(), running(true, process()))].into_iter().collect();
         let output = step(&mut world, at(100), Event::TakeOver { lost: Lost::Guardian, found });
         let closed = |record: &Record| {

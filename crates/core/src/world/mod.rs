@@ -4,6 +4,7 @@ pub mod dependency;
 pub(crate) mod hardware;
 pub mod pause;
 pub mod phase;
+mod reload;
 mod restore;
 pub mod service;
 
@@ -25,7 +26,7 @@ use hardware::Hardware;
 use serde::{Deserialize, Serialize};
 use service::Service;
 
-/// What is fixed when a supervisor takes over.
+/// What a supervisor begins with; policy and hash change with a reload, the rest does not.
 #[derive(Debug, Clone)]
 pub struct Birth {
     /// The policy in force.
@@ -68,6 +69,16 @@ pub struct World {
     pub(crate) looks: BTreeSet<Name>,
     /// Services of which a failure waits for what a dependency says.
     pub(crate) askers: BTreeSet<Name>,
+    /// A policy that was read and is not in force yet: its order waits for the disk.
+    pub(crate) candidate: Option<(PolicyHash, Policy)>,
+    /// Services that the policy does not have any more, and that are not gone yet.
+    pub(crate) leaving: BTreeSet<Name>,
+    /// Services that are to be started anew because of another policy ([`service::Known::outdated`]).
+    pub(crate) outdated: BTreeSet<Name>,
+    /// How many were on their way up at the last reload: a lower limit takes no place away.
+    pub(crate) places_at_reload: usize,
+    /// Those of [`to_start`](Self::to_start) that a reload has added.
+    pub(crate) added: BTreeSet<Name>,
     /// Orders whose record is not durable yet.
     pub(crate) pending: BTreeMap<RecordId, Pending>,
     pub(crate) next_record: RecordId,
@@ -103,7 +114,7 @@ impl World {
         Self {
             services: services.collect(),
             dependencies: dependencies.collect(),
-            order: Order::new(&birth.policy),
+            order: Order::new(birth.policy.services.iter().map(|(name, service)| (name, &**service))),
             admission: Admission::default(),
             ending: None,
             end_done: false,
@@ -112,6 +123,11 @@ impl World {
             to_start: VecDeque::new(),
             looks: BTreeSet::new(),
             askers: BTreeSet::new(),
+            candidate: None,
+            leaving: BTreeSet::new(),
+            outdated: BTreeSet::new(),
+            places_at_reload: 0,
+            added: BTreeSet::new(),
             pending: BTreeMap::new(),
             next_record: birth.first_record,
             next_probe: ProbeId(1),
@@ -137,6 +153,18 @@ impl World {
     #[must_use]
     pub fn is_ending(&self) -> bool {
         self.ending.is_some()
+    }
+
+    /// The policy in force.
+    #[must_use]
+    pub fn policy(&self) -> &Policy {
+        &self.birth.policy
+    }
+
+    /// Its hash.
+    #[must_use]
+    pub fn policy_hash(&self) -> &PolicyHash {
+        &self.birth.hash
     }
 
     /// Whether Hale acts.

@@ -40,7 +40,7 @@ impl Known {
         match order {
             OperatorOrder::Start { .. } | OperatorOrder::Restart { .. } => self.insisted = true,
             OperatorOrder::Stop { .. } => self.insisted = false,
-            OperatorOrder::Pause { .. } | OperatorOrder::Resume { .. } => {}
+            OperatorOrder::Pause { .. } | OperatorOrder::Resume { .. } | OperatorOrder::Reload { .. } => {}
         }
     }
 

@@ -287,9 +287,16 @@ impl Phase {
                 Self::Running { run } if run.epoch == *epoch => Ok(self.clone()),
                 _ => illegal("becoming healthy"),
             },
+            Body::Forgotten => match self {
+                Self::Stopped { .. } => Ok(self.clone()),
+                _ => illegal("being forgotten"),
+            },
             Body::DescriptorStored { epoch, .. } if alive(epoch) => Ok(self.clone()),
             Body::DescriptorStored { .. } => illegal("keeping a descriptor of a process that is gone"),
             Body::CheckFailed { .. }
+            | Body::CheckUnproven { .. }
+            | Body::Reloaded(_)
+            | Body::ReloadRefused { .. }
             | Body::CheckPassed { .. }
             | Body::Detected { .. }
             | Body::Decided(_)

@@ -2,13 +2,14 @@
 
 use super::{Birth, Pending, World};
 use crate::event::{EndWhy, Process};
-use crate::ids::{Name, RecordId, RequestId};
-use crate::policy::PolicyHash;
+use crate::ids::{Epoch, Name, RecordId, RequestId};
+use crate::policy::{Policy, PolicyHash, ServicePolicy};
 use crate::record::{Body, Record};
 use crate::world::dependency::{self, Dependency};
 use crate::world::service::{Known, Service};
 use alloc::collections::BTreeMap;
 use alloc::string::{String, ToString};
+use alloc::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 /// Nobody waits for the answer: the client was connected to the supervisor that is gone. No client has this number.
@@ -30,6 +31,11 @@ pub struct Snapshot {
     pending: BTreeMap<RecordId, Pending>,
     #[serde(default)]
     dependencies: BTreeMap<Name, dependency::Known>,
+    /// Those that the policy does not have any more, by what they were started by.
+    #[serde(default)]
+    leaving: BTreeMap<Name, Arc<ServicePolicy>>,
+    #[serde(default)]
+    last_epoch: Epoch,
 }
 
 impl Snapshot {
@@ -44,6 +50,7 @@ impl World {
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         let known = |(name, service): (&Name, &Service)| (name.clone(), service.known.clone());
+        let leaving = |name: &Name| self.services.get(name).map(|service| (name.clone(), service.policy.clone()));
         let of_dependency = |(name, of): (&Name, &Dependency)| (name.clone(), of.known);
         Snapshot {
             next_record: self.next_record,
@@ -55,25 +62,43 @@ impl World {
             ledger_error: self.ledger_error.clone(),
             pending: self.pending.clone(),
             dependencies: self.dependencies.iter().map(of_dependency).collect(),
+            leaving: self.leaving.iter().filter_map(leaving).collect(),
+            last_epoch: self.birth.last_epoch,
         }
     }
 
     /// The world as a supervisor left it that wrote `snapshot`, if it wrote one, and `records` after it. `birth` must have
-    /// its policy; the seed is taken from what was written. To be followed by [`crate::event::Event::TakeOver`].
+    /// the policy that was in force at its beginning, `candidate` is the one that was read since, if one was; the seed is
+    /// taken from what was written. To be followed by [`crate::event::Event::TakeOver`].
     ///
     /// What was only sensed is lost with the one who sensed it: results of probes that made no edge, the clients
     /// who wait for an answer, and `STATUS=`, which the host has kept and gives again.
     #[must_use]
-    pub fn restore(birth: Birth, snapshot: Option<Snapshot>, records: impl IntoIterator<Item = Record>) -> Self {
+    pub fn restore(
+        birth: Birth,
+        candidate: Option<(PolicyHash, Policy)>,
+        snapshot: Option<Snapshot>,
+        records: impl IntoIterator<Item = Record>,
+    ) -> Self {
         let mut world = Self::new(birth);
+        world.candidate = candidate;
         if let Some(snapshot) = snapshot {
             world.next_record = snapshot.next_record;
             world.birth.seed = snapshot.seed;
             world.ending = snapshot.ending;
             world.ledger_error = snapshot.ledger_error;
             world.pending = snapshot.pending;
+            world.birth.last_epoch = world.birth.last_epoch.max(snapshot.last_epoch);
+            for (name, policy) in snapshot.leaving {
+                world.leaving.insert(name.clone());
+                world.services.insert(name, Service::new(policy, Epoch(0)));
+            }
+            world.order_anew();
             for (name, known) in snapshot.services {
                 if let Some(service) = world.services.get_mut(&name) {
+                    if known.outdated {
+                        world.outdated.insert(name);
+                    }
                     service.known = known;
                 }
             }
@@ -114,12 +139,26 @@ impl World {
             Body::CarriedOut { ordered } | Body::OrderNotDurable { ordered, .. } => {
                 self.pending.remove(ordered);
             }
+            Body::Reloaded(reload) => {
+                if !self.take_up(&reload.to) {
+                    // What follows was written by a policy that is lost: only watching is safe.
+                    let lost = |service: &mut Service| {
+                        service.known.violated.get_or_insert_with(|| String::from("the policy of a reload is lost"));
+                    };
+                    self.services.values_mut().for_each(lost);
+                }
+            }
             _ => {}
         }
         let Some(service) = record.service.as_ref().and_then(|name| self.services.get_mut(name)) else { return };
         if let Err(illegal) = service.apply(record) {
             // It was legal when it was written: something is missing before it, and only watching is safe.
             service.known.violated.get_or_insert_with(|| illegal.to_string());
+        }
+        if record.body == Body::Forgotten
+            && let Some(name) = &record.service
+        {
+            self.forget(name);
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::record::{Body, Finding, Record};
 use crate::time::{Monotonic, Span};
 use crate::world::pause::Paused;
 use crate::world::phase::{Illegal, Phase};
-use alloc::collections::VecDeque;
+use alloc::collections::{BTreeSet, VecDeque};
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -94,9 +94,25 @@ pub(crate) struct Known {
     /// It is only watched for a while.
     #[serde(default)]
     pub(crate) paused: Option<Paused>,
+    /// What it runs by, or was given up by, is not what its policy says now: it is to be started anew.
+    #[serde(default)]
+    pub(crate) outdated: bool,
+    /// Checks that came or changed while its process ran, and that have not passed since.
+    #[serde(default)]
+    pub(crate) unproven: BTreeSet<Name>,
+    /// The newest number that was used before its own first process.
+    #[serde(default)]
+    pub(crate) before_first: Epoch,
     /// An operator has ordered it to run, and neither was it started since nor has it failed: what a pause does not stop.
     #[serde(default)]
     pub(crate) insisted: bool,
+}
+
+impl Known {
+    /// Whether it has had a process before.
+    pub(crate) fn was_started(&self) -> bool {
+        self.last_epoch > self.before_first
+    }
 }
 
 /// An incident in progress.
@@ -172,9 +188,18 @@ impl Service {
             planned: None,
             refused: Vec::new(),
             paused: None,
+            outdated: false,
+            unproven: BTreeSet::new(),
+            before_first: last_epoch,
             insisted: false,
         };
         Self { policy, known, senses: Senses { probes, ..Senses::default() } }
+    }
+
+    /// What the operator wants of it.
+    #[must_use]
+    pub fn policy(&self) -> &ServicePolicy {
+        &self.policy
     }
 
     /// Its newest process, as far as that is on record.
@@ -215,9 +240,7 @@ impl Service {
         self.known.phase = phase;
         match &record.body {
             Body::SpawnIntended { epoch, .. } => {
-                if self.known.last_epoch > Epoch(0) {
-                    self.known.restarts += 1;
-                }
+                self.known.restarts += u64::from(self.known.was_started());
                 self.known.last_epoch = *epoch;
                 self.known.blocked = None;
                 self.known.healthy = false;
@@ -229,6 +252,8 @@ impl Service {
                 self.known.stalled = None;
                 self.known.refused.clear();
                 self.known.insisted = false;
+                self.known.outdated = false;
+                self.known.unproven.clear();
                 // Each start while held is a try: the next delay is longer.
                 self.known.counters.held_tries = self.known.counters.held_tries.map(|tries| tries.saturating_add(1));
                 self.senses.start_afresh();
@@ -255,7 +280,7 @@ impl Service {
             Body::Adopted { epoch, process } => {
                 if *epoch > self.known.last_epoch {
                     // A start that was not recorded.
-                    self.known.restarts += u64::from(self.known.last_epoch > Epoch(0));
+                    self.known.restarts += u64::from(self.known.was_started());
                     let counters = &mut self.known.counters;
                     counters.held_tries = counters.held_tries.map(|tries| tries.saturating_add(1));
                     self.known.oom = None;
@@ -293,6 +318,7 @@ impl Service {
             Body::BackingOff { .. } => self.known.healthy = false,
             Body::Stopped { .. } => {
                 self.known.healthy = false;
+                self.known.outdated = false;
                 // As systemd does: what a service leaves is for its next process, and none is wanted.
                 self.known.stored.clear();
             }
@@ -319,7 +345,10 @@ impl Service {
                 self.known.healthy = false;
                 self.with_check(check, |state| *state = CheckState::Failing { failures: *failures });
             }
-            Body::CheckPassed { check, .. } => self.with_check(check, |state| *state = CheckState::Passing),
+            Body::CheckPassed { check, .. } => {
+                self.known.unproven.remove(check);
+                self.with_check(check, |state| *state = CheckState::Passing);
+            }
             Body::BecameHealthy { .. } => {
                 self.known.healthy = true;
                 self.known.bad_since = None;
@@ -342,6 +371,10 @@ impl Service {
             }
             Body::Extended { until, .. } => self.known.extended_until = Some(*until),
             Body::Began { .. }
+            | Body::Reloaded(_)
+            | Body::ReloadRefused { .. }
+            | Body::CheckUnproven { .. }
+            | Body::Forgotten
             | Body::TookOver { .. }
             | Body::Ending { .. }
             | Body::Blocked { .. }

@@ -26,6 +26,7 @@ use utoipa::{IntoResponses, OpenApi, ToSchema};
         server::restart,
         server::pause,
         server::resume,
+        server::reload,
         server::description,
         stream::records,
     ),

@@ -25,6 +25,8 @@ pub enum Code {
     ReadOnly,
     /// The policy refuses it: `reason` says why.
     Refused,
+    /// The configuration that was to be put in force cannot be used.
+    InvalidConfiguration,
     /// It was tried and failed.
     Failed,
     /// The order was given, and its end was not reached while the client could wait.
@@ -35,13 +37,14 @@ pub enum Code {
 
 impl Code {
     /// All of them, for the description.
-    pub(super) const ALL: [Self; 9] = [
+    pub(super) const ALL: [Self; 10] = [
         Self::NotFound,
         Self::MethodNotAllowed,
         Self::BadRequest,
         Self::UnknownService,
         Self::ReadOnly,
         Self::Refused,
+        Self::InvalidConfiguration,
         Self::Failed,
         Self::UnderWay,
         Self::Busy,
@@ -55,6 +58,7 @@ impl Code {
             Self::BadRequest => StatusCode::BAD_REQUEST,
             Self::ReadOnly => StatusCode::FORBIDDEN,
             Self::Refused => StatusCode::CONFLICT,
+            Self::InvalidConfiguration => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Failed => StatusCode::INTERNAL_SERVER_ERROR,
             Self::UnderWay => StatusCode::GATEWAY_TIMEOUT,
             Self::Busy => StatusCode::SERVICE_UNAVAILABLE,

@@ -15,10 +15,12 @@ use axum::{Extension, Router};
 use hale_core::effect::Answer;
 use hale_core::event::Question;
 use hale_core::ids::Name;
+use hale_core::reason::Reason;
 use hale_core::record::{Actor, OperatorOrder};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::UnixListener;
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 /// How long a question may wait for the loop, whose steps take microseconds: after a second something is wrong, and
@@ -59,9 +61,10 @@ pub async fn serve(sockets: Sockets, the_loop: Arc<dyn Loop>, hub: Hub) -> Resul
 type Route = (&'static str, fn() -> MethodRouter<Api>);
 
 /// All of them.
-pub(super) const ROUTES: [Route; 9] = [
+pub(super) const ROUTES: [Route; 10] = [
     ("/v1/openapi.json", || get(description)),
     ("/v1/records", || get(stream::records)),
+    ("/v1/reload", || post(reload)),
     ("/v1/services/{service}/pause", || post(pause)),
     ("/v1/services/{service}/resume", || post(resume)),
     ("/v1/services/{service}/restart", || post(restart)),
@@ -182,6 +185,19 @@ pub(super) async fn resume(api: State<Api>, actor: Extension<Actor>, service: Se
     order(api, actor, service, |service| OperatorOrder::Resume { service }).await
 }
 
+/// Reads the configuration again, and puts it in force: what it does not change is not touched.
+#[utoipa::path(post, path = "/v1/reload", responses(OrderAnswers))]
+pub(super) async fn reload(State(api): State<Api>, Extension(actor): Extension<Actor>) -> Response {
+    if !api.control {
+        return read_only().into_response();
+    }
+    answered(api.the_loop.reload(actor), ORDER_WITHIN, true).await
+}
+
+fn read_only() -> Problem {
+    Problem::new(Code::ReadOnly, "orders are taken on control.sock only")
+}
+
 async fn order(
     State(api): State<Api>,
     Extension(actor): Extension<Actor>,
@@ -189,7 +205,7 @@ async fn order(
     order: impl FnOnce(Name) -> OperatorOrder,
 ) -> Response {
     if !api.control {
-        return Problem::new(Code::ReadOnly, "orders are taken on control.sock only").into_response();
+        return read_only().into_response();
     }
     match named(service) {
         Ok(name) => answer(&api, Question::Order { actor, order: order(name) }, ORDER_WITHIN).await,
@@ -202,10 +218,15 @@ fn named(service: ServiceInPath) -> Result<Name, Problem> {
     Name::try_from(service.as_str()).map_err(|_| unknown(&service))
 }
 
-/// Asks the loop and turns what it says into HTTP.
+/// Asks the loop.
 async fn answer(api: &Api, question: Question, within: Duration) -> Response {
     let is_order = matches!(question, Question::Order { .. });
-    let Some(coming) = api.the_loop.ask(question) else {
+    answered(api.the_loop.ask(question), within, is_order).await
+}
+
+/// Turns what the loop says into HTTP.
+async fn answered(coming: Option<oneshot::Receiver<Answer>>, within: Duration, is_order: bool) -> Response {
+    let Some(coming) = coming else {
         return Problem::new(Code::Busy, "the supervisor has too much to do to take this; try again").into_response();
     };
     match timeout(within, coming).await {
@@ -214,7 +235,12 @@ async fn answer(api: &Api, question: Question, within: Duration) -> Response {
         Ok(Ok(Answer::Failed { text })) => Problem::new(Code::Failed, text).into_response(),
         Ok(Ok(Answer::Refused(refusal))) => {
             let detail = format!("refused: {}, because {}", refusal.what, refusal.reason);
-            Problem::new(Code::Refused, detail).because(refusal.reason).into_response()
+            let code = match refusal.reason {
+                Reason::InvalidConfiguration { .. } => Code::InvalidConfiguration,
+                Reason::ReloadInProgress => Code::Busy,
+                _ => Code::Refused,
+            };
+            Problem::new(code, detail).because(refusal.reason).into_response()
         }
         Ok(Ok(Answer::Unknown { service })) => unknown(&service).into_response(),
         Ok(Err(_)) => Problem::new(Code::Busy, "the supervisor is ending").into_response(),
@@ -240,13 +266,11 @@ pub(super) mod testing {
     use super::*;
     use crate::api::{client, sockets};
     use hale_core::policy::Mode;
-    use hale_core::reason::Reason;
     use hale_core::record::Refusal;
     use hale_core::status::StatusReport;
     use hale_core::time::Now;
     use hyper::Method;
     use std::sync::Mutex;
-    use tokio::sync::oneshot;
 
     /// Answers at once, by the name of the service that is asked about.
     #[derive(Default)]
@@ -259,7 +283,8 @@ pub(super) mod testing {
         fn ask(&self, question: Question) -> Option<oneshot::Receiver<Answer>> {
             let name = match &question {
                 Question::Status { service } => service.as_ref().map(Name::to_string).unwrap_or_default(),
-                Question::Order { order, .. } => order.service().to_string(),
+                Question::Order { order, .. } => order.service().map(Name::to_string).unwrap_or_default(),
+                Question::Reload { .. } => String::new(),
             };
             let order = matches!(question, Question::Order { .. });
             self.asked.lock().unwrap().push(question);
@@ -290,6 +315,14 @@ pub(super) mod testing {
                 }
             };
             sender.send(answer).unwrap();
+            Some(receiver)
+        }
+
+        fn reload(&self, actor: Actor) -> Option<oneshot::Receiver<Answer>> {
+            let (sender, receiver) = oneshot::channel();
+            let error = format!("hale.toml:1:1: not for {}", actor.uid);
+            let reason = Reason::InvalidConfiguration { error };
+            sender.send(Answer::Refused(Refusal { what: "order: reload".into(), reason })).unwrap();
             Some(receiver)
         }
     }

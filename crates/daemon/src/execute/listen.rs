@@ -76,6 +76,12 @@ impl ListenSocket {
         is_it.then(|| Self { socket, address: address.clone(), file: OnceLock::new() })
     }
 
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> &ListenAddress {
+        &self.address
+    }
+
     /// Whether clients still find it: the file of a Unix socket may have been removed. May block as
     /// [`bind`](Self::bind).
     pub fn in_place(&self) -> bool {

@@ -3,12 +3,14 @@
 mod adoption;
 mod descriptors;
 mod memory;
+mod reloading;
 mod rests;
 mod source;
 mod spawn;
 
 use self::descriptors::Descriptors;
 pub(super) use self::descriptors::LAST_TURNS;
+pub(super) use self::reloading::{Reloads, listen_keys};
 use self::rests::Rests;
 use self::source::Source;
 use self::spawn::ReadyOrder;
@@ -27,17 +29,18 @@ use crate::knowledge::ledger_store::LedgerStore;
 use crate::monitor::kernel_log::KernelLog;
 use crate::monitor::pressure::StallTrigger;
 use crate::monitor::probe::{ProbeOrder, Probed, Prober};
-use crate::protocol::{GuardianEvent, HostSignal, MAX_SERVICES, Slot};
+use crate::protocol::{GuardianEvent, HostSignal, Slot};
 use crate::supervisor::client::GuardianClient;
 use crate::sys::wait::Exit;
 use hale_core::driver::Host;
 use hale_core::effect::{Effect, Fence, Order};
 use hale_core::event::{EndWhy, Event, ExitStatus};
 use hale_core::ids::{Epoch, Name, RecordId};
-use hale_core::policy::{Policy, Signal};
+use hale_core::policy::Signal;
 use hale_core::record::{Class, Record};
 use hale_core::time::{Monotonic, Now};
-use hale_core::world::Snapshot;
+use hale_core::world::service::Service;
+use hale_core::world::{Snapshot, World};
 use rustix::event::{Timespec, epoll};
 use rustix::time::{ClockId, clock_gettime};
 use std::collections::{BTreeMap, VecDeque};
@@ -95,7 +98,8 @@ pub(super) struct DaemonHost {
     buffer: Vec<epoll::Event>,
     events: VecDeque<Event>,
     services: BTreeMap<Name, Hosted>,
-    names: Vec<Name>,
+    names: BTreeMap<Slot, Name>,
+    reloads: Reloads,
     /// Flushes of the keeper that were asked for, by token.
     flushes: BTreeMap<u64, (Name, Job)>,
     next_flush: u64,
@@ -138,11 +142,11 @@ pub(super) enum Ended {
 }
 
 impl DaemonHost {
-    /// A host for the services of `policy`.
+    /// A host for the services of `world`, those that are leaving included.
     ///
     /// # Errors
-    /// There are more services than slots, or the kernel refuses a descriptor.
-    pub(super) fn new(parts: Parts, policy: &Policy, first: VecDeque<Event>) -> io::Result<Self> {
+    /// The kernel refuses a descriptor.
+    pub(super) fn new(parts: Parts, world: &World, reloads: Reloads, first: VecDeque<Event>) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let watch =
             |fd: &dyn AsFdDyn, source: Source| epoll::add(&epoll, fd.fd(), source.data(), epoll::EventFlags::IN);
@@ -158,23 +162,19 @@ impl DaemonHost {
             let _ = found_empty.send((service, epoch));
             bell.ring();
         })?;
-        let names: Vec<Name> = policy.services.keys().cloned().collect();
-        if names.len() > MAX_SERVICES as usize {
-            let text = format!("{} services are configured, and at most {MAX_SERVICES} are possible", names.len());
-            return Err(io::Error::other(text));
-        }
-        let slots = (0..MAX_SERVICES).map(Slot);
-        let services = policy
-            .services
-            .iter()
-            .zip(slots)
-            .map(|((name, service), slot)| (name.clone(), Hosted::new(name, slot, service, &policy.host)));
+        let policy = world.policy();
+        let hosted = |(name, service): (&Name, &Service)| {
+            let slot = reloads.slot(name)?;
+            Some((name.clone(), Hosted::new(name, slot, service.policy(), &policy.host)))
+        };
+        let services: BTreeMap<Name, Hosted> = world.services().filter_map(hosted).collect();
         let mut host = Self {
             epoll,
             buffer: Vec::with_capacity(EVENTS_PER_WAIT),
             events: first,
-            services: services.collect(),
-            names,
+            names: services.iter().map(|(name, hosted)| (hosted.slot(), name.clone())).collect(),
+            services,
+            reloads,
             flushes: BTreeMap::new(),
             // Answers to an earlier supervisor may still come: none of them has a number of this one.
             next_flush: u64::from(std::process::id()) << 32,
@@ -236,7 +236,7 @@ impl DaemonHost {
     }
 
     fn by_slot(&mut self, slot: Slot) -> Option<(Name, &mut Hosted)> {
-        let name = self.names.get(slot.0 as usize)?.clone();
+        let name = self.names.get(&slot)?.clone();
         let hosted = self.services.get_mut(&name)?;
         Some((name, hosted))
     }
@@ -379,9 +379,7 @@ impl DaemonHost {
                 }
                 GuardianEvent::Signalled(HostSignal::Terminate) => self.end(Signal::TERM),
                 GuardianEvent::Signalled(HostSignal::Interrupt) => self.end(Signal::INT),
-                GuardianEvent::Signalled(HostSignal::Hangup) => {
-                    self.parts.console.say("SIGHUP: this version cannot reload its configuration; restart it");
-                }
+                GuardianEvent::Signalled(HostSignal::Hangup) => self.parts.asker.reload_by_signal(),
                 GuardianEvent::KeeperReplaced => {
                     let _ = self.parts.keeper.resend();
                 }
@@ -461,6 +459,7 @@ impl DaemonHost {
                     if let Event::Durable { up_to } = &event {
                         self.durable = *up_to;
                     }
+                    let event = self.told(event);
                     self.events.push_back(event);
                 }
                 None => return,
@@ -493,8 +492,8 @@ impl DaemonHost {
     }
 
     fn unwatch_tree(&mut self, slot: Slot) {
-        let name = self.names[slot.0 as usize].clone();
-        if let Some(fd) = self.services.get(&name).and_then(Hosted::tree_events) {
+        let hosted = self.names.get(&slot).and_then(|name| self.services.get(name));
+        if let Some(fd) = hosted.and_then(Hosted::tree_events) {
             let _ = epoll::delete(&self.epoll, fd);
         }
     }
@@ -532,6 +531,7 @@ impl Host for DaemonHost {
 
     fn write(&mut self, records: &[Record]) {
         self.newest = records.last().map_or(self.newest, |record| record.id);
+        self.reloads.written(records);
         let first = self.told.len();
         for record in records {
             match serde_json::to_vec(record) {
@@ -541,21 +541,31 @@ impl Host for DaemonHost {
         }
         let lines: Vec<&[u8]> = self.told[first..].iter().map(|(_, line)| line.as_slice()).collect();
         self.parts.journal.append(&lines, &self.parts.console);
+        if !self.parts.journal.is_there() {
+            // Nothing is taken over from this supervisor.
+            self.settle();
+        }
     }
 
     fn wants_snapshot(&self) -> bool {
         let is_elsewhere = self.parts.ledger.is_none() || self.durable >= self.newest;
-        self.parts.journal.wants_snapshot(now().mono, is_elsewhere)
+        self.parts.journal.wants_snapshot(now().mono, is_elsewhere, self.reloads.is_unsettled())
     }
 
     fn keep(&mut self, snapshot: &Snapshot) {
-        self.parts.journal.keep(snapshot, now().mono, &self.parts.console);
+        if self.parts.journal.keep(snapshot, now().mono, &self.parts.console) {
+            self.settle();
+        }
     }
 
     fn perform(&mut self, effect: Effect) {
         match (effect.fence, effect.order) {
             (Fence::Service { service, epoch }, order) => self.perform_on(&service, epoch, order),
-            (Fence::Host, Order::Reply { request, answer }) => self.parts.asker.answer(request, answer),
+            (Fence::Host, Order::Reply { request, answer }) => {
+                self.answered(request, &answer);
+                self.parts.asker.answer(request, answer);
+            }
+            (Fence::Host, Order::Adapt { policy }) => self.adapt(&policy),
             (Fence::Host, Order::Prove { nonce }) => match self.parts.guardian.prove(nonce) {
                 Ok(()) => self.descriptors.proof_sent(),
                 Err(error) => self.parts.console.say(&format!("progress cannot be proven: {error}")),
@@ -579,6 +589,7 @@ impl Host for DaemonHost {
                 | Order::Unstore { .. }
                 | Order::Probe { .. }
                 | Order::Collect { .. }
+                | Order::Forget
                 | Order::AckExit,
             ) => {}
         }
@@ -622,11 +633,13 @@ impl DaemonHost {
             Order::Store { offer, stored } => self.store(service, offer, &stored),
             Order::Unstore { index } => self.unstore(service, index),
             Order::AckExit => self.unacknowledged.push((service.clone(), epoch)),
+            Order::Forget => self.forget(service),
             Order::ProbeDependency { .. }
             | Order::Reply { .. }
             | Order::Prove { .. }
             | Order::MayReboot { .. }
             | Order::Reboot
+            | Order::Adapt { .. }
             | Order::EndDone => {}
         }
     }

@@ -1,12 +1,15 @@
 //! How other threads reach the loop: a queue of events and an eventfd that wakes it.
 
+use super::config_reader::ConfigReader;
 use hale_core::effect::Answer;
 use hale_core::event::{Event, Question};
 use hale_core::ids::RequestId;
+use hale_core::record::Actor;
 use rustix::event::{EventfdFlags, eventfd};
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -83,9 +86,13 @@ pub fn inbox() -> io::Result<(Inbox, Outlet)> {
 #[derive(Debug, Clone)]
 pub struct Asker {
     inbox: Inbox,
+    reader: ConfigReader,
     open: Arc<Mutex<BTreeMap<RequestId, oneshot::Sender<Answer>>>>,
     next: Arc<AtomicU64>,
 }
+
+/// The number of what no client has asked.
+pub const BY_SIGNAL: RequestId = RequestId(0);
 
 /// [`QUESTIONS_MAX`] questions are open already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -93,10 +100,11 @@ pub struct Asker {
 pub struct TooManyQuestions;
 
 impl Asker {
-    /// An asker whose answers come by [`Asker::answer`].
+    /// An asker whose answers come by [`Asker::answer`], and that has the configuration read from this file.
     #[must_use]
-    pub fn new(inbox: Inbox) -> Self {
-        Self { inbox, open: Arc::default(), next: Arc::new(AtomicU64::new(1)) }
+    pub fn new(inbox: Inbox, file: PathBuf) -> Self {
+        let reader = ConfigReader::new(file, inbox.clone());
+        Self { inbox, reader, open: Arc::default(), next: Arc::new(AtomicU64::new(1)) }
     }
 
     /// Puts a question to the loop. The receiver fails when the loop ends before it has answered.
@@ -104,20 +112,40 @@ impl Asker {
     /// # Errors
     /// [`TooManyQuestions`]; those whose receivers were dropped do not count.
     pub fn ask(&self, question: Question) -> Result<oneshot::Receiver<Answer>, TooManyQuestions> {
-        let (sender, receiver) = oneshot::channel();
-        let request = RequestId(self.next.fetch_add(1, Ordering::Relaxed));
-        {
-            let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-            if open.len() >= QUESTIONS_MAX {
-                open.retain(|_, sender| !sender.is_closed());
-            }
-            if open.len() >= QUESTIONS_MAX {
-                return Err(TooManyQuestions);
-            }
-            open.insert(request, sender);
-        }
+        let (request, receiver) = self.begin()?;
         self.inbox.send(Event::Asked { request, question });
         Ok(receiver)
+    }
+
+    /// Has the configuration read again, and what it says put to the loop.
+    ///
+    /// # Errors
+    /// As [`ask`](Self::ask).
+    pub fn reload(&self, actor: Actor) -> Result<oneshot::Receiver<Answer>, TooManyQuestions> {
+        let (request, receiver) = self.begin()?;
+        self.reader.read(request, actor);
+        Ok(receiver)
+    }
+
+    /// The same because of SIGHUP: the answer finds nobody.
+    pub fn reload_by_signal(&self) {
+        let pid = rustix::process::getppid().map_or(0, rustix::process::Pid::as_raw_pid);
+        let uid = rustix::process::geteuid().as_raw();
+        self.reader.read(BY_SIGNAL, Actor { uid, pid, user: Some(String::from("SIGHUP")) });
+    }
+
+    fn begin(&self) -> Result<(RequestId, oneshot::Receiver<Answer>), TooManyQuestions> {
+        let (sender, receiver) = oneshot::channel();
+        let request = RequestId(self.next.fetch_add(1, Ordering::Relaxed));
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if open.len() >= QUESTIONS_MAX {
+            open.retain(|_, sender| !sender.is_closed());
+        }
+        if open.len() >= QUESTIONS_MAX {
+            return Err(TooManyQuestions);
+        }
+        open.insert(request, sender);
+        Ok((request, receiver))
     }
 
     /// Delivers an answer; a second one, or one to somebody who has left, finds nobody.
@@ -136,7 +164,7 @@ mod tests {
     #[test]
     fn a_question_is_answered_once_and_the_number_of_open_ones_is_bounded() {
         let (inbox, outlet) = inbox().unwrap();
-        let asker = Asker::new(inbox);
+        let asker = Asker::new(inbox, PathBuf::from("/nowhere"));
         let mut receivers: Vec<_> =
             (0..QUESTIONS_MAX).map(|_| asker.ask(Question::Status { service: None }).unwrap()).collect();
         assert_eq!(asker.ask(Question::Status { service: None }).unwrap_err(), TooManyQuestions);

@@ -40,26 +40,39 @@ impl Kept {
     }
 
     /// Whether a snapshot is due: at the journal's bound, and when it cannot be written, since a snapshot needs less room
-    /// than what it replaces. `is_elsewhere`: all of its records are in the ledger.
-    pub(super) fn wants_snapshot(&self, now: Monotonic, is_elsewhere: bool) -> bool {
-        let due = |journal: &Journal| self.broken || journal.needs_snapshot(is_elsewhere);
+    /// than what it replaces. `is_elsewhere`: all of its records are in the ledger. `is_wanted`: somebody waits for one.
+    pub(super) fn wants_snapshot(&self, now: Monotonic, is_elsewhere: bool, is_wanted: bool) -> bool {
+        let due = |journal: &Journal| self.broken || is_wanted || journal.needs_snapshot(is_elsewhere);
         now >= self.not_before && self.journal.as_ref().is_some_and(due)
     }
 
-    pub(super) fn keep(&mut self, snapshot: &Snapshot, now: Monotonic, console: &Console) {
-        let Some(journal) = &mut self.journal else { return };
+    /// Whether it cannot be written.
+    pub(super) fn is_broken(&self) -> bool {
+        self.broken
+    }
+
+    /// Whether there is one at all.
+    pub(super) fn is_there(&self) -> bool {
+        self.journal.is_some()
+    }
+
+    /// `false`: it cannot be written.
+    pub(super) fn keep(&mut self, snapshot: &Snapshot, now: Monotonic, console: &Console) -> bool {
+        let Some(journal) = &mut self.journal else { return false };
         let kept = serde_json::to_vec(snapshot).map_err(io::Error::other);
         match kept.and_then(|bytes| journal.compact(&bytes).map_err(io::Error::other)) {
             Ok(()) => {
                 if std::mem::take(&mut self.broken) {
                     console.say("the runtime journal can be written again");
                 }
+                true
             }
             Err(error) => {
                 self.not_before = now.after(MEND_PAUSE);
                 if !std::mem::replace(&mut self.broken, true) {
                     console.say(&format!("{error}; Hale goes on, and tries again"));
                 }
+                false
             }
         }
     }
@@ -112,14 +125,14 @@ mod tests {
         let console = Console::start().unwrap();
         let mut kept = Kept { broken: true, ..Kept::new(Some(journal)) };
         let at = |ms: u64| Monotonic::from_us(ms * 1_000);
-        assert!(kept.wants_snapshot(at(10), true));
+        assert!(kept.wants_snapshot(at(10), true, false));
         std::fs::remove_dir_all(dir.path().join("sub")).unwrap();
-        kept.keep(&snapshot(), at(10), &console);
-        assert!(!kept.wants_snapshot(at(1_009), true));
-        assert!(kept.wants_snapshot(at(1_010), true));
+        assert!(!kept.keep(&snapshot(), at(10), &console));
+        assert!(!kept.wants_snapshot(at(1_009), true, false));
+        assert!(kept.wants_snapshot(at(1_010), true, false));
         std::fs::create_dir(dir.path().join("sub")).unwrap();
-        kept.keep(&snapshot(), at(1_010), &console);
-        assert!(!kept.wants_snapshot(at(9_000), true), "it is mended");
+        assert!(kept.keep(&snapshot(), at(1_010), &console));
+        assert!(!kept.wants_snapshot(at(9_000), true, false), "it is mended");
         assert!(path.exists());
         console.close();
     }
@@ -138,7 +151,7 @@ mod tests {
         kept.append(&[b"3"], &console);
         let read = || Journal::open(&path).unwrap().1;
         assert_eq!(read().records, [b"1".to_vec()]);
-        kept.keep(&snapshot(), Monotonic::default(), &console);
+        assert!(kept.keep(&snapshot(), Monotonic::default(), &console));
         kept.append(&[b"4"], &console);
         assert_eq!((read().snapshot.is_some(), read().records), (true, vec![b"4".to_vec()]));
         console.close();

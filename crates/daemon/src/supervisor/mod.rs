@@ -1,6 +1,7 @@
 //! The supervisor: the loop of `hale_core` on the real host.
 
 pub mod client;
+pub mod config_reader;
 mod console;
 mod early;
 mod evidence;

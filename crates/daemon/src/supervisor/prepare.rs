@@ -87,10 +87,11 @@ pub(super) fn prepare(policy: &ServicePolicy, paths: &Paths) -> Result<Prepared,
     })
 }
 
-/// Binds what is not bound yet, or whose file is gone.
+/// Binds what is not bound yet, under whatever name, or whose file is gone.
 fn listen(policy: &ServicePolicy, bound: &Listening, owner: Option<&Identity>) -> Result<Listening, SpawnFailure> {
     let socket = |(name, address): (&String, &ListenAddress)| {
-        let socket = match bound.get(name).filter(|socket| socket.in_place()) {
+        let is_it = |socket: &&Arc<ListenSocket>| socket.address() == address && socket.in_place();
+        let socket = match bound.values().find(is_it) {
             Some(socket) => socket.clone(),
             None => {
                 let made = ListenSocket::bind(address, owner);

@@ -2,7 +2,7 @@
 
 use super::console::Console;
 use super::evidence::Collector;
-use super::host::{DaemonHost, Ended, Parts, now};
+use super::host::{DaemonHost, Ended, Parts, Reloads, now};
 use super::inbox::{Asker, Inbox, inbox};
 use super::inheritance::{Inheritance, Kept as KeptSlot};
 use super::kept::Kept;
@@ -30,7 +30,7 @@ use hale_core::record::{Body, Record};
 use hale_core::world::{Birth, Snapshot, World};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::rand::{GetRandomFlags, getrandom};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsString;
 use std::fs::DirBuilder;
 use std::io;
@@ -119,8 +119,9 @@ fn run(args: impl IntoIterator<Item = OsString>) -> Result<Ended, StartError> {
     std::mem::forget(guardian.try_clone());
     let (mut guardian, keeper) = (GuardianClient::from_fd(guardian), KeeperClient::from_fd(keeper));
     let mut inherited = Inheritance::take(&mut guardian).map_err(failed("hear the guardian"))?;
-    let (in_force, unkept) = policy_in_force(&own, &runtime_dir, &file)?;
-    let host_policy = &in_force.policy.host;
+    let (mut in_force, unkept) = policy_in_force(&own, &runtime_dir, &file)?;
+    // No reload changes where it is.
+    let host_policy = &in_force.policy.host.clone();
 
     let console = Console::start().map_err(failed("start a thread"))?;
     if let Some(error) = unkept {
@@ -132,7 +133,16 @@ fn run(args: impl IntoIterator<Item = OsString>) -> Result<Ended, StartError> {
     let (inbox, outlet) = inbox().map_err(failed("make an eventfd"))?;
     let (journal, replay) = open_journal(host_policy, &console);
     let left = Predecessor::read(&replay);
-    let left = left.filter(|left| left.policy == in_force.hash && left.guardian == own);
+    let mut next = policy_file::read_next(&runtime_dir, &own);
+    if let Some(left) = &left
+        && let Some(reloaded) = next.take_if(|next| next.hash == left.policy && next.hash != in_force.hash)
+    {
+        // The one before died when the journal began with it already.
+        in_force = reloaded;
+        policy_file::settle(&runtime_dir).map_err(failed("put the reloaded policy in its place"))?;
+    }
+    let is_known = |hash: &PolicyHash| next.as_ref().is_some_and(|next| next.hash == *hash);
+    let left = left.filter(|left| left.policy == in_force.hash && left.guardian == own && left.reloads().all(is_known));
     let predecessor = inherited.lost.take();
     if let (Some(lost), None, false) = (&predecessor, &left, inherited.slots.is_empty()) {
         console.say(&format!(
@@ -150,7 +160,7 @@ fn run(args: impl IntoIterator<Item = OsString>) -> Result<Ended, StartError> {
     let trees = Arc::new(Trees::open(&tree::instance(Path::new(&host_policy.runtime_dir))));
     let mut birth = Birth {
         policy: in_force.policy.clone(),
-        hash: in_force.hash,
+        hash: in_force.hash.clone(),
         seed: seed(),
         version: String::from(env!("CARGO_PKG_VERSION")),
         boot_id: boot_id(),
@@ -162,7 +172,8 @@ fn run(args: impl IntoIterator<Item = OsString>) -> Result<Ended, StartError> {
     let (mut world, lost) = match taken_over {
         Some((lost, left)) => {
             trees.end_probes().map_err(failed("end the probes of the supervisor before this one"))?;
-            (World::restore(birth, left.snapshot, left.records), Some(lost))
+            let candidate = next.as_ref().map(|next| (next.hash.clone(), next.policy.clone()));
+            (World::restore(birth, candidate, left.snapshot, left.records), Some(lost))
         }
         None => {
             end_leftovers(&trees, &recovered, &console)?;
@@ -171,8 +182,11 @@ fn run(args: impl IntoIterator<Item = OsString>) -> Result<Ended, StartError> {
         }
     };
 
+    let reloaded = next.filter(|next| next.hash == *world.policy_hash());
+    let unsettled = reloaded.is_some();
+    let reloads = Reloads::new(reloaded.unwrap_or(in_force), runtime_dir.clone(), unsettled);
     make_notify_dir(Path::new(&host_policy.runtime_dir)).map_err(failed("make the directory of notify sockets"))?;
-    let asker = Asker::new(inbox.clone());
+    let asker = Asker::new(inbox.clone(), file.clone());
     let listeners = inherited.stored(StoreKey::ReadApi).zip(inherited.stored(StoreKey::ControlApi));
     let hub = api::Hub::default();
     let (prober, listeners) = start_runtime(&host_policy.runtime_dir, listeners, &inbox, (&asker, &hub), &trees)?;
@@ -190,6 +204,10 @@ fn run(args: impl IntoIterator<Item = OsString>) -> Result<Ended, StartError> {
     };
     if let Some(signal) = inherited.signals.iter().find_map(ends).filter(|_| !world.is_ending()) {
         first.push_back(Event::End { why: EndWhy::Signal(signal) });
+    }
+    if inherited.signals.contains(&HostSignal::Hangup) {
+        // Whether the one before has done it or not: done twice it changes nothing.
+        asker.reload_by_signal();
     }
     first.extend(inherited.hardware.map(|report| report.event()));
     if lost.is_none() {
@@ -216,12 +234,12 @@ fn run(args: impl IntoIterator<Item = OsString>) -> Result<Ended, StartError> {
         hub,
     };
     past::read(host_policy, boot_id(), &to_past);
-    let mut host = DaemonHost::new(parts, &in_force.policy, first).map_err(failed("listen to the kernel"))?;
-    let sockets = host.adopt_sockets(&mut inherited, &in_force.policy).map_err(io::Error::other);
+    let mut host = DaemonHost::new(parts, &world, reloads, first).map_err(failed("listen to the kernel"))?;
+    let sockets = host.adopt_sockets(&mut inherited, &world).map_err(io::Error::other);
     sockets.map_err(failed("take over the services' sockets"))?;
     host.adopt_left(&mut inherited, &world);
     if let Some(lost) = lost {
-        host.adopt(lost, inherited, &in_force.policy, &world).map_err(failed("take over the services"))?;
+        host.adopt(lost, inherited, &world).map_err(failed("take over the services"))?;
     }
     driver::run(&mut world, &mut host);
     Ok(host.finish())
@@ -238,7 +256,8 @@ fn policy_in_force(
         return Ok((in_force, None));
     }
     let validated = config_file::load(file)?.validated;
-    let in_force = InForce { guardian: guardian.to_owned(), hash: validated.hash, policy: validated.policy };
+    let in_force = InForce::new(guardian, validated.hash, validated.policy, BTreeMap::new());
+    let in_force = in_force.map_err(io::Error::other).map_err(failed("give every service a place"))?;
     let unkept = policy_file::write(runtime_dir, &in_force).err();
     Ok((in_force, unkept))
 }
@@ -252,6 +271,14 @@ struct Predecessor {
 }
 
 impl Predecessor {
+    /// The policies that came into force since its beginning.
+    fn reloads(&self) -> impl Iterator<Item = &PolicyHash> {
+        self.records.iter().filter_map(|record| match &record.body {
+            Body::Reloaded(reload) => Some(&reload.to),
+            _ => None,
+        })
+    }
+
     /// `None`: the journal does not reach back to its beginning.
     fn read(replay: &Replay) -> Option<Self> {
         let snapshot: Option<Snapshot> = match &replay.snapshot {

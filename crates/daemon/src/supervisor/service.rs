@@ -2,7 +2,7 @@
 
 use super::early::Early;
 use super::evidence::{Collector, Job};
-use super::host::LAST_TURNS;
+use super::host::{LAST_TURNS, listen_keys};
 use super::inheritance::Kept;
 use super::left::Left;
 use super::prepare::{Listening, Paths, Prepared};
@@ -119,15 +119,8 @@ struct Living {
 impl Hosted {
     /// A service that was never started.
     pub(super) fn new(name: &Name, slot: Slot, policy: &ServicePolicy, host: &HostPolicy) -> Self {
-        let directory = CString::new(format!("{}/{name}", host.log_dir)).unwrap_or_default();
-        let log = LogTarget {
-            slot,
-            directory,
-            max_size_bytes: policy.log.max_size_bytes,
-            keep: policy.log.keep,
-            rate_bytes: policy.log.rate_bytes,
-        };
-        let notify_path = policy.wants_notify().then(|| PathBuf::from(format!("{}/notify/{name}", host.runtime_dir)));
+        let log = log_target(name, slot, policy, host);
+        let notify_path = policy.wants_notify().then(|| notify_path(name, host));
         Self {
             name: name.clone(),
             slot,
@@ -151,6 +144,25 @@ impl Hosted {
             muted: false,
             last: (String::new(), String::new()),
         }
+    }
+
+    /// Takes another policy for what outlives processes. Says whether its output goes elsewhere, or by other bounds, and the
+    /// keeper has to know that now.
+    pub(super) fn adapt(&mut self, policy: &ServicePolicy, host: &HostPolicy) -> bool {
+        let log = log_target(&self.name, self.slot, policy, host);
+        let is_other = log != self.log;
+        self.log = log;
+        // A process that was given a socket keeps it, whether it is asked for anything on it or not.
+        if policy.wants_notify() {
+            self.notify_path.get_or_insert_with(|| notify_path(&self.name, host));
+        }
+        is_other && self.ready.is_some()
+    }
+
+    /// The keys of what the guardian keeps of its sockets.
+    pub(super) fn keys(&self) -> Vec<StoreKey> {
+        let notify = self.notify_fd().map(|_| StoreKey::Notify(self.slot));
+        notify.into_iter().chain(listen_keys(self.slot, 0..self.listening.len())).collect()
     }
 
     /// Takes over what an earlier supervisor has made: the tree, the notify socket, and the process, if it lives. Says who
@@ -348,13 +360,16 @@ impl Hosted {
                 guardian.store(key, fd).map_err(refused)?;
             }
         }
-        for (index, (name, socket)) in (0..).zip(listening) {
-            let key = StoreKey::Listen(self.slot, index);
-            let kept = self.listening.get(name).is_some_and(|kept| Arc::ptr_eq(kept, socket));
+        for ((index, socket), key) in listening.values().enumerate().zip(listen_keys(self.slot, 0..listening.len())) {
+            let kept = self.listening.values().nth(index).is_some_and(|kept| Arc::ptr_eq(kept, socket));
             if !(kept && self.stored) {
                 guardian.store(key, socket.as_fd()).map_err(refused)?;
             }
             keys.push(key);
+        }
+        // After a reload there may be fewer.
+        for key in listen_keys(self.slot, listening.len()..self.listening.len()) {
+            guardian.unstore(key).map_err(refused)?;
         }
         // What was given up since the order was made does not go to it any more.
         self.passing.retain(|stored| self.left.has(stored));
@@ -597,6 +612,20 @@ pub(super) struct Heard {
     pub(super) figures: Vec<Figure>,
     /// Whether there was anything, be it only from strangers.
     pub(super) any: bool,
+}
+
+fn log_target(name: &Name, slot: Slot, policy: &ServicePolicy, host: &HostPolicy) -> LogTarget {
+    LogTarget {
+        slot,
+        directory: CString::new(format!("{}/{name}", host.log_dir)).unwrap_or_default(),
+        max_size_bytes: policy.log.max_size_bytes,
+        keep: policy.log.keep,
+        rate_bytes: policy.log.rate_bytes,
+    }
+}
+
+fn notify_path(name: &Name, host: &HostPolicy) -> PathBuf {
+    PathBuf::from(format!("{}/notify/{name}", host.runtime_dir))
 }
 
 /// A tree that nothing was ever killed in, and that has no limits.

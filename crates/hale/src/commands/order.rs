@@ -1,4 +1,4 @@
-//! `hale start|stop|restart|pause|resume SERVICE`
+//! `hale start|stop|restart|pause|resume SERVICE`, `hale reload`
 
 use crate::cli::Global;
 use crate::exit::Exit;
@@ -12,7 +12,16 @@ use std::io::Write;
 /// Gives the order `verb` (as in the API's path, and what follows it) for `service` and waits until it is carried out.
 pub fn run(verb: &str, service: &str, global: &Global, out: &mut impl Write) -> Result<Exit, Failure> {
     let name = name(service)?;
-    let body = supervisor::order(global, &format!("/v1/services/{name}/{verb}"))?;
+    order(&format!("/v1/services/{name}/{verb}"), global, out)
+}
+
+/// Has the configuration read again and put in force.
+pub fn reload(global: &Global, out: &mut impl Write) -> Result<Exit, Failure> {
+    order("/v1/reload", global, out)
+}
+
+fn order(target: &str, global: &Global, out: &mut impl Write) -> Result<Exit, Failure> {
+    let body = supervisor::order(global, target)?;
     let done: view::Done = supervisor::parse(&body)?;
     writeln!(out, "{}", escape(&done.text))?;
     Ok(Exit::Done)

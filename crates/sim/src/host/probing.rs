@@ -12,8 +12,7 @@ use crate::timeline::Item;
 use hale_core::analyze::checks::PROBE_LOST_AFTER;
 use hale_core::event::{Event, ProbeFailure, ProbeOutcome};
 use hale_core::ids::{Epoch, Name, ProbeId};
-use hale_core::policy::{CheckKind, DependencyPolicy, ServicePolicy};
-use hale_core::time::Span;
+use hale_core::policy::{CheckKind, CheckPolicy, DependencyPolicy, ServicePolicy};
 
 impl FakeHost<'_> {
     pub(super) fn probe(&mut self, service: &Name, epoch: Epoch, probe: ProbeId, check: usize, policy: &ServicePolicy) {
@@ -44,7 +43,7 @@ impl FakeHost<'_> {
                 self.judges.see(now, Seen::Fact(&fact));
             }
         }
-        self.answered(service, epoch, probe, check, check_policy.timeout, (took_us, failure, figure));
+        self.answered(service, epoch, probe, check_policy, (took_us, failure, figure));
     }
 
     /// A probe of a dependency, which is there unless it is down.
@@ -62,7 +61,7 @@ impl FakeHost<'_> {
         if found.1.is_some() {
             self.coverage.fault(Fault::DependencyDown);
         }
-        self.answered(name, Epoch(0), probe, check, timeout, (found.0, found.1, None));
+        self.answered(name, Epoch(0), probe, &policy.checks[check], (found.0, found.1, None));
     }
 
     /// Plans the answer to a probe that takes so long and finds this, unless something comes between.
@@ -71,8 +70,7 @@ impl FakeHost<'_> {
         service: &Name,
         epoch: Epoch,
         probe: ProbeId,
-        check: usize,
-        timeout: Span,
+        check: &CheckPolicy,
         (took_us, failure, figure): (u64, Option<ProbeFailure>, Option<u64>),
     ) {
         let now = self.timeline.now();
@@ -88,7 +86,7 @@ impl FakeHost<'_> {
         }
         let detail = String::from(detail);
         let until_us = now + took_us;
-        let fact = Fact::Probing { service: service.clone(), epoch, check, until_us };
+        let fact = Fact::Probing { service: service.clone(), epoch, check: check.name.clone(), until_us };
         self.judges.see(now, Seen::Fact(&fact));
         let outcome = ProbeOutcome { took_us, failure, detail, figure: figure.filter(|_| !unable) };
         let event = Event::Probed { service: service.clone(), epoch, probe, outcome };
@@ -98,7 +96,7 @@ impl FakeHost<'_> {
         if self.faults_over || !(lost || late) {
             self.timeline.after(took_us, Item::Tell(event));
         } else if late {
-            let after = timeout.plus(PROBE_LOST_AFTER).as_us() + later;
+            let after = check.timeout.plus(PROBE_LOST_AFTER).as_us() + later;
             self.timeline.after(after, Item::TellFault(Fault::ProbeLate, event));
         } else {
             self.coverage.fault(Fault::ProbeLost);

@@ -89,9 +89,18 @@ impl FakeHost<'_> {
             self.inbox.push_back(self.past());
         }
         let last_epoch = if began { Epoch(0) } else { self.with_kernel(|kernel, _| kernel.end_everything()) };
-        let birth =
-            Birth { last_epoch, first_record: self.last_record.next(), open_incidents: self.open_incidents(), ..birth };
-        let world = if began { self.supervisor.next(birth) } else { self.supervisor.first(birth) };
+        let ((hash, policy), candidate) = self.policies.hand_on();
+        // A mistake that was put in stays in.
+        let policy = if birth.hash == hash { birth.policy.clone() } else { policy };
+        let birth = Birth {
+            hash,
+            policy,
+            last_epoch,
+            first_record: self.last_record.next(),
+            open_incidents: self.open_incidents(),
+            ..birth
+        };
+        let world = if began { self.supervisor.next(birth, candidate) } else { self.supervisor.first(birth) };
         let status = ExitStatus::Signal { signal: Signal::KILL, core_dumped: false };
         let lost = if guardian_lost { Lost::Guardian } else { Lost::Ended { status } };
         let found = self.with_kernel(|kernel, around| {

@@ -77,6 +77,9 @@ impl Oracle for Blocking {
     }
 
     fn see(&mut self, _now_us: u64, seen: Seen<'_>) -> Result<(), String> {
+        if let Seen::Policy(policy) = seen {
+            super::merge(&mut self.policy, policy);
+        }
         let Seen::Record(record) = seen else { return Ok(()) };
         if let Body::Dependency { name, edge } = &record.body {
             match edge.standing() {

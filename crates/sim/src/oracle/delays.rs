@@ -128,6 +128,10 @@ impl Delays {
                 model.healthy = false;
                 Ok(())
             }
+            Body::Forgotten => {
+                *model = Model { newest: model.newest, ..Model::default() };
+                Ok(())
+            }
             Body::Ordered { .. } => {
                 model.orders += 1;
                 Ok(())
@@ -218,6 +222,18 @@ impl Oracle for Delays {
     fn see(&mut self, now_us: u64, seen: Seen<'_>) -> Result<(), String> {
         match seen {
             Seen::Record(record) => self.record(now_us, record),
+            Seen::Policy(policy) => {
+                for (name, service) in &policy.services {
+                    if self.policy.services.get(name) != Some(service)
+                        && let Some(model) = self.models.get_mut(name)
+                    {
+                        // What is started anew because of it begins afresh.
+                        model.orders += 1;
+                    }
+                }
+                super::merge(&mut self.policy, policy);
+                Ok(())
+            }
             Seen::Event(_) | Seen::Effect(_) | Seen::Fact(_) => Ok(()),
         }
     }
@@ -281,7 +297,7 @@ impl Oracle for Held {
                 (stand.paused, stand.until) = (true, None);
                 Ok(())
             }
-            Body::Resumed { .. } => {
+            Body::Resumed { .. } | Body::Forgotten => {
                 *stand = HeldStand::default();
                 Ok(())
             }

@@ -21,7 +21,7 @@ impl Oracle for LeftIsPassed {
             Seen::Fact(Fact::Passed { service, epoch, forgotten, missing }) if forgotten + missing > 0 => Err(format!(
                 "{service} epoch {epoch}: {forgotten} descriptors are kept and not passed, {missing} passed and not kept"
             )),
-            Seen::Fact(_) | Seen::Event(_) | Seen::Record(_) | Seen::Effect(_) => Ok(()),
+            Seen::Fact(_) | Seen::Event(_) | Seen::Record(_) | Seen::Effect(_) | Seen::Policy(_) => Ok(()),
         }
     }
 }

@@ -27,6 +27,10 @@ struct Facts {
     finished: bool,
     planned: bool,
     ready: bool,
+    /// Another policy for it came into force.
+    reloaded: bool,
+    /// It is not in the policy any more.
+    removed: bool,
 }
 
 /// Every action has a reason that the records before it bear out.
@@ -59,9 +63,15 @@ impl Reasons {
             Reason::GraceOver { grace } => {
                 facts.stop_asked.is_some_and(|(at, asked)| asked == grace.as_us() && now_us >= at + asked)
             }
+            Reason::Reloaded => facts.reloaded,
+            Reason::Removed => facts.removed,
             Reason::LeftBehind => facts.strays,
             Reason::Finished => facts.finished,
-            Reason::FirstFailure { .. }
+            Reason::InvalidConfiguration { .. }
+            | Reason::FixedWhileRunning { .. }
+            | Reason::ReloadInProgress
+            | Reason::PolicyNotKept { .. }
+            | Reason::FirstFailure { .. }
             | Reason::Repeated { .. }
             | Reason::CrashLoop { .. }
             | Reason::StillFailing { .. }
@@ -128,13 +138,16 @@ impl Reasons {
                 facts.strays = !tree_empty;
                 facts.finished = status.is_success() && !self.policy.services[name].restart.on_success;
             }
+            Body::Forgotten => facts = Facts { reloaded: facts.reloaded, ..Facts::default() },
             Body::Ordered { .. } => facts.ordered = true,
             Body::BecameReady { .. } => facts.ready = true,
             _ => {}
         }
         match &record.body {
             Body::BecameReady { .. } | Body::Stopped { why: Reason::Finished } => self.ready.insert(name.clone()),
-            Body::Exited { .. } | Body::StopIntended { .. } | Body::KillIntended { .. } => self.ready.remove(name),
+            Body::Exited { .. } | Body::StopIntended { .. } | Body::KillIntended { .. } | Body::Forgotten => {
+                self.ready.remove(name)
+            }
             _ => false,
         };
         self.facts.insert(name.clone(), facts);
@@ -161,6 +174,15 @@ impl Oracle for Reasons {
     fn see(&mut self, now_us: u64, seen: Seen<'_>) -> Result<(), String> {
         match seen {
             Seen::Record(record) => self.record(now_us, record),
+            Seen::Policy(policy) => {
+                for (name, facts) in &mut self.facts {
+                    let (before, now) = (self.policy.services.get(name), policy.services.get(name));
+                    facts.reloaded |= now.is_some() && (before != now || facts.removed);
+                    facts.removed = now.is_none();
+                }
+                super::merge(&mut self.policy, policy);
+                Ok(())
+            }
             Seen::Event(_) | Seen::Effect(_) | Seen::Fact(_) => Ok(()),
         }
     }
@@ -304,6 +326,10 @@ impl Oracle for InOrder {
                 self.ending += 1;
                 return Ok(());
             }
+            Seen::Policy(policy) => {
+                super::merge(&mut self.policy, policy);
+                return Ok(());
+            }
             Seen::Event(_) | Seen::Effect(_) | Seen::Fact(_) => return Ok(()),
         };
         follow_dependency(&mut self.ready, &record.body);
@@ -337,6 +363,10 @@ impl Oracle for InOrder {
                 if *tree_empty {
                     self.alive.remove(name);
                 }
+                Ok(())
+            }
+            Body::Forgotten => {
+                self.ready.remove(name);
                 Ok(())
             }
             Body::TreeGone { .. } | Body::SpawnFailed { .. } | Body::Unkillable { .. } => {
@@ -377,6 +407,9 @@ impl Oracle for InFlight {
     }
 
     fn see(&mut self, _now_us: u64, seen: Seen<'_>) -> Result<(), String> {
+        if let Seen::Policy(policy) = seen {
+            self.limit = policy.host.restarts_in_flight;
+        }
         let Seen::Record(record) = seen else { return Ok(()) };
         let Some(name) = &record.service else { return Ok(()) };
         match &record.body {
@@ -390,7 +423,7 @@ impl Oracle for InFlight {
                 *self.failures.entry(name.clone()).or_default() += 1;
                 self.flying.remove(name);
             }
-            Body::CountersForgotten | Body::Unblocked { .. } => {
+            Body::CountersForgotten | Body::Unblocked { .. } | Body::Forgotten => {
                 self.failures.remove(name);
             }
             Body::Resumed { .. } => {
@@ -454,6 +487,16 @@ impl Oracle for Observes {
                 false
             }
             Body::SpawnIntended { .. } => !self.started.insert(name.clone()),
+            // What a reload ends, or brings back while it ends, is another guarantee's.
+            Body::StopIntended { why: Reason::Removed | Reason::Reloaded, .. }
+            | Body::KillIntended { why: Reason::Removed, .. } => {
+                self.started.remove(name);
+                false
+            }
+            Body::Forgotten => {
+                self.started.remove(name);
+                false
+            }
             Body::StopIntended { .. } | Body::KillIntended { .. } => true,
             _ => false,
         };

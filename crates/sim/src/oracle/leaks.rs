@@ -31,7 +31,7 @@ impl OnlyLeaks {
                 self.healthy.remove(name);
             }
             Body::Paused { .. } => drop(self.paused.insert(name.clone())),
-            Body::Resumed { .. } => drop(self.paused.remove(name)),
+            Body::Resumed { .. } | Body::Forgotten => drop(self.paused.remove(name)),
             Body::RestartPlanned(decision) => {
                 let healthy = self.healthy.get(name);
                 if healthy.is_none() || healthy != self.leaks.get(name) {
@@ -71,6 +71,10 @@ impl Oracle for OnlyLeaks {
     fn see(&mut self, _now_us: u64, seen: Seen<'_>) -> Result<(), String> {
         match seen {
             Seen::Record(record) => self.record(record),
+            Seen::Policy(policy) => {
+                super::merge(&mut self.policy, policy);
+                Ok(())
+            }
             Seen::Fact(Fact::Leaks { service, epoch }) => {
                 self.leaks.insert(service.clone(), *epoch);
                 Ok(())

@@ -85,7 +85,7 @@ impl Oracle for Ends {
                 self.done = true;
                 if wrong { Err(String::from("the end is said twice or without having been asked for")) } else { Ok(()) }
             }
-            Seen::Effect(_) | Seen::Fact(_) | Seen::Event(_) => Ok(()),
+            Seen::Effect(_) | Seen::Fact(_) | Seen::Event(_) | Seen::Policy(_) => Ok(()),
         }
     }
 

@@ -10,12 +10,14 @@ mod oom;
 mod pauses;
 mod processes;
 mod records;
+mod reloads;
 mod stalls;
 
 use crate::kernel::Fact;
 use crate::scenario::Scenario;
 use hale_core::effect::Effect;
 use hale_core::event::Event;
+use hale_core::policy::Policy;
 use hale_core::record::Record;
 use std::fmt;
 
@@ -33,6 +35,8 @@ pub enum Seen<'a> {
     Effect(&'a Effect),
     /// This happened in the kernel.
     Fact(&'a Fact),
+    /// This policy is in force from here on.
+    Policy(&'a Policy),
 }
 
 /// How a run ended.
@@ -98,6 +102,12 @@ fn replay<O: Oracle>(mut oracle: O, kept: &[Record]) -> O {
         let _ = oracle.see(record.at.mono.as_us(), Seen::Record(record));
     }
     oracle
+}
+
+/// Takes another policy for what it says of services that there are; what is gone may still run by the one before.
+fn merge(policy: &mut Policy, other: &Policy) {
+    policy.host = other.host.clone();
+    policy.services.extend(other.services.iter().map(|(name, service)| (name.clone(), service.clone())));
 }
 
 /// All oracles.
@@ -166,6 +176,7 @@ pub fn oracles(scenario: &Scenario) -> Vec<Box<dyn Oracle>> {
         Box::new(descriptors::LeftIsPassed),
         Box::new(pauses::Pauses::default()),
         Box::new(leaks::OnlyLeaks::new(policy)),
+        Box::new(reloads::Reloads::new(policy)),
         Box::new(liveness::Liveness),
         Box::new(liveness::NoSpinning),
         Box::new(liveness::Ends::default()),

@@ -34,7 +34,7 @@ impl Oracle for OomIsNamed {
                 return Ok(());
             }
             Seen::Record(record) => record,
-            Seen::Fact(_) | Seen::Event(_) | Seen::Effect(_) => return Ok(()),
+            Seen::Fact(_) | Seen::Event(_) | Seen::Effect(_) | Seen::Policy(_) => return Ok(()),
         };
         let Some(name) = &record.service else { return Ok(()) };
         let of = |epoch: Epoch| (name.clone(), epoch);

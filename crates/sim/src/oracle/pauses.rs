@@ -46,6 +46,10 @@ impl Pauses {
                 let over = stand.until.take().is_some_and(|until| until <= record.at.boot_us);
                 over || matches!(why, Reason::Ordered { .. })
             }
+            Body::Forgotten => {
+                *stand = Stand::default();
+                true
+            }
             Body::Ordered { order, .. } => {
                 stand.ordered |= !matches!(order, OperatorOrder::Pause { .. } | OperatorOrder::Resume { .. });
                 true
@@ -58,7 +62,8 @@ impl Pauses {
             }
             Body::StopIntended { why, .. } | Body::KillIntended { why, .. } => {
                 let goes_on = std::mem::replace(&mut stand.stopping, true);
-                let asked = matches!(why, Reason::Ordered { .. });
+                // That it is not there any more is an operator's word, too.
+                let asked = matches!(why, Reason::Ordered { .. } | Reason::Removed | Reason::Reloaded);
                 stand.until.is_none()
                     || self.ending
                     || goes_on
@@ -98,7 +103,7 @@ impl Oracle for Pauses {
     fn see(&mut self, _now_us: u64, seen: Seen<'_>) -> Result<(), String> {
         match seen {
             Seen::Record(record) => self.record(record),
-            Seen::Event(_) | Seen::Effect(_) | Seen::Fact(_) => Ok(()),
+            Seen::Event(_) | Seen::Effect(_) | Seen::Fact(_) | Seen::Policy(_) => Ok(()),
         }
     }
 

@@ -21,7 +21,7 @@ impl Oracle for OneProcess {
             Seen::Fact(Fact::Forked { service, epoch, beside }) if *beside > 0 => {
                 Err(format!("{service} epoch {epoch} was started beside {beside} living trees of the same service"))
             }
-            Seen::Fact(_) | Seen::Event(_) | Seen::Record(_) | Seen::Effect(_) => Ok(()),
+            Seen::Fact(_) | Seen::Event(_) | Seen::Record(_) | Seen::Effect(_) | Seen::Policy(_) => Ok(()),
         }
     }
 }
@@ -41,7 +41,7 @@ impl Oracle for Possible {
     fn see(&mut self, _now_us: u64, seen: Seen<'_>) -> Result<(), String> {
         match seen {
             Seen::Fact(Fact::Impossible(what)) => Err(what.clone()),
-            Seen::Fact(_) | Seen::Event(_) | Seen::Record(_) | Seen::Effect(_) => Ok(()),
+            Seen::Fact(_) | Seen::Event(_) | Seen::Record(_) | Seen::Effect(_) | Seen::Policy(_) => Ok(()),
         }
     }
 }
@@ -66,7 +66,7 @@ impl Oracle for NoViolation {
                 }
                 _ => Ok(()),
             },
-            Seen::Fact(_) | Seen::Event(_) | Seen::Effect(_) => Ok(()),
+            Seen::Fact(_) | Seen::Event(_) | Seen::Effect(_) | Seen::Policy(_) => Ok(()),
         }
     }
 }

@@ -18,6 +18,7 @@ struct Written {
     kill: bool,
     over: bool,
     detected: bool,
+    gone: bool,
 }
 
 /// Records come before effects, and every effect that changes something is about the newest process.
@@ -54,7 +55,9 @@ impl RecordsFirst {
             Order::Store { stored, .. } => ("store", self.left.remove(&stored.id)),
             // With the end of the service, or of its own.
             Order::Unstore { .. } => ("unstore", written.over || written.spawn),
+            Order::Forget => ("forget", written.gone),
             Order::ProbeDependency { .. }
+            | Order::Adapt { .. }
             | Order::Reply { .. }
             | Order::Prove { .. }
             | Order::MayReboot { .. }
@@ -96,6 +99,7 @@ impl Oracle for RecordsFirst {
                         Body::KillIntended { .. } => written.kill = true,
                         Body::Exited { .. } | Body::SpawnFailed { .. } => written.over = true,
                         Body::Detected { .. } => written.detected = true,
+                        Body::Forgotten => written.gone = true,
                         Body::DescriptorStored { .. } => drop(self.left.insert(record.id)),
                         _ => {}
                     }
@@ -116,7 +120,7 @@ impl Oracle for RecordsFirst {
                 self.written.values_mut().for_each(|written| written.spawn_ordered = false);
                 Ok(())
             }
-            Seen::Event(_) | Seen::Fact(_) => Ok(()),
+            Seen::Event(_) | Seen::Fact(_) | Seen::Policy(_) => Ok(()),
         }
     }
 }
@@ -182,7 +186,7 @@ impl Oracle for Acknowledged {
                 }
                 Err(format!("{service} epoch {epoch}: an acknowledgement that nobody waits for"))
             }
-            Seen::Event(_) | Seen::Effect(_) | Seen::Fact(_) => Ok(()),
+            Seen::Event(_) | Seen::Effect(_) | Seen::Fact(_) | Seen::Policy(_) => Ok(()),
         }
     }
 
@@ -197,7 +201,7 @@ impl Oracle for Acknowledged {
 /// A check is not probed while its last probe still runs.
 #[derive(Debug, Default)]
 pub struct OneProbe {
-    running: BTreeMap<(Name, usize), (Epoch, u64)>,
+    running: BTreeMap<(Name, Name), (Epoch, u64)>,
 }
 
 impl Oracle for OneProbe {
@@ -214,8 +218,12 @@ impl Oracle for OneProbe {
             // Its probes ended with it.
             self.running.clear();
         }
+        if let Seen::Policy(_) = seen {
+            // The probe of a check that is another now is dropped.
+            self.running.clear();
+        }
         let Seen::Fact(Fact::Probing { service, epoch, check, until_us }) = seen else { return Ok(()) };
-        let before = self.running.insert((service.clone(), *check), (*epoch, *until_us));
+        let before = self.running.insert((service.clone(), check.clone()), (*epoch, *until_us));
         match before {
             Some((same, until)) if same == *epoch && until > now_us => Err(format!(
                 "{service}: check {check} is probed while its last probe runs for {} us more",
@@ -287,7 +295,7 @@ impl Oracle for Answers {
                 Some(_) => Ok(()),
                 None => Err(format!("request {request} is answered twice, or nobody asked")),
             },
-            Seen::Event(_) | Seen::Effect(_) | Seen::Record(_) | Seen::Fact(_) => Ok(()),
+            Seen::Event(_) | Seen::Effect(_) | Seen::Record(_) | Seen::Fact(_) | Seen::Policy(_) => Ok(()),
         }
     }
 

@@ -109,7 +109,7 @@ impl Oracle for StallsAreNamed {
                 self.owed = None;
                 Ok(())
             }
-            Seen::Fact(_) | Seen::Effect(_) => Ok(()),
+            Seen::Fact(_) | Seen::Effect(_) | Seen::Policy(_) => Ok(()),
         }
     }
 }

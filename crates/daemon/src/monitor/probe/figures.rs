@@ -38,6 +38,11 @@ impl Figures {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(service.clone(), fresh);
     }
 
+    /// The service is gone.
+    pub(super) fn forget(&self, service: &Name) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(service);
+    }
+
     /// A process said something, just now.
     pub(super) fn said(&self, service: &Name, epoch: Epoch, figure: Figure) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -76,6 +76,12 @@ enum Unseen {
 }
 
 impl Meter {
+    /// Forgets a service that is gone.
+    pub(super) fn forget(&self, service: &Name) {
+        self.figures.forget(service);
+        self.pasts.lock().unwrap_or_else(PoisonError::into_inner).retain(|(of, _), _| of != service);
+    }
+
     /// A figure among its metrics, against its bounds.
     pub(super) async fn metric(
         &self,

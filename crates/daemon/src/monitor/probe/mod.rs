@@ -95,7 +95,7 @@ pub struct Prober {
     handle: Handle,
     shared: Arc<Shared>,
     /// The newest probe of each check.
-    newest: Mutex<BTreeMap<(Name, usize), AbortHandle>>,
+    newest: Mutex<BTreeMap<(Name, Option<Name>), AbortHandle>>,
 }
 
 /// What all probes use.
@@ -135,7 +135,8 @@ impl Prober {
     pub fn probe(&self, order: ProbeOrder) {
         let shared = self.shared.clone();
         let deadline = Deadline::start(order.policy().map_or(Span::ZERO, |check| check.timeout));
-        let check = (order.service.clone(), order.check);
+        // By its name: with a reload its number may become another's.
+        let check = (order.service.clone(), order.policy().map(|check| check.name.clone()));
         let task = self.handle.spawn(async move {
             let verdict = shared.judge(&order, deadline).await;
             let took_us = deadline.elapsed().as_us();
@@ -153,6 +154,19 @@ impl Prober {
     /// Takes note that a new process of a service is about to be made: what it says of itself is all that counts for it.
     pub fn begin(&self, service: &Name, epoch: Epoch) {
         self.shared.meter.figures.begin(service, epoch);
+    }
+
+    /// Forgets a service that is gone, and drops its probes.
+    pub fn forget(&self, service: &Name) {
+        self.shared.meter.forget(service);
+        let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
+        newest.retain(|(of, _), probe| {
+            let stays = of != service;
+            if !stays {
+                probe.abort();
+            }
+            stays
+        });
     }
 
     /// Takes a figure that a process has said of itself, just now.

@@ -10,7 +10,6 @@ use crate::supervisor::run::LEFTOVERS_WITHIN;
 use crate::supervisor::service::Hosted;
 use hale_core::event::{Event, Found, Life, Lost, Notice, Process};
 use hale_core::ids::Name;
-use hale_core::policy::Policy;
 use hale_core::world::World;
 use hale_core::world::service::Service;
 use rustix::event::epoll;
@@ -24,11 +23,11 @@ impl DaemonHost {
     pub(in crate::supervisor) fn adopt_sockets(
         &mut self,
         inherited: &mut Inheritance,
-        policy: &Policy,
+        world: &World,
     ) -> Result<(), OrderError> {
         for (name, hosted) in &mut self.services {
-            let Some(service) = policy.services.get(name) else { continue };
-            for (index, (socket_name, address)) in (0..).zip(&service.listen) {
+            let Some(service) = world.service(name) else { continue };
+            for (index, (socket_name, address)) in (0..).zip(&service.policy().listen) {
                 let key = StoreKey::Listen(hosted.slot(), index);
                 match inherited.stored(key).map(|socket| ListenSocket::inherited(address, socket)) {
                     Some(Some(socket)) => hosted.adopt_socket(socket_name, socket),
@@ -77,7 +76,6 @@ impl DaemonHost {
         &mut self,
         lost: Lost,
         mut inherited: Inheritance,
-        policy: &Policy,
         world: &World,
     ) -> io::Result<()> {
         let (mut found, mut last_words, mut said) = (BTreeMap::new(), Vec::new(), Vec::new());
@@ -118,7 +116,7 @@ impl DaemonHost {
                     hosted.start_afresh();
                 }
                 // A service that runs without its limit is better than one that nobody looks after.
-                if let Some(limits) = policy.services.get(name).map(|service| &service.limits)
+                if let Some(limits) = world.service(name).map(|service| &service.policy().limits)
                     && let Err((file, error)) = hosted.limit(limits)
                 {
                     self.parts.console.say(&format!("{name}: its limit cannot be set again: {file}: {error}"));

@@ -1,7 +1,7 @@
 //! What services say on their notify sockets, and the descriptors that they send along.
 
 use super::{DaemonHost, Source};
-use crate::execute::descriptors::Kinds;
+use crate::execute::descriptors::{Closing, Kinds};
 use crate::protocol::{Slot, StoreKey};
 use crate::supervisor::service::Heard;
 use hale_core::descriptor::Stored;
@@ -71,7 +71,7 @@ impl DaemonHost {
     /// Hears what a service says, in one turn, and gives it to the core. Says whether there was anything.
     pub(super) fn hear_service(&mut self, slot: Slot) -> bool {
         let Self { services, names, events, descriptors, epoll, parts, .. } = self;
-        let Some(name) = names.get(slot.0 as usize) else { return false };
+        let Some(name) = names.get(&slot) else { return false };
         let Some(hosted) = services.get_mut(name) else { return false };
         if hosted.left.closing.is_full() {
             // It is heard again once they are closed.
@@ -113,7 +113,7 @@ impl DaemonHost {
     pub(super) fn settle_descriptors(&mut self) {
         for slot in std::mem::take(&mut self.descriptors.unsettled) {
             let Self { services, names, descriptors, parts, .. } = self;
-            if let Some(hosted) = services.get_mut(&names[slot.0 as usize]) {
+            if let Some(hosted) = names.get(&slot).and_then(|name| services.get_mut(name)) {
                 let pipes = hosted.left.settle(&descriptors.kinds);
                 // Whoever waits for their end means all that it left to be kept, even if this process dies now, and with it
                 // the guardian.
@@ -135,7 +135,7 @@ impl DaemonHost {
         });
         if hosted.muted && !hosted.left.closing.is_full() {
             hosted.muted = false;
-            if let Some(socket) = self.services[&self.names[slot.0 as usize]].notify_fd() {
+            if let Some(socket) = self.names.get(&slot).and_then(|name| self.services.get(name)?.notify_fd()) {
                 // EEXIST: it was made anew meanwhile.
                 let _ = epoll::add(&self.epoll, socket, Source::Notify(slot).data(), epoll::EventFlags::IN);
             }
@@ -198,8 +198,14 @@ impl DaemonHost {
         self.descriptors.stored_behind_proof.clear();
         for (slot, fd) in std::mem::take(&mut self.descriptors.behind_proof) {
             let Self { services, names, descriptors, .. } = self;
-            if let Some(hosted) = names.get(slot.0 as usize).and_then(|name| services.get_mut(name)) {
+            if let Some(hosted) = names.get(&slot).and_then(|name| services.get_mut(name)) {
                 hosted.left.closing.add([fd], &descriptors.kinds);
+            } else {
+                // Its service was forgotten.
+                let mut closing = Closing::default();
+                closing.add([fd], &descriptors.kinds);
+                closing.start(|| {});
+                std::mem::forget(closing);
             }
             self.close_descriptors(slot);
         }
@@ -208,7 +214,7 @@ impl DaemonHost {
     /// The other end of a descriptor is gone.
     pub(super) fn hear_hang_up(&mut self, slot: Slot, index: u8) {
         let Self { services, names, events, epoll, .. } = self;
-        let Some(service) = names.get(slot.0 as usize) else { return };
+        let Some(service) = names.get(&slot) else { return };
         if let Some((stored, fd)) = services.get(service).and_then(|hosted| hosted.left.at(index)) {
             // It would be ready for ever.
             let _ = epoll::delete(epoll, fd);

@@ -70,8 +70,7 @@ impl DaemonHost {
     }
 
     fn listen_again(&mut self, slot: Slot) {
-        let Some(fd) = self.names.get(slot.0 as usize).and_then(|name| self.services.get(name)?.memory()?.events_fd())
-        else {
+        let Some(fd) = self.names.get(&slot).and_then(|name| self.services.get(name)?.memory()?.events_fd()) else {
             return;
         };
         // ENOENT: its group was made anew, and is watched from its next start on.

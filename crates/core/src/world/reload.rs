@@ -1,0 +1,116 @@
+//! Another policy: what it makes of the world, as a step does it and as a supervisor does it again that takes over.
+
+use super::dependency::Dependency;
+use super::phase::Phase;
+use super::service::Service;
+use super::{Order, World};
+use crate::analyze::checks::{CheckState, Probing};
+use crate::ids::Name;
+use crate::policy::change::{changes_readiness, needs_other_process};
+use crate::policy::{Mode, PolicyHash, ServicePolicy};
+use crate::reason::Reason;
+use alloc::sync::Arc;
+use core::mem;
+
+impl World {
+    /// Puts the policy in force that was read last, if it is this one; `false` if not. What follows from it is left to the
+    /// step.
+    pub(crate) fn take_up(&mut self, hash: &PolicyHash) -> bool {
+        let Some((hash, policy)) = self.candidate.take_if(|(read, _)| read == hash) else { return false };
+        let old = mem::replace(&mut self.birth.policy, policy);
+        self.birth.hash = hash;
+        self.places_at_reload = self.restarts_in_flight();
+        let new = &self.birth.policy;
+        let heals_again = old.host.mode == Mode::Observe && new.host.mode == Mode::Heal;
+        for (name, policy) in &new.services {
+            match self.services.get_mut(name) {
+                Some(service) => {
+                    service.take_up(policy, heals_again);
+                    if service.known.outdated {
+                        self.outdated.insert(name.clone());
+                    }
+                }
+                None => _ = self.services.insert(name.clone(), Service::new(policy.clone(), self.birth.last_epoch)),
+            }
+        }
+        self.leaving = self.services.keys().filter(|name| !new.services.contains_key(*name)).cloned().collect();
+        self.take_up_dependencies();
+        self.order_anew();
+        true
+    }
+
+    /// Those whose checks are others are looked at as if they were new.
+    fn take_up_dependencies(&mut self) {
+        let new = &self.birth.policy.dependencies;
+        self.dependencies.retain(|name, dependency| new.get(name) == Some(&dependency.policy));
+        for (name, policy) in new {
+            self.dependencies.entry(name.clone()).or_insert_with(|| Dependency::new(policy.clone()));
+        }
+    }
+
+    /// Reads anew who starts after whom, of those that are leaving too.
+    pub(super) fn order_anew(&mut self) {
+        self.order = Order::new(self.services.iter().map(|(name, service)| (name, &*service.policy)));
+    }
+
+    /// Forgets a service that has left.
+    pub(crate) fn forget(&mut self, name: &Name) {
+        let Some(service) = self.services.remove(name) else { return };
+        self.birth.last_epoch = self.birth.last_epoch.max(service.known.last_epoch);
+        self.leaving.remove(name);
+        self.outdated.remove(name);
+        self.looks.remove(name);
+        self.askers.remove(name);
+        self.to_start.retain(|queued| queued != name);
+        self.added.remove(name);
+        self.admission.leave(name);
+        self.order_anew();
+    }
+}
+
+impl Service {
+    fn take_up(&mut self, policy: &Arc<ServicePolicy>, heals_again: bool) {
+        let old = mem::replace(&mut self.policy, policy.clone());
+        if old.checks != policy.checks {
+            self.take_up_checks(&old);
+        }
+        self.known.counters.keep(policy.restart.crash_loop);
+        let is_other = needs_other_process(&old, policy);
+        self.known.outdated |= match &self.known.phase {
+            Phase::Spawning { .. } | Phase::Starting { .. } => is_other || changes_readiness(&old, policy),
+            Phase::Running { .. } | Phase::BackingOff { .. } | Phase::Held { .. } => is_other,
+            // It would run if Hale had not only watched.
+            Phase::Stopped { why } => heals_again && *why == Reason::ObserveMode,
+            Phase::Down | Phase::Blocked { .. } | Phase::Stopping { .. } | Phase::Remains { .. } => false,
+        };
+        if heals_again {
+            self.known.planned = None;
+        }
+    }
+
+    /// A check that stays as it is keeps all that is known of it. Of another one nothing is known, and while this process
+    /// runs it counts only once it has passed, unless the one of its name before it failed already: what is wrong may be the
+    /// check.
+    fn take_up_checks(&mut self, old: &ServicePolicy) {
+        let (known, senses) = (&mut self.known, &mut self.senses);
+        let (states, mut probes) = (mem::take(&mut known.checks), mem::take(&mut senses.probes));
+        let has_process = known.phase.epoch().is_some();
+        for check in &self.policy.checks {
+            if let Some(index) = old.checks.iter().position(|before| before == check) {
+                known.checks.push(states[index]);
+                senses.probes.push(mem::take(&mut probes[index]));
+                continue;
+            }
+            known.checks.push(CheckState::Unknown);
+            senses.probes.push(Probing { anew: true, ..Probing::default() });
+            let before = old.checks.iter().position(|before| before.name == check.name).map(|index| states[index]);
+            if has_process && !matches!(before, Some(CheckState::Failing { .. })) {
+                known.unproven.insert(check.name.clone());
+            }
+        }
+        known.unproven.retain(|name| self.policy.checks.iter().any(|check| check.name == *name));
+        known.healthy &= known.checks.iter().all(|check| *check == CheckState::Passing);
+        // The failures that waited for an answer come again, by the checks that there are now.
+        senses.asked.clear();
+    }
+}

@@ -1,0 +1,108 @@
+//! Reading the configuration again, on a thread of its own: its file system may hang.
+
+use super::inbox::Inbox;
+use crate::monitor::config_file::{self, LoadError};
+use hale_core::event::{Event, Question, Reading};
+use hale_core::ids::RequestId;
+use hale_core::reason::Reason;
+use hale_core::record::Actor;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// How much of what is wrong with a configuration is told, in bytes: the first dozen of mistakes. `hale validate` tells all.
+const ERROR_BYTES_MAX: usize = 4 * 1024;
+
+/// Reads the configuration when somebody orders a reload, one at a time.
+#[derive(Debug, Clone)]
+pub struct ConfigReader {
+    file: Arc<PathBuf>,
+    inbox: Inbox,
+    reads: Arc<AtomicBool>,
+}
+
+impl ConfigReader {
+    /// A reader of this file, and of what belongs to it.
+    #[must_use]
+    pub fn new(file: PathBuf, inbox: Inbox) -> Self {
+        Self { file: Arc::new(file), inbox, reads: Arc::default() }
+    }
+
+    /// Reads it, and tells the loop what it says, or why it cannot be used. Returns at once.
+    pub fn read(&self, request: RequestId, actor: Actor) {
+        let tell = {
+            let inbox = self.inbox.clone();
+            move |reading| inbox.send(Event::Asked { request, question: Question::Reload { actor, reading } })
+        };
+        if self.reads.swap(true, Ordering::Relaxed) {
+            return tell(Reading::Refused { why: Reason::ReloadInProgress });
+        }
+        let (file, reads, told_here) = (self.file.clone(), self.reads.clone(), tell.clone());
+        let work = move || {
+            let reading = match config_file::load(&file) {
+                Ok(loaded) => {
+                    let (policy, hash) = (Box::new(loaded.validated.policy), loaded.validated.hash);
+                    Reading::Valid { policy, hash }
+                }
+                Err(error) => refused(&error),
+            };
+            reads.store(false, Ordering::Relaxed);
+            tell(reading);
+        };
+        if let Err(error) = std::thread::Builder::new().name(String::from("reload")).spawn(work) {
+            self.reads.store(false, Ordering::Relaxed);
+            let error = format!("it cannot be read: no thread for it: {error}");
+            told_here(Reading::Refused { why: Reason::InvalidConfiguration { error } });
+        }
+    }
+}
+
+fn refused(error: &LoadError) -> Reading {
+    let mut error = error.to_string();
+    if error.len() > ERROR_BYTES_MAX {
+        let end = error[..error.floor_char_boundary(ERROR_BYTES_MAX)].rfind('\n').unwrap_or(ERROR_BYTES_MAX);
+        error.truncate(error.floor_char_boundary(end));
+        error.push_str("\n… and more: `hale validate` tells all of it");
+    }
+    Reading::Refused { why: Reason::InvalidConfiguration { error } }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::supervisor::inbox::inbox;
+    use rustix::event::{PollFd, PollFlags, poll};
+    use std::fs;
+
+    fn read(text: &str) -> Reading {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("hale.toml");
+        fs::write(&file, text).unwrap();
+        let (inbox, outlet) = inbox().unwrap();
+        let actor = Actor { uid: 0, pid: 1, user: None };
+        ConfigReader::new(file, inbox).read(RequestId(7), actor);
+        poll(&mut [PollFd::new(&outlet, PollFlags::IN)], None).unwrap();
+        match outlet.take() {
+            Some(Event::Asked { request: RequestId(7), question: Question::Reload { reading, .. } }) => reading,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_is_valid_comes_with_its_hash_and_what_is_wrong_with_its_place() {
+        let valid = read("[service.bot]\ncommand = [\"/bin/bot\"]\n");
+        assert!(matches!(valid, Reading::Valid { policy, .. } if policy.services.len() == 1));
+        let Reading::Refused { why: Reason::InvalidConfiguration { error } } = read("[service.bot]\ncomand = 1\n")
+        else {
+            panic!()
+        };
+        assert!(error.contains("hale.toml:2:1") && error.contains("command"), "{error}");
+    }
+
+    #[test]
+    fn of_very_many_mistakes_the_first_are_told() {
+        let many: String = (0..1_000).map(|number| format!("[service.s{number}]\nno_such_key = 1\n")).collect();
+        let Reading::Refused { why: Reason::InvalidConfiguration { error } } = read(&many) else { panic!() };
+        assert!(error.len() < ERROR_BYTES_MAX + 100 && error.ends_with("`hale validate` tells all of it"), "{error}");
+    }
+}

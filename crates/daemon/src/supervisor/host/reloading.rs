@@ -1,0 +1,177 @@
+//! Reloading: the other policy is kept for the next supervisor, and what it changes for the host is done.
+
+use super::DaemonHost;
+use crate::knowledge::policy_file::{self, InForce};
+use crate::protocol::{Slot, StoreKey};
+use crate::supervisor::inbox::BY_SIGNAL;
+use crate::supervisor::service::Hosted;
+use hale_core::effect::Answer;
+use hale_core::event::{Event, Question, Reading};
+use hale_core::ids::{Name, RequestId};
+use hale_core::policy::{Policy, PolicyHash};
+use hale_core::reason::Reason;
+use hale_core::record::{Body, Record};
+use rustix::event::epoll;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// What the host has to remember of reloads.
+#[derive(Debug)]
+pub(in crate::supervisor) struct Reloads {
+    guardian: String,
+    runtime_dir: PathBuf,
+    hash: PolicyHash,
+    /// The guardian's place of each service that there ever was.
+    slots: BTreeMap<Name, u32>,
+    /// The one that the core was told of, and has not answered.
+    asked: Option<RequestId>,
+    /// The journal begins with the policy before still.
+    unsettled: bool,
+}
+
+impl Reloads {
+    /// `in_force`: what the loop begins with; `unsettled`: the journal does not yet.
+    pub(in crate::supervisor) fn new(in_force: InForce, runtime_dir: PathBuf, unsettled: bool) -> Self {
+        let InForce { guardian, hash, slots, policy: _ } = in_force;
+        Self { guardian, runtime_dir, hash, slots, asked: None, unsettled }
+    }
+
+    pub(super) fn slot(&self, name: &Name) -> Option<Slot> {
+        self.slots.get(name).copied().map(Slot)
+    }
+
+    pub(super) fn is_unsettled(&self) -> bool {
+        self.unsettled
+    }
+
+    /// Takes note of a reload that is on record now.
+    pub(super) fn written(&mut self, records: &[Record]) {
+        for record in records {
+            if let Body::Reloaded(reload) = &record.body {
+                self.hash = reload.to.clone();
+                self.unsettled = true;
+            }
+        }
+    }
+
+    /// Keeps what was read before the core hears of it, so that a supervisor that dies behind its record has a successor
+    /// that can go on; or says why not.
+    fn keep(&mut self, request: RequestId, reading: Reading, is_journal_broken: bool) -> Reading {
+        let Reading::Valid { policy, hash } = reading else { return reading };
+        if hash == self.hash {
+            return Reading::Valid { policy, hash };
+        }
+        if self.asked.is_some() || self.unsettled {
+            return Reading::Refused { why: Reason::ReloadInProgress };
+        }
+        if is_journal_broken {
+            let error = String::from("the runtime journal cannot be written at the moment");
+            return Reading::Refused { why: Reason::PolicyNotKept { error } };
+        }
+        let next = match InForce::new(&self.guardian, hash, *policy, self.slots.clone()) {
+            Ok(next) => next,
+            Err(error) => {
+                return Reading::Refused { why: Reason::InvalidConfiguration { error: error.to_string() } };
+            }
+        };
+        if let Err(error) = policy_file::write_next(&self.runtime_dir, &next) {
+            let error = format!("{}: {error}", self.runtime_dir.join(policy_file::NEXT).display());
+            return Reading::Refused { why: Reason::PolicyNotKept { error } };
+        }
+        self.asked = Some(request);
+        self.slots = next.slots;
+        Reading::Valid { policy: Box::new(next.policy), hash: next.hash }
+    }
+}
+
+impl DaemonHost {
+    /// An event from another thread, as the core is to hear it.
+    pub(super) fn told(&mut self, event: Event) -> Event {
+        match event {
+            Event::Asked { request, question: Question::Reload { actor, reading } } => {
+                let reading = self.reloads.keep(request, reading, self.parts.journal.is_broken());
+                Event::Asked { request, question: Question::Reload { actor, reading } }
+            }
+            other => other,
+        }
+    }
+
+    /// The core has answered. What a signal asked for is answered on the console, unless a record tells it there.
+    pub(super) fn answered(&mut self, request: RequestId, answer: &Answer) {
+        let was_tried = self.reloads.asked.take_if(|asked| *asked == request).is_some();
+        match answer {
+            Answer::Done { text } if request == BY_SIGNAL && !was_tried => {
+                self.parts.console.say(&format!("SIGHUP: {text}"));
+            }
+            Answer::Refused(refusal) if request == BY_SIGNAL && refusal.reason == Reason::ReloadInProgress => {
+                self.parts.console.say(&format!("SIGHUP: not reloaded: {}", refusal.reason));
+            }
+            _ => {}
+        }
+    }
+
+    /// The journal begins with the policy in force now: the one before is needed no longer.
+    pub(super) fn settle(&mut self) {
+        if !self.reloads.unsettled {
+            return;
+        }
+        match policy_file::settle(&self.reloads.runtime_dir) {
+            Ok(()) => self.reloads.unsettled = false,
+            // Until then there is no other reload, and the next supervisor looks at both files.
+            Err(error) => self.parts.console.say(&format!(
+                "{} cannot take its place: {error}; Hale goes on, and tries again with the journal's next snapshot",
+                self.reloads.runtime_dir.join(policy_file::NEXT).display()
+            )),
+        }
+    }
+
+    /// Makes places for new services, and gives the others the limits and logs that they have now.
+    pub(super) fn adapt(&mut self, policy: &Policy) {
+        for (name, service) in &policy.services {
+            if let Some(hosted) = self.services.get_mut(name) {
+                if hosted.adapt(service, &policy.host)
+                    && let Err(error) = hosted.configure(&mut self.parts.keeper)
+                {
+                    self.parts.console.say(&format!("{name}: its log stays as it was: {error}"));
+                }
+                // A service that runs by other limits is better than one that nobody looks after.
+                if let Err((file, error)) = hosted.limit(&service.limits) {
+                    self.parts.console.say(&format!("{name}: its new limit cannot be set: {file}: {error}"));
+                }
+            } else if let Some(slot) = self.reloads.slot(name) {
+                self.names.insert(slot, name.clone());
+                self.services.insert(name.clone(), Hosted::new(name, slot, service, &policy.host));
+            }
+        }
+    }
+
+    /// Takes away what was made for a service that is gone. Its output stays, and so does its place: whatever of it the
+    /// keeper has not read yet is this service's.
+    pub(super) fn forget(&mut self, name: &Name) {
+        let Some(mut hosted) = self.services.remove(name) else { return };
+        self.names.remove(&hosted.slot());
+        if let Some(fd) = hosted.notify_fd() {
+            // The guardian's copy would keep it alive here.
+            let _ = epoll::delete(&self.epoll, fd);
+        }
+        for key in hosted.keys() {
+            if let Err(error) = self.parts.guardian.unstore(key) {
+                self.parts.console.say(&format!("{name}: a socket of it stays open: {error}"));
+            }
+        }
+        self.parts.prober.forget(name);
+        hosted.left.closing.start(|| {});
+        hosted.forget_left();
+        drop(hosted);
+        // What is left in its group, if anything, keeps it; the next Hale ends that.
+        let _ = self.parts.trees.remove(name);
+    }
+}
+
+/// The keys of what the guardian keeps for listening, from the `from`th on.
+pub(in crate::supervisor) fn listen_keys(
+    slot: Slot,
+    sockets: std::ops::Range<usize>,
+) -> impl Iterator<Item = StoreKey> {
+    sockets.filter_map(move |index| u8::try_from(index).ok()).map(move |index| StoreKey::Listen(slot, index))
+}
