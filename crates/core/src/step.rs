@@ -504,8 +504,9 @@ impl Brain<'_> {
             return;
         }
         match stage {
-            StopStage::Asked { .. } => {
-                let why = Reason::GraceOver { grace: self.policy(name).stop.grace };
+            StopStage::Asked { kill_at } => {
+                // What it was given when it was asked: the policy may be another one since.
+                let why = Reason::GraceOver { grace: kill_at.since(self.known(name).since) };
                 self.kill(name, epoch, why, then);
             }
             StopStage::Killed { at } if now >= at.after(UNKILLABLE_AFTER) => {

@@ -2,9 +2,9 @@
 
 use crate::fault::{Fault, Rates};
 use crate::rng::{Purpose, Rng};
-use crate::scenario::draw_check;
+use crate::scenario::{draw_check, needed};
 use hale_core::ids::Name;
-use hale_core::policy::{CheckKind, CheckPolicy, Policy, PolicyHash, Ready, ServicePolicy};
+use hale_core::policy::{CheckKind, CheckPolicy, Policy, PolicyHash, ServicePolicy};
 use hale_core::time::Span;
 use std::sync::Arc;
 
@@ -80,7 +80,8 @@ fn change(policy: &mut Policy, first: &Policy, rng: &mut Rng, slow: bool) {
         5 => service.restart.delay = Span::from_ms(rng.scaled(1, 1_000)).min(service.restart.max_delay),
         6 => policy.host.restarts_in_flight = rng.pick(&[1, 2, 16]),
         7 => service.checks.push(added(rng, service, slow)),
-        8 => service.checks.truncate(1),
+        // Those of the beginning stay: a process may fail in a way that no other check sees.
+        8 => service.checks.truncate(first.services[&name].checks.len()),
         _ => {
             if let Some(check) = service.checks.first_mut() {
                 check.failures = rng.pick(&[1, 2, 4]);
@@ -88,11 +89,8 @@ fn change(policy: &mut Policy, first: &Policy, rng: &mut Rng, slow: bool) {
             }
         }
     }
-    if let Some(service) = policy.services.get_mut(&name)
-        && service.checks.is_empty()
-        && service.start.ready == Ready::Check
-    {
-        Arc::make_mut(service).start.ready = Ready::Running;
+    if let Some(service) = policy.services.get_mut(&name).map(Arc::make_mut) {
+        service.start.within = service.start.within.max(needed(&service.checks));
     }
 }
 

@@ -245,9 +245,7 @@ fn draw_service(seed: u64, index: usize, whole: usize, slow: bool, crowd: bool) 
         (1, _) | (_, true) => Ready::Notify,
         (_, false) => Ready::Check,
     };
-    // What a well-behaved process needs: a policy that nobody can fulfil has no healthy services.
-    let needs = |check: &CheckPolicy| check.kind.promise().unwrap_or(check.every).times(u64::from(check.successes) + 1);
-    let needed = checks.iter().map(needs).max().unwrap_or_default().plus(Span::from_us(4 * USUAL_UP_US));
+    let needed = needed(&checks);
     let (short, long) = if slow { (1_000, 300_000) } else { (10, 5_000) };
     let delay = if rng.chance(100) { Span::ZERO } else { Span::from_ms(rng.scaled(1, long / 5)) };
     let first_delay = rng.pick(&[0, 0, 0, 1]) * rng.scaled(1, 500);
@@ -280,6 +278,12 @@ fn draw_service(seed: u64, index: usize, whole: usize, slow: bool, crowd: bool) 
         checks,
         ..default_service()
     }
+}
+
+/// What a well-behaved process needs to become ready: a policy that nobody can fulfil has no healthy services.
+pub(crate) fn needed(checks: &[CheckPolicy]) -> Span {
+    let needs = |check: &CheckPolicy| check.kind.promise().unwrap_or(check.every).times(u64::from(check.successes) + 1);
+    checks.iter().map(needs).max().unwrap_or_default().plus(Span::from_us(4 * USUAL_UP_US))
 }
 
 fn draw_measured(rng: &mut Rng) -> CheckKind {

@@ -13,6 +13,8 @@ enum Stand {
     Healthy,
     Stopped,
     Blocked(Name),
+    /// A check that was added to it or changed does not count yet: the operator is told.
+    Unproven,
 }
 
 /// All services.
@@ -60,7 +62,9 @@ impl Settled {
         *stand = match &record.body {
             Body::BecameHealthy { .. } => Stand::Healthy,
             Body::Stopped { .. } => Stand::Stopped,
+            Body::CheckUnproven { .. } => Stand::Unproven,
             Body::Blocked { on } => Stand::Blocked(on.clone()),
+            Body::CheckPassed { .. } if *stand == Stand::Unproven => Stand::Moving("check_passed"),
             Body::SpawnIntended { .. }
             | Body::SpawnFailed { .. }
             | Body::CheckFailed { .. }
@@ -85,7 +89,7 @@ impl Settled {
                 Stand::Moving(after) => missing.push(format!("{name} is not healthy after {after}")),
                 Stand::Healthy if !works(name) => missing.push(format!("{name} is called healthy and does not work")),
                 Stand::Blocked(on) if !self.rests(on) => missing.push(format!("{name} waits for {on}, which is up")),
-                Stand::Healthy | Stand::Blocked(_) | Stand::Stopped => {}
+                Stand::Healthy | Stand::Blocked(_) | Stand::Stopped | Stand::Unproven => {}
             }
         }
         missing
@@ -94,7 +98,7 @@ impl Settled {
     /// Whether a service will never be up without an order.
     fn rests(&self, name: &Name) -> bool {
         match self.stands.get(name) {
-            Some(Stand::Stopped) => true,
+            Some(Stand::Stopped | Stand::Unproven) => true,
             Some(Stand::Blocked(on)) => self.rests(on),
             Some(Stand::Moving(_)) => self.blocked.get(name).is_some_and(|on| self.rests(on)),
             Some(Stand::Healthy) | None => false,

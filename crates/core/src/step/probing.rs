@@ -2,7 +2,7 @@
 
 use super::Brain;
 use crate::analyze::checks::{self, CheckState, Edge};
-use crate::effect::Order;
+use crate::effect::{Answer, Order};
 use crate::event::{Notice, ProbeFailure, ProbeOutcome};
 use crate::ids::{Epoch, Name, ProbeId};
 use crate::incident::Cause;
@@ -11,6 +11,7 @@ use crate::reason::Reason;
 use crate::record::{Body, Finding};
 use crate::time::{Monotonic, Span};
 use crate::world::phase::Phase;
+use crate::world::service::Wanted;
 use alloc::format;
 use alloc::string::String;
 
@@ -153,10 +154,16 @@ impl Brain<'_> {
     fn spare(&mut self, name: &Name, index: usize, epoch: Epoch, detail: &str) {
         let Some(service) = self.service_mut(name) else { return };
         let check = service.policy.checks[index].name.clone();
-        let is_said = core::mem::replace(&mut service.senses.probes[index].spared, true);
-        if !is_said && service.known.unproven.contains(&check) {
-            self.record(name, Body::CheckUnproven { epoch, check, detail: String::from(detail) });
+        // One that starts has to pass all of them.
+        if !matches!(service.known.phase, Phase::Running { .. }) || !service.known.unproven.contains(&check) {
+            return;
         }
+        if !core::mem::replace(&mut service.senses.probes[index].spared, true) {
+            self.record(name, Body::CheckUnproven { epoch, check: check.clone(), detail: String::from(detail) });
+        }
+        self.tell_waiters(name, Wanted::Healthy, |name| Answer::Failed {
+            text: format!("{name} runs; check {check}, which is new or changed, has not passed yet: {detail}"),
+        });
     }
 
     /// Records an edge and acts on it.

@@ -10,7 +10,6 @@ use crate::policy::{Mode, PolicyHash, Ready};
 use crate::reason::Reason;
 use crate::record::{Actor, Body, OperatorOrder, Refusal, Reload};
 use crate::time::Monotonic;
-use crate::world::Pending;
 use crate::world::phase::{Phase, Then};
 use alloc::boxed::Box;
 use alloc::format;
@@ -24,11 +23,10 @@ impl Brain<'_> {
             Reading::Valid { policy, hash } => (policy, hash),
             Reading::Refused { why } => return self.refuse_reload(request, actor, why),
         };
-        let is_reload = |pending: &Pending| matches!(pending.order, OperatorOrder::Reload { .. });
         let keys = fixed(&self.world.birth.policy, &policy);
         if let Some(why) = self.world.ending {
             self.refuse_reload(request, actor, Reason::HaleEnds { why });
-        } else if self.world.pending.values().any(is_reload) || self.world.pending.len() >= PENDING_ORDERS_MAX {
+        } else if self.world.awaits_reload() || self.world.pending.len() >= PENDING_ORDERS_MAX {
             self.refuse_reload(request, actor, Reason::ReloadInProgress);
         } else if hash == self.world.birth.hash {
             let text = String::from("nothing to do: this configuration is in force already");
@@ -181,11 +179,10 @@ impl Brain<'_> {
         for name in &outdated {
             let known = self.known(name);
             let rests = known.paused.is_some() || known.violated.is_some() || known.blocked.is_some();
-            if room == 0 {
-                break;
-            }
-            if !rests && !self.world.leaving.contains(name) && self.start_anew(name) {
-                room -= 1;
+            // One that is on its way up gives its place away for the next.
+            let has_place = self.world.admission.has_place(name);
+            if (room > 0 || has_place) && !rests && !self.world.leaving.contains(name) && self.start_anew(name) {
+                room -= usize::from(!has_place);
             }
         }
         self.world.outdated = outdated.into_iter().collect();
@@ -419,7 +416,8 @@ mod tests {
         let _ = reload(&mut world, 1_000, |policy| change_bot(policy, |bot| bot.checks.insert(0, another_check())));
         let second = probe(&mut world, 1, Some(ProbeFailure::Wrong));
         assert!(second.iter().any(|body| matches!(body, Body::CheckFailed { failures: 2, .. })), "{second:?}");
-        let _ = reload(&mut world, 9_000, |policy| change_bot(policy, |bot| bot.checks[1].failures = 1));
+        let due = world.services[&bot].senses.probes[1].due.unwrap().as_us() / 1_000;
+        let _ = reload(&mut world, due - 1, |policy| change_bot(policy, |bot| bot.checks[1].failures = 2));
         let failed = probe(&mut world, 1, Some(ProbeFailure::Wrong));
         assert!(failed.iter().any(|body| matches!(body, Body::Detected { .. })), "{failed:?}");
     }

@@ -167,6 +167,12 @@ impl World {
         &self.birth.hash
     }
 
+    /// Whether the order of a reload waits for its record.
+    #[must_use]
+    pub fn awaits_reload(&self) -> bool {
+        self.pending.values().any(|pending| matches!(pending.order, OperatorOrder::Reload { .. }))
+    }
+
     /// Whether Hale acts.
     #[must_use]
     pub fn mode(&self) -> Mode {

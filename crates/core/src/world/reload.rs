@@ -7,7 +7,7 @@ use super::{Order, World};
 use crate::analyze::checks::{CheckState, Probing};
 use crate::ids::Name;
 use crate::policy::change::{changes_readiness, needs_other_process};
-use crate::policy::{Mode, PolicyHash, ServicePolicy};
+use crate::policy::{CheckPolicy, Mode, PolicyHash, ServicePolicy};
 use crate::reason::Reason;
 use alloc::sync::Arc;
 use core::mem;
@@ -88,16 +88,17 @@ impl Service {
         }
     }
 
-    /// A check that stays as it is keeps all that is known of it. Of another one nothing is known, and while this process
-    /// runs it counts only once it has passed, unless the one of its name before it failed already: what is wrong may be the
-    /// check.
+    /// A check that looks at the same thing keeps all that is known of it. Of another one nothing is known, and while this
+    /// process runs it counts only once it has passed, unless the one of its name before it failed already: what is wrong may
+    /// be the check.
     fn take_up_checks(&mut self, old: &ServicePolicy) {
         let (known, senses) = (&mut self.known, &mut self.senses);
         let (states, mut probes) = (mem::take(&mut known.checks), mem::take(&mut senses.probes));
         let has_process = known.phase.epoch().is_some();
         for check in &self.policy.checks {
-            if let Some(index) = old.checks.iter().position(|before| before == check) {
-                known.checks.push(states[index]);
+            let is_it = |before: &CheckPolicy| before.name == check.name && before.kind == check.kind;
+            if let Some(index) = old.checks.iter().position(is_it) {
+                known.checks.push(by_other_bounds(states[index], &old.checks[index], check));
                 senses.probes.push(mem::take(&mut probes[index]));
                 continue;
             }
@@ -112,5 +113,18 @@ impl Service {
         known.healthy &= known.checks.iter().all(|check| *check == CheckState::Passing);
         // The failures that waited for an answer come again, by the checks that there are now.
         senses.asked.clear();
+    }
+}
+
+/// Where a check stands that looks at the same thing and may fail more or less often.
+fn by_other_bounds(state: CheckState, old: &CheckPolicy, new: &CheckPolicy) -> CheckState {
+    match state {
+        CheckState::Unknown | CheckState::Passing => state,
+        CheckState::Failing { failures } if failures >= old.failures => CheckState::Failing { failures: new.failures },
+        // The next failure is the last one at the latest.
+        CheckState::Failing { failures } => match failures.min(new.failures - 1) {
+            0 => CheckState::Unknown,
+            failures => CheckState::Failing { failures },
+        },
     }
 }

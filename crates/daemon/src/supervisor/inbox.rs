@@ -91,7 +91,7 @@ pub struct Asker {
     next: Arc<AtomicU64>,
 }
 
-/// The number of what no client has asked.
+/// The number of what no client has asked, or none that is connected still.
 pub const BY_SIGNAL: RequestId = RequestId(0);
 
 /// [`QUESTIONS_MAX`] questions are open already.

@@ -184,7 +184,7 @@ fn run(args: impl IntoIterator<Item = OsString>) -> Result<Ended, StartError> {
 
     let reloaded = next.filter(|next| next.hash == *world.policy_hash());
     let unsettled = reloaded.is_some();
-    let reloads = Reloads::new(reloaded.unwrap_or(in_force), runtime_dir.clone(), unsettled);
+    let reloads = Reloads::new(reloaded.unwrap_or(in_force), runtime_dir.clone(), unsettled, &world);
     make_notify_dir(Path::new(&host_policy.runtime_dir)).map_err(failed("make the directory of notify sockets"))?;
     let asker = Asker::new(inbox.clone(), file.clone());
     let listeners = inherited.stored(StoreKey::ReadApi).zip(inherited.stored(StoreKey::ControlApi));

@@ -9,6 +9,7 @@ use hale_core::ids::RequestId;
 use hale_core::policy::{Policy, PolicyHash};
 use hale_core::reason::Reason;
 use hale_core::record::{Actor, Body, Record};
+use hale_core::world::World;
 
 /// Requests from this number on are reloads.
 const FIRST_RELOAD: u64 = 2_000_000_000;
@@ -48,10 +49,13 @@ impl Policies {
     }
 
     /// What the next supervisor begins with, and what was read since.
-    pub(super) fn hand_on(&mut self) -> ((PolicyHash, Policy), Option<(PolicyHash, Policy)>) {
-        // Its clients are gone.
-        self.asked = None;
+    pub(super) fn hand_on(&self) -> ((PolicyHash, Policy), Option<(PolicyHash, Policy)>) {
         (self.first.clone(), self.next.clone())
+    }
+
+    /// The next supervisor begins with `world`; the clients of the one before are gone.
+    pub(super) fn begin_anew(&mut self, world: &World) {
+        self.asked = world.awaits_reload().then_some(RequestId(0));
     }
 }
 

@@ -5,7 +5,7 @@ use crate::fault::Fault;
 use crate::rng::{Purpose, Rng};
 use crate::settled::Settled;
 use crate::timeline::Item;
-use hale_core::event::{Event, ExitStatus, Lost, Notice};
+use hale_core::event::{Event, ExitStatus, Lost, Notice, Question};
 use hale_core::hardware::{CARD_RESET, Past, PastReset};
 use hale_core::ids::{Epoch, IncidentId, Name};
 use hale_core::policy::Signal;
@@ -64,10 +64,13 @@ impl FakeHost<'_> {
         self.timeline.advance_to(until);
         // What waits in a socket stays. What its own threads were to tell it is gone, and the guardian tells all it knows.
         let stays = |event: &Event| {
-            matches!(
-                event,
-                Event::Asked { .. } | Event::Notified { .. } | Event::OutputDropped { .. } | Event::End { .. }
-            )
+            // What was read of a file is its own, too.
+            let is_read = matches!(event, Event::Asked { question: Question::Reload { .. }, .. });
+            !is_read
+                && matches!(
+                    event,
+                    Event::Asked { .. } | Event::Notified { .. } | Event::OutputDropped { .. } | Event::End { .. }
+                )
         };
         self.inbox.retain(stays);
         self.timeline.untell(stays);
@@ -101,6 +104,7 @@ impl FakeHost<'_> {
             ..birth
         };
         let world = if began { self.supervisor.next(birth, candidate) } else { self.supervisor.first(birth) };
+        self.policies.begin_anew(&world);
         let status = ExitStatus::Signal { signal: Signal::KILL, core_dumped: false };
         let lost = if guardian_lost { Lost::Guardian } else { Lost::Ended { status } };
         let found = self.with_kernel(|kernel, around| {

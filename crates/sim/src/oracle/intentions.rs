@@ -138,7 +138,7 @@ impl Reasons {
                 facts.strays = !tree_empty;
                 facts.finished = status.is_success() && !self.policy.services[name].restart.on_success;
             }
-            Body::Forgotten => facts = Facts { reloaded: facts.reloaded, ..Facts::default() },
+            Body::Forgotten => facts = Facts { reloaded: facts.reloaded, removed: facts.removed, ..Facts::default() },
             Body::Ordered { .. } => facts.ordered = true,
             Body::BecameReady { .. } => facts.ready = true,
             _ => {}
@@ -450,6 +450,8 @@ pub struct Observes {
     observes: bool,
     started: BTreeSet<Name>,
     ordered: BTreeSet<Name>,
+    /// A reload ends them.
+    leaving: BTreeSet<Name>,
     ending: bool,
 }
 
@@ -458,7 +460,8 @@ impl Observes {
     #[must_use]
     pub fn new(policy: &Policy) -> Self {
         let observes = policy.host.mode == Mode::Observe;
-        Self { observes, started: BTreeSet::new(), ordered: BTreeSet::new(), ending: false }
+        let none = BTreeSet::new;
+        Self { observes, started: none(), ordered: none(), leaving: none(), ending: false }
     }
 }
 
@@ -473,8 +476,9 @@ impl Oracle for Observes {
 
     fn rewind(&mut self, kept: &[Record]) {
         let Self { observes, .. } = *self;
-        let (started, ordered) = (BTreeSet::new(), BTreeSet::new());
-        *self = super::replay(Self { observes, started, ordered, ending: false }, kept);
+        let none = BTreeSet::new;
+        *self =
+            super::replay(Self { observes, started: none(), ordered: none(), leaving: none(), ending: false }, kept);
     }
 
     fn see(&mut self, _now_us: u64, seen: Seen<'_>) -> Result<(), String> {
@@ -491,12 +495,15 @@ impl Oracle for Observes {
             Body::StopIntended { why: Reason::Removed | Reason::Reloaded, .. }
             | Body::KillIntended { why: Reason::Removed, .. } => {
                 self.started.remove(name);
+                self.leaving.insert(name.clone());
                 false
             }
             Body::Forgotten => {
                 self.started.remove(name);
+                self.leaving.remove(name);
                 false
             }
+            Body::KillIntended { why: Reason::GraceOver { .. }, .. } => !self.leaving.contains(name),
             Body::StopIntended { .. } | Body::KillIntended { .. } => true,
             _ => false,
         };

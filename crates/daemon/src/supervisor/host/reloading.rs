@@ -11,6 +11,7 @@ use hale_core::ids::{Name, RequestId};
 use hale_core::policy::{Policy, PolicyHash};
 use hale_core::reason::Reason;
 use hale_core::record::{Body, Record};
+use hale_core::world::World;
 use rustix::event::epoll;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -30,10 +31,11 @@ pub(in crate::supervisor) struct Reloads {
 }
 
 impl Reloads {
-    /// `in_force`: what the loop begins with; `unsettled`: the journal does not yet.
-    pub(in crate::supervisor) fn new(in_force: InForce, runtime_dir: PathBuf, unsettled: bool) -> Self {
+    /// `in_force`: what the loop begins with; `unsettled`: the journal does not yet. What an earlier supervisor has put to the
+    /// core, and that has not answered, is answered to nobody.
+    pub(in crate::supervisor) fn new(in_force: InForce, runtime_dir: PathBuf, unsettled: bool, world: &World) -> Self {
         let InForce { guardian, hash, slots, policy: _ } = in_force;
-        Self { guardian, runtime_dir, hash, slots, asked: None, unsettled }
+        Self { guardian, runtime_dir, hash, slots, asked: world.awaits_reload().then_some(BY_SIGNAL), unsettled }
     }
 
     pub(super) fn slot(&self, name: &Name) -> Option<Slot> {
