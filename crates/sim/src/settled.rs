@@ -13,8 +13,6 @@ enum Stand {
     Healthy,
     Stopped,
     Blocked(Name),
-    /// A check that was added to it or changed does not count yet: the operator is told.
-    Unproven,
 }
 
 /// All services.
@@ -24,6 +22,8 @@ pub struct Settled {
     absent: BTreeSet<Name>,
     /// Those that have a process and are left alone because of what they start after.
     blocked: BTreeMap<Name, Name>,
+    /// Checks that were added or changed and do not count yet, of which the operator is told.
+    unproven: BTreeMap<Name, BTreeSet<Name>>,
     stands: BTreeMap<Name, Stand>,
 }
 
@@ -34,6 +34,7 @@ impl Settled {
         Self {
             absent: policy.dependencies.keys().cloned().collect(),
             blocked: BTreeMap::new(),
+            unproven: BTreeMap::new(),
             stands: policy.services.keys().map(|name| (name.clone(), Stand::Moving("down"))).collect(),
         }
     }
@@ -49,7 +50,7 @@ impl Settled {
         let Some(name) = record.service.clone() else { return };
         let Some(stand) = self.stands.get_mut(&name) else { return };
         match &record.body {
-            Body::RunsBlocked { on, .. } => drop(self.blocked.insert(name, on.clone())),
+            Body::RunsBlocked { on, .. } => drop(self.blocked.insert(name.clone(), on.clone())),
             Body::Unblocked { .. }
             | Body::SpawnIntended { .. }
             | Body::SpawnFailed { .. }
@@ -59,12 +60,21 @@ impl Settled {
             | Body::KillIntended { .. } => drop(self.blocked.remove(&name)),
             _ => {}
         }
+        match &record.body {
+            Body::CheckUnproven { check, .. } => {
+                self.unproven.entry(name.clone()).or_default().insert(check.clone());
+                *stand = Stand::Moving("check_unproven");
+            }
+            Body::CheckPassed { check, .. } => {
+                self.unproven.get_mut(&name).map(|checks| checks.remove(check));
+            }
+            Body::SpawnIntended { .. } | Body::Exited { .. } => drop(self.unproven.remove(&name)),
+            _ => {}
+        }
         *stand = match &record.body {
             Body::BecameHealthy { .. } => Stand::Healthy,
             Body::Stopped { .. } => Stand::Stopped,
-            Body::CheckUnproven { .. } => Stand::Unproven,
             Body::Blocked { on } => Stand::Blocked(on.clone()),
-            Body::CheckPassed { .. } if *stand == Stand::Unproven => Stand::Moving("check_passed"),
             Body::SpawnIntended { .. }
             | Body::SpawnFailed { .. }
             | Body::CheckFailed { .. }
@@ -85,11 +95,12 @@ impl Settled {
         let mut missing: Vec<String> = self.absent.iter().map(|name| format!("{name} is not said to be up")).collect();
         for (name, stand) in &self.stands {
             match stand {
+                Stand::Moving(_) if self.unproven.get(name).is_some_and(|checks| !checks.is_empty()) => {}
                 Stand::Moving(_) if self.blocked.get(name).is_some_and(|on| self.rests(on)) => {}
                 Stand::Moving(after) => missing.push(format!("{name} is not healthy after {after}")),
                 Stand::Healthy if !works(name) => missing.push(format!("{name} is called healthy and does not work")),
                 Stand::Blocked(on) if !self.rests(on) => missing.push(format!("{name} waits for {on}, which is up")),
-                Stand::Healthy | Stand::Blocked(_) | Stand::Stopped | Stand::Unproven => {}
+                Stand::Healthy | Stand::Blocked(_) | Stand::Stopped => {}
             }
         }
         missing
@@ -98,9 +109,12 @@ impl Settled {
     /// Whether a service will never be up without an order.
     fn rests(&self, name: &Name) -> bool {
         match self.stands.get(name) {
-            Some(Stand::Stopped | Stand::Unproven) => true,
+            Some(Stand::Stopped) => true,
             Some(Stand::Blocked(on)) => self.rests(on),
-            Some(Stand::Moving(_)) => self.blocked.get(name).is_some_and(|on| self.rests(on)),
+            Some(Stand::Moving(_)) => {
+                let is_unproven = self.unproven.get(name).is_some_and(|checks| !checks.is_empty());
+                is_unproven || self.blocked.get(name).is_some_and(|on| self.rests(on))
+            }
             Some(Stand::Healthy) | None => false,
         }
     }

@@ -16,7 +16,7 @@ impl Brain<'_> {
     pub(super) fn room(&self) -> usize {
         let planned = |service: &&Service| {
             let known = &service.known;
-            let is_planned = known.planned == Some(known.last_epoch) || known.outdated;
+            let is_planned = known.planned == Some(known.last_epoch) || known.outdated.is_some();
             matches!(known.phase, Phase::Stopping { .. }) && is_planned
         };
         let taken = self.world.restarts_in_flight() + self.world.services.values().filter(planned).count();

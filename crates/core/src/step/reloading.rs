@@ -140,7 +140,7 @@ impl Brain<'_> {
                 }
             }
         }
-        if !service.known.outdated {
+        if service.known.outdated.is_none() {
             if self.world.services[name].all_pass() {
                 self.ready_by(name, run.epoch, Ready::Check);
             }
@@ -173,7 +173,7 @@ impl Brain<'_> {
             return;
         }
         let known = |name: &Name| self.world.services.get(name).map(|service| &service.known);
-        let is_outdated = |name: &Name| known(name).is_some_and(|known| known.outdated);
+        let is_outdated = |name: &Name| known(name).is_some_and(|known| known.outdated.is_some());
         let outdated: Vec<Name> = self.world.outdated.iter().filter(|name| is_outdated(name)).cloned().collect();
         let mut room = self.room();
         for name in &outdated {
@@ -461,10 +461,24 @@ mod tests {
         let [Order::Spawn { policy, .. }] = acts(&restarted)[..] else { panic!("{restarted:?}") };
         assert_eq!(policy.command, ["/bin/new"]);
         let known = &world.services[&bot].known;
-        assert!(!known.outdated && known.counters.failures == 0 && known.incident.is_none() && known.restarts == 1);
+        assert!(
+            known.outdated.is_none() && known.counters.failures == 0 && known.incident.is_none() && known.restarts == 1
+        );
         let _ = spawned(&mut world, &bot, 2, 1_200);
         assert!(acts(&probe_output(&mut world)).is_empty(), "once is enough");
         assert!(world.outdated.is_empty());
+    }
+
+    #[test]
+    fn what_is_changed_back_before_its_turn_runs_on() {
+        let mut world = healthy();
+        let bot = name("bot");
+        let paused = crate::world::pause::Paused { actor: actor(), until_boot_us: 60_000_000 };
+        world.services.get_mut(&bot).unwrap().known.paused = Some(paused);
+        let _ = reload(&mut world, 1_000, |policy| change_bot(policy, |bot| bot.command.push(String::from("-v"))));
+        assert!(world.services[&bot].known.outdated.is_some());
+        let _ = reload(&mut world, 1_100, |policy| change_bot(policy, |bot| bot.command.truncate(1)));
+        assert!(world.services[&bot].known.outdated.is_none());
     }
 
     fn probe_output(world: &mut World) -> Output {
@@ -659,7 +673,7 @@ mod tests {
         let candidate = (PolicyHash(Arc::from("hash at 1000")), policy.clone());
         all.extend(reload(&mut world, 1_000, |now| *now = policy).records);
         let in_hand = |world: &World| {
-            let is_outdated = |name: &&Name| world.services[*name].known.outdated;
+            let is_outdated = |name: &&Name| world.services[*name].known.outdated.is_some();
             let outdated: Vec<Name> = world.outdated.iter().filter(is_outdated).cloned().collect();
             (outdated, world.leaving.clone())
         };

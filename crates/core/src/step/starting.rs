@@ -48,7 +48,7 @@ impl Brain<'_> {
         let again = matches!(why, Reason::NowReady { .. }) && self.known(name).was_started();
         let known = self.known(name);
         let planned = known.planned.is_some() && known.planned == Some(known.last_epoch);
-        let planned = planned || known.outdated;
+        let planned = planned || known.outdated.is_some();
         let queues = known.counters.failures > 0 || again || planned || self.world.admission.waits(name);
         if queues && !self.admit(name) {
             return;

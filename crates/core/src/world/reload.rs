@@ -26,7 +26,7 @@ impl World {
             match self.services.get_mut(name) {
                 Some(service) => {
                     service.take_up(policy, heals_again);
-                    if service.known.outdated {
+                    if service.known.outdated.is_some() {
                         self.outdated.insert(name.clone());
                     }
                 }
@@ -75,14 +75,20 @@ impl Service {
             self.take_up_checks(&old);
         }
         self.known.counters.keep(policy.restart.crash_loop);
-        let is_other = needs_other_process(&old, policy);
-        self.known.outdated |= match &self.known.phase {
-            Phase::Spawning { .. } | Phase::Starting { .. } => is_other || changes_readiness(&old, policy),
+        let outdated = self.known.outdated.take();
+        let was_outdated = outdated.is_some();
+        // Changed back, it is what it runs by.
+        let runs_by = outdated.unwrap_or(old);
+        let is_other = needs_other_process(&runs_by, policy);
+        let is_outdated = match &self.known.phase {
+            Phase::Spawning { .. } | Phase::Starting { .. } => is_other || changes_readiness(&runs_by, policy),
             Phase::Running { .. } | Phase::BackingOff { .. } | Phase::Held { .. } => is_other,
             // It would run if Hale had not only watched.
             Phase::Stopped { why } => heals_again && *why == Reason::ObserveMode,
-            Phase::Down | Phase::Blocked { .. } | Phase::Stopping { .. } | Phase::Remains { .. } => false,
+            Phase::Stopping { .. } => was_outdated,
+            Phase::Down | Phase::Blocked { .. } | Phase::Remains { .. } => false,
         };
+        self.known.outdated = is_outdated.then_some(runs_by);
         if heals_again {
             self.known.planned = None;
         }

@@ -96,7 +96,7 @@ impl World {
             world.order_anew();
             for (name, known) in snapshot.services {
                 if let Some(service) = world.services.get_mut(&name) {
-                    if known.outdated {
+                    if known.outdated.is_some() {
                         world.outdated.insert(name);
                     }
                     service.known = known;

@@ -94,9 +94,9 @@ pub(crate) struct Known {
     /// It is only watched for a while.
     #[serde(default)]
     pub(crate) paused: Option<Paused>,
-    /// What it runs by, or was given up by, is not what its policy says now: it is to be started anew.
+    /// What it runs by, or was given up by, where that is not what its policy says now: it is to be started anew.
     #[serde(default)]
-    pub(crate) outdated: bool,
+    pub(crate) outdated: Option<Arc<ServicePolicy>>,
     /// Checks that came or changed while its process ran, and that have not passed since.
     #[serde(default)]
     pub(crate) unproven: BTreeSet<Name>,
@@ -188,7 +188,7 @@ impl Service {
             planned: None,
             refused: Vec::new(),
             paused: None,
-            outdated: false,
+            outdated: None,
             unproven: BTreeSet::new(),
             before_first: last_epoch,
             insisted: false,
@@ -252,7 +252,7 @@ impl Service {
                 self.known.stalled = None;
                 self.known.refused.clear();
                 self.known.insisted = false;
-                self.known.outdated = false;
+                self.known.outdated = None;
                 self.known.unproven.clear();
                 // Each start while held is a try: the next delay is longer.
                 self.known.counters.held_tries = self.known.counters.held_tries.map(|tries| tries.saturating_add(1));
@@ -318,7 +318,7 @@ impl Service {
             Body::BackingOff { .. } => self.known.healthy = false,
             Body::Stopped { .. } => {
                 self.known.healthy = false;
-                self.known.outdated = false;
+                self.known.outdated = None;
                 // As systemd does: what a service leaves is for its next process, and none is wanted.
                 self.known.stored.clear();
             }

@@ -4,6 +4,7 @@ use super::{Ending, Oracle, Seen};
 use hale_core::ids::Name;
 use hale_core::reason::Reason;
 use hale_core::record::{Body, OperatorOrder, Record};
+use hale_core::world::phase::Then;
 use std::collections::BTreeMap;
 
 /// How late the loop may come to look at a pause that is over, in microseconds: lateness of the fake host, twice.
@@ -34,6 +35,10 @@ impl Pauses {
     fn record(&mut self, record: &Record) -> Result<(), String> {
         self.ending |= matches!(record.body, Body::Ending { .. });
         self.suspended = record.at.boot_us - record.at.mono.as_us();
+        if let Body::TookOver { .. } = record.body {
+            // Nobody was there to look.
+            self.stands.values_mut().for_each(|stand| stand.over_since = None);
+        }
         let Some(name) = &record.service else { return Ok(()) };
         let stand = self.stands.entry(name.clone()).or_default();
         let right = match &record.body {
@@ -60,10 +65,11 @@ impl Pauses {
                 let ordered = std::mem::take(&mut stand.ordered) || matches!(why, Reason::Ordered { .. });
                 stand.until.is_none() || ordered
             }
-            Body::StopIntended { why, .. } | Body::KillIntended { why, .. } => {
+            Body::StopIntended { why, then, .. } | Body::KillIntended { why, then, .. } => {
                 let goes_on = std::mem::replace(&mut stand.stopping, true);
                 // That it is not there any more is an operator's word, too.
-                let asked = matches!(why, Reason::Ordered { .. } | Reason::Removed | Reason::Reloaded);
+                let asked = matches!(why, Reason::Ordered { .. } | Reason::Reloaded)
+                    || matches!(then, Then::Stay { why: Reason::Removed });
                 stand.until.is_none()
                     || self.ending
                     || goes_on
