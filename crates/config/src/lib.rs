@@ -66,6 +66,14 @@ pub fn parse_duration(text: &str) -> Result<Span, String> {
     })
 }
 
+/// The directories of a configuration that may be wrong elsewhere: where a Hale that runs by an earlier one is. `None`: the
+/// syntax is broken, or `[host]` is wrong, and it cannot be told.
+#[must_use]
+pub fn directories(files: &[Source], defaults: &HostDefaults, base_dir: &str) -> Option<HostDefaults> {
+    let root = document::read(files, &mut Report::new(files))?;
+    validate::directories(&root, defaults, base_dir, files)
+}
+
 /// Reads the texts of `hale.toml` and of its further files, in this order, as one configuration.
 ///
 /// `base_dir` is the absolute path of the directory of the first one: relative paths are taken from it.

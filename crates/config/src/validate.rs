@@ -1,6 +1,6 @@
 //! Merged to validated: the tree of keys and values becomes a policy, or reports why it cannot.
 
-use crate::diagnostic::{Place, Report};
+use crate::diagnostic::{Place, Report, Source};
 use crate::document::{Entry, Item, Table, Value};
 use crate::fields::{Fields, nearest};
 use crate::listen::Taken;
@@ -78,6 +78,21 @@ pub(crate) fn policy(root: &Table, defaults: &HostDefaults, base_dir: &str, repo
     let dependencies = dependencies.policies();
     let policy = Policy { host: host?, services: services?, system: system?, dependencies: dependencies? };
     report.is_clean().then_some(policy)
+}
+
+/// The directories of `[host]`, whatever stands beside it. `None`: it is wrong itself.
+pub(crate) fn directories(
+    root: &Table,
+    defaults: &HostDefaults,
+    base_dir: &str,
+    files: &[Source],
+) -> Option<HostDefaults> {
+    let (mut beside, mut report) = (Report::new(files), Report::new(files));
+    let fields = Fields::open(root, &keys::ROOT, "the top level".to_owned(), NOWHERE, &mut beside);
+    let host_fields = fields.table("host", &keys::HOST, &mut report);
+    let host = host(&host_fields, defaults, base_dir, &mut report)?;
+    let HostPolicy { state_dir, runtime_dir, log_dir, .. } = host;
+    report.is_clean().then_some(HostDefaults { state_dir, runtime_dir, log_dir })
 }
 
 /// A relative path is taken from the configuration's own directory.

@@ -45,8 +45,13 @@ pub fn directories(global: &Global) -> Result<Directories, Failure> {
     };
     match found {
         Ok(path) => {
-            let loaded = config_file::load_for_client(&path).map_err(|error| failure(&error))?;
-            let host = loaded.validated.policy.host;
+            let (host, is_valid) = config_file::client_directories(&path).map_err(|error| failure(&error))?;
+            if !is_valid {
+                eprintln!(
+                    "warning: {} has mistakes, which `hale validate` lists; Hale is looked for by its [host]",
+                    path.display()
+                );
+            }
             Ok(Directories { runtime: host.runtime_dir.into(), state: host.state_dir.into(), log: host.log_dir.into() })
         }
         Err(_) => {

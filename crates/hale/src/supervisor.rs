@@ -4,6 +4,8 @@ use crate::cli::Global;
 use crate::configuration;
 use crate::exit::Exit;
 use crate::failure::Failure;
+use crate::terminal::escape;
+use hale_core::reason::Reason;
 use hale_daemon::api::client::{self, Answer, ClientError};
 use hale_daemon::api::problem::{Code, Problem};
 use hale_daemon::api::sockets;
@@ -88,6 +90,12 @@ fn problem(answer: &Answer) -> Failure {
     let Ok(problem) = serde_json::from_slice::<Problem>(&answer.body) else {
         return Failure::new(Exit::Failed, format!("the supervisor answered with HTTP status {}", answer.status));
     };
+    if let Some(Reason::InvalidConfiguration { error }) = &problem.reason {
+        // The mistakes as `hale validate` tells them, line by line.
+        let mistakes: String = error.lines().map(|line| format!("{}\n", escape(line))).collect();
+        let text = format!("{mistakes}error: not reloaded: the configuration before stays in force\n");
+        return Failure::rendered(Exit::Configuration, text);
+    }
     let exit = match problem.code {
         Code::Refused => Exit::Refused,
         Code::InvalidConfiguration => Exit::Configuration,

@@ -35,6 +35,10 @@ impl Brain<'_> {
             self.stay_stopped(name, Reason::HaleEnds { why: ending });
             return;
         }
+        if self.world.leaving.contains(name) {
+            self.stay_stopped(name, Reason::Removed);
+            return;
+        }
         // An order starts it whatever was ordered since, which is carried out after it.
         if self.known(name).rests() && !matches!(why, Reason::Ordered { .. }) {
             self.world.admission.leave(name);

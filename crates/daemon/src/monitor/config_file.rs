@@ -1,6 +1,7 @@
 //! Reads `hale.toml` and the files of `hale.d` beside it, unless somebody else could have written them.
 
 use hale_config::{Diagnostic, HostDefaults, Source, Validated};
+use hale_core::policy::HostPolicy;
 use rustix::fs::{FileType, Mode, OFlags};
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -113,8 +114,32 @@ pub fn load(path: &Path) -> Result<Loaded, LoadError> {
 ///
 /// As [`load`].
 pub fn load_for_client(path: &Path) -> Result<Loaded, LoadError> {
+    load_with(path, &defaults_of_owner(path)?)
+}
+
+/// The directories that this would give, and whether the configuration can be used: with mistakes elsewhere than in `[host]`
+/// it tells still where the Hale is that runs by an earlier one.
+///
+/// # Errors
+///
+/// As [`load`].
+pub fn client_directories(path: &Path) -> Result<(HostDefaults, bool), LoadError> {
+    let (defaults, read) = (defaults_of_owner(path)?, read(path)?);
+    match hale_config::parse(&read.sources, &defaults, &read.base_dir) {
+        Ok(Validated { policy, .. }) => {
+            let HostPolicy { state_dir, runtime_dir, log_dir, .. } = policy.host;
+            Ok((HostDefaults { state_dir, runtime_dir, log_dir }, true))
+        }
+        Err(mistakes) => {
+            let directories = hale_config::directories(&read.sources, &defaults, &read.base_dir);
+            Ok((directories.ok_or(LoadError::Invalid(mistakes))?, false))
+        }
+    }
+}
+
+fn defaults_of_owner(path: &Path) -> Result<HostDefaults, LoadError> {
     let owner = std::fs::metadata(path).map_err(|source| LoadError::Read { path: path.into(), source })?.uid();
-    load_with(path, &client_defaults(owner, |path| path.exists(), default_directories)?)
+    client_defaults(owner, |path| path.exists(), default_directories)
 }
 
 fn client_defaults(
@@ -127,7 +152,20 @@ fn client_defaults(
     if owner == 0 && used { Ok(roots) } else { own() }
 }
 
+/// The texts of a configuration.
+struct Read {
+    files: Vec<PathBuf>,
+    sources: Vec<Source>,
+    base_dir: String,
+}
+
 fn load_with(path: &Path, defaults: &HostDefaults) -> Result<Loaded, LoadError> {
+    let Read { files, sources, base_dir } = read(path)?;
+    let validated = hale_config::parse(&sources, defaults, &base_dir).map_err(LoadError::Invalid)?;
+    Ok(Loaded { validated, files })
+}
+
+fn read(path: &Path) -> Result<Read, LoadError> {
     let root = rustix::process::geteuid().is_root();
     let absolute = std::path::absolute(path).map_err(|source| LoadError::Read { path: path.into(), source })?;
     let base = absolute.parent().unwrap_or(Path::new("/"));
@@ -142,8 +180,7 @@ fn load_with(path: &Path, defaults: &HostDefaults) -> Result<Loaded, LoadError> 
         trusted_directory(base)?;
     }
     let sources = files.iter().map(|path| source(path, root)).collect::<Result<Vec<_>, _>>()?;
-    let validated = hale_config::parse(&sources, defaults, base_dir).map_err(LoadError::Invalid)?;
-    Ok(Loaded { validated, files })
+    Ok(Read { files, sources, base_dir: base_dir.to_owned() })
 }
 
 /// The directories of a Hale that runs as this user and whose configuration says nothing else.

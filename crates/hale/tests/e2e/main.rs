@@ -24,6 +24,7 @@ mod notify;
 mod observe;
 mod pausing;
 mod planned;
+mod reload;
 mod replaced;
 mod survivors;
 mod tree_checks;
