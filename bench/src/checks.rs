@@ -65,7 +65,7 @@ pub fn http(tools: &Tools) -> Result<Vec<Figure>, String> {
 }
 
 /// Starts so many services with these checks (`N` is a service's number, `PORT` its own), and waits until they are healthy.
-fn up(tools: &Tools, name: &str, count: u32, checks: &str, serves: bool) -> Result<(Running, PathBuf), String> {
+pub fn up(tools: &Tools, name: &str, count: u32, checks: &str, serves: bool) -> Result<(Running, PathBuf), String> {
     let toml = |fifo: &Path| {
         let mut toml = String::new();
         for index in 0..count {
@@ -104,17 +104,23 @@ fn cost_of(running: &Running, tools: &Tools) -> f64 {
 }
 
 /// Where the Hale of this configuration answers.
-fn read_socket(configuration: &Path) -> Result<PathBuf, String> {
+pub fn read_socket(configuration: &Path) -> Result<PathBuf, String> {
     let text = std::fs::read_to_string(configuration).map_err(|e| format!("{}: {e}", configuration.display()))?;
     let line = text.lines().find_map(|line| line.strip_prefix("runtime_dir = "));
     let dir = line.ok_or("the configuration has no runtime_dir")?.trim_matches('"');
     Ok(Path::new(dir).join("read.sock"))
 }
 
-fn get(socket: &Path) -> Result<String, String> {
+pub fn get(socket: &Path) -> Result<String, String> {
+    exchange(socket, "GET /v1/status")
+}
+
+/// Puts a question or gives an order; the answer, if it is a good one.
+pub fn exchange(socket: &Path, what: &str) -> Result<String, String> {
     let error = |e: std::io::Error| format!("{}: {e}", socket.display());
     let mut stream = UnixStream::connect(socket).map_err(error)?;
-    stream.write_all(b"GET /v1/status HTTP/1.1\r\nHost: hale\r\nConnection: close\r\n\r\n").map_err(error)?;
+    let request = format!("{what} HTTP/1.1\r\nHost: hale\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).map_err(error)?;
     let mut text = String::new();
     stream.read_to_string(&mut text).map_err(error)?;
     if text.starts_with("HTTP/1.1 200 ") { Ok(text) } else { Err(format!("the API answers {text:.100}")) }

@@ -36,6 +36,7 @@ pub const ALL: &[(&str, Measure)] = &[
     ("thousand", thousand),
     ("looks", crate::checks::looks),
     ("http", crate::checks::http),
+    ("reload", crate::reload::reload),
 ];
 
 /// Numbers from 0 to 1 that differ from round to round and are the same in each run (splitmix64).

@@ -8,6 +8,7 @@ mod figures;
 mod floor;
 mod numbers;
 mod proc;
+mod reload;
 mod replaced;
 mod report;
 mod starts;

@@ -526,7 +526,10 @@ impl Brain<'_> {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+pub(crate) use tests::{checked, service as a_service, world as a_world};
+
+#[cfg(test)]
+mod tests {
     use super::*;
     use crate::event::{ProbeFailure, ProbeOutcome, Process};
     use crate::policy::{

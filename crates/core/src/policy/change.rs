@@ -174,7 +174,7 @@ mod tests {
     use super::*;
     use crate::ids::Epoch;
     use crate::policy::{CheckKind, CheckPolicy, Mode};
-    use crate::step::tests::{checked, service, world};
+    use crate::step::{a_service as service, a_world as world, checked};
     use crate::time::Span;
     use alloc::sync::Arc;
     use std::string::ToString;

@@ -602,7 +602,7 @@ mod tests {
         }
         let mut world = World::new(birth);
         let _ = step(&mut world, at(0), Event::Begin);
-        for service in [name("b"), bot.clone(), name("c")] {
+        for service in [name("b"), bot, name("c")] {
             let _ = spawned(&mut world, &service, 1, 1);
         }
         let changed = |policy: &mut Policy| {

@@ -139,13 +139,10 @@ impl World {
             Body::CarriedOut { ordered } | Body::OrderNotDurable { ordered, .. } => {
                 self.pending.remove(ordered);
             }
-            Body::Reloaded(reload) => {
-                if !self.take_up(&reload.to) {
-                    // What follows was written by a policy that is lost: only watching is safe.
-                    let lost = |service: &mut Service| {
-                        service.known.violated.get_or_insert_with(|| String::from("the policy of a reload is lost"));
-                    };
-                    self.services.values_mut().for_each(lost);
+            Body::Reloaded(reload) if !self.take_up(&reload.to) => {
+                // What follows was written by a policy that is lost: only watching is safe.
+                for service in self.services.values_mut() {
+                    service.known.violated.get_or_insert_with(|| String::from("the policy of a reload is lost"));
                 }
             }
             _ => {}

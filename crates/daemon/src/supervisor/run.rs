@@ -186,7 +186,7 @@ fn run(args: impl IntoIterator<Item = OsString>) -> Result<Ended, StartError> {
     let unsettled = reloaded.is_some();
     let reloads = Reloads::new(reloaded.unwrap_or(in_force), runtime_dir.clone(), unsettled, &world);
     make_notify_dir(Path::new(&host_policy.runtime_dir)).map_err(failed("make the directory of notify sockets"))?;
-    let asker = Asker::new(inbox.clone(), file.clone());
+    let asker = Asker::new(inbox.clone(), file);
     let listeners = inherited.stored(StoreKey::ReadApi).zip(inherited.stored(StoreKey::ControlApi));
     let hub = api::Hub::default();
     let (prober, listeners) = start_runtime(&host_policy.runtime_dir, listeners, &inbox, (&asker, &hub), &trees)?;
