@@ -10,41 +10,42 @@ use sha2::{Digest, Sha256};
 ///
 /// None in practice: every policy has a JSON form.
 pub(crate) fn policy_hash(policy: &Policy) -> Result<PolicyHash, serde_json::Error> {
-    let mut text = String::new();
-    write(&serde_json::to_value(policy)?, &mut text);
+    let mut text = Vec::new();
+    write(&serde_json::to_value(policy)?, &mut text)?;
     let hex: String = Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect();
     Ok(PolicyHash(hex.into()))
 }
 
 /// Appends `json` to `out`. Own code, because serde_json's order of keys is a build option of any crate.
-fn write(json: &Json, out: &mut String) {
+fn write(json: &Json, out: &mut Vec<u8>) -> Result<(), serde_json::Error> {
     match json {
         Json::Object(map) => {
             let mut entries: Vec<_> = map.iter().collect();
             entries.sort_by_key(|(key, _)| key.as_str());
-            out.push('{');
+            out.push(b'{');
             for (index, (key, value)) in entries.into_iter().enumerate() {
                 if index > 0 {
-                    out.push(',');
+                    out.push(b',');
                 }
-                out.push_str(&Json::from(key.as_str()).to_string());
-                out.push(':');
-                write(value, out);
+                serde_json::to_writer(&mut *out, key)?;
+                out.push(b':');
+                write(value, out)?;
             }
-            out.push('}');
+            out.push(b'}');
         }
         Json::Array(list) => {
-            out.push('[');
+            out.push(b'[');
             for (index, value) in list.iter().enumerate() {
                 if index > 0 {
-                    out.push(',');
+                    out.push(b',');
                 }
-                write(value, out);
+                write(value, out)?;
             }
-            out.push(']');
+            out.push(b']');
         }
-        Json::Null | Json::Bool(_) | Json::Number(_) | Json::String(_) => out.push_str(&json.to_string()),
+        Json::Null | Json::Bool(_) | Json::Number(_) | Json::String(_) => serde_json::to_writer(&mut *out, json)?,
     }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -54,8 +55,8 @@ mod tests {
     #[test]
     fn the_canonical_text_has_one_form() {
         let json = serde_json::json!({ "b": [1, { "d": null, "c": "x\"\n" }], "a": true, "": {} });
-        let mut text = String::new();
-        write(&json, &mut text);
-        assert_eq!(text, r#"{"":{},"a":true,"b":[1,{"c":"x\"\n","d":null}]}"#);
+        let mut text = Vec::new();
+        write(&json, &mut text).unwrap();
+        assert_eq!(String::from_utf8(text).unwrap(), r#"{"":{},"a":true,"b":[1,{"c":"x\"\n","d":null}]}"#);
     }
 }

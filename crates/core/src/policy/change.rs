@@ -85,14 +85,12 @@ pub fn fixed(old: &Policy, new: &Policy) -> Vec<String> {
 /// what it has to say on its notify socket, or how often.
 #[must_use]
 pub fn needs_other_process(old: &ServicePolicy, new: &ServicePolicy) -> bool {
-    let given = |policy: &ServicePolicy| {
-        let process = (policy.command.clone(), policy.directory.clone(), policy.user.clone());
-        let environment = (policy.environment.clone(), policy.environment_files.clone());
-        (process, environment, policy.open_files_limit, policy.listen.clone())
-    };
+    let is_given = (&old.command, &old.directory, &old.user, &old.environment, &old.environment_files)
+        == (&new.command, &new.directory, &new.user, &new.environment, &new.environment_files)
+        && (old.open_files_limit, &old.listen) == (new.open_files_limit, &new.listen);
     let is_untold = new.wants_notify() && !old.wants_notify();
     let is_slower = new.heartbeat_within().is_some_and(|new| old.heartbeat_within().is_none_or(|old| new < old));
-    given(old) != given(new) || is_untold || is_slower
+    !is_given || is_untold || is_slower
 }
 
 /// Whether a start that has begun by `old` would never be over by `new`: what makes it ready is another.
