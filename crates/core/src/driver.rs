@@ -38,9 +38,9 @@ pub fn run(world: &mut World, host: &mut impl Host) {
         let output = step(world, now, event);
         if !output.records.is_empty() {
             host.write(&output.records);
-            if host.wants_snapshot() {
-                host.keep(&world.snapshot());
-            }
+        }
+        if host.wants_snapshot() {
+            host.keep(&world.snapshot());
         }
         for effect in output.effects {
             host.perform(effect);

@@ -242,7 +242,7 @@ impl fmt::Display for Reason {
             Self::FixedWhileRunning { keys } => {
                 write!(f, "{} cannot change while Hale runs: start Hale anew for it", keys.join(" and "))
             }
-            Self::ReloadInProgress => f.write_str("another reload is under way: try again in a moment"),
+            Self::ReloadInProgress => f.write_str("another reload is under way, or the files of one cannot be read in time: try again in a moment"),
             Self::PolicyNotKept { error } => {
                 write!(f, "it could not be kept for the next supervisor, so the one before stays in force: {error}")
             }

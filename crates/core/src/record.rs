@@ -188,7 +188,7 @@ pub enum Body {
         took_us: u64,
     },
     /// A check that came or changed while the process ran fails, and has not passed since: it does not count, as it may be
-    /// the check that is wrong. Once for each process and check.
+    /// the check that is wrong. Once for each process and check, by each supervisor.
     CheckUnproven {
         /// Its number.
         epoch: Epoch,

@@ -176,6 +176,10 @@ impl Brain<'_> {
 
     fn order_stop(&mut self, name: &Name, request: RequestId, why: Reason) {
         if matches!(self.phase(name), Phase::Stopped { .. }) {
+            if self.known(name).outdated.is_some() {
+                // It would be started with the next place that is free.
+                self.record(name, Body::Stopped { why });
+            }
             self.reply(request, Answer::Done { text: format!("{name} is stopped already") });
             return;
         }

@@ -5,7 +5,7 @@ use crate::ids::Name;
 use crate::plan::before_limit::{self, Decision, Read, Verdict};
 use crate::reason::Reason;
 use crate::record::{Body, CORE_VERSION};
-use crate::world::phase::{Phase, Then};
+use crate::world::phase::{Phase, StopStage, Then};
 use crate::world::service::Service;
 use alloc::boxed::Box;
 use alloc::string::String;
@@ -17,7 +17,12 @@ impl Brain<'_> {
         let planned = |service: &&Service| {
             let known = &service.known;
             let is_planned = known.planned == Some(known.last_epoch) || known.outdated.is_some();
-            matches!(known.phase, Phase::Stopping { .. }) && is_planned
+            // What cannot be killed takes no place: nobody knows when it ends.
+            let is_ending = matches!(
+                known.phase,
+                Phase::Stopping { stage: StopStage::Asked { .. } | StopStage::Killed { .. }, .. }
+            );
+            is_ending && is_planned
         };
         let taken = self.world.restarts_in_flight() + self.world.services.values().filter(planned).count();
         (self.world.birth.policy.host.restarts_in_flight as usize).saturating_sub(taken)

@@ -33,10 +33,11 @@ impl Brain<'_> {
             self.reply(request, Answer::Done { text });
         } else if !keys.is_empty() {
             self.refuse_reload(request, actor, Reason::FixedWhileRunning { keys });
-        } else if let Some(name) = policy.dependencies.keys().find(|name| self.world.leaving.contains(*name)) {
-            // A name means one thing.
+        } else if let Some(name) = policy.dependencies.keys().find(|name| self.world.services.contains_key(*name)) {
+            // A name means one thing, and the service is there until it has ended.
             let error = format!(
-                "[dependency.{name}]: the service of that name, which an earlier reload removed, is not gone yet"
+                "[dependency.{name}]: there is a service of that name; remove it by one reload, and add the dependency by the \
+                 next, once the service has ended"
             );
             self.refuse_reload(request, actor, Reason::InvalidConfiguration { error });
         } else {
@@ -133,6 +134,10 @@ impl Brain<'_> {
         let Some(run) = service.known.phase.run() else { return };
         let is_ready = matches!(service.known.phase, Phase::Running { .. });
         for (check, probing) in policy.checks.iter().zip(&mut service.senses.probes) {
+            if check.kind.promise().is_none() {
+                // Its pause may be shorter now.
+                probing.due = probing.due.map(|due| due.min(now.after(check.every)));
+            }
             if probing.due.is_none() && probing.in_flight.is_none() {
                 probing.begin(check, now);
                 if let Some(within) = crate::analyze::checks::heartbeat_within(check, own).filter(|_| is_ready) {
@@ -240,7 +245,8 @@ impl Brain<'_> {
             self.world.services.get(name).is_none_or(|service| matches!(service.known.phase, Phase::Stopped { .. }))
         };
         let is_going = matches!(self.phase(name), Phase::Stopping { then: Then::Stay { .. }, .. });
-        if !is_going && !is_over(name) && self.world.order.behind(name).iter().all(is_over) {
+        let mut behind = self.world.order.behind(name).iter().filter(|behind| self.world.leaving.contains(*behind));
+        if !is_going && !is_over(name) && behind.all(is_over) {
             self.touched.insert(name.clone());
             self.bring_down(name, Then::Stay { why: Reason::Removed }, Reason::Removed);
         }

@@ -84,7 +84,7 @@ impl Service {
             Phase::Spawning { .. } | Phase::Starting { .. } => is_other || changes_readiness(&runs_by, policy),
             Phase::Running { .. } | Phase::BackingOff { .. } | Phase::Held { .. } => is_other,
             // It would run if Hale had not only watched.
-            Phase::Stopped { why } => heals_again && *why == Reason::ObserveMode,
+            Phase::Stopped { why } => (heals_again || was_outdated) && *why == Reason::ObserveMode,
             Phase::Stopping { .. } => was_outdated,
             Phase::Down | Phase::Blocked { .. } | Phase::Remains { .. } => false,
         };

@@ -202,6 +202,12 @@ impl Service {
         &self.policy
     }
 
+    /// What its process runs by, where that is another policy: it is to be started anew.
+    #[must_use]
+    pub fn runs_by(&self) -> Option<&ServicePolicy> {
+        self.known.outdated.as_deref()
+    }
+
     /// Its newest process, as far as that is on record.
     #[must_use]
     pub fn process(&self) -> Option<&Process> {

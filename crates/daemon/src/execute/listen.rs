@@ -64,16 +64,15 @@ impl ListenSocket {
         }
     }
 
-    /// Takes over a socket that an earlier supervisor has bound; `None`: it is bound to another address.
+    /// Takes over a socket that an earlier supervisor has bound, by the name that it has among these addresses; `None`: it is
+    /// bound to none of them.
     #[must_use]
-    pub fn inherited(address: &ListenAddress, socket: OwnedFd) -> Option<Self> {
-        let bound = getsockname(&socket).ok()?;
-        let is_it = match address {
-            ListenAddress::Tcp(address) => SocketAddr::try_from(bound).is_ok_and(|bound| bound == *address),
-            ListenAddress::Unix(path) => SocketAddrUnix::try_from(bound)
-                .is_ok_and(|bound| bound.path().is_some_and(|bound| bound.to_bytes() == path.as_bytes())),
-        };
-        is_it.then(|| Self { socket, address: address.clone(), file: OnceLock::new() })
+    pub fn inherited<'a>(
+        mut addresses: impl Iterator<Item = (&'a String, &'a ListenAddress)>,
+        socket: OwnedFd,
+    ) -> Option<(&'a String, Self)> {
+        let (name, address) = addresses.find(|(_, address)| is_bound_to(&socket, address))?;
+        Some((name, Self { socket, address: address.clone(), file: OnceLock::new() }))
     }
 
     /// Where it listens.
@@ -104,6 +103,15 @@ impl Drop for ListenSocket {
         {
             let _ = unlinkat(CWD, path.as_str(), AtFlags::empty());
         }
+    }
+}
+
+fn is_bound_to(socket: &OwnedFd, address: &ListenAddress) -> bool {
+    let Ok(bound) = getsockname(socket) else { return false };
+    match address {
+        ListenAddress::Tcp(address) => SocketAddr::try_from(bound).is_ok_and(|bound| bound == *address),
+        ListenAddress::Unix(path) => SocketAddrUnix::try_from(bound)
+            .is_ok_and(|bound| bound.path().is_some_and(|bound| bound.to_bytes() == path.as_bytes())),
     }
 }
 
@@ -180,6 +188,11 @@ mod tests {
         (ListenAddress::Unix(path.to_str().unwrap().to_owned()), path)
     }
 
+    fn inherited(address: &ListenAddress, socket: OwnedFd) -> Option<ListenSocket> {
+        let name = String::from("http");
+        ListenSocket::inherited([(&name, address)].into_iter(), socket).map(|(_, taken)| taken)
+    }
+
     #[test]
     fn connections_wait_in_it_and_it_is_known_again() {
         let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
@@ -189,9 +202,9 @@ mod tests {
         let again = ListenSocket::bind(&address, None).unwrap_err();
         assert_eq!(again.raw_os_error(), Some(Errno::ADDRINUSE.raw_os_error()));
         let copy = || bound.socket.try_clone().unwrap();
-        assert!(ListenSocket::inherited(&address, copy()).is_some());
+        assert!(inherited(&address, copy()).is_some());
         let other = ListenAddress::Tcp((Ipv4Addr::LOCALHOST, 1).into());
-        assert!(ListenSocket::inherited(&other, copy()).is_none());
+        assert!(inherited(&other, copy()).is_none());
     }
 
     #[test]
@@ -205,7 +218,7 @@ mod tests {
         let again = ListenSocket::bind(&address, None).unwrap_err();
         assert_eq!(again.raw_os_error(), Some(Errno::ADDRINUSE.raw_os_error()));
         assert!(path.exists(), "the one who listens keeps it");
-        let taken = ListenSocket::inherited(&address, bound.socket.try_clone().unwrap()).unwrap();
+        let taken = inherited(&address, bound.socket.try_clone().unwrap()).unwrap();
         assert!(taken.in_place() && bound.in_place());
         std::mem::forget(bound);
         fs::remove_file(&path).unwrap();

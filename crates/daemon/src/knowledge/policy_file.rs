@@ -59,6 +59,12 @@ impl InForce {
         Ok(Self { guardian: guardian.to_owned(), hash, policy, slots })
     }
 
+    /// Whether each of its services has one.
+    #[must_use]
+    pub fn has_all_places(&self) -> bool {
+        self.policy.services.keys().all(|name| self.slots.contains_key(name))
+    }
+
     /// The place of a service.
     #[must_use]
     pub fn slot(&self, name: &Name) -> Option<Slot> {

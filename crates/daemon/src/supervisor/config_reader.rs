@@ -2,6 +2,7 @@
 
 use super::inbox::Inbox;
 use crate::monitor::config_file::{self, LoadError};
+use hale_config::Diagnostic;
 use hale_core::event::{Event, Question, Reading};
 use hale_core::ids::RequestId;
 use hale_core::reason::Reason;
@@ -37,7 +38,7 @@ impl ConfigReader {
         if self.reads.swap(true, Ordering::Relaxed) {
             return tell(Reading::Refused { why: Reason::ReloadInProgress });
         }
-        let (file, reads, told_here) = (self.file.clone(), self.reads.clone(), tell.clone());
+        let (file, reads, told_here) = (self.file.clone(), Reads(self.reads.clone()), tell.clone());
         let work = move || {
             let reading = match config_file::load(&file) {
                 Ok(loaded) => {
@@ -46,25 +47,43 @@ impl ConfigReader {
                 }
                 Err(error) => refused(&error),
             };
-            reads.store(false, Ordering::Relaxed);
+            drop(reads);
             tell(reading);
         };
         if let Err(error) = std::thread::Builder::new().name(String::from("reload")).spawn(work) {
-            self.reads.store(false, Ordering::Relaxed);
             let error = format!("it cannot be read: no thread for it: {error}");
             told_here(Reading::Refused { why: Reason::InvalidConfiguration { error } });
         }
     }
 }
 
-fn refused(error: &LoadError) -> Reading {
-    let mut error = error.to_string();
-    if error.len() > ERROR_BYTES_MAX {
-        let end = error[..error.floor_char_boundary(ERROR_BYTES_MAX)].rfind('\n').unwrap_or(ERROR_BYTES_MAX);
-        error.truncate(error.floor_char_boundary(end));
-        error.push_str("\n… and more: `hale validate` tells all of it");
+/// One reading; others are possible when it is over, however it ends.
+struct Reads(Arc<AtomicBool>);
+
+impl Drop for Reads {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
     }
-    Reading::Refused { why: Reason::InvalidConfiguration { error } }
+}
+
+/// What is wrong, and where, without the lines themselves: this goes into the ledger, and they may hold secrets.
+fn refused(error: &LoadError) -> Reading {
+    let mut text = match error {
+        LoadError::Invalid(mistakes) => {
+            let line = |mistake: &Diagnostic| {
+                let help = mistake.help.as_ref().map(|help| format!("\n  help: {help}")).unwrap_or_default();
+                format!("{}:{}:{}: {}{help}", mistake.file, mistake.line, mistake.column, mistake.message)
+            };
+            mistakes.iter().map(line).collect::<Vec<_>>().join("\n")
+        }
+        other => other.to_string(),
+    };
+    if text.len() > ERROR_BYTES_MAX {
+        let end = text[..text.floor_char_boundary(ERROR_BYTES_MAX)].rfind('\n').unwrap_or(ERROR_BYTES_MAX);
+        text.truncate(text.floor_char_boundary(end));
+        text.push_str("\n… and more: `hale validate` tells all of it");
+    }
+    Reading::Refused { why: Reason::InvalidConfiguration { error: text } }
 }
 
 #[cfg(test)]

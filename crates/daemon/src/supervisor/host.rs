@@ -10,7 +10,7 @@ mod spawn;
 
 use self::descriptors::Descriptors;
 pub(super) use self::descriptors::LAST_TURNS;
-pub(super) use self::reloading::{Reloads, listen_keys};
+pub(super) use self::reloading::{KeptPolicies, Reloads, listen_keys};
 use self::rests::Rests;
 use self::source::Source;
 use self::spawn::ReadyOrder;

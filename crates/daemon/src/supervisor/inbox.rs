@@ -91,8 +91,17 @@ pub struct Asker {
     next: Arc<AtomicU64>,
 }
 
-/// The number of what no client has asked, or none that is connected still.
-pub const BY_SIGNAL: RequestId = RequestId(0);
+/// The number of what nobody waits for an answer to.
+pub const NOBODY: RequestId = RequestId(0);
+
+/// What a signal has asked for has a number from here on; JSON has room for no more than 2^53, and clients do not come this far.
+const SIGNALS: u64 = 1 << 52;
+
+/// Whether a signal has asked for it.
+#[must_use]
+pub fn is_by_signal(request: RequestId) -> bool {
+    request.0 >= SIGNALS
+}
 
 /// [`QUESTIONS_MAX`] questions are open already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -131,7 +140,8 @@ impl Asker {
     pub fn reload_by_signal(&self) {
         let pid = rustix::process::getppid().map_or(0, rustix::process::Pid::as_raw_pid);
         let uid = rustix::process::geteuid().as_raw();
-        self.reader.read(BY_SIGNAL, Actor { uid, pid, user: Some(String::from("SIGHUP")) });
+        let request = RequestId(SIGNALS + self.next.fetch_add(1, Ordering::Relaxed));
+        self.reader.read(request, Actor { uid, pid, user: Some(String::from("SIGHUP")) });
     }
 
     fn begin(&self) -> Result<(RequestId, oneshot::Receiver<Answer>), TooManyQuestions> {

@@ -2,7 +2,7 @@
 
 use super::console::Console;
 use super::evidence::Collector;
-use super::host::{DaemonHost, Ended, Parts, Reloads, now};
+use super::host::{DaemonHost, Ended, KeptPolicies, Parts, Reloads, now};
 use super::inbox::{Asker, Inbox, inbox};
 use super::inheritance::{Inheritance, Kept as KeptSlot};
 use super::kept::Kept;
@@ -119,7 +119,7 @@ fn run(args: impl IntoIterator<Item = OsString>) -> Result<Ended, StartError> {
     std::mem::forget(guardian.try_clone());
     let (mut guardian, keeper) = (GuardianClient::from_fd(guardian), KeeperClient::from_fd(keeper));
     let mut inherited = Inheritance::take(&mut guardian).map_err(failed("hear the guardian"))?;
-    let (mut in_force, unkept) = policy_in_force(&own, &runtime_dir, &file)?;
+    let (mut in_force, unkept, was_kept) = policy_in_force(&own, &runtime_dir, &file)?;
     // No reload changes where it is.
     let host_policy = &in_force.policy.host.clone();
 
@@ -143,6 +143,7 @@ fn run(args: impl IntoIterator<Item = OsString>) -> Result<Ended, StartError> {
     }
     let is_known = |hash: &PolicyHash| next.as_ref().is_some_and(|next| next.hash == *hash);
     let left = left.filter(|left| left.policy == in_force.hash && left.guardian == own && left.reloads().all(is_known));
+    let left = left.filter(|_| was_kept);
     let predecessor = inherited.lost.take();
     if let (Some(lost), None, false) = (&predecessor, &left, inherited.slots.is_empty()) {
         console.say(&format!(
@@ -182,9 +183,7 @@ fn run(args: impl IntoIterator<Item = OsString>) -> Result<Ended, StartError> {
         }
     };
 
-    let reloaded = next.filter(|next| next.hash == *world.policy_hash());
-    let unsettled = reloaded.is_some();
-    let reloads = Reloads::new(reloaded.unwrap_or(in_force), runtime_dir.clone(), unsettled, &world);
+    let reloads = Reloads::new(KeptPolicies { first: in_force, next }, runtime_dir.clone(), &world);
     make_notify_dir(Path::new(&host_policy.runtime_dir)).map_err(failed("make the directory of notify sockets"))?;
     let asker = Asker::new(inbox.clone(), file);
     let listeners = inherited.stored(StoreKey::ReadApi).zip(inherited.stored(StoreKey::ControlApi));
@@ -246,20 +245,21 @@ fn run(args: impl IntoIterator<Item = OsString>) -> Result<Ended, StartError> {
 }
 
 /// The policy to run: of an earlier supervisor the one that it ran, else what the file says now, which is kept for the next
-/// supervisor; and why it could not be kept, if it could not.
+/// supervisor; why it could not be kept, if it could not; and whether it was kept before: only then the places of the services
+/// are those that the guardian knows them by.
 fn policy_in_force(
     guardian: &str,
     runtime_dir: &Path,
     file: &Path,
-) -> Result<(InForce, Option<io::Error>), StartError> {
-    if let Some(in_force) = policy_file::read(runtime_dir, guardian) {
-        return Ok((in_force, None));
+) -> Result<(InForce, Option<io::Error>, bool), StartError> {
+    if let Some(in_force) = policy_file::read(runtime_dir, guardian).filter(InForce::has_all_places) {
+        return Ok((in_force, None, true));
     }
     let validated = config_file::load(file)?.validated;
     let in_force = InForce::new(guardian, validated.hash, validated.policy, BTreeMap::new());
     let in_force = in_force.map_err(io::Error::other).map_err(failed("give every service a place"))?;
     let unkept = policy_file::write(runtime_dir, &in_force).err();
-    Ok((in_force, unkept))
+    Ok((in_force, unkept, false))
 }
 
 /// What an earlier supervisor of this guardian left in the journal.

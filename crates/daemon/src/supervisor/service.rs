@@ -23,7 +23,8 @@ use hale_core::descriptor::Stored;
 use hale_core::event::{Notice, Process, SpawnFailure};
 use hale_core::ids::{Epoch, Name};
 use hale_core::memory::{MemoryAtExit, OomKills, OomScope};
-use hale_core::policy::{HostPolicy, ResourceLimits, ServicePolicy, Signal};
+use hale_core::policy::{HostPolicy, ListenAddress, ResourceLimits, ServicePolicy, Signal};
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::ffi::CString;
 use std::fs::symlink_metadata;
@@ -154,9 +155,24 @@ impl Hosted {
         self.log = log;
         // A process that was given a socket keeps it, whether it is asked for anything on it or not.
         if policy.wants_notify() {
-            self.notify_path.get_or_insert_with(|| notify_path(&self.name, host));
+            self.expect_notify(host);
         }
         is_other && self.ready.is_some()
+    }
+
+    /// Its processes are given a notify socket.
+    pub(super) fn expect_notify(&mut self, host: &HostPolicy) {
+        self.notify_path.get_or_insert_with(|| notify_path(&self.name, host));
+    }
+
+    /// The sockets of its that listen at one of these addresses.
+    pub(super) fn listening_at<'a>(
+        &'a self,
+        addresses: &'a BTreeMap<String, ListenAddress>,
+    ) -> impl Iterator<Item = (String, Arc<ListenSocket>)> + 'a {
+        let wanted = |socket: &Arc<ListenSocket>| addresses.values().any(|address| address == socket.address());
+        let named = |(name, socket): (&String, &Arc<ListenSocket>)| (format!("{}/{name}", self.name), socket.clone());
+        self.listening.iter().filter(move |(_, socket)| wanted(socket)).map(named)
     }
 
     /// The keys of what the guardian keeps of its sockets.
@@ -203,6 +219,8 @@ impl Hosted {
     /// Takes over a listening socket that an earlier supervisor has bound.
     pub(super) fn adopt_socket(&mut self, name: &str, socket: ListenSocket) {
         self.listening.insert(String::from(name), Arc::new(socket));
+        // The guardian has it perhaps under another number than the next process gets it by.
+        self.stored = false;
     }
 
     /// The notify socket, to be watched.

@@ -93,7 +93,7 @@ fn what_cannot_be_used_or_changed_leaves_everything_as_it_is_and_says_why() {
     let why = String::from_utf8_lossy(&refused.stderr);
     assert_eq!(refused.status.code(), Some(78), "{why}");
     assert!(why.contains("unknown key `comand`") && why.contains("hale.toml:8:1"), "{why}");
-    assert!(why.contains("the configuration before stays in force") && why.contains("^^^^^^\n"), "{why}");
+    assert!(why.contains("the configuration before stays in force") && why.contains("help: did you mean"), "{why}");
     // Whoever mends it can look and act meanwhile.
     assert_eq!(place.status("b-kept")["pid"], json!(kept));
     place.done(&["restart", "b-kept"]);
@@ -114,6 +114,53 @@ fn what_cannot_be_used_or_changed_leaves_everything_as_it_is_and_says_why() {
         place.records("", "reload_refused").iter().map(|record| record["why"]["code"].clone()).collect();
     assert_eq!(codes, ["invalid_configuration", "fixed_while_running"]);
     assert_eq!(place.json(&["status"])["services"].as_array().unwrap().len(), 4);
+    hale.stop();
+}
+
+/// A name may change, and the address stays: whoever has it gives it to whom it is meant for, and nobody is refused.
+#[test]
+fn an_address_that_moves_to_another_service_is_open_all_the_time() {
+    let place = Place::new();
+    let service = |name: &str| {
+        let slow = "trap 'sleep 0.3; exit' TERM; while :; do sleep 1000 & wait; done";
+        format!("[service.{name}]\ncommand = [\"sh\", \"-c\", \"{slow}\"]\nlisten = {{ http = \"@A\" }}\n")
+    };
+    let hale = place.hale(&service("web"));
+    hale.ready("web");
+    let address = place.text("@A");
+    place.configure("", &service("front"));
+    place.done(&["reload"]);
+    hale.ready("front");
+    while !hale.said().iter().any(|line| line.contains(" web: forgotten")) {
+        TcpStream::connect(&address).expect("it is not refused");
+    }
+    TcpStream::connect(&address).expect("it is not refused");
+    assert!(place.incidents().is_empty(), "{:?}", place.incidents());
+    hale.stop();
+}
+
+/// A name means one thing at a time.
+#[test]
+fn a_service_becomes_a_dependency_by_two_reloads() {
+    let place = Place::new();
+    let web = "[service.web]\ncommand = [\"sleep\", \"1000\"]\nafter = [\"db\"]\n";
+    let hale = place.hale(&format!("{web}[service.db]\ncommand = [\"sleep\", \"1000\"]\n"));
+    let running = hale.ready("web");
+    let outside = "[dependency.db]\n[[dependency.db.check]]\nkind = \"exec\"\ncommand = [\"true\"]\n";
+    let outside = outside.replace("kind = \"exec\"\ncommand = [\"true\"]", "kind = \"tcp\"\naddress = \"127.0.0.1:1\"");
+    place.configure("", &format!("{web}{outside}"));
+    let refused = place.run(&["reload"]);
+    let why = String::from_utf8_lossy(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(78), "{why}");
+    assert!(why.contains("[dependency.db]: there is a service of that name; remove it by one reload"), "{why}");
+    place.configure("", &web.replace("after = [\"db\"]\n", ""));
+    place.done(&["reload"]);
+    hale.event("db", "forgotten");
+    place.configure("", &format!("{web}{outside}"));
+    place.done(&["reload"]);
+    hale.says("dependency db is down");
+    hale.event("web", "blocked: db is down");
+    assert_eq!(pid(&place, "web"), running);
     hale.stop();
 }
 
@@ -140,7 +187,9 @@ fn a_supervisor_that_dies_in_a_reload_has_a_successor_that_knows_what_is_in_forc
     let kept = hale.ready("b-kept");
     for round in 0..12 {
         let is_after = round % 2 == 0;
-        place.configure("", if is_after { AFTER } else { BEFORE });
+        // A name that has no place yet.
+        let new = format!("a-new-{round}");
+        place.configure("", &if is_after { AFTER.replace("a-new", &new) } else { String::from(BEFORE) });
         let ordered = || hale.said().iter().filter(|line| line.contains("order: reload")).count();
         let before = ordered();
         let mut reload = place.command().arg("reload").stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
@@ -164,11 +213,14 @@ fn a_supervisor_that_dies_in_a_reload_has_a_successor_that_knows_what_is_in_forc
             assert!(matches!(said.status.code(), Some(0 | 7)), "{}", String::from_utf8_lossy(&said.stderr));
             said.status.success().then_some(()).ok_or_else(|| String::from("a reload is under way"))
         });
-        place.until(|| match place.run(&["status", "e-gone"]).status.code() {
-            Some(0) if !is_after => Ok(()),
-            Some(1) if is_after => Ok(()),
-            other => Err(format!("round {round}: status of e-gone ends with {other:?}")),
+        let comes = if is_after { new.as_str() } else { "e-gone" };
+        let is_gone = |service: &str| place.run(&["status", service]).status.code() == Some(1);
+        place.until(|| match pid(&place, comes) {
+            pid if pid > 0 && is_alive(pid) => Ok(()),
+            _ => Err(format!("round {round}: {comes} does not run")),
         });
+        let goes = if is_after { String::from("e-gone") } else { format!("a-new-{}", round - 1) };
+        place.until(|| if is_gone(&goes) { Ok(()) } else { Err(format!("round {round}: {goes} is still there")) });
         assert_eq!(pid(&place, "b-kept"), kept, "round {round}");
     }
     assert!(!hale.said().iter().any(|line| line.contains("does not fit")), "{:?}", hale.said());

@@ -1,7 +1,7 @@
 //! Adopting what an earlier supervisor has made: trees, sockets, processes.
 
 use super::descriptors::watch_end;
-use super::{DaemonHost, Source, exit_status};
+use super::{DaemonHost, Source, exit_status, listen_keys};
 use crate::execute::listen::ListenSocket;
 use crate::protocol::StoreKey;
 use crate::supervisor::client::OrderError;
@@ -10,6 +10,7 @@ use crate::supervisor::run::LEFTOVERS_WITHIN;
 use crate::supervisor::service::Hosted;
 use hale_core::event::{Event, Found, Life, Lost, Notice, Process};
 use hale_core::ids::Name;
+use hale_core::policy::LISTEN_MAX;
 use hale_core::world::World;
 use hale_core::world::service::Service;
 use rustix::event::epoll;
@@ -27,12 +28,16 @@ impl DaemonHost {
     ) -> Result<(), OrderError> {
         for (name, hosted) in &mut self.services {
             let Some(service) = world.service(name) else { continue };
-            for (index, (socket_name, address)) in (0..).zip(&service.policy().listen) {
-                let key = StoreKey::Listen(hosted.slot(), index);
-                match inherited.stored(key).map(|socket| ListenSocket::inherited(address, socket)) {
-                    Some(Some(socket)) => hosted.adopt_socket(socket_name, socket),
-                    Some(None) => self.parts.guardian.unstore(key)?,
-                    None => {}
+            // Those of a process that is to be started anew are held until it is; a reload may have changed their order.
+            let before = service.runs_by().map(|policy| &policy.listen);
+            for key in listen_keys(hosted.slot(), 0..LISTEN_MAX) {
+                let Some(socket) = inherited.stored(key) else { continue };
+                match ListenSocket::inherited(
+                    service.policy().listen.iter().chain(before.into_iter().flatten()),
+                    socket,
+                ) {
+                    Some((socket_name, socket)) => hosted.adopt_socket(socket_name, socket),
+                    None => self.parts.guardian.unstore(key)?,
                 }
             }
         }
@@ -86,6 +91,10 @@ impl DaemonHost {
         for (name, hosted) in &mut self.services {
             let slot = hosted.slot();
             let notify = inherited.stored(StoreKey::Notify(slot));
+            if notify.is_some() {
+                // It may be asked for nothing there any more, and speak all the same: somebody must listen.
+                hosted.expect_notify(&world.policy().host);
+            }
             // What survives of a service that the guardian does not know is awaited like what it knows.
             let survives = |over: &Found| (!over.tree_empty).then(|| Kept::new(over.epoch));
             // After a guardian's death no guardian knows what is only left of a process.
@@ -140,6 +149,13 @@ impl DaemonHost {
                 }
             }
             found.entry(name.clone()).or_insert(Found { epoch, life, tree_empty });
+        }
+        // Of services that were forgotten, and the one before died before the guardian heard of it.
+        for (slot, kept) in inherited.slots.iter().filter(|(_, kept)| kept.exit.is_some() || kept.failure.is_some()) {
+            self.parts.guardian.ack(*slot, kept.epoch).map_err(io::Error::other)?;
+        }
+        for key in inherited.store.keys().filter(|key| matches!(key, StoreKey::Notify(_))) {
+            self.parts.guardian.unstore(*key).map_err(io::Error::other)?;
         }
         let running = |found: &Found| matches!(found.life, Life::Running { .. });
         let running: Vec<Name> =

@@ -21,9 +21,7 @@ impl DaemonHost {
     /// Says which limits of the policy cannot be enforced here, and opens the kernel's log where nothing else tells
     /// an OOM kill from any other SIGKILL.
     pub(super) fn prepare_memory(&mut self, policy: &Policy) {
-        for text in not_enforced(policy, &self.parts.trees) {
-            self.parts.console.say(&format!("{text}; `hale doctor` lists what this host lacks"));
-        }
+        self.say_not_enforced(policy);
         // Without it incidents have the figures of the end of a process only, and `hale doctor` says why.
         self.stalls = StallTrigger::open(&self.parts.trees).ok().filter(|stalls| {
             epoll::add(&self.epoll, stalls.fd(), Source::Stalls.data(), epoll::EventFlags::PRI).is_ok()
@@ -35,6 +33,13 @@ impl DaemonHost {
         self.kernel_log = KernelLog::open()
             .ok()
             .filter(|log| epoll::add(&self.epoll, log, Source::KernelLog.data(), epoll::EventFlags::IN).is_ok());
+    }
+
+    /// Says which limits of this policy nobody enforces here.
+    pub(super) fn say_not_enforced(&self, policy: &Policy) {
+        for text in not_enforced(policy, &self.parts.trees) {
+            self.parts.console.say(&format!("{text}; `hale doctor` lists what this host lacks"));
+        }
     }
 
     /// Wants to know of the next change of a service's `memory.events`.

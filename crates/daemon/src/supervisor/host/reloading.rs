@@ -3,7 +3,7 @@
 use super::DaemonHost;
 use crate::knowledge::policy_file::{self, InForce};
 use crate::protocol::{Slot, StoreKey};
-use crate::supervisor::inbox::BY_SIGNAL;
+use crate::supervisor::inbox::{NOBODY, is_by_signal};
 use crate::supervisor::service::Hosted;
 use hale_core::effect::Answer;
 use hale_core::event::{Event, Question, Reading};
@@ -16,12 +16,23 @@ use rustix::event::epoll;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+/// What is kept of policies beside the journal.
+#[derive(Debug)]
+pub(in crate::supervisor) struct KeptPolicies {
+    /// What the journal begins with.
+    pub(in crate::supervisor) first: InForce,
+    /// What was read since.
+    pub(in crate::supervisor) next: Option<InForce>,
+}
+
 /// What the host has to remember of reloads.
 #[derive(Debug)]
 pub(in crate::supervisor) struct Reloads {
     guardian: String,
     runtime_dir: PathBuf,
     hash: PolicyHash,
+    /// Of what is kept beside the one in force.
+    next_hash: Option<PolicyHash>,
     /// The guardian's place of each service that there ever was.
     slots: BTreeMap<Name, u32>,
     /// The one that the core was told of, and has not answered.
@@ -31,11 +42,17 @@ pub(in crate::supervisor) struct Reloads {
 }
 
 impl Reloads {
-    /// `in_force`: what the loop begins with; `unsettled`: the journal does not yet. What an earlier supervisor has put to the
-    /// core, and that has not answered, is answered to nobody.
-    pub(in crate::supervisor) fn new(in_force: InForce, runtime_dir: PathBuf, unsettled: bool, world: &World) -> Self {
-        let InForce { guardian, hash, slots, policy: _ } = in_force;
-        Self { guardian, runtime_dir, hash, slots, asked: world.awaits_reload().then_some(BY_SIGNAL), unsettled }
+    /// What the loop begins with, `world`, is of this guardian. `kept`: what is kept of policies, with the places of all names.
+    /// What an earlier supervisor has put to the core, and that has not answered, is answered to nobody.
+    pub(in crate::supervisor) fn new(kept: KeptPolicies, runtime_dir: PathBuf, world: &World) -> Self {
+        let KeptPolicies { first, next } = kept;
+        let hash = world.policy_hash().clone();
+        let next_hash = next.as_ref().map(|next| next.hash.clone());
+        // It has the places of all that the first one has.
+        let InForce { guardian, slots, .. } = next.unwrap_or(first);
+        let unsettled = next_hash.as_ref() == Some(&hash);
+        let asked = world.awaits_reload().then_some(NOBODY);
+        Self { guardian, runtime_dir, hash, next_hash, slots, asked, unsettled }
     }
 
     pub(super) fn slot(&self, name: &Name) -> Option<Slot> {
@@ -81,6 +98,7 @@ impl Reloads {
             return Reading::Refused { why: Reason::PolicyNotKept { error } };
         }
         self.asked = Some(request);
+        self.next_hash = Some(next.hash.clone());
         self.slots = next.slots;
         Reading::Valid { policy: Box::new(next.policy), hash: next.hash }
     }
@@ -102,10 +120,10 @@ impl DaemonHost {
     pub(super) fn answered(&mut self, request: RequestId, answer: &Answer) {
         let was_tried = self.reloads.asked.take_if(|asked| *asked == request).is_some();
         match answer {
-            Answer::Done { text } if request == BY_SIGNAL && !was_tried => {
+            Answer::Done { text } if is_by_signal(request) && !was_tried => {
                 self.parts.console.say(&format!("SIGHUP: {text}"));
             }
-            Answer::Refused(refusal) if request == BY_SIGNAL && refusal.reason == Reason::ReloadInProgress => {
+            Answer::Refused(refusal) if is_by_signal(request) && refusal.reason == Reason::ReloadInProgress => {
                 self.parts.console.say(&format!("SIGHUP: not reloaded: {}", refusal.reason));
             }
             _ => {}
@@ -114,11 +132,11 @@ impl DaemonHost {
 
     /// The journal begins with the policy in force now: the one before is needed no longer.
     pub(super) fn settle(&mut self) {
-        if !self.reloads.unsettled {
+        if !self.reloads.unsettled || self.reloads.next_hash.as_ref() != Some(&self.reloads.hash) {
             return;
         }
         match policy_file::settle(&self.reloads.runtime_dir) {
-            Ok(()) => self.reloads.unsettled = false,
+            Ok(()) => (self.reloads.unsettled, self.reloads.next_hash) = (false, None),
             // Until then there is no other reload, and the next supervisor looks at both files.
             Err(error) => self.parts.console.say(&format!(
                 "{} cannot take its place: {error}; Hale goes on, and tries again with the journal's next snapshot",
@@ -129,6 +147,7 @@ impl DaemonHost {
 
     /// Makes places for new services, and gives the others the limits and logs that they have now.
     pub(super) fn adapt(&mut self, policy: &Policy) {
+        self.say_not_enforced(policy);
         for (name, service) in &policy.services {
             if let Some(hosted) = self.services.get_mut(name) {
                 if hosted.adapt(service, &policy.host)
@@ -143,6 +162,8 @@ impl DaemonHost {
             } else if let Some(slot) = self.reloads.slot(name) {
                 self.names.insert(slot, name.clone());
                 self.services.insert(name.clone(), Hosted::new(name, slot, service, &policy.host));
+            } else {
+                self.parts.console.say(&format!("{name}: it has no place and cannot be started; reload once more"));
             }
         }
     }
@@ -151,7 +172,14 @@ impl DaemonHost {
     /// keeper has not read yet is this service's.
     pub(super) fn forget(&mut self, name: &Name) {
         let Some(mut hosted) = self.services.remove(name) else { return };
-        self.names.remove(&hosted.slot());
+        let slot = hosted.slot();
+        self.names.remove(&slot);
+        // That it has ended is on record, and nobody would tell the guardian later.
+        for (_, epoch) in self.unacknowledged.extract_if(.., |(service, _)| service == name) {
+            if let Err(error) = self.parts.guardian.ack(slot, epoch) {
+                self.parts.console.say(&format!("{name}: its exit cannot be acknowledged: {error}"));
+            }
+        }
         if let Some(fd) = hosted.notify_fd() {
             // The guardian's copy would keep it alive here.
             let _ = epoll::delete(&self.epoll, fd);

@@ -27,7 +27,12 @@ impl DaemonHost {
             self.events.push_back(Event::SpawnFailed { service: service.clone(), epoch, failure });
             return;
         }
-        let paths = hosted.paths(&self.parts.trees);
+        let mut paths = hosted.paths(&self.parts.trees);
+        if !policy.listen.is_empty() {
+            // A reload may have moved an address to it from a service that has it still: both have it until that one gives it up.
+            let others = self.services.iter().filter(|(name, _)| *name != service);
+            paths.listening.extend(others.flat_map(|(_, other)| other.listening_at(&policy.listen)));
+        }
         self.watch_memory(service);
         if !touches_files(policy) {
             let prepared = prepare(policy, &paths);
