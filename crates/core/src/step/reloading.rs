@@ -666,6 +666,71 @@ mod tests {
     }
 
     #[test]
+    fn those_that_wait_to_be_healed_for_want_of_a_place_wait_on_over_another_reload_and_can_be_stopped() {
+        let (one, bot) = world(service());
+        let mut birth = one.birth;
+        (birth.policy.host.mode, birth.policy.host.restarts_in_flight) = (Mode::Observe, 1);
+        let others = [name("c"), name("d")];
+        for other in &others {
+            birth.policy.services.insert(other.clone(), Arc::new(service()));
+        }
+        let mut world = World::new(birth);
+        let _ = step(&mut world, at(0), Event::Begin);
+        for service in others.iter().chain([&bot]) {
+            let _ = spawned(&mut world, service, 1, 1);
+            let _ = step(&mut world, at(2), exited(service, 1));
+        }
+        let healing = reload(&mut world, 10, |policy| policy.host.mode = Mode::Heal);
+        assert!(matches!(acts(&healing)[..], [Order::Spawn { .. }]), "{healing:?}");
+        let kept = reload(&mut world, 20, |policy| change_bot(policy, |bot| bot.log.keep = 9));
+        assert!(acts(&kept).is_empty());
+        let order = OperatorOrder::Stop { service: name("d") };
+        let asked = Event::Asked { request: RequestId(7), question: Question::Order { actor: actor(), order } };
+        let up_to = step(&mut world, at(30), asked).records[0].id;
+        let _ = step(&mut world, at(30), Event::Durable { up_to });
+        let next = spawned(&mut world, &bot, 2, 40);
+        assert!(matches!(acts(&next)[..], [Order::Spawn { .. }]), "{next:?}");
+        let last = spawned(&mut world, &name("c"), 2, 50);
+        assert!(acts(&last).is_empty(), "an operator has stopped it");
+        assert!(matches!(world.services[&name("d")].known.phase, Phase::Stopped { .. }));
+    }
+
+    #[test]
+    fn a_check_that_is_probed_more_often_is_probed_soon() {
+        let mut policy = checked();
+        policy.checks[0].every = Span::from_secs(3_600);
+        let (mut world, bot) = world(policy);
+        starting(&mut world, &bot);
+        let _ = probe(&mut world, 0, None);
+        let _ = reload(&mut world, 1_000, |policy| {
+            change_bot(policy, |bot| bot.checks[0].every = Span::from_secs(5));
+        });
+        assert_eq!(world.services[&bot].senses.probes[0].due, Some(at(6_000).mono));
+    }
+
+    #[test]
+    fn what_cannot_be_killed_keeps_no_place_from_the_others() {
+        let (mut world, bot, web) = two();
+        world.birth.policy.host.restarts_in_flight = 1;
+        let other = |policy: &mut Policy, name: &Name| {
+            Arc::make_mut(policy.services.get_mut(name).unwrap()).command.push(String::from("-v"));
+        };
+        let _ = reload(&mut world, 1_000, |policy| other(policy, &bot));
+        for ms in [12_000, 30_000] {
+            let _ = step(&mut world, at(ms), Event::Tick);
+        }
+        assert!(matches!(
+            world.services[&bot].known.phase,
+            Phase::Stopping { stage: crate::world::phase::StopStage::Unkillable { .. }, .. }
+        ));
+        let _ = reload(&mut world, 31_000, |policy| {
+            Arc::make_mut(policy.services.get_mut(&web).unwrap()).after.clear();
+            other(policy, &web);
+        });
+        assert!(matches!(world.services[&web].known.phase, Phase::Stopping { .. }));
+    }
+
+    #[test]
     fn a_supervisor_that_takes_over_knows_the_same_at_each_record() {
         let (mut world, bot, web) = two();
         let birth = world.birth.clone();
