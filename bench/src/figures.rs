@@ -37,6 +37,7 @@ pub const ALL: &[(&str, Measure)] = &[
     ("looks", crate::checks::looks),
     ("http", crate::checks::http),
     ("reload", crate::reload::reload),
+    ("crowd", crate::crowd::crowd),
 ];
 
 /// Numbers from 0 to 1 that differ from round to round and are the same in each run (splitmix64).
@@ -88,7 +89,7 @@ pub fn wait_for_all(running: &mut Running, count: u32) -> Result<u64, String> {
 }
 
 /// Kills the only agent; milliseconds from just before the signal to the new one's first act.
-fn kill_once(running: &mut Running) -> Result<f64, String> {
+pub fn kill_once(running: &mut Running) -> Result<f64, String> {
     let killed = running.starts.signal(0, Signal::KILL)?;
     let back = running.starts.all_after(&[0], killed, GAVE_UP)?;
     back.map(|back| milliseconds(killed, back)).ok_or_else(|| "gave up".to_owned())

@@ -4,6 +4,7 @@
 //! just before kill(2), so how often the driver looks does not enter.
 
 mod checks;
+mod crowd;
 mod figures;
 mod floor;
 mod numbers;
