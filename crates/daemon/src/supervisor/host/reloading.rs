@@ -1,6 +1,8 @@
 //! Reloading: the other policy is kept for the next supervisor, and what it changes for the host is done.
 
 use super::DaemonHost;
+use crate::api::groups;
+use crate::api::sockets::READ_GROUP;
 use crate::knowledge::policy_file::{self, InForce};
 use crate::protocol::{Slot, StoreKey};
 use crate::supervisor::inbox::{NOBODY, is_by_signal};
@@ -15,6 +17,7 @@ use hale_core::world::World;
 use rustix::event::epoll;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::thread::JoinHandle;
 
 /// What is kept of policies beside the journal.
 #[derive(Debug)]
@@ -39,6 +42,7 @@ pub(in crate::supervisor) struct Reloads {
     asked: Option<RequestId>,
     /// The journal begins with the policy before still.
     unsettled: bool,
+    sharing: Option<JoinHandle<()>>,
 }
 
 impl Reloads {
@@ -52,7 +56,7 @@ impl Reloads {
         let InForce { guardian, slots, .. } = next.unwrap_or(first);
         let unsettled = next_hash.as_ref() == Some(&hash);
         let asked = world.awaits_reload().then_some(NOBODY);
-        Self { guardian, runtime_dir, hash, next_hash, slots, asked, unsettled }
+        Self { guardian, runtime_dir, hash, next_hash, slots, asked, unsettled, sharing: None }
     }
 
     pub(super) fn slot(&self, name: &Name) -> Option<Slot> {
@@ -148,6 +152,7 @@ impl DaemonHost {
     /// Makes places for new services, and gives the others the limits and logs that they have now.
     pub(super) fn adapt(&mut self, policy: &Policy) {
         self.say_not_enforced(policy);
+        self.share_history(policy);
         for (name, service) in &policy.services {
             if let Some(hosted) = self.services.get_mut(name) {
                 if hosted.adapt(service, &policy.host)
@@ -166,6 +171,21 @@ impl DaemonHost {
                 self.parts.console.say(&format!("{name}: it has no place and cannot be started; reload once more"));
             }
         }
+    }
+
+    /// Lets those who may read the history read that of new services, on a thread, because the disk may hang; if it does, no
+    /// other one is made.
+    fn share_history(&mut self, policy: &Policy) {
+        if self.reloads.sharing.as_ref().is_some_and(|thread| !thread.is_finished()) {
+            return;
+        }
+        let policy = policy.clone();
+        let share = move || {
+            if let Err(error) = groups::share_history(&policy) {
+                eprintln!("hale: members of group {READ_GROUP} cannot read all of the history: {error}");
+            }
+        };
+        self.reloads.sharing = std::thread::Builder::new().name(String::from("share")).spawn(share).ok();
     }
 
     /// Takes away what was made for a service that is gone. Its output stays, and so does its place: whatever of it the
