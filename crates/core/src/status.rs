@@ -196,6 +196,8 @@ impl Service {
         match worst {
             Some(true) => State::Failing,
             Some(false) => State::Degraded,
+            // It was ready long ago, and nothing counts against it.
+            None if !self.known.unproven.is_empty() => State::Degraded,
             None => State::Starting,
         }
     }
@@ -217,6 +219,15 @@ impl Service {
             }
             Phase::Stopping { stage: StopStage::Asked { kill_at }, .. } => {
                 format!("has {} to end", kill_at.since(now))
+            }
+            Phase::Running { .. } if !self.known.unproven.is_empty() => {
+                let names: Vec<&str> = self.known.unproven.iter().map(Name::as_str).collect();
+                format!("new or changed, and has not passed yet, so that it does not count: {}", names.join(", "))
+            }
+            Phase::Spawning { .. } | Phase::Starting { .. } | Phase::Running { .. }
+                if self.known.outdated.is_some() =>
+            {
+                String::from("runs by the configuration before the last reload, and is to be started anew")
             }
             Phase::Spawning { .. } | Phase::Starting { .. } | Phase::Running { .. } => {
                 let stalled = |(since, stall)| format!("{stall}, {} ago", now.since(since));

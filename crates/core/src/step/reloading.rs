@@ -399,6 +399,9 @@ mod tests {
         assert!(acts(&output).is_empty() && matches!(answer(&output), Answer::Done { .. }), "{output:?}");
         let known = &world.services[&bot].known;
         assert!(!known.healthy && known.incident.is_none(), "nothing is known of the new check");
+        let status = &world.status(at(1_000), None).unwrap().services[0];
+        assert_eq!(status.state, crate::status::State::Degraded);
+        assert!(status.detail.ends_with("does not count: other"), "{}", status.detail);
         for round in 0..5 {
             let bodies = probe(&mut world, 1, Some(ProbeFailure::Wrong));
             let said = bodies.iter().filter(|body| matches!(body, Body::CheckUnproven { .. })).count();
@@ -483,6 +486,11 @@ mod tests {
         world.services.get_mut(&bot).unwrap().known.paused = Some(paused);
         let _ = reload(&mut world, 1_000, |policy| change_bot(policy, |bot| bot.command.push(String::from("-v"))));
         assert!(world.services[&bot].known.outdated.is_some());
+        let detail = &world.status(at(1_000), None).unwrap().services[0].detail;
+        assert!(
+            detail.ends_with("runs by the configuration before the last reload, and is to be started anew"),
+            "{detail}"
+        );
         let _ = reload(&mut world, 1_100, |policy| change_bot(policy, |bot| bot.command.truncate(1)));
         assert!(world.services[&bot].known.outdated.is_none());
     }
