@@ -227,7 +227,7 @@ impl Service {
             Phase::Spawning { .. } | Phase::Starting { .. } | Phase::Running { .. }
                 if self.known.outdated.is_some() =>
             {
-                String::from("runs by the configuration before the last reload, and is to be started anew")
+                String::from("runs by an earlier configuration, and is to be started anew")
             }
             Phase::Spawning { .. } | Phase::Starting { .. } | Phase::Running { .. } => {
                 let stalled = |(since, stall)| format!("{stall}, {} ago", now.since(since));

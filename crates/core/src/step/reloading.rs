@@ -488,7 +488,7 @@ mod tests {
         assert!(world.services[&bot].known.outdated.is_some());
         let detail = &world.status(at(1_000), None).unwrap().services[0].detail;
         assert!(
-            detail.ends_with("runs by the configuration before the last reload, and is to be started anew"),
+            detail.ends_with("runs by an earlier configuration, and is to be started anew"),
             "{detail}"
         );
         let _ = reload(&mut world, 1_100, |policy| change_bot(policy, |bot| bot.command.truncate(1)));
