@@ -3,8 +3,9 @@
 use crate::cli::Global;
 use crate::exit::Exit;
 use crate::failure::Failure;
+use hale_daemon::api::sockets;
 use hale_daemon::monitor::config_file::{self, LoadError, Loaded};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The directories of the Hale that a command speaks of.
 pub struct Directories {
@@ -47,6 +48,10 @@ pub fn directories(global: &Global) -> Result<Directories, Failure> {
         Ok(path) => {
             let (host, is_valid) = config_file::client_directories(&path).map_err(|error| failure(&error))?;
             if !is_valid {
+                if !sockets::read_path(Path::new(&host.runtime_dir)).exists() {
+                    // No Hale runs by an earlier one.
+                    config_file::load_for_client(&path).map_err(|error| failure(&error))?;
+                }
                 eprintln!(
                     "warning: {} has mistakes, which `hale validate` lists; Hale is looked for by its [host]",
                     path.display()

@@ -487,10 +487,7 @@ mod tests {
         let _ = reload(&mut world, 1_000, |policy| change_bot(policy, |bot| bot.command.push(String::from("-v"))));
         assert!(world.services[&bot].known.outdated.is_some());
         let detail = &world.status(at(1_000), None).unwrap().services[0].detail;
-        assert!(
-            detail.ends_with("runs by an earlier configuration, and is to be started anew"),
-            "{detail}"
-        );
+        assert!(detail.ends_with("runs by an earlier configuration, and is to be started anew"), "{detail}");
         let _ = reload(&mut world, 1_100, |policy| change_bot(policy, |bot| bot.command.truncate(1)));
         assert!(world.services[&bot].known.outdated.is_none());
     }

@@ -93,7 +93,7 @@ pub fn write(runtime_dir: &Path, in_force: &InForce) -> io::Result<()> {
 /// The same for the policy that a reload is about to put in force.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub fn write_next(runtime_dir: &Path, in_force: &InForce) -> io::Result<()> {
     write_as(NEXT, runtime_dir, in_force)
 }
@@ -101,7 +101,7 @@ pub fn write_next(runtime_dir: &Path, in_force: &InForce) -> io::Result<()> {
 /// Puts the next one in the place of the first: to be called when the journal begins with it.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub fn settle(runtime_dir: &Path) -> io::Result<()> {
     fs::rename(runtime_dir.join(NEXT), runtime_dir.join(NAME))
 }
