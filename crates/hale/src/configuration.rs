@@ -48,7 +48,7 @@ pub fn directories(global: &Global) -> Result<Directories, Failure> {
         Ok(path) => {
             let (host, is_valid) = config_file::client_directories(&path).map_err(|error| failure(&error))?;
             if !is_valid {
-                if !sockets::read_path(Path::new(&host.runtime_dir)).exists() {
+                if !sockets::is_served(&sockets::read_path(Path::new(&host.runtime_dir))) {
                     // No Hale runs by an earlier one.
                     config_file::load_for_client(&path).map_err(|error| failure(&error))?;
                 }

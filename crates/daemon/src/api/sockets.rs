@@ -1,6 +1,8 @@
 //! The two sockets: made so that nobody without the right to one can ever connect to it.
 
 use super::names;
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with};
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -17,6 +19,16 @@ pub const CONTROL_GROUP: &str = "hale-admin";
 #[must_use]
 pub fn read_path(runtime_dir: &Path) -> PathBuf {
     runtime_dir.join("read.sock")
+}
+
+/// Whether a Hale answers at this socket, or would if it had time, or if this user were let in. Does not wait.
+#[must_use]
+pub fn is_served(socket: &Path) -> bool {
+    let connected = rustix::net::SocketAddrUnix::new(socket).and_then(|address| {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        connect(socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?, &address)
+    });
+    matches!(connected, Ok(()) | Err(Errno::AGAIN | Errno::ACCESS))
 }
 
 /// Where the socket for orders is; it answers questions too.
