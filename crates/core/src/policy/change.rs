@@ -153,7 +153,7 @@ impl fmt::Display for Listed {
             ("removed", &self.removed),
             ("to be started anew", &self.anew),
             ("changed while running on", &self.kept),
-            ("dependencies changed", &self.dependencies),
+            ("changed among dependencies", &self.dependencies),
         ];
         let said = parts.into_iter().filter(|(_, names)| names.count > 0);
         let mut words: Vec<String> = said.map(|(what, names)| format!("{} {what} ({names})", names.count)).collect();

@@ -36,8 +36,16 @@ impl Brain<'_> {
                     self.effect(name, epoch, Order::Signal { signal });
                 }
             }
-            // There is nothing to signal yet, or it was signalled already.
-            Phase::Spawning { epoch, .. } | Phase::Stopping { epoch, .. } => {
+            // It was signalled already, and has what is left of its grace.
+            Phase::Stopping { epoch, stage, .. } => {
+                let grace = match stage {
+                    StopStage::Asked { kill_at } => kill_at.since(self.now()),
+                    StopStage::Killed { .. } | StopStage::Unkillable { .. } => Span::ZERO,
+                };
+                self.record(name, Body::StopIntended { epoch, signal, grace, why, then });
+            }
+            // There is nothing to signal yet.
+            Phase::Spawning { epoch, .. } => {
                 self.record(name, Body::StopIntended { epoch, signal, grace, why, then });
             }
         }

@@ -7,62 +7,91 @@ use hale_core::event::{Event, Question, Reading};
 use hale_core::ids::RequestId;
 use hale_core::reason::Reason;
 use hale_core::record::Actor;
+use std::panic::catch_unwind;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// How much of what is wrong with a configuration is told, in bytes: the first dozen of mistakes. `hale validate` tells all.
 const ERROR_BYTES_MAX: usize = 4 * 1024;
 
-/// Reads the configuration when somebody orders a reload, one at a time.
+/// How many may wait for the reading under way: its file system hangs, or more is a script gone wild.
+const WAITING_MAX: usize = 64;
+
+/// Reads the configuration when somebody orders a reload. One reading at a time, so that none that began earlier comes later;
+/// who comes meanwhile gets what the next one says.
 #[derive(Debug, Clone)]
 pub struct ConfigReader {
     file: Arc<PathBuf>,
     inbox: Inbox,
-    reads: Arc<AtomicBool>,
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    reads: bool,
+    waiting: Vec<(RequestId, Actor)>,
 }
 
 impl ConfigReader {
     /// A reader of this file, and of what belongs to it.
     #[must_use]
     pub fn new(file: PathBuf, inbox: Inbox) -> Self {
-        Self { file: Arc::new(file), inbox, reads: Arc::default() }
+        Self { file: Arc::new(file), inbox, state: Arc::default() }
     }
 
     /// Reads it, and tells the loop what it says, or why it cannot be used. Returns at once.
     pub fn read(&self, request: RequestId, actor: Actor) {
-        let tell = {
-            let inbox = self.inbox.clone();
-            move |reading| inbox.send(Event::Asked { request, question: Question::Reload { actor, reading } })
-        };
-        if self.reads.swap(true, Ordering::Relaxed) {
-            return tell(Reading::Refused { why: Reason::ReloadInProgress });
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.waiting.len() >= WAITING_MAX {
+            drop(state);
+            return self.tell(request, actor, Reading::Refused { why: Reason::ReloadInProgress });
         }
-        let (file, reads, told_here) = (self.file.clone(), Reads(self.reads.clone()), tell.clone());
-        let work = move || {
-            let reading = match config_file::load(&file) {
-                Ok(loaded) => {
+        state.waiting.push((request, actor));
+        if std::mem::replace(&mut state.reads, true) {
+            return;
+        }
+        drop(state);
+        let reader = self.clone();
+        let started = std::thread::Builder::new().name(String::from("reload")).spawn(move || reader.read_for_all());
+        if let Err(error) = started {
+            let error = format!("it cannot be read: no thread for it: {error}");
+            for (request, actor) in self.next().unwrap_or_default() {
+                let why = Reason::InvalidConfiguration { error: error.clone() };
+                self.tell(request, actor, Reading::Refused { why });
+            }
+            self.state.lock().unwrap_or_else(PoisonError::into_inner).reads = false;
+        }
+    }
+
+    /// Those that the next reading is for; `None`: nobody, and there is none.
+    fn next(&self) -> Option<Vec<(RequestId, Actor)>> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.reads = !state.waiting.is_empty();
+        state.reads.then(|| std::mem::take(&mut state.waiting))
+    }
+
+    fn read_for_all(&self) {
+        while let Some(all) = self.next() {
+            let loaded = catch_unwind(|| config_file::load(&self.file));
+            let reading = match loaded {
+                Ok(Ok(loaded)) => {
                     let (policy, hash) = (Box::new(loaded.validated.policy), loaded.validated.hash);
                     Reading::Valid { policy, hash }
                 }
-                Err(error) => refused(&error),
+                Ok(Err(error)) => refused(&error),
+                Err(_) => {
+                    let error = String::from("reading it failed by a mistake of Hale's own; the log has its words");
+                    Reading::Refused { why: Reason::InvalidConfiguration { error } }
+                }
             };
-            drop(reads);
-            tell(reading);
-        };
-        if let Err(error) = std::thread::Builder::new().name(String::from("reload")).spawn(work) {
-            let error = format!("it cannot be read: no thread for it: {error}");
-            told_here(Reading::Refused { why: Reason::InvalidConfiguration { error } });
+            for (request, actor) in all {
+                self.tell(request, actor, reading.clone());
+            }
         }
     }
-}
 
-/// One reading; others are possible when it is over, however it ends.
-struct Reads(Arc<AtomicBool>);
-
-impl Drop for Reads {
-    fn drop(&mut self) {
-        self.0.store(false, Ordering::Relaxed);
+    fn tell(&self, request: RequestId, actor: Actor, reading: Reading) {
+        self.inbox.send(Event::Asked { request, question: Question::Reload { actor, reading } });
     }
 }
 

@@ -460,7 +460,7 @@ impl DaemonHost {
                         self.durable = *up_to;
                     }
                     let event = self.told(event);
-                    self.events.push_back(event);
+                    self.events.extend(event);
                 }
                 None => return,
             }
@@ -549,7 +549,8 @@ impl Host for DaemonHost {
 
     fn wants_snapshot(&self) -> bool {
         let is_elsewhere = self.parts.ledger.is_none() || self.durable >= self.newest;
-        self.parts.journal.wants_snapshot(now().mono, is_elsewhere, self.reloads.is_unsettled())
+        let is_wanted = self.reloads.wants_snapshot(self.durable, is_elsewhere, now().mono);
+        self.parts.journal.wants_snapshot(now().mono, is_elsewhere, is_wanted)
     }
 
     fn keep(&mut self, snapshot: &Snapshot) {

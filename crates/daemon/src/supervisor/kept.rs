@@ -40,10 +40,9 @@ impl Kept {
     }
 
     /// Whether a snapshot is due: at the journal's bound, and when it cannot be written, since a snapshot needs less room
-    /// than what it replaces. `is_elsewhere`: all of its records are in the ledger. `is_wanted`: somebody waits for
-    /// one, and not at the price of records that only the journal has.
+    /// than what it replaces. `is_elsewhere`: all of its records are in the ledger. `is_wanted`: somebody waits for one.
     pub(super) fn wants_snapshot(&self, now: Monotonic, is_elsewhere: bool, is_wanted: bool) -> bool {
-        let due = |journal: &Journal| self.broken || is_wanted && is_elsewhere || journal.needs_snapshot(is_elsewhere);
+        let due = |journal: &Journal| self.broken || is_wanted || journal.needs_snapshot(is_elsewhere);
         now >= self.not_before && self.journal.as_ref().is_some_and(due)
     }
 

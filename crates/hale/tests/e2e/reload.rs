@@ -169,6 +169,36 @@ fn a_service_becomes_a_dependency_by_two_reloads() {
     hale.stop();
 }
 
+/// Whoever comes while another one is under way waits his turn; the last one's configuration is in force in the end.
+#[test]
+fn reloads_at_once_come_one_after_the_other() {
+    let place = Place::new();
+    let hale = place.hale(BEFORE);
+    let kept = hale.ready("b-kept");
+    let reload =
+        |place: &Place| place.command().arg("reload").stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let text = std::fs::read_to_string(place.path("hale.toml")).unwrap();
+    let host = &text[..text.find("[service.").unwrap()];
+    for round in 0..5 {
+        let mut clients = Vec::new();
+        for number in 0..4 {
+            // Whole at each moment: a reader may be at it.
+            let services = AFTER.replace("2000", &format!("2{round}{number}"));
+            place.write("hale.toml.new", &format!("{host}{services}"));
+            std::fs::rename(place.path("hale.toml.new"), place.path("hale.toml")).unwrap();
+            clients.push(reload(&place));
+            hale.signal(Signal::HUP);
+        }
+        for mut client in clients {
+            assert!(client.wait().unwrap().success());
+        }
+    }
+    assert_eq!(place.done(&["reload"]).trim(), "nothing to do: this configuration is in force already");
+    assert!(!hale.said().iter().any(|line| line.contains("under way")), "{:?}", hale.said());
+    assert_eq!(pid(&place, "b-kept"), kept);
+    hale.stop();
+}
+
 #[test]
 fn a_signal_reloads_too() {
     let place = Place::new();

@@ -9,15 +9,23 @@ use crate::supervisor::inbox::{NOBODY, is_by_signal};
 use crate::supervisor::service::Hosted;
 use hale_core::effect::Answer;
 use hale_core::event::{Event, Question, Reading};
-use hale_core::ids::{Name, RequestId};
+use hale_core::ids::{Name, RecordId, RequestId};
 use hale_core::policy::{Policy, PolicyHash};
 use hale_core::reason::Reason;
 use hale_core::record::{Body, Record};
+use hale_core::time::{Monotonic, Span};
 use hale_core::world::World;
 use rustix::event::epoll;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::thread::JoinHandle;
+
+/// How many reloads may wait for the one under way: more is a script gone wild.
+const WAITING_MAX: usize = 16;
+
+/// How long records that only the journal has keep it from beginning with another policy: a ledger that works has them in
+/// milliseconds, and one that does not has the reload's own neither.
+const SETTLE_WITHIN: Span = Span::from_secs(1);
 
 /// What is kept of policies beside the journal.
 #[derive(Debug)]
@@ -40,8 +48,10 @@ pub(in crate::supervisor) struct Reloads {
     slots: BTreeMap<Name, u32>,
     /// The one that the core was told of, and has not answered.
     asked: Option<RequestId>,
-    /// The journal begins with the policy before still.
-    unsettled: bool,
+    /// The journal begins with the policy before still: since this record, and since when.
+    unsettled: Option<(RecordId, Monotonic)>,
+    /// Those that were read meanwhile, in their order.
+    waiting: VecDeque<Event>,
     sharing: Option<JoinHandle<()>>,
 }
 
@@ -54,17 +64,31 @@ impl Reloads {
         let next_hash = next.as_ref().map(|next| next.hash.clone());
         // It has the places of all that the first one has.
         let InForce { guardian, slots, .. } = next.unwrap_or(first);
-        let unsettled = next_hash.as_ref() == Some(&hash);
+        // Whatever was read back is older than anything that comes.
+        let unsettled = (next_hash.as_ref() == Some(&hash)).then_some((RecordId(0), Monotonic::default()));
         let asked = world.awaits_reload().then_some(NOBODY);
-        Self { guardian, runtime_dir, hash, next_hash, slots, asked, unsettled, sharing: None }
+        Self {
+            guardian,
+            runtime_dir,
+            hash,
+            next_hash,
+            slots,
+            asked,
+            unsettled,
+            waiting: VecDeque::new(),
+            sharing: None,
+        }
     }
 
     pub(super) fn slot(&self, name: &Name) -> Option<Slot> {
         self.slots.get(name).copied().map(Slot)
     }
 
-    pub(super) fn is_unsettled(&self) -> bool {
-        self.unsettled
+    /// Whether the journal should begin with the policy in force now. Records that only the journal has keep it from that for
+    /// a while: on a busy host there are always some, and those of the last milliseconds are no reason to refuse what comes.
+    pub(super) fn wants_snapshot(&self, durable: RecordId, is_elsewhere: bool, now: Monotonic) -> bool {
+        let is_old = |(record, since): (RecordId, Monotonic)| durable >= record && since.after(SETTLE_WITHIN) <= now;
+        self.unsettled.is_some_and(|unsettled| is_elsewhere || is_old(unsettled))
     }
 
     /// Takes note of a reload that is on record now.
@@ -72,9 +96,15 @@ impl Reloads {
         for record in records {
             if let Body::Reloaded(reload) = &record.body {
                 self.hash = reload.to.clone();
-                self.unsettled = true;
+                self.unsettled = Some((record.id, record.at.mono));
             }
         }
+    }
+
+    /// Whether another one has to be over first.
+    fn must_wait(&self, reading: &Reading) -> bool {
+        let is_other = matches!(reading, Reading::Valid { hash, .. } if *hash != self.hash);
+        self.asked.is_some() || self.unsettled.is_some() && is_other
     }
 
     /// Keeps what was read before the core hears of it, so that a supervisor that dies behind its record has a successor
@@ -83,9 +113,6 @@ impl Reloads {
         let Reading::Valid { policy, hash } = reading else { return reading };
         if hash == self.hash {
             return Reading::Valid { policy, hash };
-        }
-        if self.asked.is_some() || self.unsettled {
-            return Reading::Refused { why: Reason::ReloadInProgress };
         }
         if is_journal_broken {
             let error = String::from("the runtime journal cannot be written at the moment");
@@ -109,14 +136,34 @@ impl Reloads {
 }
 
 impl DaemonHost {
-    /// An event from another thread, as the core is to hear it.
-    pub(super) fn told(&mut self, event: Event) -> Event {
-        match event {
-            Event::Asked { request, question: Question::Reload { actor, reading } } => {
-                let reading = self.reloads.keep(request, reading, self.parts.journal.is_broken());
-                Event::Asked { request, question: Question::Reload { actor, reading } }
+    /// An event from another thread, as the core is to hear it; `None`: it hears it later, when what is under way is over.
+    pub(super) fn told(&mut self, event: Event) -> Option<Event> {
+        let Event::Asked { request, question: Question::Reload { actor, reading } } = event else { return Some(event) };
+        let waits = !self.reloads.waiting.is_empty() || self.reloads.must_wait(&reading);
+        if waits && self.reloads.waiting.len() < WAITING_MAX {
+            let event = Event::Asked { request, question: Question::Reload { actor, reading } };
+            self.reloads.waiting.push_back(event);
+            return None;
+        }
+        let reading = match waits {
+            true => Reading::Refused { why: Reason::ReloadInProgress },
+            false => self.reloads.keep(request, reading, self.parts.journal.is_broken()),
+        };
+        Some(Event::Asked { request, question: Question::Reload { actor, reading } })
+    }
+
+    /// Goes on with those that waited, as far as there is nothing under way.
+    fn go_on_reloading(&mut self) {
+        while let Some(Event::Asked { request, question: Question::Reload { actor, reading } }) =
+            self.reloads.waiting.pop_front()
+        {
+            if self.reloads.must_wait(&reading) {
+                let event = Event::Asked { request, question: Question::Reload { actor, reading } };
+                self.reloads.waiting.push_front(event);
+                return;
             }
-            other => other,
+            let reading = self.reloads.keep(request, reading, self.parts.journal.is_broken());
+            self.events.push_back(Event::Asked { request, question: Question::Reload { actor, reading } });
         }
     }
 
@@ -132,15 +179,21 @@ impl DaemonHost {
             }
             _ => {}
         }
+        if was_tried {
+            self.go_on_reloading();
+        }
     }
 
     /// The journal begins with the policy in force now: the one before is needed no longer.
     pub(super) fn settle(&mut self) {
-        if !self.reloads.unsettled || self.reloads.next_hash.as_ref() != Some(&self.reloads.hash) {
+        if self.reloads.unsettled.is_none() || self.reloads.next_hash.as_ref() != Some(&self.reloads.hash) {
             return;
         }
         match policy_file::settle(&self.reloads.runtime_dir) {
-            Ok(()) => (self.reloads.unsettled, self.reloads.next_hash) = (false, None),
+            Ok(()) => {
+                (self.reloads.unsettled, self.reloads.next_hash) = (None, None);
+                self.go_on_reloading();
+            }
             // Until then there is no other reload, and the next supervisor looks at both files.
             Err(error) => self.parts.console.say(&format!(
                 "{} cannot take its place: {error}; Hale goes on, and tries again with the journal's next snapshot",
