@@ -63,12 +63,14 @@ fn newest_first(directory: &Path) -> io::Result<Option<(OwnedFd, Vec<File>)>> {
         Err(Errno::NOENT) => return Ok(None),
         directory => directory?,
     };
-    // What a listing shows is whole only if nothing was renamed meanwhile: the newest number says so.
+    // A listing can miss files that are renamed meanwhile and show later ones. The next one has all of them; and if its newest
+    // is the same, no other was renamed before the file that grows was opened.
     for _ in 0..LISTINGS {
+        let newest = numbers(&directory)?.max();
+        let current = open_current(&directory)?;
         let mut older: Vec<u64> = numbers(&directory)?.collect();
         older.sort_unstable_by(|a, b| b.cmp(a));
-        let current = open_current(&directory)?;
-        if numbers(&directory)?.max() == older.first().copied() {
+        if newest == older.first().copied() {
             // One that is gone by now was the oldest.
             let older = older.into_iter().filter_map(|number| open_older(&directory, number).ok());
             let files = current.into_iter().chain(older).collect();

@@ -300,6 +300,8 @@ impl Hosted {
                 Err(error) => return Err(failure("cgroup", "", &error)),
             },
             Some(ready) => {
+                // Whoever looks after the one before, where there are no cgroups, must not take what is made now for its own.
+                ready.tree.begin_term();
                 ready.tree = fresh_tree(trees, &self.name)?;
                 ready.limits = Some(ResourceLimits::default());
                 ready.memory = MemoryWatch::open(&ready.tree);
