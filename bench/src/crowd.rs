@@ -54,10 +54,7 @@ pub fn crowd(tools: &Tools) -> Result<Vec<Figure>, String> {
         records += read.load(Ordering::Relaxed);
         connections += made.load(Ordering::Relaxed);
     }
-    took.note(
-        Kind::Hale,
-        &format!("{records} bytes of records were read, {connections} mute connections were accepted"),
-    );
+    took.note(Kind::Hale, &format!("{records} bytes of records were read, {connections} mute connections were made"));
     took.busy = busy_since(before);
     running.stop()?;
     Ok(vec![took])
