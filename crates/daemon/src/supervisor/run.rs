@@ -133,7 +133,8 @@ fn run(args: impl IntoIterator<Item = OsString>) -> Result<Ended, StartError> {
     let (inbox, outlet) = inbox().map_err(failed("make an eventfd"))?;
     let (journal, replay) = open_journal(host_policy, &console);
     let left = Predecessor::read(&replay);
-    let mut next = policy_file::read_next(&runtime_dir, &own);
+    // Beside a policy whose places are new its own would be others.
+    let mut next = policy_file::read_next(&runtime_dir, &own).filter(|_| was_kept);
     if let Some(left) = &left
         && let Some(reloaded) = next.take_if(|next| next.hash == left.policy && next.hash != in_force.hash)
     {
