@@ -85,7 +85,7 @@ impl Probing {
     /// Goes on after a supervisor was replaced: `last_pass` is the last moment that it was known to pass.
     pub(crate) fn resume(&mut self, service: &Name, policy: &CheckPolicy, last_pass: Monotonic, now: Monotonic) {
         self.last_pass = Some(last_pass);
-        self.due = policy.kind.promise().is_none().then(|| now.after(phase(service, policy)));
+        self.due = policy.kind.promise().is_none().then(|| on_beat(now.after(phase(service, policy)), policy));
     }
 
     /// A probe starts.
@@ -108,8 +108,8 @@ impl Probing {
                 self.pause = pause.times(2).min(policy.every);
                 started.after(pause)
             }
-            (None, true) => started.after(phase(service, policy)),
-            (Some(_), _) => started.after(policy.every),
+            (None, true) => on_beat(started.after(phase(service, policy)), policy),
+            (Some(_), _) => on_beat(started.after(policy.every), policy),
         };
         self.due = Some(due.max(now));
         if passed {
@@ -174,6 +174,21 @@ fn phase(service: &Name, policy: &CheckPolicy) -> Span {
     let half = policy.every.as_us() / 2;
     let own = if policy.kind.looks_at_tree() { 0 } else { hash(policy.name.as_str()).rotate_left(17) };
     Span::from_us(half + (hash(service.as_str()) ^ own) % (half + 1))
+}
+
+/// Probes begin on beats so far apart, those of all services on the same ones: Hale is woken 40 times a second for a
+/// thousand checks, and not once for each. A tenth of what an eye notices, and no check has its probes more than
+/// 1/[`BEATS_PER_PAUSE`] of `every` early.
+const BEAT: Span = Span::from_ms(25);
+
+/// The beats of a check that is probed often are so many in its pause, and closer than [`BEAT`].
+const BEATS_PER_PAUSE: u64 = 40;
+
+/// The last beat that is not after `due`. Before and not after, so that a probe which began a little late does not make the next
+/// one later still.
+fn on_beat(due: Monotonic, policy: &CheckPolicy) -> Monotonic {
+    let beat = BEAT.as_us().min(policy.every.as_us() / BEATS_PER_PAUSE).max(1);
+    Monotonic::from_us(due.as_us() / beat * beat)
 }
 
 /// How much earlier than it is due a check that looks at the tree is taken along with another one that is due: their
@@ -313,9 +328,30 @@ mod tests {
         assert_eq!(pauses, [5, 4, 9, 19, 39, 79, 159, 319, 639, 1_279, 1_999, 1_999]);
         probing.finish(&name, &policy, outcome(None), now);
         let wait = probing.due.unwrap().since(now).as_ms();
-        assert!((999..=2_000).contains(&wait), "{wait}");
+        assert!((974..=2_000).contains(&wait), "{wait}");
         now = probing.due.unwrap();
         probing.finish(&name, &policy, outcome(None), now);
-        assert_eq!(probing.due.unwrap().since(now).as_us(), 2_000_000 - 100);
+        assert_eq!(probing.due.unwrap().since(now), Span::from_ms(1_975), "100 us before the second beat");
+    }
+
+    #[test]
+    fn probes_of_all_services_begin_together_and_a_late_one_is_not_later_for_ever() {
+        let policy = policy(3, 1);
+        let passed = |took_us| ProbeOutcome { took_us, failure: None, detail: String::new(), figure: None };
+        for service in ["bot", "api", "worker", "queue"] {
+            let name = Name::try_from(service).unwrap();
+            let mut probing = Probing::default();
+            probing.finish(&name, &policy, passed(700), Monotonic::from_us(123_456));
+            let first = probing.due.unwrap();
+            assert_eq!(first.as_us() % 25_000, 0, "{service}");
+            // Begun 3 ms after its beat, and answered 20 ms later.
+            probing.finish(&name, &policy, passed(20_000), first.after(Span::from_ms(23)));
+            assert_eq!(probing.due, Some(first.after(Span::from_secs(2))), "{service}");
+        }
+        let often = CheckPolicy { every: Span::from_ms(100), ..policy };
+        assert_eq!(on_beat(Monotonic::from_us(1_000_001), &often), Monotonic::from_us(1_000_000));
+        assert_eq!(on_beat(Monotonic::from_us(1_007_499), &often), Monotonic::from_us(1_005_000));
+        let shortest = CheckPolicy { every: Span::from_us(1), ..often };
+        assert_eq!(on_beat(Monotonic::from_us(7), &shortest), Monotonic::from_us(7));
     }
 }

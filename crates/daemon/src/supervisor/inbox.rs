@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::oneshot;
@@ -28,7 +28,15 @@ pub const QUESTIONS_MAX: usize = 1_024;
 #[derive(Debug, Clone)]
 pub struct Inbox {
     queue: Sender<Event>,
-    bell: Arc<OwnedFd>,
+    bell: Arc<Bell>,
+}
+
+/// What wakes the loop.
+#[derive(Debug)]
+struct Bell {
+    fd: OwnedFd,
+    /// It rings, and the loop has not silenced it yet: whoever sends meanwhile need not ask the kernel.
+    rings: AtomicBool,
 }
 
 impl Inbox {
@@ -41,8 +49,10 @@ impl Inbox {
 
     /// Wakes the loop.
     pub fn ring(&self) {
-        // A full counter (EAGAIN) has woken the loop already.
-        let _ = rustix::io::write(&*self.bell, &1_u64.to_ne_bytes());
+        if !self.bell.rings.swap(true, Ordering::SeqCst) {
+            // A full counter (EAGAIN) has woken the loop already.
+            let _ = rustix::io::write(&self.bell.fd, &1_u64.to_ne_bytes());
+        }
     }
 }
 
@@ -50,7 +60,7 @@ impl Inbox {
 #[derive(Debug)]
 pub struct Outlet {
     queue: Receiver<Event>,
-    bell: Arc<OwnedFd>,
+    bell: Arc<Bell>,
 }
 
 impl Outlet {
@@ -62,13 +72,16 @@ impl Outlet {
     /// Silences the bell; to be called before the last [`Outlet::take`] of a round.
     pub fn silence(&self) {
         let mut count = [0; 8];
-        let _ = rustix::io::read(&*self.bell, &mut count);
+        let _ = rustix::io::read(&self.bell.fd, &mut count);
+        // After the reading, which must not take what the next one rings. A swap, so that what was sent by those who found
+        // it ringing is seen from here on.
+        self.bell.rings.swap(false, Ordering::SeqCst);
     }
 }
 
 impl AsFd for Outlet {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.bell.as_fd()
+        self.bell.fd.as_fd()
     }
 }
 
@@ -77,7 +90,8 @@ impl AsFd for Outlet {
 /// # Errors
 /// There is no descriptor left.
 pub fn inbox() -> io::Result<(Inbox, Outlet)> {
-    let bell = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
+    let fd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+    let bell = Arc::new(Bell { fd, rings: AtomicBool::new(false) });
     let (sender, receiver) = channel();
     Ok((Inbox { queue: sender, bell: bell.clone() }, Outlet { queue: receiver, bell }))
 }
@@ -185,5 +199,26 @@ mod tests {
         assert_eq!(receivers[0].try_recv().unwrap(), answer);
         receivers.truncate(10);
         assert!(asker.ask(Question::Status { service: None }).is_ok(), "those who left do not count");
+    }
+
+    #[test]
+    fn nobody_is_left_waiting_because_it_rang_already() {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        const SENDERS: usize = 4;
+        const EACH: usize = 20_000;
+        let (inbox, outlet) = inbox().unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..SENDERS {
+                scope.spawn(|| (0..EACH).for_each(|_| inbox.send(Event::Tick)));
+            }
+            let mut taken = 0;
+            while taken < SENDERS * EACH {
+                let bound = Timespec { tv_sec: 30, tv_nsec: 0 };
+                let rang = poll(&mut [PollFd::new(&outlet, PollFlags::IN)], Some(&bound)).unwrap();
+                assert_eq!(rang, 1, "{taken} were taken, and nothing rings");
+                outlet.silence();
+                taken += std::iter::from_fn(|| outlet.take()).count();
+            }
+        });
     }
 }

@@ -219,13 +219,26 @@ impl Group {
     /// Calls `each` for every process in it and below, held and then seen to be there.
     pub fn each(&self, mut each: impl FnMut(Handle) -> io::Result<()>) -> io::Result<()> {
         for pid in self.processes()? {
-            if let Some(handle) = Handle::open(pid)?
-                && handle.cgroup().is_some_and(|path| self.contains(&path))
-            {
-                each(handle)?;
+            self.held(pid)?.map_or(Ok(()), &mut each)?;
+        }
+        Ok(())
+    }
+
+    /// The same for who comes back: one of `known`, which were given before, need not be seen to be there again.
+    pub fn each_with(&self, mut known: Vec<Handle>, mut each: impl FnMut(Handle) -> io::Result<()>) -> io::Result<()> {
+        for pid in self.processes()? {
+            let at = known.iter().position(|handle| handle.pid() == pid);
+            match at.map(|at| known.swap_remove(at)).filter(Handle::is_there) {
+                Some(handle) => each(handle)?,
+                None => self.held(pid)?.map_or(Ok(()), &mut each)?,
             }
         }
         Ok(())
+    }
+
+    /// Holds the process that has this pid, if it is in it or below.
+    fn held(&self, pid: i32) -> io::Result<Option<Handle>> {
+        Ok(Handle::open(pid)?.filter(|handle| handle.cgroup().is_some_and(|path| self.contains(&path))))
     }
 
     /// Removes the group `name` with all groups in it. There is nothing to do when it is not there.
@@ -260,8 +273,9 @@ impl Group {
     /// The paths of this group (empty) and all below, each after the one that it is in.
     pub(super) fn subgroups(&self) -> io::Result<Vec<String>> {
         let mut found = vec![String::new()];
-        // Most have none, and the directory has some fifty files to go through.
-        if self.read("cgroup.stat").is_ok_and(|text| text.lines().any(|line| line == "nr_descendants 0")) {
+        // Most have none, and the directory has some fifty files to go through. Its links are two and one for each group in it
+        // (fs/kernfs/inode.c).
+        if fstat(&self.dir)?.st_nlink == 2 {
             return Ok(found);
         }
         let mut next = 0;

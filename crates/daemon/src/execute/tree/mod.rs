@@ -458,14 +458,19 @@ impl Tree {
         }
     }
 
-    /// Gives every process that lives in it now, and what its `stat` said where that was read to find it.
+    /// Gives every process that lives in it now, and what its `stat` said where that was read to find it. `known` were given
+    /// before: finding them again costs less.
     ///
     /// # Errors
     ///
     /// The kernel does not tell.
-    pub(crate) fn look(&self, mut each: impl FnMut(Handle, Option<&Stat>) -> io::Result<()>) -> io::Result<()> {
+    pub(crate) fn look(
+        &self,
+        known: Vec<Handle>,
+        mut each: impl FnMut(Handle, Option<&Stat>) -> io::Result<()>,
+    ) -> io::Result<()> {
         match &self.0.place {
-            Place::Cgroup { group, .. } => group.each(|handle| each(handle, None)),
+            Place::Cgroup { group, .. } => group.each_with(known, |handle| each(handle, None)),
             Place::Tags { tag, adopters } => {
                 let main = *lock(&self.0.main);
                 let search = Search { tag, mains: main.as_slice(), adopters: *adopters };

@@ -1,6 +1,6 @@
 //! One process as /proc shows it, held so that its pid cannot come to mean another one.
 
-use rustix::fs::{Dir, Mode, OFlags, openat};
+use rustix::fs::{AtFlags, Dir, Mode, OFlags, openat, statat};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::fs::File;
@@ -63,6 +63,11 @@ impl Handle {
     /// Its directory in /proc.
     pub fn dir(&self) -> BorrowedFd<'_> {
         self.dir.as_fd()
+    }
+
+    /// Whether it was not reaped yet.
+    pub fn is_there(&self) -> bool {
+        statat(&self.dir, "stat", AtFlags::empty()).is_ok()
     }
 
     /// Who it is now; `None` when it was reaped.

@@ -33,9 +33,10 @@ use rustix::io::Errno;
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
@@ -92,10 +93,16 @@ impl ProbeOrder {
 /// Runs probes on a tokio runtime of one thread: as many at once as are ordered, since a waiting probe is a timer
 /// and a socket. What may block (name lookups, users) is done by a few threads of that runtime, never more.
 pub struct Prober {
-    handle: Handle,
     shared: Arc<Shared>,
-    /// The newest probe of each check.
-    newest: Mutex<BTreeMap<(Name, Option<Name>), AbortHandle>>,
+    /// To the runtime's thread, which is woken once for all that is ordered before it comes to look. Not bounded: a check has
+    /// one probe at a time.
+    wishes: UnboundedSender<Wish>,
+}
+
+/// What the loop wants of the runtime's thread, in this order.
+enum Wish {
+    Probe(ProbeOrder, Deadline),
+    Forget(Name),
 }
 
 /// What all probes use.
@@ -118,37 +125,26 @@ impl Prober {
     /// A prober whose probes run on the runtime of `handle`, and answer by `report`. The processes of exec probes
     /// are put into groups of `trees`, one for each probe.
     #[must_use]
-    pub fn new(handle: Handle, report: Report, trees: Arc<Trees>) -> Self {
-        let shared = Shared {
+    pub fn new(handle: &Handle, report: Report, trees: Arc<Trees>) -> Self {
+        let shared = Arc::new(Shared {
             report,
             network: Network::default(),
             exec: exec::Launcher::new(trees),
             looker: tree::Looker::new(),
             meter: Meter::default(),
-        };
-        Self { handle, shared: Arc::new(shared), newest: Mutex::default() }
+        });
+        let (wishes, wished) = unbounded_channel();
+        handle.spawn(serve(shared.clone(), wished));
+        Self { shared, wishes }
     }
 
     /// Starts a probe and returns at once. It is answered by exactly one [`Event::Probed`], within the check's
     /// timeout and a little; by none when the runtime ends before. One of the same check that still runs was meant
     /// for a process that is gone: it is dropped, and with it all that it started.
     pub fn probe(&self, order: ProbeOrder) {
-        let shared = self.shared.clone();
         let deadline = Deadline::start(order.policy().map_or(Span::ZERO, |check| check.timeout));
-        // By its name: with a reload its number may become another's.
-        let check = (order.service.clone(), order.policy().map(|check| check.name.clone()));
-        let task = self.handle.spawn(async move {
-            let verdict = shared.judge(&order, deadline).await;
-            let took_us = deadline.elapsed().as_us();
-            let Verdict { failure, detail, figure } = verdict;
-            let outcome = ProbeOutcome { took_us, failure, detail, figure };
-            let ProbeOrder { service, epoch, probe, .. } = order;
-            (shared.report)(Event::Probed { service, epoch, probe, outcome });
-        });
-        let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(before) = newest.insert(check, task.abort_handle()) {
-            before.abort();
-        }
+        // Fails when the runtime has ended.
+        let _ = self.wishes.send(Wish::Probe(order, deadline));
     }
 
     /// Takes note that a new process of a service is about to be made: what it says of itself is all that counts for it.
@@ -159,14 +155,7 @@ impl Prober {
     /// Forgets a service that is gone, and drops its probes.
     pub fn forget(&self, service: &Name) {
         self.shared.meter.forget(service);
-        let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
-        newest.retain(|(of, _), probe| {
-            let stays = of != service;
-            if !stays {
-                probe.abort();
-            }
-            stays
-        });
+        let _ = self.wishes.send(Wish::Forget(service.clone()));
     }
 
     /// Takes a figure that a process has said of itself, just now.
@@ -175,7 +164,38 @@ impl Prober {
     }
 }
 
+/// Starts what is ordered, until the prober is gone.
+async fn serve(shared: Arc<Shared>, mut wished: UnboundedReceiver<Wish>) {
+    // The newest probe of each check: by its name, for with a reload its number may become another's.
+    let mut newest: BTreeMap<Name, BTreeMap<Option<Name>, AbortHandle>> = BTreeMap::new();
+    while let Some(wish) = wished.recv().await {
+        match wish {
+            Wish::Probe(order, deadline) => {
+                let (service, check) = (order.service.clone(), order.policy().map(|check| check.name.clone()));
+                let task = tokio::spawn(shared.clone().run(order, deadline));
+                let before = newest.entry(service).or_default().insert(check, task.abort_handle());
+                if let Some(before) = before {
+                    before.abort();
+                }
+            }
+            Wish::Forget(service) => {
+                shared.looker.forget(&service);
+                newest.remove(&service).into_iter().flatten().for_each(|(_, probe)| probe.abort());
+            }
+        }
+    }
+}
+
 impl Shared {
+    async fn run(self: Arc<Self>, order: ProbeOrder, deadline: Deadline) {
+        let verdict = self.judge(&order, deadline).await;
+        let took_us = deadline.elapsed().as_us();
+        let Verdict { failure, detail, figure } = verdict;
+        let outcome = ProbeOutcome { took_us, failure, detail, figure };
+        let ProbeOrder { service, epoch, probe, .. } = order;
+        (self.report)(Event::Probed { service, epoch, probe, outcome });
+    }
+
     async fn judge(&self, order: &ProbeOrder, deadline: Deadline) -> Verdict {
         let Some(check) = order.policy() else {
             return Verdict::wrong(format_args!("there is no check {}", order.check));

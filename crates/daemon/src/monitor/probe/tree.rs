@@ -7,34 +7,51 @@ use crate::monitor::tree_sample::{Held, Memory, Needs, Past, Sample};
 use hale_core::ids::{Epoch, Name};
 use hale_core::memory::Size;
 use hale_core::policy::{CheckKind, ListenAddress, MemoryBound};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Semaphore, oneshot};
 
-/// How many services may be looked at at once. A look takes some hundred microseconds; more that hang do so with the
+/// How many threads may look at once. A look takes some hundred microseconds; more threads that hang do so with the
 /// kernel, and a hundred would tell no more.
-const LOOKS_MAX: usize = 8;
+const THREADS_MAX: u32 = 8;
 
-/// How long a look waits for other checks of the service: the loop orders those that are due together within microseconds.
+/// How long a look waits for other checks of the service, and for other services: the loop orders all that are due together
+/// within microseconds.
 const GATHERED_WITHIN: Duration = Duration::from_millis(1);
 
-/// Looks at services, at each by at most one thread.
+/// How long a thread may take for all that wait until another one goes on with those that it has not begun with: what some
+/// hundred services take together, and a tenth of the time that checks have by default.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// Looks at services one after the other, at each by at most one thread.
 pub(super) struct Looker {
-    slots: Arc<Semaphore>,
-    services: Services,
+    threads: Arc<Semaphore>,
+    queue: Arc<Mutex<Queue>>,
 }
 
-type Services = Arc<Mutex<BTreeMap<Name, Watched>>>;
 type Answer = Result<Arc<Sample>, String>;
+
+/// Who waits.
+#[derive(Default)]
+struct Queue {
+    services: BTreeMap<Name, Watched>,
+    /// Those at which nobody looks, the next one first.
+    next: VecDeque<Name>,
+    /// Answers that their checks were not told of yet.
+    answers: Vec<(Asked, Answer)>,
+    /// Somebody sees to it that all are looked at.
+    is_led: bool,
+}
 
 /// One service.
 #[derive(Default)]
 struct Watched {
     /// What the next look must find out.
     waiting: Vec<Asked>,
-    /// Somebody looks after those that wait.
-    is_led: bool,
+    /// It is in the queue, or looked at.
+    is_queued: bool,
     /// What is remembered, and of which process.
     past: Option<(Epoch, Past)>,
 }
@@ -50,7 +67,7 @@ struct Asked {
 
 impl Looker {
     pub(super) fn new() -> Self {
-        Self { slots: Arc::new(Semaphore::new(LOOKS_MAX)), services: Arc::default() }
+        Self { threads: Arc::new(Semaphore::new(THREADS_MAX as usize)), queue: Arc::default() }
     }
 
     /// Judges a check by the next look at the service.
@@ -67,17 +84,9 @@ impl Looker {
         let tree = tree.ok_or_else(|| Verdict::unable("there are no processes to look at"))?;
         let (answer, sample) = oneshot::channel();
         let asked = Asked { epoch: order.epoch, tree, index: order.check, kind: kind.clone(), answer };
-        let must_lead = {
-            let mut services = lock(&self.services);
-            let watched = services.entry(order.service.clone()).or_default();
-            // While a look hangs others come and go.
-            watched.waiting.retain(|other| !other.answer.is_closed());
-            watched.waiting.push(asked);
-            !std::mem::replace(&mut watched.is_led, true)
-        };
-        if must_lead {
+        if lock(&self.queue).add(&order.service, asked) {
             // Not this probe's own task, which is dropped when the next process begins.
-            tokio::spawn(lead(order.service.clone(), self.services.clone(), self.slots.clone()));
+            tokio::spawn(lead(self.queue.clone(), self.threads.clone()));
         }
         match deadline.bound_own("its processes to be looked at", sample).await? {
             Ok(Ok(sample)) => Ok(judge(kind, order.check, &sample)),
@@ -85,57 +94,117 @@ impl Looker {
             Err(_) => Err(Verdict::unable("the look at its processes was given up")),
         }
     }
+
+    /// Forgets a service that is gone.
+    pub(super) fn forget(&self, service: &Name) {
+        // In the queue it is passed over; a look that is under way finds nobody to remember it.
+        lock(&self.queue).services.remove(service);
+    }
 }
 
-/// Looks at one service for as long as somebody waits for it.
-async fn lead(service: Name, services: Services, slots: Arc<Semaphore>) {
-    loop {
-        tokio::time::sleep(GATHERED_WITHIN).await;
-        // Nobody closes it.
-        let slot = slots.clone().acquire_owned().await;
-        let Some((waiting, mut past)) = next(&service, &services) else { return };
-        let Some((epoch, tree)) = waiting.last().map(|asked| (asked.epoch, asked.tree.clone())) else { continue };
-        let mut needs = Needs::default();
-        waiting.iter().for_each(|asked| needs.add(asked.index, &asked.kind));
-        let look = tokio::task::spawn_blocking(move || {
-            let sample = past.look(&tree, &needs);
-            drop(slot);
-            (past, sample)
-        });
-        let answer = match look.await {
-            Ok((past, sample)) => {
-                if let Some(watched) = lock(&services).get_mut(&service) {
-                    watched.past = Some((epoch, past));
-                }
-                sample.map(Arc::new).map_err(|error| format!("its processes cannot be looked at: {error}"))
+impl Queue {
+    /// Adds a check of a service; whether somebody must lead now.
+    fn add(&mut self, service: &Name, asked: Asked) -> bool {
+        if !self.services.contains_key(service) {
+            self.services.insert(service.clone(), Watched::default());
+        }
+        let Some(watched) = self.services.get_mut(service) else { return false };
+        // While a look hangs others come and go.
+        watched.waiting.retain(|other| !other.answer.is_closed());
+        watched.waiting.push(asked);
+        if std::mem::replace(&mut watched.is_queued, true) {
+            return false;
+        }
+        self.next.push_back(service.clone());
+        !std::mem::replace(&mut self.is_led, true)
+    }
+
+    /// The next service, those that wait for its newest process, and what is remembered of that.
+    fn take(&mut self) -> Option<(Name, Vec<Asked>, Past)> {
+        while let Some(service) = self.next.pop_front() {
+            let Some(watched) = self.services.get_mut(&service) else { continue };
+            let mut waiting = std::mem::take(&mut watched.waiting);
+            let newest = waiting.iter().map(|asked| asked.epoch).max();
+            // The others' answers nobody would take.
+            waiting.retain(|asked| Some(asked.epoch) == newest && !asked.answer.is_closed());
+            if waiting.is_empty() {
+                watched.is_queued = false;
+                continue;
             }
-            Err(ended) => Err(format!("its processes cannot be looked at: {ended}")),
-        };
-        for asked in waiting {
-            // Whoever waited too long is gone.
-            let _ = asked.answer.send(answer.clone());
+            let past = watched.past.take().filter(|(epoch, _)| Some(*epoch) == newest).map(|(_, past)| past);
+            return Some((service, waiting, past.unwrap_or_default()));
+        }
+        None
+    }
+
+    /// Takes what a look has found; whoever came meanwhile waits for the next one.
+    fn put(&mut self, service: Name, waiting: Vec<Asked>, past: Past, answer: &Answer) {
+        let epoch = waiting.last().map(|asked| asked.epoch);
+        self.answers.extend(waiting.into_iter().map(|asked| (asked, answer.clone())));
+        let Some(watched) = self.services.get_mut(&service) else { return };
+        watched.past = epoch.map(|epoch| (epoch, past));
+        watched.is_queued = !watched.waiting.is_empty();
+        if watched.is_queued {
+            self.next.push_back(service);
         }
     }
 }
 
-/// Those that wait for the newest process, and what is remembered of it; `None`: nobody waits, and nobody leads any more.
-fn next(service: &Name, services: &Services) -> Option<(Vec<Asked>, Past)> {
-    let mut services = lock(services);
-    let watched = services.get_mut(service)?;
-    let mut waiting = std::mem::take(&mut watched.waiting);
-    let newest = waiting.iter().map(|asked| asked.epoch).max();
-    // The others' answers nobody would take.
-    waiting.retain(|asked| Some(asked.epoch) == newest && !asked.answer.is_closed());
-    if waiting.is_empty() {
-        watched.is_led = false;
-        return None;
+/// Has all that wait looked at, for as long as there are any.
+async fn lead(queue: Arc<Mutex<Queue>>, threads: Arc<Semaphore>) {
+    loop {
+        tokio::time::sleep(GATHERED_WITHIN).await;
+        // Nobody closes it.
+        let Ok(thread) = threads.clone().acquire_owned().await else { return };
+        let (own, all) = (queue.clone(), queue.clone());
+        let mut looks = tokio::task::spawn_blocking(move || {
+            look_at_all(&own);
+            drop(thread);
+        });
+        if tokio::time::timeout(PATIENCE, &mut looks).await.is_err() {
+            // One of them hangs, or there are very many: the thread goes on, and its answers are not waited for.
+            tokio::spawn(async move {
+                let _ = looks.await;
+                tell(&all);
+            });
+        }
+        tell(&queue);
+        let mut queue = lock(&queue);
+        if queue.next.is_empty() {
+            queue.is_led = false;
+            return;
+        }
     }
-    let past = watched.past.take().filter(|(epoch, _)| Some(*epoch) == newest).map(|(_, past)| past);
-    Some((waiting, past.unwrap_or_default()))
 }
 
-fn lock(services: &Services) -> MutexGuard<'_, BTreeMap<Name, Watched>> {
-    services.lock().unwrap_or_else(PoisonError::into_inner)
+/// Looks at one service after the other until none waits.
+fn look_at_all(queue: &Mutex<Queue>) {
+    loop {
+        let Some((service, waiting, mut past)) = lock(queue).take() else { return };
+        let mut needs = Needs::default();
+        waiting.iter().for_each(|asked| needs.add(asked.index, &asked.kind));
+        let Some(tree) = waiting.last().map(|asked| asked.tree.clone()) else { continue };
+        // Who panics must not take the service, and all that wait behind it, along.
+        let (past, answer) = match catch_unwind(AssertUnwindSafe(|| past.look(&tree, &needs))) {
+            Ok(Ok(sample)) => (past, Ok(Arc::new(sample))),
+            Ok(Err(error)) => (past, Err(format!("its processes cannot be looked at: {error}"))),
+            Err(_) => (Past::default(), Err(String::from("its processes cannot be looked at: an error in Hale"))),
+        };
+        lock(queue).put(service, waiting, past, &answer);
+    }
+}
+
+/// Tells the checks what was found. On the thread of the runtime, which need not be woken for each of them.
+fn tell(queue: &Mutex<Queue>) {
+    let answers = std::mem::take(&mut lock(queue).answers);
+    for (asked, answer) in answers {
+        // Whoever waited too long is gone.
+        let _ = asked.answer.send(answer);
+    }
+}
+
+fn lock(queue: &Mutex<Queue>) -> MutexGuard<'_, Queue> {
+    queue.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What a check finds in the figures.
@@ -253,8 +322,8 @@ mod tests {
     }
 
     fn looks(looker: &Looker) -> (u64, u32) {
-        let services = looker.services.lock().unwrap();
-        let (epoch, past) = services.values().next().unwrap().past.as_ref().unwrap();
+        let queue = looker.queue.lock().unwrap();
+        let (epoch, past) = queue.services.values().next().unwrap().past.as_ref().unwrap();
         (epoch.0, past.looks)
     }
 
@@ -281,14 +350,40 @@ mod tests {
     async fn a_look_that_does_not_come_back_says_nothing_and_piles_nothing_up() {
         let (trees, looker) = (trees(), Looker::new());
         let order = order(Some(trees.prepare(&Name::try_from("bot").unwrap()).unwrap()), 1, 0);
-        let all = looker.slots.clone().acquire_many_owned(u32::try_from(LOOKS_MAX).unwrap()).await.unwrap();
+        let all = looker.threads.clone().acquire_many_owned(THREADS_MAX).await.unwrap();
         for _ in 0..5 {
             let outcome = probe(&looker, &order, SHORT).await;
             assert_fails(&outcome, ProbeFailure::Unable, "not run within 100 ms: waiting for its processes");
         }
-        assert_eq!(looker.services.lock().unwrap().values().next().unwrap().waiting.len(), 1);
+        assert_eq!(looker.queue.lock().unwrap().services.values().next().unwrap().waiting.len(), 1);
         drop(all);
         assert_passes(&probe(&looker, &order, LONG).await, "0 % of a core");
+        trees.close().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_service_whose_look_hangs_keeps_none_of_the_others_waiting() {
+        let (trees, looker) = (trees(), Looker::new());
+        let order = |name: &str| {
+            let service = Name::try_from(name).unwrap();
+            let tree = trees.prepare(&service).unwrap();
+            ProbeOrder { service, ..order(Some(tree), 1, 0) }
+        };
+        let (open, gate) = std::sync::mpsc::channel();
+        let mut past = Past::default();
+        past.gate = Some(gate);
+        let hanging = order("hanging");
+        let watched = Watched { past: Some((Epoch(1), past)), ..Watched::default() };
+        looker.queue.lock().unwrap().services.insert(hanging.service.clone(), watched);
+        let others = ["bot", "api", "worker"].map(order);
+        let all = async {
+            for other in &others {
+                assert_passes(&probe(&looker, other, LONG).await, "0 % of a core");
+            }
+            drop(open);
+        };
+        let (hung, ()) = tokio::join!(probe(&looker, &hanging, LONG), all);
+        assert_passes(&hung, "0 % of a core");
         trees.close().unwrap();
     }
 

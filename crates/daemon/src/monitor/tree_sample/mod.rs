@@ -26,6 +26,10 @@ use std::time::Instant;
 /// `pid_max` is at least, and each is a descriptor of Hale's.
 const PROCESSES_MAX: usize = 4_096;
 
+/// How many processes of a service are held from one look to the next: most services have no more, and each is a descriptor of
+/// Hale's.
+const KNOWN_MAX: usize = 4;
+
 /// The most that is read of one file of the kernel, in bytes: `status` has up to 65,536 groups in it.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
@@ -79,11 +83,16 @@ pub(crate) struct Sample {
 pub(crate) struct Past {
     ticks: cpu::Ticks,
     windows: BTreeMap<usize, cpu::Window>,
+    /// Processes that were there, at most [`KNOWN_MAX`].
+    known: Vec<Handle>,
     /// Where a listening socket was found: process and descriptor.
     sockets: BTreeMap<ListenAddress, (i32, i32)>,
     /// How often it was looked at.
     #[cfg(test)]
     pub looks: u32,
+    /// Makes the next look hang until its other end is dropped.
+    #[cfg(test)]
+    pub gate: Option<std::sync::mpsc::Receiver<()>>,
 }
 
 impl Past {
@@ -96,6 +105,7 @@ impl Past {
         #[cfg(test)]
         {
             self.looks += 1;
+            let _ = self.gate.take().map(|gate| gate.recv());
         }
         let mut sample = Sample::default();
         if needs.memory.is_some() {
@@ -112,7 +122,7 @@ impl Past {
             listen: &needs.listen,
         };
         if by_process.is_needed() {
-            let ticks = by_process.look(tree, &mut self.sockets, &mut sample)?;
+            let ticks = by_process.look(tree, self, &mut sample)?;
             if by_process.cpu {
                 used_us = Some((Instant::now(), self.ticks.add(ticks)));
             }
@@ -140,18 +150,14 @@ impl ByProcess<'_> {
         self.memory.is_some() || self.cpu || self.open_files || !self.listen.is_empty()
     }
 
-    fn look(
-        &self,
-        tree: &Tree,
-        known: &mut BTreeMap<ListenAddress, (i32, i32)>,
-        sample: &mut Sample,
-    ) -> io::Result<BTreeMap<Identity, cpu::Spent>> {
+    fn look(&self, tree: &Tree, past: &mut Past, sample: &mut Sample) -> io::Result<BTreeMap<Identity, cpu::Spent>> {
         let mut ticks = BTreeMap::new();
         let mut count = 0;
         let mut resident = memory::Resident::default();
         let mut most = files::Most::default();
         let mut held = Vec::new();
-        tree.look(|handle, stat| {
+        let holds_all = self.memory.is_some() || !self.listen.is_empty();
+        tree.look(std::mem::take(&mut past.known), |handle, stat| {
             count += 1;
             if self.cpu
                 && let Some(stat) = stat.copied().or_else(|| handle.stat())
@@ -164,10 +170,10 @@ impl ByProcess<'_> {
             if self.open_files {
                 most.add(&handle);
             }
-            if self.memory.is_some() || !self.listen.is_empty() {
-                if held.len() >= PROCESSES_MAX {
-                    return Err(io::Error::other(format!("it has more than {PROCESSES_MAX} processes")));
-                }
+            if holds_all && held.len() >= PROCESSES_MAX {
+                return Err(io::Error::other(format!("it has more than {PROCESSES_MAX} processes")));
+            }
+            if holds_all || held.len() < KNOWN_MAX {
                 held.push(handle);
             }
             Ok(())
@@ -180,8 +186,10 @@ impl ByProcess<'_> {
             sample.open_files = Some(most.found());
         }
         if !self.listen.is_empty() {
-            sample.listen = sockets::held_by(&held, self.listen, known)?;
+            sample.listen = sockets::held_by(&held, self.listen, &mut past.sockets)?;
         }
+        held.truncate(KNOWN_MAX);
+        past.known = held;
         Ok(ticks)
     }
 }

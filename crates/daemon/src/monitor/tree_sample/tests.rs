@@ -337,3 +337,38 @@ mod needs_nginx {
         }
     }
 }
+
+#[test]
+fn who_ended_since_the_last_look_is_not_taken_for_who_came() {
+    let script = "sleep 1000 & echo $!; read _; kill $!; wait; echo ended; read _; sleep 1000 & echo $!; read _";
+    for with_cgroups in [true, false] {
+        let mut service = Service::start(with_cgroups, &["sh", "-c", script]);
+        let mut past = Past::default();
+        let needs = Needs { open_files: true, ..Needs::default() };
+        let mut look = |service: &Service| {
+            let sample = past.look(&service.tree, &needs).unwrap();
+            (sample.processes, past.known.iter().map(Handle::pid).collect::<BTreeSet<i32>>())
+        };
+        let first: i32 = service.line().parse().unwrap();
+        let both = (Some(2), BTreeSet::from([service.pid(), first]));
+        assert_eq!(look(&service), both, "with cgroups: {with_cgroups}");
+        assert_eq!(look(&service), both, "with cgroups: {with_cgroups}");
+        service.tell("end");
+        assert_eq!(service.line(), "ended");
+        assert_eq!(look(&service), (Some(1), BTreeSet::from([service.pid()])), "with cgroups: {with_cgroups}");
+        service.tell("begin");
+        let second: i32 = service.line().parse().unwrap();
+        let both = (Some(2), BTreeSet::from([service.pid(), second]));
+        assert_eq!(look(&service), both, "with cgroups: {with_cgroups}");
+    }
+}
+
+#[test]
+fn a_held_process_that_was_reaped_is_not_there() {
+    let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
+    let handle = Handle::open(child.id().cast_signed()).unwrap().unwrap();
+    assert!(handle.is_there());
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(!handle.is_there());
+}
