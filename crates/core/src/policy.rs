@@ -41,7 +41,7 @@ pub struct DependencyPolicy {
     pub checks: Vec<CheckPolicy>,
 }
 
-/// SHA-256 of the policy's canonical JSON in lowercase hex: the same text of configuration always gives the
+/// SHA-256 of the policy as JSON, in lowercase hex: the same text of configuration always gives the
 /// same hash, and another meaning another one.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(transparent)]

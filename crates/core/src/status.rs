@@ -11,6 +11,7 @@ use crate::world::World;
 use crate::world::dependency::{Dependency, Standing};
 use crate::world::phase::{Phase, StopStage};
 use crate::world::service::Service;
+use alloc::borrow::Cow;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -88,7 +89,7 @@ pub struct CheckStatus {
     /// Its name.
     pub name: Name,
     /// Its kind.
-    pub kind: String,
+    pub kind: Cow<'static, str>,
     /// `None`: not known yet.
     pub ok: Option<bool>,
     /// The last probe could not be run, or said nothing about the service: what is known is older.
@@ -268,7 +269,7 @@ impl Service {
 fn check_status(policy: &CheckPolicy, state: CheckState, probing: &Probing) -> CheckStatus {
     CheckStatus {
         name: policy.name.clone(),
-        kind: policy.kind.as_str().to_string(),
+        kind: Cow::Borrowed(policy.kind.as_str()),
         ok: match state {
             CheckState::Unknown => None,
             CheckState::Passing => Some(true),

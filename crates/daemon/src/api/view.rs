@@ -13,6 +13,7 @@ use hale_core::time::{Monotonic, Now, Span};
 use hale_core::world::dependency::Standing;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use utoipa::ToSchema;
 
 /// `hale status --json`.
@@ -137,7 +138,8 @@ pub struct Check {
     #[schema(schema_with = openapi::name)]
     pub name: Name,
     /// Its kind.
-    pub kind: String,
+    #[schema(value_type = String)]
+    pub kind: Cow<'static, str>,
     /// Whether it passes; `null` while that is not known.
     pub ok: Option<bool>,
     /// Whether its last probe could not be run, or said nothing about the service: then `ok` is what was known before.
@@ -298,30 +300,31 @@ impl From<&MemoryReport> for Memory {
     }
 }
 
-impl From<&StatusReport> for Status {
-    fn from(report: &StatusReport) -> Self {
+impl From<StatusReport> for Status {
+    fn from(report: StatusReport) -> Self {
+        let StatusReport { at, mode, ledger_error, timer, services, dependencies } = report;
         let host = Host {
-            at: rfc3339(report.at.wall_us),
+            at: rfc3339(at.wall_us),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            mode: report.mode,
-            ledger_error: report.ledger_error.clone(),
-            hardware_watchdog: report.timer.as_ref().map(HardwareWatchdog::from),
+            mode,
+            ledger_error,
+            hardware_watchdog: timer.as_ref().map(HardwareWatchdog::from),
         };
         Self {
             host,
-            services: report.services.iter().map(|service| Service::new(service, report.at)).collect(),
-            dependencies: report.dependencies.iter().map(|of| Dependency::new(of, report.at)).collect(),
+            services: services.into_iter().map(|service| Service::new(service, at)).collect(),
+            dependencies: dependencies.into_iter().map(|of| Dependency::new(of, at)).collect(),
         }
     }
 }
 
 impl Dependency {
-    fn new(dependency: &DependencyStatus, at: Now) -> Self {
+    fn new(dependency: DependencyStatus, at: Now) -> Self {
         Self {
-            name: dependency.name.clone(),
+            name: dependency.name,
             state: dependency.state,
             since: since(dependency.since, at),
-            checks: dependency.checks.iter().map(Check::from).collect(),
+            checks: dependency.checks.into_iter().map(Check::from).collect(),
         }
     }
 }
@@ -333,22 +336,22 @@ fn since(since: Monotonic, at: Now) -> String {
 }
 
 impl Service {
-    fn new(service: &ServiceStatus, at: Now) -> Self {
+    fn new(service: ServiceStatus, at: Now) -> Self {
         Self {
-            name: service.name.clone(),
+            name: service.name,
             state: service.state,
-            detail: service.detail.clone(),
+            detail: service.detail,
             pid: service.pid,
             since: since(service.since, at),
             restarts: service.restarts,
             generation: None,
             grade: None,
             probation_ms_left: None,
-            checks: service.checks.iter().map(Check::from).collect(),
-            blocked_on: service.blocked_on.clone(),
+            checks: service.checks.into_iter().map(Check::from).collect(),
+            blocked_on: service.blocked_on,
             incident: service.incident.map(|id| id.0),
-            status_text: service.status_text.clone(),
-            observed: service.observed.clone(),
+            status_text: service.status_text,
+            observed: service.observed,
             paused_until: service.paused_until_boot_us.map(|until| {
                 let left = i64::try_from(until.saturating_sub(at.boot_us)).unwrap_or(i64::MAX);
                 rfc3339(at.wall_us.saturating_add(left))
@@ -358,15 +361,15 @@ impl Service {
     }
 }
 
-impl From<&CheckStatus> for Check {
-    fn from(check: &CheckStatus) -> Self {
+impl From<CheckStatus> for Check {
+    fn from(check: CheckStatus) -> Self {
         Self {
-            name: check.name.clone(),
-            kind: check.kind.clone(),
+            name: check.name,
+            kind: check.kind,
             ok: check.ok,
             unable: check.unable,
             last_ms: check.last_us.map(|us| ms(Span::from_us(us))),
-            detail: check.detail.clone(),
+            detail: check.detail,
             outlook: check.outlook.as_ref().map(Outlook::from),
         }
     }
@@ -503,7 +506,7 @@ mod tests {
             }],
             dependencies: Vec::new(),
         };
-        let json = serde_json::to_value(Status::from(&report)).unwrap();
+        let json = serde_json::to_value(Status::from(report)).unwrap();
         let service = &json["services"][0];
         assert_eq!(service["state"], "backing_off");
         assert_eq!(service["since"], "1970-01-01T00:00:02.000Z");

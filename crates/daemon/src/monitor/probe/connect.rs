@@ -1,6 +1,7 @@
 //! Connections for probes: to literal addresses directly, to names by a few threads that may hang without harm.
 
 use super::{Deadline, Verdict, is_shortage};
+use std::fmt::{self, Display};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
@@ -18,6 +19,15 @@ const ADDRESSES_MAX: usize = 8;
 /// The pause before a unix socket whose queue is full is tried again: unix(7) says EAGAIN then and offers nothing
 /// to wait for. Long against a connect, short against any timeout.
 const QUEUE_FULL_PAUSE: Duration = Duration::from_millis(10);
+
+/// What is waited for, in words that are made only when it does not come.
+struct ConnectionTo<T>(T);
+
+impl<T: Display> Display for ConnectionTo<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the connection to {}", self.0)
+    }
+}
 
 /// Finds the addresses of names.
 pub(super) struct Resolver {
@@ -73,8 +83,8 @@ impl Resolver {
             .ok_or_else(|| Verdict::wrong(format_args!("{authority:?} is not host:port")))?;
         let mut last = Verdict::wrong(format_args!("{host} has no address"));
         for address in self.resolve(host, port, deadline).await? {
-            match deadline.bound(&format!("the connection to {address}"), TcpStream::connect(address)).await? {
-                Ok(stream) if is_to_itself(&stream) => {
+            match deadline.bound(ConnectionTo(address), TcpStream::connect(address)).await? {
+                Ok(stream) if is_to_itself(&stream, port) => {
                     last = failed(&io::ErrorKind::ConnectionRefused.into(), &address);
                 }
                 Ok(stream) => return Ok(stream),
@@ -97,7 +107,7 @@ pub(super) async fn connect_unix(path: &str, deadline: Deadline) -> Result<UnixS
             }
         }
     };
-    let result = deadline.bound(&format!("the connection to unix:{path}"), attempts).await?;
+    let result = deadline.bound(ConnectionTo(format!("unix:{path}")), attempts).await?;
     result.map_err(|error| failed(&error, &format_args!("unix:{path}")))
 }
 
@@ -115,11 +125,12 @@ pub(super) fn split(authority: &str, default_port: Option<u16>) -> Option<(&str,
 
 /// Whether both ends are the same socket: Linux may give a connection the very port that it goes to, when that is
 /// in `net.ipv4.ip_local_port_range` and nobody listens there, and TCP then connects it with itself.
-fn is_to_itself(stream: &TcpStream) -> bool {
-    matches!((stream.local_addr(), stream.peer_addr()), (Ok(local), Ok(peer)) if local == peer)
+fn is_to_itself(stream: &TcpStream, port: u16) -> bool {
+    let Some(local) = stream.local_addr().ok().filter(|local| local.port() == port) else { return false };
+    stream.peer_addr().is_ok_and(|peer| peer == local)
 }
 
-fn failed(error: &io::Error, to: &dyn std::fmt::Display) -> Verdict {
+fn failed(error: &io::Error, to: &dyn Display) -> Verdict {
     Verdict::by_error(error, format_args!("{} ({to})", words(error)))
 }
 
@@ -165,10 +176,15 @@ mod tests {
         let socket = tokio::net::TcpSocket::new_v4().unwrap();
         socket.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
         let own = socket.local_addr().unwrap();
-        assert!(is_to_itself(&socket.connect(own).await.unwrap()));
+        assert!(is_to_itself(&socket.connect(own).await.unwrap(), own.port()));
         let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        assert!(!is_to_itself(&stream));
+        let address = listener.local_addr().unwrap();
+        let stream = TcpStream::connect(address).await.unwrap();
+        assert!(!is_to_itself(&stream, address.port()));
+        // From the same port of another address.
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind((Ipv4Addr::new(127, 0, 0, 2), address.port()).into()).unwrap();
+        assert!(!is_to_itself(&socket.connect(address).await.unwrap(), address.port()));
     }
 
     #[tokio::test]

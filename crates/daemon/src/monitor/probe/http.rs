@@ -16,7 +16,8 @@ use std::error::Error;
 use std::fmt::Write;
 use std::io;
 use std::pin::{Pin, pin};
-use tokio::io::{AsyncRead, AsyncWrite};
+use std::task::{Context, Poll};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// How much of a body is read: a health page has a few kilobytes; what stands after this is no part of it.
 const BODY_BYTES_MAX: usize = 1 << 20;
@@ -74,8 +75,7 @@ pub(super) async fn send(
     match Target::of(url) {
         Some(Target::Tcp { authority, path }) => {
             let stream = network.resolver.connect(authority, Some(DEFAULT_PORT), deadline).await?;
-            let _best_effort = stream.set_nodelay(true);
-            exchange(stream, request(authority, path)?, deadline).await
+            exchange(Unended(stream), request(authority, path)?, deadline).await
         }
         Some(Target::Tls { authority, path }) => {
             let stream = network.tls.connect(authority, DEFAULT_TLS_PORT, ca_file, &network.resolver, deadline).await?;
@@ -141,6 +141,29 @@ async fn exchange(
     let mut connection = Driven::new(connection);
     let answer = deadline.bound("status and headers", connection.during(sender.send_request(request))).await?;
     Ok(Sent { answer: answer.map_err(|error| broken(&error))?, connection })
+}
+
+/// A stream whose own direction is not ended before it is closed, which ends both: one packet instead of two.
+struct Unended<S>(S);
+
+impl<S: AsyncRead + Unpin> AsyncRead for Unended<S> {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, to: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(context, to)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Unended<S> {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, from: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(context, from)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(context)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
 }
 
 /// A connection, which makes progress only while it is polled.

@@ -302,13 +302,13 @@ impl Deadline {
     }
 
     /// Waits for `work` up to the deadline.
-    async fn bound<T>(self, waiting_for: &str, work: impl Future<Output = T>) -> Result<T, Verdict> {
+    async fn bound<T>(self, waiting_for: impl Display, work: impl Future<Output = T>) -> Result<T, Verdict> {
         let late = |_| Verdict::timeout(format_args!("no answer within {}: waiting for {waiting_for}", self.timeout));
         tokio::time::timeout_at(self.at(), work).await.map_err(late)
     }
 
     /// The same for what Hale itself needs first.
-    async fn bound_own<T>(self, waiting_for: &str, work: impl Future<Output = T>) -> Result<T, Verdict> {
+    async fn bound_own<T>(self, waiting_for: impl Display, work: impl Future<Output = T>) -> Result<T, Verdict> {
         let late = |_| Verdict::unable(format_args!("not run within {}: waiting for {waiting_for}", self.timeout));
         tokio::time::timeout_at(self.at(), work).await.map_err(late)
     }
