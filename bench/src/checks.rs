@@ -2,15 +2,16 @@
 
 use crate::figures::figure;
 use crate::numbers::Numbers;
-use crate::proc::{busy_since, machine_ticks, run_ns, supervisor_pids};
+use crate::proc::{busy_since, machine_ticks, run_ns, running_programs, supervisor_pids};
 use crate::report::{Figure, Goal};
 use crate::starts::now_ns;
 use crate::supervisors::{Kind, RESTART_AT_ONCE, Running, Tools, start_hale};
 use std::fmt::Write as _;
 use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How many services.
 const MANY: u32 = 1_000;
@@ -35,6 +36,17 @@ pub fn looks(tools: &Tools) -> Result<Vec<Figure>, String> {
     let before = machine_ticks();
     let (running, _) = up(tools, "looks", MANY, checks, false)?;
     cost.add(Kind::Hale, Numbers(vec![cost_of(&running, tools)]), "");
+    let agents = running_programs(&tools.agent);
+    let look = |number: usize| {
+        let pid = agents[number % agents.len()];
+        let text = std::fs::read_to_string(format!("/proc/{pid}/status")).map_err(|e| format!("pid {pid}: {e}"))?;
+        text.find("RssAnon:").ok_or("a process has no memory")?;
+        std::fs::metadata(format!("/proc/{pid}/fd")).map_err(|e| format!("pid {pid}: {e}")).map(drop)
+    };
+    if agents.is_empty() {
+        return Err(String::from("no agent runs"));
+    }
+    cost.add(Kind::Floor, Numbers(vec![cost_of_plain(MANY, look)?]), "a loop that reads `status` and counts `fd` as often");
     running.stop()?;
     cost.busy = busy_since(before);
     Ok(vec![cost])
@@ -52,6 +64,16 @@ pub fn http(tools: &Tools) -> Result<Vec<Figure>, String> {
         let before = machine_ticks();
         let (running, configuration) = up(tools, &format!("http-{count}"), count, checks, true)?;
         cost.add(Kind::Hale, Numbers(vec![cost_of(&running, tools)]), "");
+        let probe = |number: usize| {
+            let port = FIRST_PORT + u32::try_from(number).unwrap_or(0) % count;
+            let error = |e: std::io::Error| format!("port {port}: {e}");
+            let mut stream = TcpStream::connect(format!("127.0.0.1:{port}")).map_err(error)?;
+            stream.write_all(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n").map_err(error)?;
+            let mut answer = [0; 1_024];
+            let length = stream.read(&mut answer).map_err(error)?;
+            if answer[..length].starts_with(b"HTTP/1.1 200 ") { Ok(()) } else { Err(format!("port {port} fails")) }
+        };
+        cost.add(Kind::Floor, Numbers(vec![cost_of_plain(count, probe)?]), "a loop of the same requests, as often");
         cost.busy = busy_since(before);
         if count == MANY {
             let socket = read_socket(&configuration)?;
@@ -101,6 +123,27 @@ fn cost_of(running: &Running, tools: &Tools) -> f64 {
     let (before, start) = (run_ns(&pids), now_ns());
     std::thread::sleep(WATCHED);
     100.0 * run_ns(&pids).saturating_sub(before) as f64 / (now_ns() - start) as f64
+}
+
+/// Processor time, in percent of one, of a thread that does nothing but `act` for each of `count` services every 2 s, in bunches.
+fn cost_of_plain(count: u32, act: impl Fn(usize) -> Result<(), String> + Sync) -> Result<f64, String> {
+    const BUNCHES_IN_2_S: u32 = 80;
+    let bunch = (count / BUNCHES_IN_2_S).max(1) as usize;
+    let pause = Duration::from_secs(2).mul_f64(bunch as f64 / f64::from(count));
+    let own = || std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    let run = |text: String| text.split_whitespace().next().and_then(|ns| ns.parse::<u64>().ok()).unwrap_or(0);
+    let work = || {
+        let (before, start, begun) = (run(own()), now_ns(), Instant::now());
+        let mut number = 0;
+        while begun.elapsed() < WATCHED {
+            (number..number + bunch).try_for_each(&act)?;
+            number += bunch;
+            let next = pause * u32::try_from(number / bunch).unwrap_or(u32::MAX);
+            std::thread::sleep(next.saturating_sub(begun.elapsed()));
+        }
+        Ok(100.0 * run(own()).saturating_sub(before) as f64 / (now_ns() - start) as f64)
+    };
+    std::thread::scope(|scope| scope.spawn(work).join()).map_err(|_| String::from("the plain loop panicked"))?
 }
 
 /// Where the Hale of this configuration answers.

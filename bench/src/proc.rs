@@ -24,6 +24,13 @@ pub fn supervisor_pids(root: u32, agent: &Path) -> Vec<u32> {
     found
 }
 
+/// Everybody who runs `program`.
+pub fn running_programs(program: &Path) -> Vec<u32> {
+    let pids = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter(|pid| fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == program)).collect()
+}
+
 /// The fourth field of proc_pid_stat(5), behind the name in parentheses.
 fn parent(pid: u32) -> Option<u32> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;

@@ -18,6 +18,7 @@ use hale_core::event::Question;
 use hale_core::ids::Name;
 use hale_core::reason::Reason;
 use hale_core::record::{Actor, OperatorOrder};
+use hale_core::status::StatusReport;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::UnixListener;
@@ -231,7 +232,7 @@ async fn answered(coming: Option<oneshot::Receiver<Answer>>, within: Duration, i
         return Problem::new(Code::Busy, "the supervisor has too much to do to take this; try again").into_response();
     };
     match timeout(within, coming).await {
-        Ok(Ok(Answer::Status(report))) => whole(&view::Status::from(*report)),
+        Ok(Ok(Answer::Status(report))) => whole(*report),
         Ok(Ok(Answer::Done { text })) => Json(view::Done { text }).into_response(),
         Ok(Ok(Answer::Failed { text })) => Problem::new(Code::Failed, text).into_response(),
         Ok(Ok(Answer::Refused(refusal))) => {
@@ -260,13 +261,11 @@ async fn answered(coming: Option<oneshot::Receiver<Answer>>, within: Duration, i
 /// About what a service with one check takes in the answer, in bytes.
 const SERVICE_BYTES: usize = 512;
 
-/// As [`Json`], which begins with little room and moves everything as often as that has doubled: of a thousand services there are
-/// some hundred kilobytes.
-fn whole(status: &view::Status) -> Response {
-    let mut body = Vec::with_capacity(SERVICE_BYTES * (1 + status.services.len()));
-    match serde_json::to_writer(&mut body, status) {
+fn whole(report: StatusReport) -> Response {
+    let mut body = Vec::with_capacity(SERVICE_BYTES * (1 + report.services.len()));
+    match view::write_status(report, &mut body) {
         Ok(()) => ([(CONTENT_TYPE, "application/json")], body).into_response(),
-        Err(_) => Json(status).into_response(),
+        Err(error) => Problem::new(Code::Failed, error.to_string()).into_response(),
     }
 }
 
@@ -281,7 +280,6 @@ pub(super) mod testing {
     use crate::api::{client, sockets};
     use hale_core::policy::Mode;
     use hale_core::record::Refusal;
-    use hale_core::status::StatusReport;
     use hale_core::time::Now;
     use hyper::Method;
     use std::sync::Mutex;

@@ -300,22 +300,40 @@ impl From<&MemoryReport> for Memory {
     }
 }
 
-impl From<StatusReport> for Status {
-    fn from(report: StatusReport) -> Self {
-        let StatusReport { at, mode, ledger_error, timer, services, dependencies } = report;
-        let host = Host {
-            at: rfc3339(at.wall_us),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            mode,
-            ledger_error,
-            hardware_watchdog: timer.as_ref().map(HardwareWatchdog::from),
-        };
-        Self {
-            host,
-            services: services.into_iter().map(|service| Service::new(service, at)).collect(),
-            dependencies: dependencies.into_iter().map(|of| Dependency::new(of, at)).collect(),
+/// Appends a report to `json` as [`Status`] has it, one service after the other: of a thousand there are some hundred kilobytes,
+/// and all of them as values first took half of the time.
+///
+/// # Errors
+/// None in practice: all of it has a JSON form.
+pub fn write_status(report: StatusReport, json: &mut Vec<u8>) -> serde_json::Result<()> {
+    let StatusReport { at, mode, ledger_error, timer, services, dependencies } = report;
+    let host = Host {
+        at: rfc3339(at.wall_us),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        mode,
+        ledger_error,
+        hardware_watchdog: timer.as_ref().map(HardwareWatchdog::from),
+    };
+    json.extend_from_slice(b"{\"host\":");
+    serde_json::to_writer(&mut *json, &host)?;
+    json.extend_from_slice(b",\"services\":");
+    write_list(services.into_iter().map(|service| Service::new(service, at)), json)?;
+    json.extend_from_slice(b",\"dependencies\":");
+    write_list(dependencies.into_iter().map(|dependency| Dependency::new(dependency, at)), json)?;
+    json.push(b'}');
+    Ok(())
+}
+
+fn write_list(items: impl Iterator<Item = impl Serialize>, json: &mut Vec<u8>) -> serde_json::Result<()> {
+    json.push(b'[');
+    for (index, item) in items.enumerate() {
+        if index > 0 {
+            json.push(b',');
         }
+        serde_json::to_writer(&mut *json, &item)?;
     }
+    json.push(b']');
+    Ok(())
 }
 
 impl Dependency {
@@ -476,7 +494,7 @@ mod tests {
 
     #[test]
     fn status_is_what_the_contract_says() {
-        let report = StatusReport {
+        let mut report = StatusReport {
             at: Now { mono: Monotonic::from_us(5_000_000), boot_us: 0, wall_us: 3_000_000 },
             mode: Mode::Heal,
             ledger_error: None,
@@ -504,9 +522,21 @@ mod tests {
                 observed: None,
                 stored: vec![FdName::default()],
             }],
-            dependencies: Vec::new(),
+            dependencies: vec![DependencyStatus {
+                name: Name::try_from("database").unwrap(),
+                state: Standing::Up,
+                since: Monotonic::from_us(1_000_000),
+                checks: Vec::new(),
+            }],
         };
-        let json = serde_json::to_value(Status::from(report)).unwrap();
+        report.services.push(report.services[0].clone());
+        report.dependencies.push(report.dependencies[0].clone());
+        let mut written = Vec::new();
+        write_status(report, &mut written).unwrap();
+        let status: Status = serde_json::from_slice(&written).unwrap();
+        assert_eq!((status.services.len(), status.dependencies.len()), (2, 2));
+        assert_eq!(serde_json::to_vec(&status).unwrap(), written, "to the byte what its type says");
+        let json = serde_json::to_value(status).unwrap();
         let service = &json["services"][0];
         assert_eq!(service["state"], "backing_off");
         assert_eq!(service["since"], "1970-01-01T00:00:02.000Z");
