@@ -46,7 +46,11 @@ pub fn looks(tools: &Tools) -> Result<Vec<Figure>, String> {
     if agents.is_empty() {
         return Err(String::from("no agent runs"));
     }
-    cost.add(Kind::Floor, Numbers(vec![cost_of_plain(MANY, look)?]), "a loop that reads `status` and counts `fd` as often");
+    cost.add(
+        Kind::Floor,
+        Numbers(vec![cost_of_plain(MANY, look)?]),
+        "a loop that reads `status` and counts `fd` as often",
+    );
     running.stop()?;
     cost.busy = busy_since(before);
     Ok(vec![cost])

@@ -355,6 +355,14 @@ pub struct ProbeOutcome {
     /// What was measured, of a check whose figure is followed: bytes of memory, or descriptors.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub figure: Option<u64>,
+    /// How long Hale itself was late while the probe ran: it should have looked, and the machine did not let it.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub late_us: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// In which way a probe failed.

@@ -453,6 +453,11 @@ pub fn line(body: &Body) -> Option<(String, Option<String>)> {
         ),
         Body::ReloadRefused { why, .. } => because(String::from("the configuration stays as it is"), why),
         Body::Forgotten => because(String::from("forgotten"), &Reason::Removed),
+        Body::HostStalled { late, slept } => plain(match (*late > Span::ZERO, *slept > Span::ZERO) {
+            (_, false) => format!("Hale was stopped or starved for up to {late}: that time counts against no service"),
+            (false, true) => format!("the machine slept for {slept}: failures are counted from the beginning"),
+            (true, true) => format!("the machine slept for {slept}, and Hale came up to {late} late: neither counts"),
+        }),
         Body::Began { .. }
         | Body::TookOver { .. }
         | Body::Ending { .. }

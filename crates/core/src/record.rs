@@ -105,6 +105,14 @@ pub enum Body {
     },
     /// It left with a reload, and nothing of it is left: Hale knows it no longer.
     Forgotten,
+    /// Nobody looked for a while: Hale was stopped or starved, with the whole machine or alone, or the machine slept. All deadlines
+    /// have moved on by that, and failures in a row are counted from the beginning.
+    HostStalled {
+        /// How long the loop did not come, at most.
+        late: Span,
+        /// How long the machine slept.
+        slept: Span,
+    },
     /// Everything is being stopped.
     Ending {
         /// Why.
@@ -502,6 +510,7 @@ impl Body {
             | Self::Forgotten
             | Self::CheckUnproven { .. }
             | Self::TookOver { .. }
+            | Self::HostStalled { .. }
             | Self::Ending { .. }
             | Self::Blocked { .. }
             | Self::RunsBlocked { .. }

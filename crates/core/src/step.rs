@@ -5,6 +5,7 @@ mod blocking;
 mod dependencies;
 mod descriptors;
 mod hardware;
+mod lateness;
 mod orders;
 mod pausing;
 mod planning;
@@ -56,8 +57,9 @@ pub struct Output {
 
 /// Takes one event. Reads no clock, waits for nothing, and gives the same output for the same world.
 pub fn step(world: &mut World, now: Now, event: Event) -> Output {
-    world.compare_clocks(now);
+    let lateness = world.lateness(now);
     let mut brain = Brain { world, at: now, output: Output::default(), touched: BTreeSet::new() };
+    brain.allow_for(lateness);
     brain.take(event);
     brain.start_queued();
     brain.wake_due();
@@ -432,6 +434,9 @@ impl Brain<'_> {
         if let Body::Reloaded(reload) = &record.body {
             self.world.take_up(&reload.to);
         }
+        if let Body::HostStalled { late, .. } = &record.body {
+            self.world.credit(*late);
+        }
         if let Some(name) = followed
             && was_up != Some(self.world.is_up(name))
         {
@@ -682,13 +687,20 @@ mod tests {
         ServicePolicy { checks: vec![check], start, ..service() }
     }
 
+    /// Turns the loop whenever something is due before this moment, as a host does that is never late.
+    pub(super) fn turn_until(world: &mut World, us: u64) {
+        while let Some(due) = world.next_deadline().filter(|due| due.as_us() < us) {
+            let _ = step(world, Now { mono: due, ..at(0) }, Event::Tick);
+        }
+    }
+
     /// Waits for the next probe, answers it, and returns what was recorded from there on.
     pub(super) fn probe(world: &mut World, name: &Name, failure: Option<ProbeFailure>) -> Vec<Body> {
         let due = world.services[name].senses.probes[0].due.unwrap();
         let now = Now { mono: due, ..at(0) };
         let mut records = step(world, now, Event::Tick).records;
         let (probe, _) = world.services[name].senses.probes[0].in_flight.unwrap();
-        let outcome = ProbeOutcome { took_us: 0, failure, detail: String::from("words"), figure: None };
+        let outcome = ProbeOutcome { took_us: 0, failure, detail: String::from("words"), figure: None, late_us: 0 };
         let probed = Event::Probed { service: name.clone(), epoch: Epoch(1), probe, outcome };
         records.extend(step(world, now, probed).records);
         records.into_iter().map(|record| record.body).collect()
@@ -730,7 +742,7 @@ mod tests {
         starting(&mut world, &name);
         let answer = |world: &mut World, index: usize, now: Now, failure| {
             let (probe, _) = world.services[&name].senses.probes[index].in_flight.unwrap();
-            let outcome = ProbeOutcome { took_us: 0, failure, detail: String::from("words"), figure: None };
+            let outcome = ProbeOutcome { took_us: 0, failure, detail: String::from("words"), figure: None, late_us: 0 };
             step(world, now, Event::Probed { service: name.clone(), epoch: Epoch(1), probe, outcome })
         };
         let now = Now { mono: world.services[&name].senses.probes[0].due.unwrap(), ..at(0) };

@@ -128,6 +128,8 @@ faults! {
     OrderResume = "order-resume",
     /// An operator puts another policy in force.
     Reload = "reload",
+    /// A probe fails while Hale itself is late, whatever the service does.
+    Starved = "starved",
 }
 
 impl Fault {
@@ -162,8 +164,9 @@ impl Rates {
     #[must_use]
     pub fn draw(rng: &mut Rng) -> Self {
         let mut rate = || if rng.chance(600) { 0 } else { rng.pick(&[10, 50, 200, 500, 900]) };
-        // One is drawn elsewhere, so that it shifts nothing here.
-        let mut rate_of = |fault: &Fault| if *fault == Fault::Reload { 0 } else { rate() };
+        // These are drawn elsewhere, so that they shift nothing here.
+        let elsewhere = [Fault::Reload, Fault::Starved];
+        let mut rate_of = |fault: &Fault| if elsewhere.contains(fault) { 0 } else { rate() };
         let mut rates = Self(Fault::ALL.iter().map(&mut rate_of).collect());
         // Not both: then nobody knows of a process any more, neither the journal nor the guardian, and none of the guarantees
         // about what they know can hold.

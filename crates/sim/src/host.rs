@@ -1,7 +1,7 @@
 //! The fake host: virtual time, the fake kernel, probes, the ledger's disk and operators, behind the core's own
 //! [`hale_core::driver::Host`].
 
-mod probing;
+pub mod probing;
 mod reload;
 mod revive;
 
@@ -55,6 +55,7 @@ pub struct FakeHost<'a> {
     probe_dice: BTreeMap<Name, Rng>,
     ledger_dice: Rng,
     lateness_dice: Rng,
+    starved_dice: Rng,
     status_dice: Rng,
     hang_up_dice: Rng,
     /// What was reached.
@@ -102,6 +103,7 @@ impl<'a> FakeHost<'a> {
             probe_dice: probe_dice.chain(dependencies).collect(),
             ledger_dice: dice(Purpose::Ledger, 0),
             lateness_dice: dice(Purpose::Lateness, 0),
+            starved_dice: dice(Purpose::Starved, 1),
             status_dice: dice(Purpose::Orders, 1),
             hang_up_dice: dice(Purpose::Orders, 2),
             coverage: Coverage::default(),

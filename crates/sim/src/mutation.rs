@@ -78,6 +78,8 @@ pub enum Mutation {
     SeesLeaks,
     /// A reload starts everything anew.
     StartsAllAnew,
+    /// How late Hale was is not heard.
+    DeafToLateness,
     /// The core panics.
     Panics,
 }
@@ -188,6 +190,9 @@ impl Host for Mutated<'_, '_> {
         }
         if self.mutation == Mutation::DeafToStalls && matches!(event, Event::MemoryStalled { .. }) {
             event = Event::Tick;
+        }
+        if let (Mutation::DeafToLateness, Event::Probed { outcome, .. }) = (self.mutation, &mut event) {
+            outcome.late_us = 0;
         }
         if let (Mutation::SeesLeaks, Event::Probed { outcome, .. }) = (self.mutation, &mut event)
             && let Some(figure) = &mut outcome.figure

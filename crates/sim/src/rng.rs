@@ -29,6 +29,8 @@ pub enum Purpose {
     Dependency = 12,
     /// Reloads: when, and what they change.
     Reload = 13,
+    /// Probes for which Hale itself is late.
+    Starved = 14,
 }
 
 /// xoshiro256** (Blackman, Vigna: Scrambled linear pseudorandom number generators, 2021), seeded by SplitMix64.

@@ -117,6 +117,10 @@ impl Scenario {
         if limits.faults.as_ref().is_none_or(|kept| kept.contains(&Fault::Reload)) {
             reload::draw_rate(seed, &mut rates);
         }
+        let mut starved = Rng::new(seed, Purpose::Starved, 0, 0);
+        if limits.faults.as_ref().is_none_or(|kept| kept.contains(&Fault::Starved)) && starved.chance(400) {
+            rates.set(Fault::Starved, starved.pick(&[10, 50, 200, 500, 900]));
+        }
         if rates.of(Fault::Reload) > 0 {
             // What a journal forgets that cannot be written, a policy included, is another story.
             rates.leave_out(Fault::JournalFull);

@@ -31,6 +31,7 @@ const CASES: &[(&str, Mutation)] = &[
     ("pauses", Mutation::EndlessPauses),
     ("only-leaks-are-planned", Mutation::SeesLeaks),
     ("reloads", Mutation::StartsAllAnew),
+    ("starved", Mutation::DeafToLateness),
     ("liveness", Mutation::NoSpawnAfterFailure),
     ("no-spinning", Mutation::Restless),
     ("ends", Mutation::NeverDone),

@@ -7,6 +7,8 @@ use crate::incident::Cause;
 use crate::plan::ladder::hash;
 use crate::policy::{CheckKind, CheckPolicy};
 use crate::time::{Monotonic, Span};
+use alloc::borrow::Cow;
+use alloc::format;
 use serde::{Deserialize, Serialize};
 
 /// The first probe of a new process comes this long after it was made: a program needs a few milliseconds to
@@ -202,6 +204,28 @@ pub(crate) fn taken_along_from(policy: &CheckPolicy, due: Monotonic) -> Monotoni
     Monotonic::from_us(due.as_us().saturating_sub(early.as_us()))
 }
 
+/// A failure counts only if Hale itself was not late by more than this part of the time-out while the probe ran.
+const LATE_PART: u64 = 4;
+
+/// What an outcome says of what was probed. A failure for which Hale itself may be to blame, because the machine did not let it
+/// look in time, says nothing.
+pub(crate) fn heard<'a>(policy: &CheckPolicy, outcome: &'a ProbeOutcome) -> Cow<'a, ProbeOutcome> {
+    let is_late = outcome.late_us > policy.timeout.as_us() / LATE_PART;
+    let only_slow = match (&policy.kind, outcome.failure) {
+        (CheckKind::Http(http), Some(ProbeFailure::Slow)) => {
+            let own_us = outcome.took_us.saturating_sub(outcome.late_us);
+            http.faster_than.is_some_and(|bound| own_us <= bound.as_us())
+        }
+        _ => false,
+    };
+    if outcome.failure.is_none_or(|failure| failure == ProbeFailure::Unable) || !(is_late || only_slow) {
+        return Cow::Borrowed(outcome);
+    }
+    let late = Span::from_us(outcome.late_us);
+    let detail = format!("{}; but Hale itself was late by {late}", outcome.detail);
+    Cow::Owned(ProbeOutcome { failure: Some(ProbeFailure::Unable), detail, figure: None, ..*outcome })
+}
+
 /// The kind of failure that a failing probe of a check of this kind means for the service; `None`: it says nothing about
 /// the service.
 #[must_use]
@@ -315,7 +339,7 @@ mod tests {
         let mut now = Monotonic::from_us(0);
         probing.begin(&policy, now);
         let mut pauses = Vec::new();
-        let outcome = |failure| ProbeOutcome { took_us: 100, failure, detail: String::new(), figure: None };
+        let outcome = |failure| ProbeOutcome { took_us: 100, failure, detail: String::new(), figure: None, late_us: 0 };
         for _ in 0..12 {
             let due = probing.due.unwrap();
             pauses.push(due.since(now).as_ms());
@@ -335,9 +359,51 @@ mod tests {
     }
 
     #[test]
+    fn a_failure_that_may_be_hales_own_lateness_says_nothing() {
+        let policy = policy(3, 1);
+        let found = |failure, took_us, late_us| {
+            let outcome = ProbeOutcome { took_us, failure, detail: String::from("words"), figure: None, late_us };
+            heard(&policy, &outcome).into_owned()
+        };
+        let (timeout, unable) = (Some(ProbeFailure::Timeout), Some(ProbeFailure::Unable));
+        assert_eq!(found(timeout, 1_000_000, 250_000).failure, timeout, "a quarter of the time-out");
+        let late = found(timeout, 1_000_000, 250_001);
+        assert_eq!((late.failure, late.detail.as_str()), (unable, "words; but Hale itself was late by 250 ms"));
+        assert_eq!(
+            found(Some(ProbeFailure::Wrong), 900_000, 800_000).failure,
+            unable,
+            "its other end may have given up"
+        );
+        assert_eq!(found(None, 5_000_000, 4_000_000).failure, None, "what is good is good");
+        assert_eq!(found(unable, 5_000_000, 4_000_000).detail, "words");
+    }
+
+    #[test]
+    fn slow_is_what_the_service_took_and_not_what_hale_did() {
+        let http = crate::policy::HttpCheck {
+            url: String::from("http://127.0.0.1/"),
+            method: String::from("GET"),
+            headers: alloc::collections::BTreeMap::new(),
+            status: alloc::vec![200],
+            body_contains: None,
+            json: alloc::collections::BTreeMap::new(),
+            faster_than: Some(Span::from_ms(500)),
+            ca_file: None,
+        };
+        let policy = CheckPolicy { kind: CheckKind::Http(http), ..policy(3, 1) };
+        let found = |late_us| {
+            let failure = Some(ProbeFailure::Slow);
+            let outcome = ProbeOutcome { took_us: 600_000, failure, detail: String::new(), figure: None, late_us };
+            heard(&policy, &outcome).failure
+        };
+        assert_eq!(found(99_999), Some(ProbeFailure::Slow));
+        assert_eq!(found(100_000), Some(ProbeFailure::Unable));
+    }
+
+    #[test]
     fn probes_of_all_services_begin_together_and_a_late_one_is_not_later_for_ever() {
         let policy = policy(3, 1);
-        let passed = |took_us| ProbeOutcome { took_us, failure: None, detail: String::new(), figure: None };
+        let passed = |took_us| ProbeOutcome { took_us, failure: None, detail: String::new(), figure: None, late_us: 0 };
         for service in ["bot", "api", "worker", "queue"] {
             let name = Name::try_from(service).unwrap();
             let mut probing = Probing::default();

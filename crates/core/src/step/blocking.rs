@@ -173,7 +173,7 @@ mod tests {
     use crate::policy::{CheckKind, CheckPolicy, DependencyPolicy, ServicePolicy};
     use crate::record::Record;
     use crate::status::State;
-    use crate::step::tests::{at, checked, exited, run, service, world};
+    use crate::step::tests::{at, checked, exited, run, service, turn_until, world};
     use crate::step::{Output, step};
     use crate::time::Span;
     use alloc::collections::BTreeMap;
@@ -214,7 +214,7 @@ mod tests {
         let mut records = step(world, at(ms), Event::Tick).records;
         let (probe, _) = world.dependencies[&name("api")].checks[0].1.in_flight.unwrap();
         let failure = (!is_up).then_some(ProbeFailure::Wrong);
-        let outcome = ProbeOutcome { took_us: 0, failure, detail: String::from("words"), figure: None };
+        let outcome = ProbeOutcome { took_us: 0, failure, detail: String::from("words"), figure: None, late_us: 0 };
         let probed = Event::Probed { service: name("api"), epoch: Epoch(0), probe, outcome };
         records.extend(step(world, at(ms), probed).records);
         (ms, records)
@@ -229,7 +229,7 @@ mod tests {
             records = step(world, crate::time::Now { mono: now, ..at(0) }, Event::Tick).records;
         }
         let (probe, _) = world.services[name].senses.probes[0].in_flight.unwrap();
-        let outcome = ProbeOutcome { took_us: 0, failure, detail: String::from("words"), figure: None };
+        let outcome = ProbeOutcome { took_us: 0, failure, detail: String::from("words"), figure: None, late_us: 0 };
         let probed = Event::Probed { service: name.clone(), epoch: Epoch(1), probe, outcome };
         records.extend(step(world, crate::time::Now { mono: now, ..at(0) }, probed).records);
         records.into_iter().map(|record| record.body).collect()
@@ -306,7 +306,8 @@ mod tests {
         let (probe, _) = world.dependencies[&name("api")].checks[0].1.in_flight.unwrap();
         let _ = step(&mut world, now, Event::End { why: crate::event::EndWhy::Signal(crate::policy::Signal::TERM) });
         assert_eq!(state(&world, &bot), State::Blocked, "it is stopped after web");
-        let outcome = ProbeOutcome { took_us: 0, failure: None, detail: String::from("words"), figure: None };
+        let outcome =
+            ProbeOutcome { took_us: 0, failure: None, detail: String::from("words"), figure: None, late_us: 0 };
         let probed = Event::Probed { service: name("api"), epoch: Epoch(0), probe, outcome };
         let records = step(&mut world, now, probed).records;
         assert!(records.iter().any(|record| matches!(record.body, Body::Dependency { .. })), "{records:?}");
@@ -350,6 +351,7 @@ mod tests {
         let until = world.services[&bot].asked_until().unwrap();
         let now = |us: u64| crate::time::Now { mono: crate::time::Monotonic::from_us(us), ..at(0) };
         let stops = |output: Output| output.records.iter().any(|it| matches!(it.body, Body::StopIntended { .. }));
+        turn_until(&mut world, until.as_us() - 1);
         assert!(!stops(step(&mut world, now(until.as_us() - 1), Event::Tick)));
         assert!(world.next_deadline().is_some_and(|next| next <= until), "the loop wakes for it");
         assert!(stops(step(&mut world, now(until.as_us()), Event::Tick)));
@@ -555,8 +557,13 @@ mod tests {
     #[test]
     fn a_result_that_nobody_waits_for_changes_nothing() {
         let (mut world, _) = running(service());
-        let outcome =
-            ProbeOutcome { took_us: 0, failure: Some(ProbeFailure::Wrong), detail: String::new(), figure: None };
+        let outcome = ProbeOutcome {
+            took_us: 0,
+            failure: Some(ProbeFailure::Wrong),
+            detail: String::new(),
+            figure: None,
+            late_us: 0,
+        };
         let probed = Event::Probed { service: name("api"), epoch: Epoch(0), probe: ProbeId(999), outcome };
         assert!(step(&mut world, at(50), probed).records.is_empty());
         assert!(world.is_up(&name("api")));

@@ -1,7 +1,7 @@
 //! Dependencies: their probes, and what the results mean for whether they are there.
 
 use super::Brain;
-use crate::analyze::checks::{CheckState, Edge};
+use crate::analyze::checks::{CheckState, Edge, heard};
 use crate::effect::{Fence, Order};
 use crate::event::{ProbeFailure, ProbeOutcome};
 use crate::ids::{Name, ProbeId};
@@ -64,6 +64,7 @@ impl Brain<'_> {
         let ours = checks.find(|((_, (_, probing)), _)| probing.in_flight.is_some_and(|(id, _)| id == probe));
         let Some(((check, (state, probing)), answered)) = ours else { return };
         *answered = Some(now);
+        let outcome = &*heard(check, outcome);
         // What could not be run says nothing.
         let edge = match outcome.failure {
             Some(ProbeFailure::Unable) => Edge::None,

@@ -132,7 +132,7 @@ mod tests {
     use crate::incident::Outcome;
     use crate::record::OperatorOrder;
     use crate::status::State;
-    use crate::step::tests::{at, checked, exited, probe, run, service, starting, world};
+    use crate::step::tests::{at, checked, exited, probe, run, service, starting, turn_until, world};
     use crate::step::{Output, step};
     use crate::time::Now;
     use crate::world::World;
@@ -213,6 +213,7 @@ mod tests {
         let failed = probe(&mut world, &name, Some(ProbeFailure::Wrong));
         assert!(failed.iter().any(|body| matches!(body, Body::Detected { .. })), "{failed:?}");
         assert!(matches!(world.services[&name].known.phase, Phase::Running { .. }));
+        turn_until(&mut world, 20_000_000);
         let resumed = order(&mut world, at(20_000), OperatorOrder::Resume { service: name.clone() });
         let signals = |order: &Order| matches!(order, Order::Signal { .. });
         assert!(resumed.effects.iter().any(|effect| signals(&effect.order)), "{resumed:?}");

@@ -97,7 +97,7 @@ mod tests {
             let mut records = step(world, now, Event::Tick).records;
             let (probe, _) = world.services[name].senses.probes[0].in_flight.unwrap();
             let figure = Some(value(due.as_us() / 1_000_000));
-            let outcome = ProbeOutcome { took_us: 0, failure: None, detail: String::new(), figure };
+            let outcome = ProbeOutcome { took_us: 0, failure: None, detail: String::new(), figure, late_us: 0 };
             let probed = Event::Probed { service: name.clone(), epoch: Epoch(1), probe, outcome };
             records.extend(step(world, now, probed).records);
             bodies.extend(records.into_iter().map(|record| record.body));

@@ -86,6 +86,7 @@ impl Brain<'_> {
         }
         let policy = service.policy.clone();
         let check = &policy.checks[index];
+        let outcome = &*checks::heard(check, outcome);
         if outcome.failure == Some(ProbeFailure::Unable) {
             self.unable(name, index, epoch, outcome);
             return;
@@ -219,6 +220,7 @@ impl Brain<'_> {
             failure: Some(ProbeFailure::Timeout),
             detail: format!("no heartbeat for {within}"),
             figure: None,
+            late_us: 0,
         };
         let edge = probing.edge(state, check, false);
         probing.last = Some(outcome.clone());
@@ -299,7 +301,8 @@ impl Brain<'_> {
             if !running {
                 probing.due = None;
             }
-            let outcome = ProbeOutcome { took_us: 0, failure: None, detail: String::from("heartbeat"), figure: None };
+            let outcome =
+                ProbeOutcome { took_us: 0, failure: None, detail: String::from("heartbeat"), figure: None, late_us: 0 };
             probing.last = Some(outcome.clone());
             self.edge(name, index, epoch, edge, &outcome);
         }

@@ -266,7 +266,7 @@ mod tests {
     use crate::ids::Epoch;
     use crate::policy::{CheckKind, CheckPolicy, CrashLoop, DependencyPolicy, Policy, ServicePolicy};
     use crate::record::Record;
-    use crate::step::tests::{at, checked, exited, run, service, starting, world};
+    use crate::step::tests::{at, checked, exited, run, service, starting, turn_until, world};
     use crate::step::{Output, step};
     use crate::time::{Now, Span};
     use crate::world::{Birth, World};
@@ -331,10 +331,11 @@ mod tests {
     fn probe(world: &mut World, check: usize, failure: Option<ProbeFailure>) -> Vec<Body> {
         let bot = name("bot");
         let due = world.services[&bot].senses.probes[check].due.unwrap();
+        turn_until(world, due.as_us());
         let now = Now { mono: due, ..at(0) };
         let mut records = step(world, now, Event::Tick).records;
         let (probe, _) = world.services[&bot].senses.probes[check].in_flight.unwrap();
-        let outcome = ProbeOutcome { took_us: 0, failure, detail: String::from("words"), figure: None };
+        let outcome = ProbeOutcome { took_us: 0, failure, detail: String::from("words"), figure: None, late_us: 0 };
         let epoch = world.services[&bot].known.last_epoch;
         records.extend(step(world, now, Event::Probed { service: bot, epoch, probe, outcome }).records);
         records.into_iter().map(|record| record.body).collect()
@@ -426,6 +427,7 @@ mod tests {
         let second = probe(&mut world, 1, Some(ProbeFailure::Wrong));
         assert!(second.iter().any(|body| matches!(body, Body::CheckFailed { failures: 2, .. })), "{second:?}");
         let due = world.services[&bot].senses.probes[1].due.unwrap().as_us() / 1_000;
+        turn_until(&mut world, (due - 1) * 1_000);
         let _ = reload(&mut world, due - 1, |policy| change_bot(policy, |bot| bot.checks[1].failures = 2));
         let failed = probe(&mut world, 1, Some(ProbeFailure::Wrong));
         assert!(failed.iter().any(|body| matches!(body, Body::Detected { .. })), "{failed:?}");
@@ -439,8 +441,13 @@ mod tests {
         let _ = step(&mut world, Now { mono: due, ..at(0) }, Event::Tick);
         let (probe, _) = world.services[&bot].senses.probes[0].in_flight.unwrap();
         let _ = reload(&mut world, 4_000, |policy| change_bot(policy, |bot| bot.checks[0] = another_check()));
-        let outcome =
-            ProbeOutcome { took_us: 0, failure: Some(ProbeFailure::Wrong), detail: String::new(), figure: None };
+        let outcome = ProbeOutcome {
+            took_us: 0,
+            failure: Some(ProbeFailure::Wrong),
+            detail: String::new(),
+            figure: None,
+            late_us: 0,
+        };
         let stale = Event::Probed { service: bot, epoch: Epoch(1), probe, outcome };
         assert!(step(&mut world, at(4_001), stale).records.is_empty());
     }
@@ -721,9 +728,7 @@ mod tests {
             Arc::make_mut(policy.services.get_mut(name).unwrap()).command.push(String::from("-v"));
         };
         let _ = reload(&mut world, 1_000, |policy| other(policy, &bot));
-        for ms in [12_000, 30_000] {
-            let _ = step(&mut world, at(ms), Event::Tick);
-        }
+        turn_until(&mut world, 30_000_000);
         assert!(matches!(
             world.services[&bot].known.phase,
             Phase::Stopping { stage: crate::world::phase::StopStage::Unkillable { .. }, .. }

@@ -115,7 +115,8 @@ mod tests {
         run(&mut world, &name);
         let _ = told(&mut world, &name, 1_000);
         let _ = step(&mut world, at(2_000), Event::End { why: EndWhy::Signal(Signal::TERM) });
-        let relieved = step(&mut world, at(20_000), Event::Tick);
+        let due = world.next_deadline().unwrap();
+        let relieved = step(&mut world, at(due.as_us() / 1_000), Event::Tick);
         assert!(!relieved.effects.iter().any(|effect| effect.order == Order::Kill), "{:?}", relieved.effects);
         assert_eq!(relieved.records.len(), 1);
     }

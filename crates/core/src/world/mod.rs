@@ -2,6 +2,7 @@
 
 pub mod dependency;
 pub(crate) mod hardware;
+pub mod lateness;
 pub mod pause;
 pub mod phase;
 mod reload;
@@ -89,6 +90,8 @@ pub struct World {
     pauses: Timers<u64>,
     /// How far that clock is ahead of the monotonic one.
     suspended_us: u64,
+    /// When the loop looked last.
+    last_step: Option<Monotonic>,
 }
 
 /// An order that waits for its record.
@@ -135,6 +138,7 @@ impl World {
             timers: Timers::default(),
             pauses: Timers::default(),
             suspended_us: 0,
+            last_step: None,
             birth,
         }
     }

@@ -78,9 +78,4 @@ impl World {
     pub(crate) fn pauses_over(&self, at: Now, most: usize) -> Vec<Name> {
         self.pauses.due(at.boot_us).take(most).cloned().collect()
     }
-
-    /// Looks how far the clock that goes on in suspend is ahead of the other one.
-    pub(crate) fn compare_clocks(&mut self, at: Now) {
-        self.suspended_us = at.boot_us.saturating_sub(at.mono.as_us());
-    }
 }

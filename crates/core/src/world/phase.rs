@@ -331,6 +331,7 @@ impl Phase {
             | Body::TookOver { .. }
             | Body::Ending { .. }
             | Body::LedgerDegraded { .. }
+            | Body::HostStalled { .. }
             | Body::LedgerRecovered => Ok(self.clone()),
         }
     }

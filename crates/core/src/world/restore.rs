@@ -139,6 +139,7 @@ impl World {
             Body::CarriedOut { ordered } | Body::OrderNotDurable { ordered, .. } => {
                 self.pending.remove(ordered);
             }
+            Body::HostStalled { late, .. } => self.credit(*late),
             Body::Reloaded(reload) if !self.take_up(&reload.to) => {
                 // What follows was written by a policy that is lost: only watching is safe.
                 for service in self.services.values_mut() {

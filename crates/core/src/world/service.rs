@@ -382,6 +382,7 @@ impl Service {
             | Body::CheckUnproven { .. }
             | Body::Forgotten
             | Body::TookOver { .. }
+            | Body::HostStalled { .. }
             | Body::Ending { .. }
             | Body::Blocked { .. }
             | Body::Dependency { .. }

@@ -14,6 +14,9 @@ use hale_core::event::{Event, ProbeFailure, ProbeOutcome};
 use hale_core::ids::{Epoch, Name, ProbeId};
 use hale_core::policy::{CheckKind, CheckPolicy, DependencyPolicy, ServicePolicy};
 
+/// What is said of a probe for which Hale itself was late.
+pub const STARVED: &str = "no answer seen in time";
+
 impl FakeHost<'_> {
     pub(super) fn probe(&mut self, service: &Name, epoch: Epoch, probe: ProbeId, check: usize, policy: &ServicePolicy) {
         let now = self.timeline.now();
@@ -76,19 +79,28 @@ impl FakeHost<'_> {
         let now = self.timeline.now();
         let Some(dice) = self.probe_dice.get_mut(service) else { return };
         let unable = !self.faults_over && dice.chance(self.scenario.rates.of(Fault::ProbeUnable));
+        let starved = !self.faults_over && self.starved_dice.chance(self.scenario.rates.of(Fault::Starved));
+        let timeout_us = check.timeout.as_us();
+        let (mut took_us, mut late_us) = (took_us, 0);
+        if starved {
+            self.coverage.fault(Fault::Starved);
+            late_us = self.starved_dice.within(timeout_us / 4 + 1, 20 * timeout_us);
+            took_us = took_us.max(timeout_us);
+        }
         let (failure, detail) = match failure {
+            _ if starved => (Some(ProbeFailure::Timeout), STARVED),
             _ if unable => (Some(ProbeFailure::Unable), "too many open files"),
             Some(failure) => (Some(failure), "no good answer"),
             None => (None, "200 OK"),
         };
-        if unable {
+        if unable && !starved {
             self.coverage.fault(Fault::ProbeUnable);
         }
         let detail = String::from(detail);
         let until_us = now + took_us;
         let fact = Fact::Probing { service: service.clone(), epoch, check: check.name.clone(), until_us };
         self.judges.see(now, Seen::Fact(&fact));
-        let outcome = ProbeOutcome { took_us, failure, detail, figure: figure.filter(|_| !unable) };
+        let outcome = ProbeOutcome { took_us, failure, detail, figure: figure.filter(|_| !unable), late_us };
         let event = Event::Probed { service: service.clone(), epoch, probe, outcome };
         let lost = dice.chance(self.scenario.rates.of(Fault::ProbeLost));
         let late = dice.chance(self.scenario.rates.of(Fault::ProbeLate));

@@ -12,6 +12,7 @@ mod processes;
 mod records;
 mod reloads;
 mod stalls;
+mod starved;
 
 use crate::kernel::Fact;
 use crate::scenario::Scenario;
@@ -177,6 +178,7 @@ pub fn oracles(scenario: &Scenario) -> Vec<Box<dyn Oracle>> {
         Box::new(pauses::Pauses::default()),
         Box::new(leaks::OnlyLeaks::new(policy)),
         Box::new(reloads::Reloads::new(policy)),
+        Box::new(starved::Starved),
         Box::new(liveness::Liveness),
         Box::new(liveness::NoSpinning),
         Box::new(liveness::Ends::default()),

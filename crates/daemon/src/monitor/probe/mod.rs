@@ -6,6 +6,7 @@ mod exposition;
 mod figures;
 mod grpc;
 mod http;
+mod lateness;
 mod measured;
 mod prepare;
 mod process;
@@ -188,10 +189,10 @@ async fn serve(shared: Arc<Shared>, mut wished: UnboundedReceiver<Wish>) {
 
 impl Shared {
     async fn run(self: Arc<Self>, order: ProbeOrder, deadline: Deadline) {
-        let verdict = self.judge(&order, deadline).await;
-        let took_us = deadline.elapsed().as_us();
+        let (verdict, late) = lateness::measured(deadline, self.judge(&order, deadline)).await;
+        let (took_us, late_us) = (deadline.elapsed().as_us(), late.as_us());
         let Verdict { failure, detail, figure } = verdict;
-        let outcome = ProbeOutcome { took_us, failure, detail, figure };
+        let outcome = ProbeOutcome { took_us, failure, detail, figure, late_us };
         let ProbeOrder { service, epoch, probe, .. } = order;
         (self.report)(Event::Probed { service, epoch, probe, outcome });
     }

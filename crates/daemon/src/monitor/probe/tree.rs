@@ -318,7 +318,13 @@ mod tests {
     async fn probe(looker: &Looker, order: &ProbeOrder, timeout: Span) -> ProbeOutcome {
         let kind = CheckKind::Cpu { below_percent: 1, window: LONG };
         let verdict = looker.probe(order, &kind, Deadline::start(timeout)).await.unwrap_or_else(|verdict| verdict);
-        ProbeOutcome { took_us: 0, failure: verdict.failure, detail: verdict.detail, figure: verdict.figure }
+        ProbeOutcome {
+            took_us: 0,
+            failure: verdict.failure,
+            detail: verdict.detail,
+            figure: verdict.figure,
+            late_us: 0,
+        }
     }
 
     fn looks(looker: &Looker) -> (u64, u32) {

@@ -1,0 +1,120 @@
+//! Time in which nobody looked: the loop came late, or the machine slept. It counts against no service.
+
+use super::World;
+use super::dependency::Dependency;
+use super::phase::{Phase, StopStage};
+use super::service::Service;
+use crate::analyze::checks::CheckState;
+use crate::ids::Name;
+use crate::policy::CheckPolicy;
+use crate::time::{Monotonic, Now, Span};
+use alloc::vec::Vec;
+
+/// From when on the loop is so late that what fell due meanwhile may be its own fault, and a sleep of the machine is worth a
+/// record. The shortest time-outs that are in use are about as long; below it a probe measures itself how late Hale was
+/// ([`crate::event::ProbeOutcome::late_us`]).
+pub const LATE_FROM: Span = Span::from_secs(1);
+
+/// How long nobody looked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Lateness {
+    /// The loop should have come, and did not: since its last step, as it is not known when it was stopped.
+    pub(crate) late: Span,
+    /// The machine was suspended.
+    pub(crate) slept: Span,
+}
+
+impl World {
+    /// Compares the clocks with those of the step before.
+    pub(crate) fn lateness(&mut self, at: Now) -> Option<Lateness> {
+        let last = self.last_step;
+        let due = self.next_deadline();
+        let ahead_us = at.boot_us.saturating_sub(at.mono.as_us());
+        let slept = Span::from_us(ahead_us.saturating_sub(self.suspended_us));
+        (self.suspended_us, self.last_step) = (ahead_us, Some(at.mono));
+        let last = last?;
+        let overdue = due.map_or(Span::ZERO, |due| at.mono.since(due.max(last)));
+        let counted = |span: Span| if span >= LATE_FROM { span } else { Span::ZERO };
+        let late = if overdue >= LATE_FROM { at.mono.since(last) } else { Span::ZERO };
+        let lateness = Lateness { late, slept: counted(slept) };
+        (lateness.late.max(lateness.slept) > Span::ZERO).then_some(lateness)
+    }
+
+    /// Moves all deadlines on by `late`, and has failures in a row counted from the beginning.
+    pub(crate) fn credit(&mut self, late: Span) {
+        self.services.values_mut().for_each(|service| service.credit(late));
+        self.dependencies.values_mut().for_each(|dependency| dependency.credit(late));
+        self.askers.clear();
+    }
+
+    /// When the loop looked last.
+    #[cfg(test)]
+    pub(crate) fn last_step(&self) -> Option<Monotonic> {
+        self.last_step
+    }
+
+    /// All that have deadlines.
+    pub(crate) fn names(&self) -> Vec<Name> {
+        self.services.keys().chain(self.dependencies.keys()).cloned().collect()
+    }
+}
+
+impl Service {
+    fn credit(&mut self, late: Span) {
+        let until = match &self.known.phase {
+            Phase::Spawning { .. } | Phase::Starting { .. } => self.start_deadline(),
+            Phase::Stopping { stage: StopStage::Asked { kill_at }, .. } => {
+                Some(self.known.extended_until.map_or(*kill_at, |extended| extended.max(*kill_at)))
+            }
+            Phase::Stopping { stage: StopStage::Killed { .. } | StopStage::Unkillable { .. }, .. }
+            | Phase::Running { .. }
+            | Phase::Stopped { .. }
+            | Phase::Down
+            | Phase::Blocked { .. }
+            | Phase::BackingOff { .. }
+            | Phase::Held { .. }
+            | Phase::Remains { .. } => None,
+        };
+        if let Some(until) = until {
+            self.known.extended_until = Some(until.after(late));
+        }
+        // Nobody saw whether it was healthy.
+        let healthy_since = self.known.since;
+        self.known.last_failure = self.known.last_failure.map(|last| last.max(healthy_since).after(late));
+        for (state, check) in self.known.checks.iter_mut().zip(&self.policy.checks) {
+            begin_row(state, check);
+        }
+        for (probing, check) in self.senses.probes.iter_mut().zip(&self.policy.checks) {
+            probing.credit(check, late);
+        }
+        // Whoever has failed fails once more.
+        self.senses.asked.clear();
+    }
+}
+
+impl Dependency {
+    fn credit(&mut self, late: Span) {
+        for ((state, probing), check) in self.checks.iter_mut().zip(&self.policy.checks) {
+            begin_row(state, check);
+            probing.credit(check, late);
+        }
+    }
+}
+
+/// Failures that were not enough count no longer.
+fn begin_row(state: &mut CheckState, check: &CheckPolicy) {
+    if matches!(state, CheckState::Failing { failures } if *failures < check.failures) {
+        *state = CheckState::Unknown;
+    }
+}
+
+impl crate::analyze::checks::Probing {
+    fn credit(&mut self, check: &CheckPolicy, late: Span) {
+        let later = |at: Monotonic| at.after(late);
+        self.in_flight = self.in_flight.map(|(probe, lost_at)| (probe, later(lost_at)));
+        if check.kind.promise().is_some() {
+            self.due = self.due.map(later);
+        }
+        self.anew = true;
+    }
+}
