@@ -26,6 +26,7 @@ mod pausing;
 mod planned;
 mod reload;
 mod replaced;
+mod stopped;
 mod survivors;
 mod tree_checks;
 mod writers;
