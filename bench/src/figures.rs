@@ -37,6 +37,7 @@ pub const ALL: &[(&str, Measure)] = &[
     ("looks", crate::checks::looks),
     ("http", crate::checks::http),
     ("reload", crate::reload::reload),
+    ("starved", crate::starved::starved),
     ("crowd", crate::crowd::crowd),
 ];
 

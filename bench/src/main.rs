@@ -13,6 +13,7 @@ mod reload;
 mod replaced;
 mod report;
 mod starts;
+mod starved;
 mod status;
 mod supervisors;
 

@@ -2,7 +2,7 @@
 
 use crate::diagnostic::Report;
 use crate::document::{Entry, Item, Value};
-use crate::fields::Fields;
+use crate::fields::{Fields, nearest};
 use crate::keys::{self, CheckName, Key, probed};
 use crate::kinds::{Choice, Kind};
 use crate::measured;
@@ -21,6 +21,8 @@ struct Unnamed {
     timeout: Span,
     failures: u32,
     successes: u32,
+    confirm: Vec<String>,
+    confirm_at: crate::diagnostic::Place,
 }
 
 /// Reads `[[service.NAME.check]]`. `None`: one of them is wrong.
@@ -47,7 +49,8 @@ pub(crate) fn read_items<'a>(
     for item in list {
         all.push(check(item, owner, kind, &mut given, base_dir, report));
     }
-    Some(with_names(all.into_iter().collect::<Option<_>>()?))
+    let (checks, wanted) = with_names(all.into_iter().collect::<Option<_>>()?);
+    confirmed(checks, wanted, report)
 }
 
 fn check(
@@ -88,6 +91,8 @@ fn check(
         | CheckName::LoopLag => fields.get(&keys::FAILURES, report),
     };
     let successes = fields.get(&keys::SUCCESSES, report);
+    let confirm = fields.get(&keys::CONFIRM, report);
+    let confirm_at = fields.place(keys::CONFIRM.name);
     let kind = match kind {
         CheckName::Http => http(&fields, timeout, base_dir, report).map(CheckKind::Http),
         CheckName::Tcp => fields.get(&probed::ADDRESS, report).map(|address| CheckKind::Tcp { address }),
@@ -102,7 +107,16 @@ fn check(
         CheckName::Progress => measured::progress(&fields, every, report),
         CheckName::LoopLag => measured::loop_lag(&fields, report),
     };
-    Some(Unnamed { name, kind: kind?, every: every?, timeout: timeout?, failures: failures?, successes: successes? })
+    Some(Unnamed {
+        name,
+        kind: kind?,
+        every: every?,
+        timeout: timeout?,
+        failures: failures?,
+        successes: successes?,
+        confirm: confirm?,
+        confirm_at,
+    })
 }
 
 fn name(
@@ -189,8 +203,11 @@ fn grpc(fields: &Fields<'_>, report: &mut Report<'_>) -> Option<CheckKind> {
     Some(CheckKind::Grpc { address: address?, service: service? })
 }
 
+/// What the `confirm` of a check says, and where.
+type Wanted = (Vec<String>, crate::diagnostic::Place);
+
 /// Gives the kind as the name to each check without one, with a number where that is taken.
-fn with_names(checks: Vec<Unnamed>) -> Vec<CheckPolicy> {
+fn with_names(checks: Vec<Unnamed>) -> (Vec<CheckPolicy>, Vec<Wanted>) {
     let mut taken: Vec<Name> = checks.iter().filter_map(|check| check.name.clone()).collect();
     let mut free_name = |kind: &str| -> Name {
         let candidates = std::iter::once(kind.to_owned()).chain((2..).map(|number: u32| format!("{kind}-{number}")));
@@ -201,13 +218,53 @@ fn with_names(checks: Vec<Unnamed>) -> Vec<CheckPolicy> {
         taken.push(free.clone());
         free
     };
-    let finish = |check: Unnamed| CheckPolicy {
-        name: check.name.unwrap_or_else(|| free_name(check.kind.as_str())),
-        kind: check.kind,
-        every: check.every,
-        timeout: check.timeout,
-        failures: check.failures,
-        successes: check.successes,
+    let finish = |check: Unnamed| {
+        let policy = CheckPolicy {
+            name: check.name.unwrap_or_else(|| free_name(check.kind.as_str())),
+            kind: check.kind,
+            every: check.every,
+            timeout: check.timeout,
+            failures: check.failures,
+            successes: check.successes,
+            confirm: Vec::new(),
+        };
+        (policy, (check.confirm, check.confirm_at))
     };
-    checks.into_iter().map(finish).collect()
+    checks.into_iter().map(finish).unzip()
+}
+
+/// Finds the checks that others name in `confirm`. `None`: one of them is not there.
+fn confirmed(mut checks: Vec<CheckPolicy>, wanted: Vec<Wanted>, report: &mut Report<'_>) -> Option<Vec<CheckPolicy>> {
+    let names: Vec<Name> = checks.iter().map(|check| check.name.clone()).collect();
+    let mut all_there = true;
+    for (check, (texts, at)) in checks.iter_mut().zip(wanted) {
+        if !texts.is_empty() && check.failures < 2 {
+            let message = format!("`confirm` needs `failures` of at least 2, and check `{}` has 1", check.name);
+            let help =
+                "the failures before the last one are what is seen of a check that nobody confirms: set failures = 2";
+            report.error(at, message, Some(help.to_owned()));
+            all_there = false;
+        }
+        for text in texts {
+            match names.iter().find(|name| name.as_str() == text) {
+                Some(name) if *name == check.name => {
+                    let help = Some("name another check of this service".to_owned());
+                    report.error(at, format!("check `{name}` cannot confirm itself"), help);
+                    all_there = false;
+                }
+                Some(name) => check.confirm.push(name.clone()),
+                None => {
+                    let known: Vec<&str> =
+                        names.iter().map(Name::as_str).filter(|name| *name != check.name.as_str()).collect();
+                    let help = nearest(&text, known.iter().copied()).map(|near| format!("did you mean {near:?}?"));
+                    let help = help.or_else(|| Some(format!("the other checks here are: {}", known.join(", "))));
+                    report.error(at, format!("there is no check {text:?} here"), help);
+                    all_there = false;
+                }
+            }
+        }
+        check.confirm.sort();
+        check.confirm.dedup();
+    }
+    all_there.then_some(checks)
 }

@@ -119,6 +119,12 @@ fn dependency(name: &str, entry: &Entry, base_dir: &str, report: &mut Report<'_>
     }
     let outside: Vec<&Item> = items.iter().filter(|item| is_outside(item, report)).collect();
     let checks = checks::read_items(outside.iter().copied(), &fields, &KIND, base_dir, report)?;
+    if let Some(check) = checks.iter().find(|check| !check.confirm.is_empty()) {
+        let message =
+            format!("`confirm` has no effect in check `{}` of a dependency: nothing is killed for it", check.name);
+        report.error(entry.key_at, message, Some("remove it".to_owned()));
+        return None;
+    }
     (outside.len() == items.len()).then_some(DependencyPolicy { checks })
 }
 

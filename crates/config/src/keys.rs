@@ -548,6 +548,12 @@ pub(crate) static HEARTBEAT_FAILURES: Key<Number> = key(
     Number { min: 1, max: COUNT_MAX, default: Some(1) },
     "How often in a row `every` must pass without a sign, after the first miss, to make Hale act.",
 );
+pub(crate) static CONFIRM: Key<List<Text>> = key(
+    "confirm",
+    List { of: text(text::any), non_empty: false, example: r#"["tcp"]"# },
+    "Names of other checks of this service: before a failure of this one leads to anything, each of them is probed, and all must \
+     fail, too. Needs `failures` of at least 2.",
+);
 pub(crate) static SUCCESSES: Key<Number> = key(
     "successes",
     Number { min: 1, max: COUNT_MAX, default: Some(1) },

@@ -392,6 +392,9 @@ pub struct CheckPolicy {
     pub failures: u32,
     /// Consecutive successes that make it healthy again; at least 1.
     pub successes: u32,
+    /// Other checks of the service that must fail, too, before a failure of this one leads to anything.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub confirm: Vec<Name>,
 }
 
 /// What one check probes, with its own keys.

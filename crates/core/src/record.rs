@@ -205,6 +205,16 @@ pub enum Body {
         /// In words.
         detail: String,
     },
+    /// A check failed as often as makes Hale act, and another one that has to confirm it does not fail: nothing is done. Once in a
+    /// row of failures.
+    Unconfirmed {
+        /// Its number.
+        epoch: Epoch,
+        /// Which check.
+        check: Name,
+        /// Which other one passes, or has said nothing.
+        by: Name,
+    },
     /// A check passes, that failed or was not known.
     CheckPassed {
         /// Its number.
@@ -509,6 +519,7 @@ impl Body {
             | Self::ReloadRefused { .. }
             | Self::Forgotten
             | Self::CheckUnproven { .. }
+            | Self::Unconfirmed { .. }
             | Self::TookOver { .. }
             | Self::HostStalled { .. }
             | Self::Ending { .. }

@@ -682,6 +682,7 @@ mod tests {
             timeout: Span::from_secs(1),
             failures: 1,
             successes: 1,
+            confirm: Vec::new(),
         };
         let start = StartPolicy { ready: Ready::Check, within: Span::from_secs(1) };
         ServicePolicy { checks: vec![check], start, ..service() }

@@ -109,6 +109,7 @@ pub fn body_name(body: &Body) -> &'static str {
         Body::DescriptorDropped { .. } => "descriptor_dropped",
         Body::OrderNotDurable { .. } => "order_not_durable",
         Body::LedgerDegraded { .. } => "ledger_degraded",
+        Body::Unconfirmed { .. } => "unconfirmed",
         Body::HostStalled { .. } => "host_stalled",
         Body::LedgerRecovered => "ledger_recovered",
         Body::Output { .. } => "output",

@@ -53,6 +53,7 @@ fn draw_one(seed: u64, index: u64, slow: bool) -> DependencyPolicy {
         timeout: Span::from_ms(rng.scaled(20, 1_500)),
         failures: rng.pick(&[1, 2, 3]),
         successes: rng.pick(&[1, 1, 2]),
+        confirm: Vec::new(),
     });
     DependencyPolicy { checks: checks.collect() }
 }

@@ -231,6 +231,7 @@ pub fn default_check(kind: CheckKind) -> CheckPolicy {
         timeout: Span::from_secs(1),
         failures: 3,
         successes: 1,
+        confirm: Vec::new(),
     }
 }
 
@@ -335,6 +336,7 @@ pub(crate) fn draw_check(rng: &mut Rng, number: u64, slow: bool) -> CheckPolicy 
         timeout,
         failures: rng.pick(&[1, 2, 3, 5]),
         successes: rng.pick(&[1, 1, 1, 2, 3]),
+        confirm: Vec::new(),
         kind,
     }
 }

@@ -2,8 +2,8 @@
 
 use super::probed::URL_PATTERN;
 use super::{
-    CHECK_NAME, EVERY, FAILURES, HEARTBEAT_FAILURES, KIND, Key, SUCCESSES, Section, Shape, TIMEOUT, Tables, key,
-    required,
+    CHECK_NAME, CONFIRM, EVERY, FAILURES, HEARTBEAT_FAILURES, KIND, Key, SUCCESSES, Section, Shape, TIMEOUT, Tables,
+    key, required,
 };
 use crate::kinds::{Choice, Duration, Text};
 use crate::measured::{Decimal, SeriesText, SourceName};
@@ -19,13 +19,14 @@ pub(crate) static METRIC: Section = Section {
         &TIMEOUT,
         &FAILURES,
         &SUCCESSES,
+        &CONFIRM,
         &METRICS_URL,
         &SERIES,
         &ABOVE,
         &BELOW,
         &INCREASES_WITHIN,
     ],
-    planned: &["confirm"],
+    planned: &[],
 };
 
 const METRICS_URL_EXAMPLE: &str = "url = \"http://127.0.0.1:9100/metrics\"";
@@ -67,13 +68,14 @@ pub(crate) static PROGRESS: Section = Section {
         &TIMEOUT,
         &HEARTBEAT_FAILURES,
         &SUCCESSES,
+        &CONFIRM,
         &PROGRESS_WITHIN,
         &SOURCE,
         &SOURCE_URL,
         &SOURCE_SERIES,
         &PENDING_TABLE,
     ],
-    planned: &["confirm"],
+    planned: &[],
 };
 
 pub(crate) static PROGRESS_WITHIN: Key<Duration> = required(
@@ -118,12 +120,13 @@ pub(crate) static LOOP_LAG: Section = Section {
         &TIMEOUT,
         &FAILURES,
         &SUCCESSES,
+        &CONFIRM,
         &LAG_BELOW,
         &SOURCE,
         &SOURCE_URL,
         &SOURCE_SERIES,
     ],
-    planned: &["confirm"],
+    planned: &[],
 };
 
 pub(crate) static LAG_BELOW: Key<Duration> = required(

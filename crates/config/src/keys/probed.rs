@@ -1,8 +1,8 @@
 //! The keys of the checks that ask the service something, or wait for its word.
 
 use super::{
-    CHECK_NAME, EVERY, FAILURES, HEARTBEAT_FAILURES, KIND, Key, SUCCESSES, Section, TIMEOUT, command, key, required,
-    text as rule,
+    CHECK_NAME, CONFIRM, EVERY, FAILURES, HEARTBEAT_FAILURES, KIND, Key, SUCCESSES, Section, TIMEOUT, command, key,
+    required, text as rule,
 };
 use crate::kinds::{AnyJson, Duration, List, Map, StatusCodes, Text};
 use crate::text;
@@ -17,6 +17,7 @@ pub(crate) static HTTP: Section = Section {
         &TIMEOUT,
         &FAILURES,
         &SUCCESSES,
+        &CONFIRM,
         &URL,
         &CA_FILE,
         &METHOD,
@@ -26,7 +27,7 @@ pub(crate) static HTTP: Section = Section {
         &JSON,
         &FASTER_THAN,
     ],
-    planned: &["confirm"],
+    planned: &[],
 };
 
 pub(crate) static URL: Key<Text> = required(
@@ -65,8 +66,8 @@ pub(crate) static FASTER_THAN: Key<Duration> = key(
 /// A check of kind `tcp`.
 pub(crate) static TCP: Section = Section {
     title: "a check of kind \"tcp\"",
-    keys: &[&KIND, &CHECK_NAME, &EVERY, &TIMEOUT, &FAILURES, &SUCCESSES, &ADDRESS],
-    planned: &["confirm"],
+    keys: &[&KIND, &CHECK_NAME, &EVERY, &TIMEOUT, &FAILURES, &SUCCESSES, &CONFIRM, &ADDRESS],
+    planned: &[],
 };
 
 pub(crate) static ADDRESS: Key<Text> = required(
@@ -79,8 +80,8 @@ pub(crate) static ADDRESS: Key<Text> = required(
 /// A check of kind `exec`.
 pub(crate) static EXEC: Section = Section {
     title: "a check of kind \"exec\"",
-    keys: &[&KIND, &CHECK_NAME, &EVERY, &TIMEOUT, &FAILURES, &SUCCESSES, &EXEC_COMMAND, &EXEC_USER],
-    planned: &["confirm"],
+    keys: &[&KIND, &CHECK_NAME, &EVERY, &TIMEOUT, &FAILURES, &SUCCESSES, &CONFIRM, &EXEC_COMMAND, &EXEC_USER],
+    planned: &[],
 };
 
 pub(crate) static EXEC_COMMAND: Key<List<Text>> = required(
@@ -95,8 +96,8 @@ pub(crate) static EXEC_USER: Key<Text> =
 /// A check of kind `heartbeat`.
 pub(crate) static HEARTBEAT: Section = Section {
     title: "a check of kind \"heartbeat\"",
-    keys: &[&KIND, &CHECK_NAME, &EVERY, &TIMEOUT, &HEARTBEAT_FAILURES, &SUCCESSES, &HEARTBEAT_WITHIN],
-    planned: &["confirm"],
+    keys: &[&KIND, &CHECK_NAME, &EVERY, &TIMEOUT, &HEARTBEAT_FAILURES, &SUCCESSES, &CONFIRM, &HEARTBEAT_WITHIN],
+    planned: &[],
 };
 
 pub(crate) static HEARTBEAT_WITHIN: Key<Duration> = required(
@@ -109,8 +110,8 @@ pub(crate) static HEARTBEAT_WITHIN: Key<Duration> = required(
 /// A check of kind `grpc`.
 pub(crate) static GRPC: Section = Section {
     title: "a check of kind \"grpc\"",
-    keys: &[&KIND, &CHECK_NAME, &EVERY, &TIMEOUT, &FAILURES, &SUCCESSES, &GRPC_ADDRESS, &GRPC_SERVICE],
-    planned: &["confirm"],
+    keys: &[&KIND, &CHECK_NAME, &EVERY, &TIMEOUT, &FAILURES, &SUCCESSES, &CONFIRM, &GRPC_ADDRESS, &GRPC_SERVICE],
+    planned: &[],
 };
 
 pub(crate) static GRPC_ADDRESS: Key<Text> = required(

@@ -1,8 +1,8 @@
 //! The keys of the checks that look at the processes of a service.
 
 use super::{
-    BYTES_MAX, CHECK_NAME, EVERY, FAILURES, KIND, Key, MEMORY_LIMIT_MIN, OPEN_FILES_MAX, SUCCESSES, Section, TIMEOUT,
-    key, required,
+    BYTES_MAX, CHECK_NAME, CONFIRM, EVERY, FAILURES, KIND, Key, MEMORY_LIMIT_MIN, OPEN_FILES_MAX, SUCCESSES, Section,
+    TIMEOUT, key, required,
 };
 use crate::kinds::{Duration, Number, Text};
 use crate::listen;
@@ -15,8 +15,8 @@ const CPU_PERCENT_MAX: u32 = 100_000;
 /// A check of kind `memory`.
 pub(crate) static MEMORY: Section = Section {
     title: "a check of kind \"memory\"",
-    keys: &[&KIND, &CHECK_NAME, &EVERY, &TIMEOUT, &FAILURES, &SUCCESSES, &MEMORY_BELOW],
-    planned: &["confirm"],
+    keys: &[&KIND, &CHECK_NAME, &EVERY, &TIMEOUT, &FAILURES, &SUCCESSES, &CONFIRM, &MEMORY_BELOW],
+    planned: &[],
 };
 
 pub(crate) static MEMORY_BELOW: Key<MemoryBelow> = required(
@@ -30,8 +30,8 @@ pub(crate) static MEMORY_BELOW: Key<MemoryBelow> = required(
 /// A check of kind `cpu`.
 pub(crate) static CPU: Section = Section {
     title: "a check of kind \"cpu\"",
-    keys: &[&KIND, &CHECK_NAME, &EVERY, &TIMEOUT, &FAILURES, &SUCCESSES, &CPU_BELOW, &CPU_FOR],
-    planned: &["confirm"],
+    keys: &[&KIND, &CHECK_NAME, &EVERY, &TIMEOUT, &FAILURES, &SUCCESSES, &CONFIRM, &CPU_BELOW, &CPU_FOR],
+    planned: &[],
 };
 
 pub(crate) static CPU_BELOW: Key<Percent> = required(
@@ -49,8 +49,8 @@ pub(crate) static CPU_FOR: Key<Duration> = key(
 /// A check of kind `open_files`.
 pub(crate) static OPEN_FILES: Section = Section {
     title: "a check of kind \"open_files\"",
-    keys: &[&KIND, &CHECK_NAME, &EVERY, &TIMEOUT, &FAILURES, &SUCCESSES, &OPEN_FILES_BELOW],
-    planned: &["confirm"],
+    keys: &[&KIND, &CHECK_NAME, &EVERY, &TIMEOUT, &FAILURES, &SUCCESSES, &CONFIRM, &OPEN_FILES_BELOW],
+    planned: &[],
 };
 
 pub(crate) static OPEN_FILES_BELOW: Key<Number> = required(
@@ -63,8 +63,8 @@ pub(crate) static OPEN_FILES_BELOW: Key<Number> = required(
 /// A check of kind `listen`.
 pub(crate) static LISTEN: Section = Section {
     title: "a check of kind \"listen\"",
-    keys: &[&KIND, &CHECK_NAME, &EVERY, &TIMEOUT, &FAILURES, &SUCCESSES, &LISTEN_ADDRESS],
-    planned: &["confirm"],
+    keys: &[&KIND, &CHECK_NAME, &EVERY, &TIMEOUT, &FAILURES, &SUCCESSES, &CONFIRM, &LISTEN_ADDRESS],
+    planned: &[],
 };
 
 pub(crate) static LISTEN_ADDRESS: Key<Text> = required(

@@ -52,6 +52,8 @@ pub(crate) struct Probing {
     pub(crate) last: Option<ProbeOutcome>,
     /// That it does not count yet was said.
     pub(crate) spared: bool,
+    /// That nobody confirms its failures was said.
+    pub(crate) refused: bool,
     /// Its next probe counts its time anew.
     pub(crate) anew: bool,
     /// What was measured of this process, of a check whose figure is followed.
@@ -292,6 +294,7 @@ mod tests {
             timeout: Span::from_secs(1),
             failures,
             successes,
+            confirm: Vec::new(),
         }
     }
 

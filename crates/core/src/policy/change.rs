@@ -229,6 +229,7 @@ mod tests {
                 timeout: Span::from_secs(1),
                 failures: 1,
                 successes: 1,
+                confirm: Vec::new(),
             }];
             policy
         };

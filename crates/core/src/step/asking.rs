@@ -1,7 +1,9 @@
-//! Asking first: before a failing check of a service leads to anything, the dependencies of the service are probed. When one
-//! of them has just died, the service often sees it before Hale does, and must not be restarted for it.
+//! Asking first: before a failing check of a service leads to anything, the dependencies of the service are probed, and the
+//! checks that its `confirm` names. When a dependency has just died, the service often sees it before Hale does, and must not be
+//! restarted for it; and what a second sensor does not see may be the first one's own fault.
 
 use super::Brain;
+use crate::analyze::checks::CheckState;
 use crate::ids::{Epoch, Name};
 use crate::incident::Cause;
 use crate::policy::Mode;
@@ -18,10 +20,17 @@ pub const ASK_WITHIN: Span = Span::from_secs(5);
 /// failures fit into [`ASK_WITHIN`] many times, and long enough that one hiccup is not counted three times.
 pub const ASK_AGAIN_AFTER: Span = Span::from_ms(200);
 
-/// A failure that waits for what the dependencies say.
+/// How much longer than its time-out a check that has to confirm another one is waited for: its probe may have to begin first.
+const CONFIRMED_AFTER: Span = Span::from_secs(1);
+
+/// A failure that waits for what dependencies and other checks say.
 #[derive(Debug, Clone)]
 pub(crate) struct Asked {
     check: usize,
+    /// Checks that must fail, too, and have not said so yet.
+    unconfirmed: Vec<Name>,
+    /// When it waits no more.
+    until: Monotonic,
     epoch: Epoch,
     since: Monotonic,
     failed: Body,
@@ -32,22 +41,85 @@ pub(crate) struct Asked {
 impl Service {
     /// When the first of the failures that wait for an answer waits no more.
     pub(crate) fn asked_until(&self) -> Option<Monotonic> {
-        self.senses.asked.iter().map(|asked| asked.since.after(ASK_WITHIN)).min()
+        self.senses.asked.iter().map(|asked| asked.until).min()
     }
 }
 
 impl Brain<'_> {
-    /// A check reached its `failures`: records that and acts on it, or asks the dependencies first.
+    /// A check reached its `failures`: records that and acts on it, or asks first.
     pub(super) fn check_failed(&mut self, name: &Name, check: usize, failed: Body, cause: Cause, finding: Finding) {
+        let now = self.now();
+        let policy = self.policy(name);
         let Some(run) = self.known(name).phase.run() else { return };
-        let asked = Asked { check, epoch: run.epoch, since: self.now(), failed, cause, finding };
-        if self.world.mode() == Mode::Observe || self.blocked_by(name).is_some() || !self.hasten_dependencies(name) {
-            self.act_on(name, &asked);
-        } else if let Some(service) = self.service_mut(name)
+        let mut unconfirmed = policy.checks[check].confirm.clone();
+        // A heartbeat is not asked for: one that is overdue confirms, and one that is not overdue does not yet.
+        let is_overdue = |index: usize| {
+            policy.checks[index].kind.promise().is_some()
+                && matches!(self.known(name).checks[index], CheckState::Failing { .. })
+        };
+        unconfirmed.retain(|on| !self.world.services[name].check_index(on).is_some_and(is_overdue));
+        let longest =
+            policy.checks.iter().filter(|other| unconfirmed.contains(&other.name)).map(|other| other.timeout).max();
+        let until = now.after(longest.map_or(ASK_WITHIN, |longest| longest.plus(CONFIRMED_AFTER).max(ASK_WITHIN)));
+        let asked = Asked { check, unconfirmed, until, epoch: run.epoch, since: now, failed, cause, finding };
+        if self.world.mode() == Mode::Observe || self.blocked_by(name).is_some() {
+            return self.act_on(name, &asked);
+        }
+        let asks_dependencies = self.hasten_dependencies(name);
+        if !(asks_dependencies || self.hasten_checks(name, &asked.unconfirmed)) {
+            return self.act_on(name, &asked);
+        }
+        if let Some(service) = self.service_mut(name)
             && !service.senses.asked.iter().any(|earlier| earlier.check == check)
         {
             service.senses.asked.push(asked);
             self.world.askers.insert(name.clone());
+        }
+    }
+
+    /// Probes these checks of a service now. `false`: there are none.
+    fn hasten_checks(&mut self, name: &Name, which: &[Name]) -> bool {
+        let now = self.now();
+        let Some(service) = self.service_mut(name) else { return false };
+        for (probing, check) in service.senses.probes.iter_mut().zip(&service.policy.checks) {
+            // A heartbeat comes by itself, or not.
+            if which.contains(&check.name) && check.kind.promise().is_none() {
+                probing.due = probing.due.map(|due| due.min(now));
+            }
+        }
+        !which.is_empty()
+    }
+
+    /// A check has a result: those that waited for it know more.
+    pub(super) fn confirm(&mut self, name: &Name, by: usize, fails: bool) {
+        let policy = self.policy(name);
+        let by = &policy.checks[by].name;
+        let Some(service) = self.service_mut(name) else { return };
+        let waits = |asked: &Asked| asked.unconfirmed.contains(by);
+        if !service.senses.asked.iter().any(waits) {
+            return;
+        }
+        let mut dropped = Vec::new();
+        service.senses.asked.retain_mut(|asked| {
+            let is_dropped = waits(asked) && !fails;
+            if is_dropped {
+                dropped.push(asked.clone());
+            }
+            asked.unconfirmed.retain(|other| other != by);
+            !is_dropped
+        });
+        for asked in dropped {
+            self.refuse(name, &asked, by);
+        }
+        self.answer(name);
+    }
+
+    /// Says once in a row of failures that nobody confirms them.
+    fn refuse(&mut self, name: &Name, asked: &Asked, by: &Name) {
+        let check = self.policy(name).checks[asked.check].name.clone();
+        let Some(service) = self.service_mut(name) else { return };
+        if !core::mem::replace(&mut service.senses.probes[asked.check].refused, true) {
+            self.record(name, Body::Unconfirmed { epoch: asked.epoch, check, by: by.clone() });
         }
     }
 
@@ -61,6 +133,7 @@ impl Brain<'_> {
     pub(super) fn forget_asked(&mut self, name: &Name, check: usize) {
         if let Some(service) = self.service_mut(name) {
             service.senses.asked.retain(|asked| asked.check != check);
+            service.senses.probes[check].refused = false;
         }
     }
 
@@ -110,10 +183,12 @@ impl Brain<'_> {
             }
             let of = |on| self.world.dependencies.get(on);
             let is_clear = policy.after.iter().filter_map(of).all(|dependency| dependency.is_clear_since(asked.since));
-            if is_clear || self.blocked_by(name).is_some() || now >= asked.since.after(ASK_WITHIN) {
-                self.act_on(name, &asked);
-            } else {
-                left.push(asked);
+            let is_over = now >= asked.until;
+            match asked.unconfirmed.first() {
+                _ if self.blocked_by(name).is_some() => self.act_on(name, &asked),
+                None if is_clear || is_over => self.act_on(name, &asked),
+                Some(by) if is_over => self.refuse(name, &asked, by),
+                Some(_) | None => left.push(asked),
             }
         }
         if left.is_empty() {
@@ -129,5 +204,92 @@ impl Brain<'_> {
         if let Some(service) = self.service_mut(name) {
             service.senses.asked = left;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{Event, ProbeFailure, ProbeOutcome};
+    use crate::policy::{CheckKind, CheckPolicy, ServicePolicy};
+    use crate::step::step;
+    use crate::step::tests::{at, checked, starting, turn_until, world};
+    use crate::time::Now;
+    use crate::world::World;
+    use alloc::string::String;
+
+    /// Check `app` acts at its second failure, if `tcp` fails, too.
+    fn confirmed() -> ServicePolicy {
+        let mut policy = checked();
+        let tcp = policy.checks.remove(0);
+        let app = Name::try_from("app").unwrap();
+        let kind = CheckKind::Tcp { address: String::from("127.0.0.1:2") };
+        policy.checks.push(CheckPolicy { name: app, kind, failures: 2, confirm: alloc::vec![tcp.name.clone()], ..tcp });
+        policy.checks.push(CheckPolicy { failures: 9, ..tcp });
+        policy
+    }
+
+    /// Answers the next probe of a check, as soon as it is made.
+    fn answer(world: &mut World, name: &Name, check: usize, failure: Option<ProbeFailure>) -> Vec<Body> {
+        let probing = |world: &World| {
+            (world.services[name].senses.probes[check].in_flight, world.services[name].senses.probes[check].due)
+        };
+        if let (None, Some(due)) = probing(world) {
+            turn_until(world, due.as_us() + 1);
+        }
+        let (probe, _) = probing(world).0.unwrap();
+        let now = Now { mono: world.last_step().unwrap(), ..at(0) };
+        let outcome = ProbeOutcome { took_us: 0, failure, detail: String::from("words"), figure: None, late_us: 0 };
+        let epoch = Epoch(1);
+        let told = step(world, now, Event::Probed { service: name.clone(), epoch, probe, outcome });
+        told.records.into_iter().map(|record| record.body).collect()
+    }
+
+    fn acts(bodies: &[Body]) -> bool {
+        bodies.iter().any(|body| matches!(body, Body::StopIntended { .. }))
+    }
+
+    fn failing() -> (World, Name) {
+        let (mut world, name) = world(confirmed());
+        starting(&mut world, &name);
+        let _ = answer(&mut world, &name, 0, None);
+        let _ = answer(&mut world, &name, 1, None);
+        let _ = answer(&mut world, &name, 0, Some(ProbeFailure::Timeout));
+        let _ = answer(&mut world, &name, 1, None);
+        let second = answer(&mut world, &name, 0, Some(ProbeFailure::Timeout));
+        assert_eq!(second, [], "nothing is decided yet");
+        (world, name)
+    }
+
+    #[test]
+    fn a_failure_that_another_check_confirms_is_acted_upon() {
+        let (mut world, name) = failing();
+        assert!(world.services[&name].senses.probes[1].in_flight.is_some(), "it is asked at once");
+        assert!(acts(&answer(&mut world, &name, 1, Some(ProbeFailure::Wrong))));
+    }
+
+    #[test]
+    fn a_failure_that_is_not_confirmed_is_refused_once_and_asked_for_again() {
+        let (mut world, name) = failing();
+        let refused = answer(&mut world, &name, 1, None);
+        assert!(matches!(&refused[..], [Body::Unconfirmed { by, .. }] if by.as_str() == "tcp"), "{refused:?}");
+        assert_eq!(answer(&mut world, &name, 0, Some(ProbeFailure::Timeout)), []);
+        assert_eq!(answer(&mut world, &name, 1, None), [], "that was said");
+        assert_eq!(answer(&mut world, &name, 0, Some(ProbeFailure::Timeout)), []);
+        assert!(acts(&answer(&mut world, &name, 1, Some(ProbeFailure::Wrong))));
+    }
+
+    #[test]
+    fn nothing_is_done_while_the_other_check_cannot_tell() {
+        let (mut world, name) = failing();
+        let unable = answer(&mut world, &name, 1, Some(ProbeFailure::Unable));
+        assert!(!acts(&unable), "{unable:?}");
+        let until = world.services[&name].asked_until().unwrap();
+        turn_until(&mut world, until.as_us());
+        let over = step(&mut world, Now { mono: until, ..at(0) }, Event::Tick);
+        let bodies: Vec<Body> = over.records.into_iter().map(|record| record.body).collect();
+        assert!(bodies.iter().any(|body| matches!(body, Body::Unconfirmed { .. })), "{bodies:?}");
+        assert!(!acts(&bodies));
+        assert!(world.services[&name].asked_until().is_none());
     }
 }

@@ -107,6 +107,7 @@ impl Brain<'_> {
             Edge::None
         };
         probing.finish(name, check, outcome.clone(), now);
+        self.confirm(name, index, outcome.failure.is_some());
         self.edge(name, index, epoch, edge, outcome);
         self.plan_restart(name, index);
     }
@@ -224,6 +225,7 @@ impl Brain<'_> {
         };
         let edge = probing.edge(state, check, false);
         probing.last = Some(outcome.clone());
+        self.confirm(name, index, true);
         let (failures, reached) = match edge {
             Edge::Failing { failures } => (failures, false),
             Edge::Failed { failures } => (failures, true),
@@ -291,6 +293,7 @@ impl Brain<'_> {
             }
             if check.kind.promise().is_some() {
                 self.forget_asked(name, index);
+                self.confirm(name, index, false);
             }
             let running = matches!(self.phase(name), Phase::Running { .. });
             let Some(service) = self.service_mut(name) else { return };

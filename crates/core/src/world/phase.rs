@@ -332,6 +332,7 @@ impl Phase {
             | Body::Ending { .. }
             | Body::LedgerDegraded { .. }
             | Body::HostStalled { .. }
+            | Body::Unconfirmed { .. }
             | Body::LedgerRecovered => Ok(self.clone()),
         }
     }

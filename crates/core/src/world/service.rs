@@ -380,6 +380,7 @@ impl Service {
             | Body::Reloaded(_)
             | Body::ReloadRefused { .. }
             | Body::CheckUnproven { .. }
+            | Body::Unconfirmed { .. }
             | Body::Forgotten
             | Body::TookOver { .. }
             | Body::HostStalled { .. }

@@ -45,6 +45,7 @@ pub(super) fn policy(kind: CheckKind, timeout: Span) -> ServicePolicy {
         timeout,
         failures: 1,
         successes: 1,
+        confirm: Vec::new(),
     };
     ServicePolicy {
         command: vec![String::from("/bin/true")],
