@@ -421,20 +421,21 @@ signal.pause()
         let hale = start(
             &place,
             r#"
-def leave(*_):
+# Not by a handler: Python runs that between two instructions, and one of them may be the beginning of pause().
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+def leave():
     state = os.memfd_create("state")
     os.write(state, str(os.getpid()).encode())
     say("FDSTORE=1\nFDNAME=state", [state])
     os._exit(3)
-signal.signal(signal.SIGTERM, leave)
 by = [os.pread(fd, 20, 0).decode() for fd in named("state")]
 if by:
     say("FDSTOREREMOVE=1\nFDNAME=state")
 say("READY=1")
 barrier()
 report(f"up {os.getpid()} left by {by}")
-while True:
-    signal.pause()
+signal.sigwait([signal.SIGTERM])
+leave()
 "#,
             "[service.other]\ncommand = [\"sleep\", \"1000\"]",
         );

@@ -189,28 +189,32 @@ impl Trees {
         Ok(ProbeGroup { tree, tag, home, unremoved: Arc::clone(&self.unremoved) })
     }
 
-    /// Ends the probes of an earlier supervisor, and what they made.
+    /// Ends the probes of an earlier supervisor, and what they made. Gives how many living processes were found; 0 with cgroups,
+    /// where the kernel kills, and tells when they are gone.
     ///
     /// # Errors
     ///
     /// /proc or the groups cannot be read.
-    pub fn end_probes(&self) -> io::Result<()> {
+    pub fn end_probes(&self) -> io::Result<usize> {
         match &self.group {
             Some(group) => match group.existing_child(PROBES) {
                 Ok(probes) => {
                     lock(&self.unremoved).extend(probes.kill_below()?.into_iter().take(UNREMOVED_MAX));
-                    Ok(())
+                    Ok(0)
                 }
-                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
                 Err(error) => Err(error),
             },
             None => {
                 let tag = Tag::StartsWith(self.tag("probe/"));
+                let mut found = 0;
                 Search { tag: &tag, mains: &[], adopters: self.adopters }.each(|handle, _, _| {
+                    found += 1;
                     // A refusal leaves it to its own end.
                     let _ = handle.send(Signal::KILL);
                     Ok(ControlFlow::Continue(()))
-                })
+                })?;
+                Ok(found)
             }
         }
     }
@@ -224,7 +228,7 @@ impl Trees {
         let until = Instant::now() + within;
         loop {
             // Again each time: a probe may just have been about to start.
-            self.end_probes()?;
+            let ended = self.end_probes()?;
             let events = self.group.as_ref().map(Group::events).transpose()?;
             let closed = self.close();
             let left = until.saturating_duration_since(Instant::now());
@@ -234,6 +238,10 @@ impl Trees {
                     let wait_ms = left.as_millis().min(END_LOOK_MS);
                     let wait = Timespec { tv_sec: 0, tv_nsec: i64::try_from(wait_ms * 1_000_000).unwrap_or(0) };
                     let _ = poll(&mut [PollFd::new(&events, PollFlags::PRI)], Some(&wait));
+                }
+                // Nothing tells when the last one is gone.
+                (Ok(()), None) if ended > 0 && !left.is_zero() => {
+                    let _ = poll(&mut [], Some(&Timespec { tv_sec: 0, tv_nsec: 1_000_000 }));
                 }
                 _ => return closed,
             }
