@@ -39,8 +39,13 @@ pub fn starved(tools: &Tools) -> Result<Vec<Figure>, String> {
         over.store(true, Ordering::Relaxed);
     });
     let status = get(&read_socket(&configuration)?)?;
-    let counts = status.split("\"restarts\":").skip(1).filter_map(|rest| rest.split(',').next()?.parse::<f64>().ok());
-    restarts.add(Kind::Hale, Numbers(vec![counts.sum()]), "");
+    let counts: Vec<f64> =
+        status.split("\"restarts\":").skip(1).filter_map(|rest| rest.split(',').next()?.parse().ok()).collect();
+    let healthy = status.matches("\"state\":\"healthy\"").count();
+    if counts.len() != SERVICES as usize {
+        return Err(format!("the status tells the restarts of {} services, not of {SERVICES}", counts.len()));
+    }
+    restarts.add(Kind::Hale, Numbers(vec![counts.iter().sum()]), &format!("{healthy} healthy at the end"));
     restarts.busy = busy_since(before);
     running.stop()?;
     Ok(vec![restarts])

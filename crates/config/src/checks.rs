@@ -257,7 +257,11 @@ fn confirmed(mut checks: Vec<CheckPolicy>, wanted: Vec<Wanted>, report: &mut Rep
                     let known: Vec<&str> =
                         names.iter().map(Name::as_str).filter(|name| *name != check.name.as_str()).collect();
                     let help = nearest(&text, known.iter().copied()).map(|near| format!("did you mean {near:?}?"));
-                    let help = help.or_else(|| Some(format!("the other checks here are: {}", known.join(", "))));
+                    let help = help.unwrap_or_else(|| match known.is_empty() {
+                        true => "this is the only check here: add another one, or remove `confirm`".to_owned(),
+                        false => format!("the other checks here are: {}", known.join(", ")),
+                    });
+                    let help = Some(help);
                     report.error(at, format!("there is no check {text:?} here"), help);
                     all_there = false;
                 }

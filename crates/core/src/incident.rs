@@ -454,7 +454,7 @@ pub fn line(body: &Body) -> Option<(String, Option<String>)> {
         Body::ReloadRefused { why, .. } => because(String::from("the configuration stays as it is"), why),
         Body::Forgotten => because(String::from("forgotten"), &Reason::Removed),
         Body::Unconfirmed { check, by, .. } => {
-            plain(format!("check {check} fails, check {by} does not confirm it, and nothing is done"))
+            plain(format!("check {check} fails, check {by} passes or could not be run, and nothing is done"))
         }
         Body::HostStalled { late, slept } => plain(match (*late > Span::ZERO, *slept > Span::ZERO) {
             (_, false) => format!("Hale was stopped or starved for up to {late}: that time counts against no service"),

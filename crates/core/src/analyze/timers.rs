@@ -37,7 +37,7 @@ impl Service {
 
     /// When the start counts as failed.
     pub(crate) fn start_deadline(&self) -> Option<Monotonic> {
-        let configured = self.known.phase.made()?.after(self.policy.start.within);
+        let configured = self.known.phase.made()?.after(self.policy.start.within).after(self.known.credited);
         Some(self.known.extended_until.map_or(configured, |extended| extended.max(configured)))
     }
 

@@ -54,18 +54,21 @@ impl Brain<'_> {
         let mut unconfirmed = policy.checks[check].confirm.clone();
         // A heartbeat is not asked for: one that is overdue confirms, and one that is not overdue does not yet.
         let is_overdue = |index: usize| {
+            let service = &self.world.services[name];
             policy.checks[index].kind.promise().is_some()
-                && matches!(self.known(name).checks[index], CheckState::Failing { .. })
+                && service.senses.probes[index].successes == 0
+                && matches!(service.known.checks[index], CheckState::Failing { .. })
         };
         unconfirmed.retain(|on| !self.world.services[name].check_index(on).is_some_and(is_overdue));
         let longest =
             policy.checks.iter().filter(|other| unconfirmed.contains(&other.name)).map(|other| other.timeout).max();
         let until = now.after(longest.map_or(ASK_WITHIN, |longest| longest.plus(CONFIRMED_AFTER).max(ASK_WITHIN)));
         let asked = Asked { check, unconfirmed, until, epoch: run.epoch, since: now, failed, cause, finding };
-        if self.world.mode() == Mode::Observe || self.blocked_by(name).is_some() {
+        let observes = self.world.mode() == Mode::Observe;
+        if self.blocked_by(name).is_some() {
             return self.act_on(name, &asked);
         }
-        let asks_dependencies = self.hasten_dependencies(name);
+        let asks_dependencies = !observes && self.hasten_dependencies(name);
         if !(asks_dependencies || self.hasten_checks(name, &asked.unconfirmed)) {
             return self.act_on(name, &asked);
         }

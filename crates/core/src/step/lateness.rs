@@ -22,7 +22,7 @@ mod tests {
     use crate::ids::Epoch;
     use crate::policy::CheckKind;
     use crate::record::Body;
-    use crate::step::tests::{at, checked, probe, run, service, world};
+    use crate::step::tests::{at, checked, probe, run, service, starting, turn_until, world};
     use crate::step::{Output, step};
     use crate::time::{Monotonic, Span};
     use crate::world::World;
@@ -89,5 +89,33 @@ mod tests {
         awake.mono = awake.mono.after(Span::from_ms(1));
         awake.boot_us += 1_000;
         assert!(step(&mut world, awake, Event::Tick).records.is_empty(), "once");
+    }
+
+    #[test]
+    fn what_was_killed_has_its_time_to_end_once_more() {
+        let (mut world, name) = world(service());
+        run(&mut world, &name);
+        let _ =
+            step(&mut world, at(1_000), Event::End { why: crate::event::EndWhy::Signal(crate::policy::Signal::TERM) });
+        let kill_at = world.next_deadline().unwrap();
+        turn_until(&mut world, kill_at.as_us() + 1);
+        let survives = world.next_deadline().unwrap();
+        let late = tick(&mut world, survives.as_us() / 1_000 + 5_000);
+        assert!(matches!(bodies(&late)[..], [Body::HostStalled { .. }]), "{late:?}");
+        assert!(world.next_deadline().is_some_and(|next| next > world.last_step().unwrap()));
+    }
+
+    #[test]
+    fn a_start_has_all_of_its_time_whatever_the_service_says_of_it_later() {
+        let (mut world, name) = world(checked());
+        starting(&mut world, &name);
+        let deadline = |world: &World| world.services[&name].start_deadline().unwrap();
+        let before = deadline(&world);
+        let _ = tick(&mut world, 80_000);
+        assert!(deadline(&world).since(before) >= Span::from_secs(79));
+        let credited = deadline(&world);
+        let notice = Notice::ExtendTimeout(Span::from_ms(1));
+        let _ = step(&mut world, at(80_001), Event::Notified { service: name.clone(), epoch: Epoch(1), notice });
+        assert!(deadline(&world) >= credited);
     }
 }

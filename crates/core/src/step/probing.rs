@@ -107,7 +107,10 @@ impl Brain<'_> {
             Edge::None
         };
         probing.finish(name, check, outcome.clone(), now);
-        self.confirm(name, index, outcome.failure.is_some());
+        // One that does not count confirms nothing either.
+        if counts || outcome.failure.is_none() {
+            self.confirm(name, index, outcome.failure.is_some());
+        }
         self.edge(name, index, epoch, edge, outcome);
         self.plan_restart(name, index);
     }

@@ -2,7 +2,6 @@
 
 use super::World;
 use super::dependency::Dependency;
-use super::phase::{Phase, StopStage};
 use super::service::Service;
 use crate::analyze::checks::CheckState;
 use crate::ids::Name;
@@ -10,10 +9,13 @@ use crate::policy::CheckPolicy;
 use crate::time::{Monotonic, Now, Span};
 use alloc::vec::Vec;
 
-/// From when on the loop is so late that what fell due meanwhile may be its own fault, and a sleep of the machine is worth a
-/// record. The shortest time-outs that are in use are about as long; below it a probe measures itself how late Hale was
-/// ([`crate::event::ProbeOutcome::late_us`]).
-pub const LATE_FROM: Span = Span::from_secs(1);
+/// From when on the loop is so late that what fell due meanwhile may be its own fault: well above what a busy machine makes of a timer,
+/// so that it is a rare record, and below the shortest times that services are given. How long the loop was away before that,
+/// it cannot know: it may have had nothing to do.
+pub const LATE_FROM: Span = Span::from_ms(250);
+
+/// From when on a sleep of the machine is worth a record.
+pub const SLEPT_FROM: Span = Span::from_secs(1);
 
 /// How long nobody looked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,9 +36,9 @@ impl World {
         (self.suspended_us, self.last_step) = (ahead_us, Some(at.mono));
         let last = last?;
         let overdue = due.map_or(Span::ZERO, |due| at.mono.since(due.max(last)));
-        let counted = |span: Span| if span >= LATE_FROM { span } else { Span::ZERO };
         let late = if overdue >= LATE_FROM { at.mono.since(last) } else { Span::ZERO };
-        let lateness = Lateness { late, slept: counted(slept) };
+        let slept = if slept >= SLEPT_FROM { slept } else { Span::ZERO };
+        let lateness = Lateness { late, slept };
         (lateness.late.max(lateness.slept) > Span::ZERO).then_some(lateness)
     }
 
@@ -61,23 +63,9 @@ impl World {
 
 impl Service {
     fn credit(&mut self, late: Span) {
-        let until = match &self.known.phase {
-            Phase::Spawning { .. } | Phase::Starting { .. } => self.start_deadline(),
-            Phase::Stopping { stage: StopStage::Asked { kill_at }, .. } => {
-                Some(self.known.extended_until.map_or(*kill_at, |extended| extended.max(*kill_at)))
-            }
-            Phase::Stopping { stage: StopStage::Killed { .. } | StopStage::Unkillable { .. }, .. }
-            | Phase::Running { .. }
-            | Phase::Stopped { .. }
-            | Phase::Down
-            | Phase::Blocked { .. }
-            | Phase::BackingOff { .. }
-            | Phase::Held { .. }
-            | Phase::Remains { .. } => None,
-        };
-        if let Some(until) = until {
-            self.known.extended_until = Some(until.after(late));
-        }
+        self.known.phase.credit(late);
+        self.known.credited = self.known.credited.plus(late);
+        self.known.extended_until = self.known.extended_until.map(|until| until.after(late));
         // Nobody saw whether it was healthy.
         let healthy_since = self.known.since;
         self.known.last_failure = self.known.last_failure.map(|last| last.max(healthy_since).after(late));

@@ -173,6 +173,16 @@ impl Phase {
         if let Self::Spawning { since, .. } = self { Some(*since) } else { self.run().map(|run| run.since) }
     }
 
+    /// Moves on by `late` what its process has to do by then.
+    pub(crate) fn credit(&mut self, late: Span) {
+        if let Self::Stopping { stage, .. } = self {
+            match stage {
+                StopStage::Asked { kill_at: at } | StopStage::Killed { at } => *at = at.after(late),
+                StopStage::Unkillable { .. } => {}
+            }
+        }
+    }
+
     /// The phase's name, for messages.
     #[must_use]
     pub fn name(&self) -> &'static str {

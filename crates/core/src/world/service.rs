@@ -69,6 +69,9 @@ pub(crate) struct Known {
     pub(crate) start_overdue: bool,
     /// Until when start or stop may last, where the service asked for more (`EXTEND_TIMEOUT_USEC`).
     pub(crate) extended_until: Option<Monotonic>,
+    /// How long nobody looked while this process started.
+    #[serde(default)]
+    pub(crate) credited: Span,
     /// The service's own `WATCHDOG_USEC`.
     pub(crate) heartbeat_within: Option<Span>,
     /// How often this process has said it.
@@ -179,6 +182,7 @@ impl Service {
             since: Monotonic::default(),
             start_overdue: false,
             extended_until: None,
+            credited: Span::ZERO,
             heartbeat_within: None,
             promises: 0,
             oom: None,
@@ -313,6 +317,7 @@ impl Service {
             }
             Body::Exited { .. } | Body::SpawnFailed { .. } => {
                 self.known.process = None;
+                self.known.credited = Span::ZERO;
                 self.known.blocked = None;
                 self.known.stalled = None;
                 self.known.checks.iter_mut().for_each(|check| *check = CheckState::default());

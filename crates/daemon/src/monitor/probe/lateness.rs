@@ -10,14 +10,17 @@ use tokio::time::{Instant, sleep_until};
 /// was. A healthy service has answered before the first one is over, and its probe costs nothing more.
 const PARTS: u32 = 16;
 
-/// Timers of the runtime are this coarse, twice over: so late is not late.
-const GRAIN: Duration = Duration::from_millis(2);
+/// The shortest part: the runtime's timers are as coarse as a millisecond, and many probes share its thread.
+const PART_MIN: Duration = Duration::from_millis(16);
+
+/// So much of a part later than wanted is not late.
+const GRAIN: u32 = 8;
 
 /// Runs a probe to its end; with what it gave comes how late Hale was meanwhile, in all. Whatever keeps the thread from
 /// running counts: other work of the machine, a stopped process, a virtual machine that is not scheduled.
 pub(super) async fn measured<T>(deadline: Deadline, probe: impl Future<Output = T>) -> (T, Span) {
     let part = (deadline.at() - deadline.started) / PARTS;
-    let part = part.max(2 * GRAIN);
+    let part = part.max(PART_MIN);
     let mut probe = pin!(probe);
     let mut late = Duration::ZERO;
     let mut next = deadline.started + part;
@@ -30,7 +33,7 @@ pub(super) async fn measured<T>(deadline: Deadline, probe: impl Future<Output = 
         // Also when the probe ended: after a stop its own time-out is over, too.
         let now = Instant::now();
         let overdue = now.saturating_duration_since(next);
-        if overdue > GRAIN {
+        if overdue > part / GRAIN {
             late += overdue;
         }
         match ended {
