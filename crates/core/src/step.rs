@@ -511,7 +511,9 @@ impl Brain<'_> {
         match stage {
             StopStage::Asked { kill_at } => {
                 // What it was given when it was asked: the policy may be another one since.
-                let why = Reason::GraceOver { grace: kill_at.since(self.known(name).since) };
+                let known = self.known(name);
+                let given_us = kill_at.since(known.since).as_us().saturating_sub(known.credited.as_us());
+                let why = Reason::GraceOver { grace: Span::from_us(given_us) };
                 self.kill(name, epoch, why, then);
             }
             StopStage::Killed { at } if now >= at.after(UNKILLABLE_AFTER) => {

@@ -69,7 +69,7 @@ pub(crate) struct Known {
     pub(crate) start_overdue: bool,
     /// Until when start or stop may last, where the service asked for more (`EXTEND_TIMEOUT_USEC`).
     pub(crate) extended_until: Option<Monotonic>,
-    /// How long nobody looked while this process started.
+    /// How long nobody looked while this process started, or while it is being ended.
     #[serde(default)]
     pub(crate) credited: Span,
     /// The service's own `WATCHDOG_USEC`.
@@ -371,6 +371,7 @@ impl Service {
             Body::Violated { what } => self.known.violated = Some(what.clone()),
             Body::StopIntended { .. } | Body::KillIntended { .. } => {
                 self.known.healthy = false;
+                self.known.credited = Span::ZERO;
                 self.known.blocked = None;
                 self.known.extended_until = None;
             }

@@ -73,11 +73,15 @@ timeout = "10s"
         hale.ready("app");
         // It fails there; by then it was watched for 20 seconds.
         hale.event("app", "detected: check open_files failed 3 times");
-        let incident = place.incidents().pop().unwrap();
-        let told = incident["timeline"].as_array().unwrap().iter().find_map(|moment| {
-            moment["what"].as_str().filter(|what| what.starts_with("detected: ")).map(str::to_owned)
-        });
-        let told = told.unwrap();
+        let told = || {
+            let incident = place.incidents().pop()?;
+            incident["timeline"].as_array()?.iter().find_map(|moment| {
+                moment["what"].as_str().filter(|what| what.starts_with("detected: ")).map(str::to_owned)
+            })
+        };
+        // The ledger has it a moment after the line is printed.
+        place.until(|| told().map(drop).ok_or_else(|| format!("it is not told: {:?}", place.incidents())));
+        let told = told().unwrap();
         assert!(told.contains(" files an hour more (") && told.contains(" over "), "{told}");
         hale.stop();
     }
