@@ -69,7 +69,7 @@ pub(crate) struct Known {
     pub(crate) start_overdue: bool,
     /// Until when start or stop may last, where the service asked for more (`EXTEND_TIMEOUT_USEC`).
     pub(crate) extended_until: Option<Monotonic>,
-    /// How long nobody looked while this process started, or while it is being ended.
+    /// How long nobody looked while it was in this phase.
     #[serde(default)]
     pub(crate) credited: Span,
     /// The service's own `WATCHDOG_USEC`.
@@ -246,6 +246,7 @@ impl Service {
         let phase = self.known.phase.transition(record.at, self.known.last_epoch, &record.body)?;
         if core::mem::discriminant(&phase) != core::mem::discriminant(&self.known.phase) {
             self.known.since = now;
+            self.known.credited = Span::ZERO;
         }
         self.known.phase = phase;
         match &record.body {
@@ -317,7 +318,6 @@ impl Service {
             }
             Body::Exited { .. } | Body::SpawnFailed { .. } => {
                 self.known.process = None;
-                self.known.credited = Span::ZERO;
                 self.known.blocked = None;
                 self.known.stalled = None;
                 self.known.checks.iter_mut().for_each(|check| *check = CheckState::default());
@@ -371,7 +371,6 @@ impl Service {
             Body::Violated { what } => self.known.violated = Some(what.clone()),
             Body::StopIntended { .. } | Body::KillIntended { .. } => {
                 self.known.healthy = false;
-                self.known.credited = Span::ZERO;
                 self.known.blocked = None;
                 self.known.extended_until = None;
             }
