@@ -105,8 +105,8 @@ pub enum Body {
     },
     /// It left with a reload, and nothing of it is left: Hale knows it no longer.
     Forgotten,
-    /// Nobody looked for a while: Hale was stopped or starved, with the whole machine or alone, or the machine slept. All deadlines
-    /// have moved on by that, and failures in a row are counted from the beginning.
+    /// Nobody looked for a while: Hale was stopped or starved, with the whole machine or alone, or the machine slept. The
+    /// deadlines of heartbeats, starts and stops have moved on by `late`, and failures in a row are counted from the beginning.
     HostStalled {
         /// How long the loop did not come, at most.
         late: Span,

@@ -180,9 +180,8 @@ fn phase(service: &Name, policy: &CheckPolicy) -> Span {
     Span::from_us(half + (hash(service.as_str()) ^ own) % (half + 1))
 }
 
-/// Probes begin on beats so far apart, those of all services on the same ones: Hale is woken 40 times a second for a
-/// thousand checks, and not once for each. A tenth of what an eye notices, and no check has its probes more than
-/// 1/[`BEATS_PER_PAUSE`] of `every` early.
+/// Probes begin on beats so far apart, those of all services on the same ones: a thousand checks are begun in 40 bunches a
+/// second, and not one by one. No check has its probes more than 1/[`BEATS_PER_PAUSE`] of `every` early.
 const BEAT: Span = Span::from_ms(25);
 
 /// The beats of a check that is probed often are so many in its pause, and closer than [`BEAT`].

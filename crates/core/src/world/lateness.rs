@@ -42,7 +42,7 @@ impl World {
         (lateness.late.max(lateness.slept) > Span::ZERO).then_some(lateness)
     }
 
-    /// Moves all deadlines on by `late`, and has failures in a row counted from the beginning.
+    /// Moves the deadlines of heartbeats, starts and stops on by `late`, and has failures in a row counted from the beginning.
     pub(crate) fn credit(&mut self, late: Span) {
         self.services.values_mut().for_each(|service| service.credit(late));
         self.dependencies.values_mut().for_each(|dependency| dependency.credit(late));

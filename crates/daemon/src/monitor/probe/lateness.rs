@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
 /// Into how many parts the time of a probe is divided: at the end of each the thread wants to be woken, and looks how late that
-/// was. A healthy service has answered before the first one is over, and its probe costs nothing more.
+/// was. A healthy service has answered before the first one is over, and its probe costs a timer more.
 const PARTS: u32 = 16;
 
 /// The shortest part: the runtime's timers are as coarse as a millisecond, and many probes share its thread.
