@@ -245,7 +245,7 @@ start.within = "2m"
 [[service.app.check]]
 kind = "loop_lag"
 below = "300ms"
-every = "500ms"
+every = "1s"
 timeout = "20s"
 failures = 3
 url = "http://@A/metrics"
