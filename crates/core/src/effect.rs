@@ -100,6 +100,9 @@ pub enum Order {
         /// At most so many lines.
         lines: usize,
     },
+    /// Find out what the process, and all of its tree, is doing. Idempotent. Answered by `Examined` within
+    /// [`crate::examination::EXAMINED_WITHIN`], or not at all: nobody waits for longer.
+    Examine,
     /// The end of the process, or that it could not be started, is on record: the guardian may forget it. Idempotent.
     AckExit,
     /// Answer a client. Idempotent: the second answer finds nobody.
@@ -134,11 +137,17 @@ pub enum Order {
 }
 
 impl Order {
-    /// Whether it changes anything for a process, so that it must never reach a later one.
+    /// Whether it is about one process, so that it must never reach a later one.
     #[must_use]
     pub fn acts(&self) -> bool {
         match self {
-            Self::Spawn { .. } | Self::Signal { .. } | Self::Kill | Self::Probe { .. } | Self::Forget => true,
+            // What a later process does says nothing of this one.
+            Self::Examine
+            | Self::Spawn { .. }
+            | Self::Signal { .. }
+            | Self::Kill
+            | Self::Probe { .. }
+            | Self::Forget => true,
             Self::Collect { .. }
             | Self::AckExit
             | Self::ProbeDependency { .. }

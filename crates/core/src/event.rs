@@ -2,6 +2,7 @@
 
 use crate::analyze::stall::Stall;
 use crate::descriptor::{FdName, Offer};
+use crate::examination::Examination;
 use crate::hardware::{Past, Timer};
 use crate::ids::{Epoch, IncidentId, Name, ProbeId, RecordId, RequestId};
 use crate::memory::{MemoryAtExit, MemoryReport, OomKills};
@@ -144,6 +145,15 @@ pub enum Event {
         incident: IncidentId,
         /// The process's last lines of output, oldest first, escaped and bounded by the collector.
         lines: Vec<String>,
+    },
+    /// What was asked for by [`crate::effect::Order::Examine`].
+    Examined {
+        /// Whose.
+        service: Name,
+        /// Which of its processes.
+        epoch: Epoch,
+        /// What it did; none: nothing could be read.
+        found: Option<Box<Examination>>,
     },
     /// The keeper threw output away, above the rate or because the disk refused it.
     OutputDropped {
@@ -488,6 +498,7 @@ impl Event {
             | Self::Notified { service, .. }
             | Self::DescriptorGone { service, .. }
             | Self::Collected { service, .. }
+            | Self::Examined { service, .. }
             | Self::OutputDropped { service, .. } => Some(service),
             Self::Begin
             | Self::TakeOver { .. }

@@ -2,6 +2,7 @@
 
 use crate::analyze::stall::Stall;
 use crate::event::ExitStatus;
+use crate::examination::Examination;
 use crate::ids::{IncidentId, Name, RecordId};
 use crate::memory::MemoryReport;
 use crate::plan::{before_limit, ladder, reboot};
@@ -207,6 +208,8 @@ pub struct Story {
     pub output: Vec<String>,
     /// What the kernel said of the tree's memory while the process that failed first waited for it, or at its end.
     pub memory: Option<MemoryReport>,
+    /// What that process was doing when it was found not to work.
+    pub examination: Option<Examination>,
     /// The last records of the boot before, where the machine was reset.
     pub records_before: Vec<RecordId>,
 }
@@ -265,6 +268,7 @@ fn open(record: &Record) -> Option<Story> {
         timeline: alloc::vec![Entry { after: Span::ZERO, what, why }],
         output: Vec::new(),
         memory,
+        examination: None,
         records_before,
     })
 }
@@ -276,6 +280,8 @@ impl Story {
             if self.output.is_empty() {
                 self.output.clone_from(lines);
             }
+        } else if let Body::Examined { found, .. } = &record.body {
+            self.examination.get_or_insert_with(|| (**found).clone());
         } else if let Body::Exited { memory, .. } = &record.body {
             self.memory = self.memory.or(memory.map(|at_exit| at_exit.report));
         } else if let Body::Held { .. } = &record.body {
@@ -374,6 +380,7 @@ pub fn line(body: &Body) -> Option<(String, Option<String>)> {
         Body::StopIntended { signal, grace, why, .. } => {
             because(format!("sent {signal} to all of it, {grace} to end"), why)
         }
+        Body::Examined { found, .. } => plain(format!("found what it was doing: {found}")),
         Body::KillIntended { why, .. } => because(String::from("killed all of it (SIGKILL)"), why),
         Body::Unkillable { .. } => None,
         Body::TreeGone { .. } => plain(String::from("all of its processes are gone")),

@@ -26,7 +26,7 @@ pub fn check(world: &World, name: &Name) -> Option<String> {
     {
         return Some(format!("{} failures kept where {} are enough", known.counters.recent.len(), rule.failures));
     }
-    let places = (world.birth.policy.host.restarts_in_flight as usize).max(world.places_at_reload);
+    let places = (world.birth.policy.host.restarts_in_flight as usize).max(world.places_taken_up);
     if world.restarts_in_flight() > places {
         return Some(format!("{} restarts in flight", world.restarts_in_flight()));
     }

@@ -16,6 +16,7 @@ pub mod descriptor;
 pub mod driver;
 pub mod effect;
 pub mod event;
+pub mod examination;
 pub mod hardware;
 pub mod ids;
 pub mod incident;

@@ -7,6 +7,7 @@ pub use finding::Finding;
 use crate::analyze::stall::Stall;
 use crate::descriptor::FdName;
 use crate::event::{EndWhy, ExitStatus, Lost, ProbeFailure, Process, SpawnFailure};
+use crate::examination::Examination;
 use crate::hardware::{PreviousBoot, Timer};
 use crate::ids::{Epoch, IncidentId, Name, RecordId, RequestId};
 use crate::incident::{Cause, Outcome};
@@ -402,6 +403,13 @@ pub enum Body {
         /// Oldest first.
         lines: Vec<String>,
     },
+    /// What the process that failed was doing.
+    Examined {
+        /// Its number.
+        epoch: Epoch,
+        /// That.
+        found: Box<Examination>,
+    },
     /// Output was thrown away.
     OutputDropped {
         /// How much.
@@ -511,9 +519,11 @@ impl Body {
                 reboot::Verdict::Permit | reboot::Verdict::Reboot => Class::Durable,
                 reboot::Verdict::Refuse => Class::State,
             },
-            Self::Output { .. } | Self::OutputDropped { .. } | Self::ProbeLost { .. } | Self::ProbeUnable { .. } => {
-                Class::Evidence
-            }
+            Self::Output { .. }
+            | Self::Examined { .. }
+            | Self::OutputDropped { .. }
+            | Self::ProbeLost { .. }
+            | Self::ProbeUnable { .. } => Class::Evidence,
             Self::Began { .. }
             | Self::Reloaded(_)
             | Self::ReloadRefused { .. }

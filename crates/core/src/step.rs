@@ -19,6 +19,7 @@ mod takeover;
 use crate::analyze::{oom, stall};
 use crate::effect::{Effect, Fence, Order};
 use crate::event::{Event, ExitStatus};
+use crate::examination::Examination;
 use crate::ids::{Epoch, IncidentId, Name, RecordId};
 use crate::incident::{Cause, Outcome, cause_of_exit};
 use crate::memory::MemoryAtExit;
@@ -123,6 +124,7 @@ impl Brain<'_> {
             Event::Collected { service, incident, lines } => {
                 self.record_in(Some(&service), Some(incident), Body::Output { lines });
             }
+            Event::Examined { service, epoch, found } => self.examined(&service, epoch, found),
             Event::OutputDropped { service, bytes } => {
                 self.record(&service, Body::OutputDropped { bytes });
             }
@@ -247,15 +249,18 @@ impl Brain<'_> {
             match oom::killed_main(status, memory.as_ref(), self.known(name).oom, self.now()) {
                 Some(kills) => {
                     let finding = Finding::Oom { epoch, kills, memory: report.unwrap_or_default() };
-                    self.failed(name, Cause::Oom, &finding);
+                    self.failed(name, Cause::Oom, &finding, None);
                 }
-                None => self.failed(name, cause_of_exit(status), &Finding::Exit { epoch, status, memory: report }),
+                None => {
+                    let finding = Finding::Exit { epoch, status, memory: report };
+                    self.failed(name, cause_of_exit(status), &finding, None);
+                }
             }
         }
     }
 
-    /// A failure that counts: detect, decide, and begin to act.
-    fn failed(&mut self, name: &Name, cause: Cause, finding: &Finding) {
+    /// A failure that counts: detect, decide, and begin to act. With it comes what the service was found to be doing.
+    fn failed(&mut self, name: &Name, cause: Cause, finding: &Finding, found: Option<Box<Examination>>) {
         let now = self.now();
         let last_good = self.known(name).bad_since.unwrap_or(now);
         self.relieved_due(name);
@@ -266,6 +271,10 @@ impl Brain<'_> {
         let detected = Body::Detected { cause, finding: finding.clone(), stall, last_good, blocked: blocked.clone() };
         if !self.record(name, detected) {
             return;
+        }
+        if let Some(found) = found {
+            let epoch = self.known(name).last_epoch;
+            self.record(name, Body::Examined { epoch, found });
         }
         self.world.admission.leave(name);
         self.tell_waiters(name, service::Wanted::Healthy, |_| crate::effect::Answer::Failed {
@@ -605,6 +614,20 @@ mod tests {
             open_incidents: Vec::new(),
         };
         (World::new(birth), name)
+    }
+
+    /// Takes one event, on a host that has nothing to tell of what services are doing, and says so at once.
+    pub(super) fn step(world: &mut World, now: Now, event: Event) -> Output {
+        let mut output = super::step(world, now, event);
+        let is_look = |effect: &&Effect| effect.order == Order::Examine;
+        let looks: Vec<Fence> = output.effects.iter().filter(is_look).map(|effect| effect.fence.clone()).collect();
+        for fence in looks {
+            let Fence::Service { service, epoch } = fence else { continue };
+            let more = super::step(world, now, Event::Examined { service, epoch, found: None });
+            output.records.extend(more.records);
+            output.effects.extend(more.effects.into_iter().filter(|effect| effect.order != Order::Examine));
+        }
+        output
     }
 
     pub(super) fn at(ms: u64) -> Now {

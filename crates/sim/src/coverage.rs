@@ -113,6 +113,7 @@ pub fn body_name(body: &Body) -> &'static str {
         Body::HostStalled { .. } => "host_stalled",
         Body::LedgerRecovered => "ledger_recovered",
         Body::Output { .. } => "output",
+        Body::Examined { .. } => "examined",
         Body::OutputDropped { .. } => "output_dropped",
         Body::ProbeLost { .. } => "probe_lost",
         Body::ProbeUnable { .. } => "probe_unable",

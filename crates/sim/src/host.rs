@@ -19,6 +19,7 @@ use hale_core::analyze::checks::PROBE_LOST_AFTER;
 use hale_core::driver::Host;
 use hale_core::effect::{Answer, Effect, Fence, Order};
 use hale_core::event::{EndWhy, Event, Question};
+use hale_core::examination::EXAMINED_WITHIN;
 use hale_core::ids::{Name, RecordId, RequestId};
 use hale_core::policy::{Mode, Policy, ServicePolicy, Signal};
 use hale_core::reason::Reason;
@@ -481,6 +482,16 @@ impl Host for FakeHost<'_> {
                 let lines = vec![String::from("a last line")];
                 let event = Event::Collected { service: service.clone(), incident: *incident, lines };
                 self.timeline.after(3_000, Item::Tell(event));
+            }
+            Order::Examine => {
+                // Sometimes it cannot, sometimes it is too late, and sometimes it does not answer.
+                let (found, after_us) = match effect.id.0 % 4 {
+                    0 => return,
+                    1 => (None, 1_000),
+                    2 => (Some(Box::default()), 2 * EXAMINED_WITHIN.as_us()),
+                    _ => (Some(Box::default()), 3_000),
+                };
+                self.timeline.after(after_us, Item::Tell(Event::Examined { service: service.clone(), epoch, found }));
             }
             Order::AckExit => self.kernel.acknowledge(service, epoch),
             // The kernel has nothing of what the host has made for it.

@@ -80,6 +80,8 @@ pub enum Mutation {
     StartsAllAnew,
     /// How late Hale was is not heard.
     DeafToLateness,
+    /// What has failed is not looked at.
+    NeverLooks,
     /// The core panics.
     Panics,
 }
@@ -235,7 +237,9 @@ impl Host for Mutated<'_, '_> {
         }
         let twice = match (&effect.order, self.mutation) {
             (Order::Spawn { .. }, Mutation::NoSpawnAfterFailure) if self.failed => return,
-            (Order::AckExit, Mutation::NoAck) | (Order::EndDone, Mutation::NeverDone) => return,
+            (Order::AckExit, Mutation::NoAck)
+            | (Order::Examine, Mutation::NeverLooks)
+            | (Order::EndDone, Mutation::NeverDone) => return,
             (Order::Spawn { .. }, Mutation::SpawnTwice)
             | (Order::AckExit, Mutation::AckTwice)
             | (Order::Probe { .. }, Mutation::ProbeTwice)

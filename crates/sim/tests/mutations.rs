@@ -32,6 +32,7 @@ const CASES: &[(&str, Mutation)] = &[
     ("only-leaks-are-planned", Mutation::SeesLeaks),
     ("reloads", Mutation::StartsAllAnew),
     ("starved", Mutation::DeafToLateness),
+    ("looks-first", Mutation::NeverLooks),
     ("liveness", Mutation::NoSpawnAfterFailure),
     ("no-spinning", Mutation::Restless),
     ("ends", Mutation::NeverDone),

@@ -26,6 +26,12 @@ impl Admission {
         free
     }
 
+    /// Has one in its place that is on its way up already, however many there are.
+    pub(crate) fn readmit(&mut self, name: &Name) {
+        self.leave(name);
+        self.in_flight.insert(name.clone());
+    }
+
     /// Gives back the place of `name` and forgets that it waits.
     pub(crate) fn leave(&mut self, name: &Name) {
         self.in_flight.remove(name);
@@ -73,6 +79,8 @@ mod tests {
         assert_eq!(admission.next(1), Some(name("b")));
         assert!(admission.admit(&name("b"), at(2), 1));
         assert!(!admission.waits(&name("b")) && admission.waits(&name("c")));
+        admission.readmit(&name("c"));
+        assert!(admission.has_place(&name("c")) && !admission.waits(&name("c")) && admission.in_flight() == 2);
         admission.leave(&name("c"));
         assert!(!admission.waits(&name("c")));
         assert_eq!(admission.in_flight(), 1);

@@ -1,15 +1,20 @@
 //! Asking first: before a failing check of a service leads to anything, the dependencies of the service are probed, and the
 //! checks that its `confirm` names. When a dependency has just died, the service often sees it before Hale does, and must not be
-//! restarted for it; and what a second sensor does not see may be the first one's own fault.
+//! restarted for it; and what a second sensor does not see may be the first one's own fault. Meanwhile the host finds out what
+//! the service is doing, because once it is ended nobody can.
 
 use super::Brain;
 use crate::analyze::checks::CheckState;
+use crate::effect::Order;
+use crate::examination::{EXAMINED_WITHIN, Examination};
 use crate::ids::{Epoch, Name};
 use crate::incident::Cause;
 use crate::policy::Mode;
 use crate::record::{Body, Finding};
 use crate::time::{Monotonic, Span};
+use crate::world::phase::Phase;
 use crate::world::service::Service;
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 /// How long healing waits at most for dependencies that answer neither well nor badly enough. The usual time-out of three
@@ -23,30 +28,53 @@ pub const ASK_AGAIN_AFTER: Span = Span::from_ms(200);
 /// How much longer than its time-out a check that has to confirm another one is waited for: its probe may have to begin first.
 const CONFIRMED_AFTER: Span = Span::from_secs(1);
 
-/// A failure that waits for what dependencies and other checks say.
+/// A failure that waits for what dependencies and other checks say, and for what the service is found to be doing.
 #[derive(Debug, Clone)]
 pub(crate) struct Asked {
-    check: usize,
+    /// The check that failed; none: its start took too long, or it said itself that it does not work.
+    check: Option<usize>,
     /// Checks that must fail, too, and have not said so yet.
     unconfirmed: Vec<Name>,
-    /// When it waits no more.
+    /// When it waits for answers no more.
     until: Monotonic,
+    look: Look,
     epoch: Epoch,
     since: Monotonic,
-    failed: Body,
+    failed: Option<Body>,
     cause: Cause,
     finding: Finding,
 }
 
+/// The look at what the service is doing.
+#[derive(Debug, Clone)]
+enum Look {
+    /// It is waited for.
+    Awaited { until: Monotonic },
+    /// It is not, any more.
+    Over(Option<Box<Examination>>),
+}
+
+impl Asked {
+    fn is_looked_at(&self) -> bool {
+        matches!(self.look, Look::Awaited { .. })
+    }
+}
+
 impl Service {
-    /// When the first of the failures that wait for an answer waits no more.
+    /// When the first of the failures that wait does so no more, or begins to wait for something else.
     pub(crate) fn asked_until(&self) -> Option<Monotonic> {
-        self.senses.asked.iter().map(|asked| asked.until).min()
+        let until = |asked: &Asked| if let Look::Awaited { until } = asked.look { until } else { asked.until };
+        self.senses.asked.iter().map(until).min()
+    }
+
+    /// Whether its start took too long, or it said itself that it does not work, and it is being looked at.
+    pub(crate) fn is_looked_at(&self) -> bool {
+        self.senses.asked.iter().any(|asked| asked.check.is_none())
     }
 }
 
 impl Brain<'_> {
-    /// A check reached its `failures`: records that and acts on it, or asks first.
+    /// A check reached its `failures`: asks, has the service looked at, and then records that and acts on it.
     pub(super) fn check_failed(&mut self, name: &Name, check: usize, failed: Body, cause: Cause, finding: Finding) {
         let now = self.now();
         let policy = self.policy(name);
@@ -63,20 +91,66 @@ impl Brain<'_> {
         let longest =
             policy.checks.iter().filter(|other| unconfirmed.contains(&other.name)).map(|other| other.timeout).max();
         let until = now.after(longest.map_or(ASK_WITHIN, |longest| longest.plus(CONFIRMED_AFTER).max(ASK_WITHIN)));
-        let asked = Asked { check, unconfirmed, until, epoch: run.epoch, since: now, failed, cause, finding };
+        let (epoch, since, failed) = (run.epoch, now, Some(failed));
+        let look = Look::Awaited { until: now.after(EXAMINED_WITHIN) };
+        let mut asked = Asked { check: Some(check), unconfirmed, until, look, epoch, since, failed, cause, finding };
         let observes = self.world.mode() == Mode::Observe;
-        if self.blocked_by(name).is_some() {
-            return self.act_on(name, &asked);
+        let blocked = self.blocked_by(name).is_some();
+        let asks_dependencies = !observes && !blocked && self.hasten_dependencies(name);
+        if blocked || !(asks_dependencies || self.hasten_checks(name, &asked.unconfirmed)) {
+            // Nobody is asked.
+            asked.until = now;
         }
-        let asks_dependencies = !observes && self.hasten_dependencies(name);
-        if !(asks_dependencies || self.hasten_checks(name, &asked.unconfirmed)) {
-            return self.act_on(name, &asked);
+        self.ask(name, asked, !observes && !blocked);
+    }
+
+    /// It failed as a whole: has it looked at, and then records that and acts on it.
+    pub(super) fn look_and_act(&mut self, name: &Name, failed: Option<Body>, cause: Cause, finding: Finding) {
+        let now = self.now();
+        let Some(run) = self.known(name).phase.run() else { return self.failed(name, cause, &finding, None) };
+        let look = Look::Awaited { until: now.after(EXAMINED_WITHIN) };
+        let (epoch, until, since) = (run.epoch, now, now);
+        let unconfirmed = Vec::new();
+        let asked = Asked { check: None, unconfirmed, until, look, epoch, since, failed, cause, finding };
+        self.ask(name, asked, self.world.mode() != Mode::Observe);
+    }
+
+    /// Has the service looked at; what is only watched is not waited for.
+    fn ask(&mut self, name: &Name, asked: Asked, waits: bool) {
+        if !waits {
+            self.act_on(name, &asked);
+            return self.effect(name, asked.epoch, Order::Examine);
         }
-        if let Some(service) = self.service_mut(name)
-            && !service.senses.asked.iter().any(|earlier| earlier.check == check)
-        {
+        let all = &self.world.services[name].senses.asked;
+        if all.iter().any(|earlier| earlier.check == asked.check) {
+            return;
+        }
+        if !all.iter().any(Asked::is_looked_at) {
+            self.effect(name, asked.epoch, Order::Examine);
+        }
+        if let Some(service) = self.service_mut(name) {
             service.senses.asked.push(asked);
             self.world.askers.insert(name.clone());
+        }
+    }
+
+    /// What the service was found to be doing: for the failures that wait for it, or else for its incident.
+    pub(super) fn examined(&mut self, name: &Name, epoch: Epoch, found: Option<Box<Examination>>) {
+        let Some(service) = self.service_mut(name) else { return };
+        let waits = |asked: &&mut Asked| asked.epoch == epoch && asked.is_looked_at();
+        let mut awaited = false;
+        for asked in service.senses.asked.iter_mut().filter(waits) {
+            asked.look = Look::Over(found.clone());
+            awaited = true;
+        }
+        let known = &service.known;
+        if awaited {
+            self.answer(name);
+        } else if let Some(found) = found
+            && known.incident.is_some()
+            && known.last_epoch == epoch
+        {
+            self.record(name, Body::Examined { epoch, found });
         }
     }
 
@@ -119,23 +193,29 @@ impl Brain<'_> {
 
     /// Says once in a row of failures that nobody confirms them.
     fn refuse(&mut self, name: &Name, asked: &Asked, by: &Name) {
-        let check = self.policy(name).checks[asked.check].name.clone();
+        let Some(index) = asked.check else { return };
+        let check = self.policy(name).checks[index].name.clone();
         let Some(service) = self.service_mut(name) else { return };
-        if !core::mem::replace(&mut service.senses.probes[asked.check].refused, true) {
+        if !core::mem::replace(&mut service.senses.probes[index].refused, true) {
             self.record(name, Body::Unconfirmed { epoch: asked.epoch, check, by: by.clone() });
         }
     }
 
     fn act_on(&mut self, name: &Name, asked: &Asked) {
-        if self.record(name, asked.failed.clone()) {
-            self.failed(name, asked.cause, &asked.finding);
+        // It may have become ready at last.
+        if asked.cause == Cause::StartTimeout && !matches!(self.phase(name), Phase::Starting { .. }) {
+            return;
+        }
+        let found = if let Look::Over(found) = &asked.look { found.clone() } else { None };
+        if asked.failed.clone().is_none_or(|failed| self.record(name, failed)) {
+            self.failed(name, asked.cause, &asked.finding, found);
         }
     }
 
     /// A check passed: nothing of it waits any more.
     pub(super) fn forget_asked(&mut self, name: &Name, check: usize) {
         if let Some(service) = self.service_mut(name) {
-            service.senses.asked.retain(|asked| asked.check != check);
+            service.senses.asked.retain(|asked| asked.check != Some(check));
             service.senses.probes[check].refused = false;
         }
     }
@@ -167,11 +247,19 @@ impl Brain<'_> {
         }
     }
 
-    /// Goes on with failures that have waited for as long as they may, whatever the dependencies do.
+    /// Goes on with failures that have waited for as long as they may, whatever anybody does.
     pub(super) fn asked_due(&mut self, name: &Name) {
-        if self.world.services[name].asked_until().is_some_and(|until| until <= self.now()) {
-            self.answer(name);
+        let now = self.now();
+        if self.world.services[name].asked_until().is_none_or(|until| until > now) {
+            return;
         }
+        let Some(service) = self.service_mut(name) else { return };
+        for asked in &mut service.senses.asked {
+            if matches!(asked.look, Look::Awaited { until } if until <= now) {
+                asked.look = Look::Over(None);
+            }
+        }
+        self.answer(name);
     }
 
     fn answer(&mut self, name: &Name) {
@@ -189,6 +277,7 @@ impl Brain<'_> {
             let is_over = now >= asked.until;
             match asked.unconfirmed.first() {
                 _ if self.blocked_by(name).is_some() => self.act_on(name, &asked),
+                _ if asked.is_looked_at() => left.push(asked),
                 None if is_clear || is_over => self.act_on(name, &asked),
                 Some(by) if is_over => self.refuse(name, &asked, by),
                 Some(_) | None => left.push(asked),
@@ -215,8 +304,7 @@ mod tests {
     use super::*;
     use crate::event::{Event, ProbeFailure, ProbeOutcome};
     use crate::policy::{CheckKind, CheckPolicy, ServicePolicy};
-    use crate::step::step;
-    use crate::step::tests::{at, checked, starting, turn_until, world};
+    use crate::step::tests::{at, checked, starting, step, turn_until, world};
     use crate::time::Now;
     use crate::world::World;
     use alloc::string::String;
@@ -294,5 +382,91 @@ mod tests {
         assert!(bodies.iter().any(|body| matches!(body, Body::Unconfirmed { .. })), "{bodies:?}");
         assert!(!acts(&bodies));
         assert!(world.services[&name].asked_until().is_none());
+    }
+
+    /// A service of one check that has just failed, on a host that has not answered yet what it is doing.
+    fn looked_at() -> (World, Name, Monotonic) {
+        let (mut world, name) = world(checked());
+        starting(&mut world, &name);
+        let _ = answer(&mut world, &name, 0, None);
+        let due = world.services[&name].senses.probes[0].due.unwrap();
+        turn_until(&mut world, due.as_us() + 1);
+        let (probe, _) = world.services[&name].senses.probes[0].in_flight.unwrap();
+        let failure = Some(ProbeFailure::Timeout);
+        let outcome = ProbeOutcome { took_us: 0, failure, detail: String::from("words"), figure: None, late_us: 0 };
+        let event = Event::Probed { service: name.clone(), epoch: Epoch(1), probe, outcome };
+        let failed = crate::step::step(&mut world, Now { mono: due, ..at(0) }, event);
+        assert_eq!(failed.records, [], "nothing is decided yet");
+        assert!(failed.effects.iter().any(|effect| effect.order == Order::Examine));
+        (world, name, due)
+    }
+
+    fn found(world: &mut World, name: &Name, epoch: u64, mono: Monotonic) -> Vec<Body> {
+        let found = Some(Box::new(Examination { threads: 1, ..Examination::default() }));
+        let event = Event::Examined { service: name.clone(), epoch: Epoch(epoch), found };
+        let told = crate::step::step(world, Now { mono, ..at(0) }, event);
+        told.records.into_iter().map(|record| record.body).collect()
+    }
+
+    #[test]
+    fn what_it_was_doing_is_on_record_before_the_decision() {
+        let (mut world, name, now) = looked_at();
+        assert_eq!(found(&mut world, &name, 0, now), [], "of another process");
+        let told = found(&mut world, &name, 1, now);
+        let [Body::CheckFailed { .. }, Body::Detected { .. }, Body::Examined { .. }, Body::Decided(_), ..] = &told[..]
+        else {
+            panic!("{told:?}")
+        };
+        assert!(acts(&told));
+        assert!(
+            matches!(found(&mut world, &name, 1, now)[..], [Body::Examined { .. }]),
+            "a second one is evidence only"
+        );
+    }
+
+    #[test]
+    fn a_look_that_does_not_come_is_waited_for_no_longer_than_it_may() {
+        let (mut world, name, now) = looked_at();
+        let until = now.after(EXAMINED_WITHIN);
+        assert_eq!(world.services[&name].deadline(), Some(until));
+        let over = crate::step::step(&mut world, Now { mono: until, ..at(0) }, Event::Tick);
+        let bodies: Vec<Body> = over.records.into_iter().map(|record| record.body).collect();
+        assert!(acts(&bodies), "{bodies:?}");
+    }
+
+    #[test]
+    fn what_is_only_watched_is_looked_at_and_nothing_waits_for_that() {
+        let (mut world, name) = world(checked());
+        world.birth.policy.host.mode = Mode::Observe;
+        starting(&mut world, &name);
+        let _ = answer(&mut world, &name, 0, None);
+        let told = answer(&mut world, &name, 0, Some(ProbeFailure::Timeout));
+        assert!(told.iter().any(|body| matches!(body, Body::Decided(_))) && !acts(&told), "{told:?}");
+        let now = world.last_step().unwrap();
+        assert!(matches!(found(&mut world, &name, 1, now)[..], [Body::Examined { .. }]));
+    }
+
+    #[test]
+    fn a_start_that_took_too_long_is_looked_at_once_and_ready_at_last_it_is_left_alone() {
+        for ready_at_last in [false, true] {
+            let (mut world, name) = world(checked());
+            starting(&mut world, &name);
+            let over = loop {
+                let due = world.next_deadline().unwrap();
+                let told = crate::step::step(&mut world, Now { mono: due, ..at(0) }, Event::Tick);
+                if told.effects.iter().any(|effect| effect.order == Order::Examine) {
+                    break due;
+                }
+            };
+            let again = crate::step::step(&mut world, Now { mono: over, ..at(0) }, Event::Tick);
+            assert!(again.effects.iter().all(|effect| effect.order != Order::Examine));
+            assert!(world.next_deadline().is_some_and(|next| next > over), "it does not spin");
+            if ready_at_last {
+                let _ = answer(&mut world, &name, 0, None);
+            }
+            let now = world.last_step().unwrap();
+            let told = found(&mut world, &name, 1, now);
+            assert_eq!(acts(&told), !ready_at_last, "{told:?}");
+        }
     }
 }

@@ -22,8 +22,8 @@ mod tests {
     use crate::ids::Epoch;
     use crate::policy::CheckKind;
     use crate::record::Body;
-    use crate::step::tests::{at, checked, probe, run, service, starting, turn_until, world};
-    use crate::step::{Output, step};
+    use crate::step::Output;
+    use crate::step::tests::{at, checked, probe, run, service, starting, step, turn_until, world};
     use crate::time::{Monotonic, Span};
     use crate::world::World;
     use alloc::vec::Vec;

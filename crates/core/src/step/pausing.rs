@@ -132,8 +132,8 @@ mod tests {
     use crate::incident::Outcome;
     use crate::record::OperatorOrder;
     use crate::status::State;
-    use crate::step::tests::{at, checked, exited, probe, run, service, starting, turn_until, world};
-    use crate::step::{Output, step};
+    use crate::step::Output;
+    use crate::step::tests::{at, checked, exited, probe, run, service, starting, step, turn_until, world};
     use crate::time::Now;
     use crate::world::World;
 

@@ -68,8 +68,7 @@ mod tests {
     use crate::ids::{Epoch, Name};
     use crate::policy::{CheckKind, MemoryBound, Mode, ServicePolicy};
     use crate::record::{Actor, Body};
-    use crate::step::step;
-    use crate::step::tests::{at, checked, starting, world};
+    use crate::step::tests::{at, checked, starting, step, world};
     use crate::time::{Now, Span};
     use crate::world::World;
     use crate::world::pause::Paused;

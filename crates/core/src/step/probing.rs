@@ -335,11 +335,8 @@ impl Brain<'_> {
                 detail: String::from("WATCHDOG=trigger"),
                 took_us: 0,
             };
-            if self.record(name, body) {
-                let finding = Finding::NoHeartbeat { check: check.name.clone(), within, triggered: true };
-                self.failed(name, Cause::NoHeartbeat, &finding);
-            }
-            return;
+            let finding = Finding::NoHeartbeat { check: check.name.clone(), within, triggered: true };
+            return self.look_and_act(name, Some(body), Cause::NoHeartbeat, finding);
         }
     }
 }

@@ -266,8 +266,8 @@ mod tests {
     use crate::ids::Epoch;
     use crate::policy::{CheckKind, CheckPolicy, CrashLoop, DependencyPolicy, Policy, ServicePolicy};
     use crate::record::Record;
-    use crate::step::tests::{at, checked, exited, run, service, starting, turn_until, world};
-    use crate::step::{Output, step};
+    use crate::step::Output;
+    use crate::step::tests::{at, checked, exited, run, service, starting, step, turn_until, world};
     use crate::time::{Now, Span};
     use crate::world::{Birth, World};
     use alloc::collections::BTreeMap;

@@ -54,8 +54,8 @@ mod tests {
     use crate::memory::{MemoryReport, Pressure};
     use crate::policy::{ServicePolicy, Signal, StopPolicy};
     use crate::record::Body;
-    use crate::step::tests::{at, checked, exited, probe, run, service, starting, world};
-    use crate::step::{Output, step};
+    use crate::step::Output;
+    use crate::step::tests::{at, checked, exited, probe, run, service, starting, step, world};
     use crate::time::Span;
     use crate::world::World;
 

@@ -183,7 +183,7 @@ impl Brain<'_> {
         if let Phase::Stopping { then, .. } = before {
             self.after_stop(name, then);
         } else {
-            self.failed(name, Cause::Spawn, &Finding::Spawn { failure });
+            self.failed(name, Cause::Spawn, &Finding::Spawn { failure }, None);
         }
     }
 
@@ -207,7 +207,7 @@ impl Brain<'_> {
         let detail = if ready == Ready::Check { checks.filter_map(failing).next() } else { None };
         let within = self.now().since(made);
         let finding = Finding::StartTimeout { within, ready, detail: detail.unwrap_or_default() };
-        self.failed(name, Cause::StartTimeout, &finding);
+        self.look_and_act(name, None, Cause::StartTimeout, finding);
     }
 
     /// What comes after a stop, now that nothing of it is left.

@@ -68,17 +68,17 @@ impl Brain<'_> {
         }
     }
 
-    /// Gives back the places among `restarts_in_flight` to those that had one, as far as that is on record.
+    /// Gives back the places among `restarts_in_flight` to those that had one, as far as that is on record; also where a reload
+    /// has left fewer places meanwhile.
     fn readmit(&mut self, names: &[Name]) {
-        let limit = self.world.birth.policy.host.restarts_in_flight;
         for name in names {
             let known = self.known(name);
             let on_its_way = matches!(known.phase, Phase::Spawning { .. } | Phase::Starting { .. });
             if on_its_way && known.counters.failures > 0 && !known.start_overdue && known.blocked.is_none() {
-                let now = self.now();
-                self.world.admission.admit(name, now, limit);
+                self.world.admission.readmit(name);
             }
         }
+        self.world.places_taken_up = self.world.restarts_in_flight();
     }
 
     /// Probes begin anew: in their usual pace where the check has passed or failed in this process's life, else quickly.
@@ -328,8 +328,8 @@ mod tests {
     use crate::event::Event;
     use crate::policy::Signal;
     use crate::record::Record;
-    use crate::step::tests::{at, service, world};
-    use crate::step::{Output, step};
+    use crate::step::Output;
+    use crate::step::tests::{at, service, step, world};
     use crate::time::Span;
     use crate::world::{Birth, World};
     use alloc::vec;

@@ -76,8 +76,8 @@ pub struct World {
     pub(crate) leaving: BTreeSet<Name>,
     /// Services that are to be started anew because of another policy ([`service::Known::outdated`]).
     pub(crate) outdated: BTreeSet<Name>,
-    /// How many were on their way up at the last reload: a lower limit takes no place away.
-    pub(crate) places_at_reload: usize,
+    /// How many were on their way up at the last reload, or when this supervisor took over: a lower limit takes no place away.
+    pub(crate) places_taken_up: usize,
     /// Those of [`to_start`](Self::to_start) that a reload has added.
     pub(crate) added: BTreeSet<Name>,
     /// Orders whose record is not durable yet.
@@ -129,7 +129,7 @@ impl World {
             candidate: None,
             leaving: BTreeSet::new(),
             outdated: BTreeSet::new(),
-            places_at_reload: 0,
+            places_taken_up: 0,
             added: BTreeSet::new(),
             pending: BTreeMap::new(),
             next_record: birth.first_record,

@@ -333,6 +333,7 @@ impl Phase {
             | Body::RebootDecided(_)
             | Body::RebootNotDurable { .. }
             | Body::Output { .. }
+            | Body::Examined { .. }
             | Body::OutputDropped { .. }
             | Body::ProbeLost { .. }
             | Body::ProbeUnable { .. }

@@ -19,7 +19,7 @@ impl World {
         let Some((hash, policy)) = self.candidate.take_if(|(read, _)| read == hash) else { return false };
         let old = mem::replace(&mut self.birth.policy, policy);
         self.birth.hash = hash;
-        self.places_at_reload = self.restarts_in_flight();
+        self.places_taken_up = self.restarts_in_flight();
         let new = &self.birth.policy;
         let heals_again = old.host.mode == Mode::Observe && new.host.mode == Mode::Heal;
         for (name, policy) in &new.services {

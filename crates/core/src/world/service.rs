@@ -401,6 +401,7 @@ impl Service {
             | Body::LedgerDegraded { .. }
             | Body::LedgerRecovered
             | Body::Output { .. }
+            | Body::Examined { .. }
             | Body::HardwareTimer { .. }
             | Body::HardwareReset { .. }
             | Body::RebootDecided(_)

@@ -5,6 +5,7 @@
 
 pub mod client;
 mod connections;
+pub mod evidence;
 pub mod groups;
 mod names;
 mod openapi;

@@ -1,12 +1,12 @@
 //! The JSON that clients see: the core's types in the units and names of the contract (architecture, section 6).
 //! Fields are added, never renamed or removed.
 
+use super::evidence::Evidence;
 use super::openapi;
 use hale_core::analyze::trend::{self, Unit};
 use hale_core::hardware::Timer;
 use hale_core::ids::Name;
 use hale_core::incident::{Blame, Cause, Outcome, Story};
-use hale_core::memory::{MemoryReport, Pressure};
 use hale_core::policy::Mode;
 use hale_core::status::{CheckStatus, DependencyStatus, ServiceStatus, State, StatusReport};
 use hale_core::time::{Monotonic, Now, Span};
@@ -252,54 +252,6 @@ pub struct Moment {
     pub why: Option<String>,
 }
 
-/// What was found of an incident.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Evidence {
-    /// The last lines of output of the process that failed.
-    pub output: Vec<String>,
-    /// The last records of the boot before, where the machine was reset.
-    #[serde(default)]
-    pub records_before: Vec<u64>,
-    /// What the kernel said of the service's memory when that process ended, or while it waited for memory.
-    #[serde(default)]
-    pub memory: Option<Memory>,
-}
-
-/// Figures of a cgroup at the end of a process, or while it waited for memory; `null` where the kernel does not give one.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Memory {
-    /// The limit in force.
-    pub limit_bytes: Option<u64>,
-    /// The most that was in use at once, page cache included.
-    pub peak_bytes: Option<u64>,
-    /// How much of the last ten seconds at least one task waited for memory.
-    pub pressure_some_percent: Option<f64>,
-    /// How much of them all tasks did.
-    pub pressure_full_percent: Option<f64>,
-    /// How often it was at the limit; `null`: never.
-    #[serde(default)]
-    pub limit_hits: Option<u64>,
-    /// How often `memory.high` held it back; `null`: never.
-    #[serde(default)]
-    pub high_hits: Option<u64>,
-}
-
-impl From<&MemoryReport> for Memory {
-    fn from(report: &MemoryReport) -> Self {
-        let percent = |permyriad: fn(&Pressure) -> u32| {
-            report.pressure.as_ref().map(|pressure| f64::from(permyriad(pressure)) / 100.0)
-        };
-        Self {
-            limit_bytes: report.limit_bytes,
-            peak_bytes: report.peak_bytes,
-            pressure_some_percent: percent(|pressure| pressure.some_permyriad),
-            pressure_full_percent: percent(|pressure| pressure.full_permyriad),
-            limit_hits: report.limit_hits,
-            high_hits: report.high_hits,
-        }
-    }
-}
-
 /// Appends a report to `json` as [`Status`] has it, one service after the other: of a thousand there are some hundred kilobytes,
 /// and all of them as values first took half of the time.
 ///
@@ -411,11 +363,7 @@ impl From<&Story> for Incident {
             recovery_ms: recovery(story).map(ms),
             down_ms: down(story).map(ms),
             timeline: story.timeline.iter().map(moment).collect(),
-            evidence: Evidence {
-                output: story.output.clone(),
-                memory: story.memory.as_ref().map(Memory::from),
-                records_before: story.records_before.iter().map(|id| id.0).collect(),
-            },
+            evidence: Evidence::from(story),
         }
     }
 }
@@ -479,6 +427,7 @@ mod tests {
             timeline: Vec::new(),
             output: Vec::new(),
             memory: None,
+            examination: None,
             records_before: Vec::new(),
         };
         let durations = |outcome| {

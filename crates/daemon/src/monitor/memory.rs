@@ -180,7 +180,7 @@ fn counts(text: &str) -> Counts {
 }
 
 /// `some avg10=12.34 avg60=... total=...`, and the same with `full`: the averages, and that total in microseconds.
-fn pressure(text: &str) -> Option<(Pressure, u64)> {
+pub(super) fn pressure(text: &str) -> Option<(Pressure, u64)> {
     let value = |who: &str, name: &str| {
         let line = text.lines().find_map(|line| line.strip_prefix(who))?;
         line.split(' ').find_map(|word| word.strip_prefix(name)?.strip_prefix('='))

@@ -16,6 +16,7 @@ use self::source::Source;
 use self::spawn::ReadyOrder;
 use super::console::Console;
 use super::evidence::{Collector, Job};
+use super::examiner::Examiner;
 use super::inbox::{Asker, Inbox, Outlet};
 use super::kept::Kept;
 use super::past;
@@ -84,6 +85,7 @@ pub(super) struct Parts {
     pub(super) trees: Arc<Trees>,
     pub(super) console: Console,
     pub(super) collector: Collector,
+    pub(super) examiner: Examiner,
     /// Whether services go on when the guardian is lost, because there will be a next one.
     pub(super) leaves_services: bool,
     pub(super) said: Said,
@@ -590,6 +592,7 @@ impl Host for DaemonHost {
                 | Order::Unstore { .. }
                 | Order::Probe { .. }
                 | Order::Collect { .. }
+                | Order::Examine
                 | Order::Forget
                 | Order::AckExit,
             ) => {}
@@ -631,6 +634,7 @@ impl DaemonHost {
             Order::Collect { incident, lines } => {
                 self.unflushed.push((service.clone(), Job { epoch, incident, lines }));
             }
+            Order::Examine => self.parts.examiner.examine(service.clone(), epoch, hosted.tree().cloned()),
             Order::Store { offer, stored } => self.store(service, offer, &stored),
             Order::Unstore { index } => self.unstore(service, index),
             Order::AckExit => self.unacknowledged.push((service.clone(), epoch)),

@@ -5,6 +5,7 @@ pub mod config_reader;
 mod console;
 mod early;
 mod evidence;
+mod examiner;
 mod host;
 pub mod inbox;
 mod inheritance;

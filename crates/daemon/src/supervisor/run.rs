@@ -2,6 +2,7 @@
 
 use super::console::Console;
 use super::evidence::Collector;
+use super::examiner::Examiner;
 use super::host::{DaemonHost, Ended, KeptPolicies, Parts, Reloads, now};
 use super::inbox::{Asker, Inbox, inbox};
 use super::inheritance::{Inheritance, Kept as KeptSlot};
@@ -195,6 +196,7 @@ fn run(args: impl IntoIterator<Item = OsString>) -> Result<Ended, StartError> {
     }
     let to_past = inbox.clone();
     let collector = Collector::start(inbox.clone()).map_err(failed("start a thread"))?;
+    let examiner = Examiner::start(inbox.clone()).map_err(failed("start a thread"))?;
     let mut first = VecDeque::from([Event::Challenged { nonce: inherited.nonce }]);
     // The one before may have begun to act on it: once is enough.
     let ends = |signal: &HostSignal| match signal {
@@ -229,6 +231,7 @@ fn run(args: impl IntoIterator<Item = OsString>) -> Result<Ended, StartError> {
         trees,
         console,
         collector,
+        examiner,
         leaves_services: without_guardian.as_os_str().as_bytes() == LEAVE.to_bytes(),
         said,
         hub,

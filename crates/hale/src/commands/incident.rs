@@ -121,6 +121,7 @@ mod tests {
                 entry(400, "decided to restart it at once", Some("it was healthy before")),
                 entry(18_000, "all checks pass: recovered in 18 ms", None),
             ],
+            examination: None,
             records_before: Vec::new(),
             output: vec!["web listens on 127.0.0.1:8701".into(), "\u{7}".into()],
             memory: Some(MemoryReport {

@@ -3,6 +3,7 @@
 
 mod confirm;
 mod dependencies;
+mod evidence;
 mod fdstore;
 mod field;
 mod full_disk;

@@ -6,6 +6,7 @@ mod descriptors;
 mod intentions;
 mod leaks;
 mod liveness;
+mod looks;
 mod oom;
 mod pauses;
 mod processes;
@@ -179,6 +180,7 @@ pub fn oracles(scenario: &Scenario) -> Vec<Box<dyn Oracle>> {
         Box::new(leaks::OnlyLeaks::new(policy)),
         Box::new(reloads::Reloads::new(policy)),
         Box::new(starved::Starved),
+        Box::new(looks::LooksFirst::default()),
         Box::new(liveness::Liveness),
         Box::new(liveness::NoSpinning),
         Box::new(liveness::Ends::default()),

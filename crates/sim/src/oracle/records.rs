@@ -51,6 +51,7 @@ impl RecordsFirst {
             Order::Kill => ("kill", written.kill),
             Order::AckExit => ("acknowledge", written.over),
             Order::Collect { .. } => ("collect", written.detected),
+            Order::Examine => ("examine", written.spawn),
             Order::Probe { .. } => ("probe", written.spawn),
             Order::Store { stored, .. } => ("store", self.left.remove(&stored.id)),
             // With the end of the service, or of its own.

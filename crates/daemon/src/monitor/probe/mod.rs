@@ -15,7 +15,7 @@ mod scrape;
 mod starved;
 mod tcp;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod tls;
 mod tree;
 

@@ -26,7 +26,7 @@ use tokio::sync::mpsc;
 pub(super) const LONG: Span = Span::from_secs(30);
 
 /// Trees of a Hale of this test's own.
-pub(super) fn trees() -> Arc<Trees> {
+pub(crate) fn trees() -> Arc<Trees> {
     Arc::new(Trees::open(&format!("{:08x}", std::process::id())))
 }
 

@@ -6,16 +6,14 @@
 
 use super::{FILE_BYTES_MAX, is_gone};
 use crate::execute::tree::Handle;
+use crate::monitor::sock_diag::{Query, SKV6ONLY, SockDiag, State};
+use hale_core::examination::Protocol;
 use hale_core::policy::ListenAddress;
 use rustix::fs::{AtFlags, Dir, Mode, OFlags, openat, readlinkat, statat};
-use rustix::io::Errno;
-use rustix::net::sockopt::{Timeout, set_socket_timeout};
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send, socket_with};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 /// How many network namespaces of one tree are looked into: a program that makes them for its children has tens.
@@ -252,106 +250,31 @@ fn unix_listeners(text: &[u8]) -> Vec<(Vec<u8>, u64)> {
     text.split(|&byte| byte == b'\n').filter_map(listener).collect()
 }
 
-/// `SOCK_DIAG_BY_FAMILY` (linux/sock_diag.h).
-const BY_FAMILY: u16 = 20;
-/// `NLM_F_REQUEST | NLM_F_DUMP`, `NLMSG_ERROR`, `NLMSG_DONE` (linux/netlink.h).
-const DUMP: u16 = 0x301;
-const ERROR: u16 = 2;
-const DONE: u16 = 3;
-/// `INET_DIAG_SKV6ONLY` (linux/inet_diag.h).
-const SKV6ONLY: u16 = 11;
-/// Sizes of `nlmsghdr`, `inet_diag_req_v2`, `inet_diag_msg`.
-const HEADER: usize = 16;
-const REQUEST: usize = 56;
-const MESSAGE: usize = 72;
-
 /// Asks for the listening sockets at the ports of `wanted` in this process's own namespace.
 fn by_diag(wanted: &[SocketAddr]) -> io::Result<Vec<Listener>> {
-    let flags = SocketFlags::CLOEXEC;
-    let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, Some(netlink::SOCK_DIAG))?;
-    set_socket_timeout(&socket, Timeout::Recv, Some(ANSWER_WITHIN))?;
+    let diag = SockDiag::open(ANSWER_WITHIN)?;
     let mut listeners = Vec::new();
     let ports: BTreeSet<(u16, bool)> = wanted.iter().map(|address| (address.port(), address.is_ipv4())).collect();
     for (port, is_ipv4) in ports {
+        let mut ask = |is_ipv6| {
+            let query =
+                Query { is_ipv6, protocol: Protocol::Tcp, states: 1 << State::LISTEN.0, port, with_info: false };
+            diag.dump(query, None, |entry| {
+                let v6_only = entry.attribute(SKV6ONLY).and_then(|value| value.first().map(|&flag| flag != 0));
+                listeners.push(Listener { address: entry.local, v6_only, inode: entry.inode });
+            })
+        };
         // An IPv6 socket may take IPv4, too; not the other way round.
         if is_ipv4 {
-            dump(&socket, AddressFamily::INET, port, &mut listeners)?;
+            ask(false)?;
         }
-        match dump(&socket, AddressFamily::INET6, port, &mut listeners) {
+        match ask(true) {
             // A kernel without IPv6.
             Err(error) if is_ipv4 && error.kind() == io::ErrorKind::NotFound => {}
             other => other?,
         }
     }
     Ok(listeners)
-}
-
-fn dump(socket: &OwnedFd, family: AddressFamily, port: u16, listeners: &mut Vec<Listener>) -> io::Result<()> {
-    const TCP: u8 = 6;
-    const LISTEN: u32 = 1 << 10;
-    let mut request = [0_u8; HEADER + REQUEST];
-    request[0..4].copy_from_slice(&((HEADER + REQUEST) as u32).to_ne_bytes());
-    request[4..6].copy_from_slice(&BY_FAMILY.to_ne_bytes());
-    request[6..8].copy_from_slice(&DUMP.to_ne_bytes());
-    request[HEADER] = if family == AddressFamily::INET { 2 } else { 10 };
-    request[HEADER + 1] = TCP;
-    request[HEADER + 4..HEADER + 8].copy_from_slice(&LISTEN.to_ne_bytes());
-    request[HEADER + 8..HEADER + 10].copy_from_slice(&port.to_be_bytes());
-    send(socket, &request, SendFlags::empty())?;
-    let mut buffer = vec![0; 32 << 10];
-    loop {
-        let (length, _) = recv(socket, buffer.as_mut_slice(), RecvFlags::empty())?;
-        let mut rest = &buffer[..length];
-        while let Some((kind, body, next)) = message(rest) {
-            match kind {
-                DONE => return Ok(()),
-                ERROR => {
-                    let number = body.get(..4).and_then(|bytes| bytes.try_into().ok()).map_or(0, i32::from_ne_bytes);
-                    return Err(io::Error::from_raw_os_error(-number));
-                }
-                BY_FAMILY => listeners.extend(diag_listener(body)),
-                _ => {}
-            }
-            rest = next;
-        }
-        if length == 0 {
-            return Err(Errno::IO.into());
-        }
-    }
-}
-
-/// The first message: its kind, what is in it, and what follows it.
-fn message(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
-    let length = u32::from_ne_bytes(bytes.get(..4)?.try_into().ok()?) as usize;
-    let kind = u16::from_ne_bytes(bytes.get(4..6)?.try_into().ok()?);
-    let body = bytes.get(HEADER..length)?;
-    Some((kind, body, bytes.get(length.next_multiple_of(4)..).unwrap_or_default()))
-}
-
-/// `inet_diag_msg`: family, state, timer, retrans; id (both ports, both addresses of 16 bytes, interface, cookie); five words, of
-/// which the last is the inode; attributes.
-fn diag_listener(body: &[u8]) -> Option<Listener> {
-    let port = u16::from_be_bytes(body.get(4..6)?.try_into().ok()?);
-    let ip: [u8; 16] = body.get(8..24)?.try_into().ok()?;
-    let ip = match body.first()? {
-        2 => IpAddr::V4(Ipv4Addr::new(ip[0], ip[1], ip[2], ip[3])),
-        10 => IpAddr::V6(Ipv6Addr::from(ip)),
-        _ => return None,
-    };
-    let inode = u32::from_ne_bytes(body.get(MESSAGE - 4..MESSAGE)?.try_into().ok()?);
-    let mut attributes = body.get(MESSAGE..)?;
-    let mut v6_only = None;
-    while let Some(header) = attributes.get(..4) {
-        let length = usize::from(u16::from_ne_bytes([header[0], header[1]]));
-        if length < 4 {
-            break;
-        }
-        if u16::from_ne_bytes([header[2], header[3]]) == SKV6ONLY {
-            v6_only = attributes.get(4).map(|&flag| flag != 0);
-        }
-        attributes = attributes.get(length.next_multiple_of(4)..).unwrap_or_default();
-    }
-    Some(Listener { address: SocketAddr::new(ip, port), v6_only, inode: inode.into() })
 }
 
 #[cfg(test)]
@@ -435,7 +358,5 @@ mod tests {
         let found = tcp_listener(&line.replace(" 01 ", " 0A ")).unwrap();
         assert_eq!(found.inode, 12_345);
         assert_eq!(found.address.port(), 8_080);
-        assert_eq!(message(&[4, 0, 0]), None);
-        assert_eq!(diag_listener(&[2; 71]), None);
     }
 }
