@@ -103,6 +103,9 @@ pub enum Order {
     /// Find out what the process, and all of its tree, is doing. Idempotent. Answered by `Examined` within
     /// [`crate::examination::EXAMINED_WITHIN`], or not at all: nobody waits for longer.
     Examine,
+    /// Make the control probes. Idempotent. Answered by `Controlled` within
+    /// [`crate::analyze::blame::CONTROLLED_WITHIN`], or not at all: nobody waits for longer.
+    Control,
     /// The end of the process, or that it could not be started, is on record: the guardian may forget it. Idempotent.
     AckExit,
     /// Answer a client. Idempotent: the second answer finds nobody.
@@ -150,6 +153,7 @@ impl Order {
             | Self::Forget => true,
             Self::Collect { .. }
             | Self::AckExit
+            | Self::Control
             | Self::ProbeDependency { .. }
             | Self::Store { .. }
             | Self::Unstore { .. }

@@ -1,5 +1,6 @@
 //! What the host tells the core: the only way in.
 
+use crate::analyze::blame::Controls;
 use crate::analyze::stall::Stall;
 use crate::descriptor::{FdName, Offer};
 use crate::examination::Examination;
@@ -154,6 +155,11 @@ pub enum Event {
         epoch: Epoch,
         /// What it did; none: nothing could be read.
         found: Option<Box<Examination>>,
+    },
+    /// What was asked for by [`crate::effect::Order::Control`].
+    Controlled {
+        /// What the control probes found.
+        controls: Controls,
     },
     /// The keeper threw output away, above the rate or because the disk refused it.
     OutputDropped {
@@ -389,6 +395,9 @@ pub enum ProbeFailure {
     Wrong,
     /// The figure that a bound is for could not be had: refused, or not in the right form.
     Refused,
+    /// The name of the other end could not be looked up. It says nothing about a service; a dependency cannot be reached by
+    /// services either.
+    Unresolved,
     /// The probe could not be run: Hale or its host was short of something. It says nothing about the service.
     Unable,
 }
@@ -505,6 +514,7 @@ impl Event {
             | Self::Challenged { .. }
             | Self::Tick
             | Self::Asked { .. }
+            | Self::Controlled { .. }
             | Self::Durable { .. }
             | Self::NotDurable { .. }
             | Self::LedgerDegraded { .. }

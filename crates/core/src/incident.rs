@@ -1,5 +1,6 @@
 //! Incidents: one story from the first failure that counts to its outcome, told from records alone.
 
+use crate::analyze::blame::Judgement;
 use crate::analyze::stall::Stall;
 use crate::event::ExitStatus;
 use crate::examination::Examination;
@@ -135,8 +136,29 @@ pub enum Blame {
     Dependency,
     /// The machine.
     Host,
-    /// Not judged: this version has no rule that could.
+    /// The service itself.
+    Service,
+    /// A change of it. Not judged by this version.
+    Change,
+    /// Hale's own way to look at it.
+    Probe,
+    /// It could not be told.
     Unknown,
+}
+
+impl Blame {
+    /// As the beginning of a sentence.
+    #[must_use]
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Dependency => "the fault is that of what it depends on",
+            Self::Host => "the fault is the machine's",
+            Self::Service => "the fault is its own",
+            Self::Change => "the fault is that of a change",
+            Self::Probe => "the fault is Hale's own probing",
+            Self::Unknown => "whose fault it is cannot be told",
+        }
+    }
 }
 
 /// How an incident ended.
@@ -284,6 +306,10 @@ impl Story {
             self.examination.get_or_insert_with(|| (**found).clone());
         } else if let Body::Exited { memory, .. } = &record.body {
             self.memory = self.memory.or(memory.map(|at_exit| at_exit.report));
+        } else if let Body::Blamed(decision) = &record.body {
+            if self.blame == Blame::Unknown {
+                self.blame = decision.judgement.blame;
+            }
         } else if let Body::Held { .. } = &record.body {
             self.outcome = Outcome::Held;
         } else if let Body::Detected { cause: Cause::Unkillable, .. } = &record.body {
@@ -345,6 +371,16 @@ pub fn line(body: &Body) -> Option<(String, Option<String>)> {
                 }
             }
             Some((what, Some(why)))
+        }
+        Body::Blamed(decision) => {
+            let Judgement { blame, reason, .. } = &decision.judgement;
+            because(String::from(blame.words()), reason)
+        }
+        Body::NotItsFault { check, judged, .. } => {
+            let Judgement { blame, reason, .. } = &judged.judgement;
+            let what =
+                check.as_ref().map_or(String::from("its start takes too long"), |check| format!("check {check} fails"));
+            because(format!("{what}, and nothing is done: {}", blame.words()), reason)
         }
         Body::Waits { why } => because(String::from("waits"), why),
         Body::Blocked { on } => plain(format!("waits for {on} to be ready")),

@@ -265,6 +265,12 @@ impl Signal {
     /// SIGTERM.
     pub const TERM: Self = Self(15);
 
+    /// Whether it is one that others send, and that a program does not send itself when something in it goes wrong.
+    #[must_use]
+    pub fn is_from_outside(self) -> bool {
+        matches!(self.0, 1..=3 | 9 | 10 | 12 | 15)
+    }
+
     /// The standard signals that have one number on all of Linux' common architectures (x86, Arm, RISC-V).
     const NAMES: [(i32, &'static str); 31] = [
         (1, "SIGHUP"),
@@ -579,6 +585,23 @@ impl CheckKind {
             | Self::Metric(_)
             | Self::Progress(_)
             | Self::LoopLag(_) => None,
+        }
+    }
+
+    /// Whether its probe connects to something, so that a probe that connects to Hale itself can be a control of it.
+    #[must_use]
+    pub fn connects(&self) -> bool {
+        match self {
+            Self::Http(http) => !http.url.starts_with("unix:"),
+            Self::Tcp { .. } | Self::Grpc { .. } | Self::Metric(_) => true,
+            Self::Progress(progress) => progress.source.is_metric(),
+            Self::LoopLag(lag) => lag.source.is_metric(),
+            Self::Exec { .. }
+            | Self::Heartbeat { .. }
+            | Self::Memory { .. }
+            | Self::Cpu { .. }
+            | Self::OpenFiles { .. }
+            | Self::Listen { .. } => false,
         }
     }
 

@@ -183,6 +183,37 @@ pub enum Reason {
     DescriptorsScarce,
     /// `FDSTOREREMOVE=1`.
     DescriptorTakenBack,
+    /// A control probe of the probes' own machinery fails, too.
+    ProbingFails {
+        /// In words.
+        detail: String,
+    },
+    /// The host is short of something that a process needs.
+    HostIsShort,
+    /// More than half of the services began to fail together.
+    FailTogether {
+        /// So many …
+        failing: u32,
+        /// … of so many.
+        of: u32,
+    },
+    /// `state_dir` cannot be written.
+    DiskFails {
+        /// The operating system's words.
+        detail: String,
+    },
+    /// It is about memory, which it shares with everything else on the machine.
+    MemoryIsShared,
+    /// The signal that ended it is one that others send.
+    EndedFromOutside,
+    /// Nobody saw how it ended.
+    EndNotSeen,
+    /// Not all that it starts after has been probed since.
+    DependenciesNotAsked,
+    /// No control probe was made beside it.
+    NothingElseTried,
+    /// All else that was tried in the same moment, if anything was, works.
+    NothingElseFails,
     /// Its other end is gone.
     DescriptorHungUp,
     /// Hale does not have it any more.
@@ -261,6 +292,16 @@ impl fmt::Display for Reason {
             Self::DescriptorsTooOften => f.write_str("it leaves descriptors more often than once a second"),
             Self::DescriptorsScarce => f.write_str("Hale itself has few descriptors left"),
             Self::DescriptorTakenBack => f.write_str("the service does not want it any more"),
+            Self::ProbingFails { detail } => write!(f, "a probe of Hale itself fails, too: {detail}"),
+            Self::HostIsShort => f.write_str("the machine is short of what a process needs"),
+            Self::FailTogether { failing, of } => write!(f, "{failing} of {of} services began to fail together"),
+            Self::DiskFails { detail } => write!(f, "state_dir cannot be written: {detail}"),
+            Self::MemoryIsShared => f.write_str("memory is shared with all else on the machine"),
+            Self::EndedFromOutside => f.write_str("that is a signal which others send"),
+            Self::EndNotSeen => f.write_str("nobody saw how it ended"),
+            Self::DependenciesNotAsked => f.write_str("what it starts after has not been probed since"),
+            Self::NothingElseTried => f.write_str("nothing else was tried"),
+            Self::NothingElseFails => f.write_str("nothing else was found to fail"),
             Self::DescriptorHungUp => f.write_str("its other end is gone"),
             Self::DescriptorLost => f.write_str("Hale lost it"),
         }

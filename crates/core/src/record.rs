@@ -4,6 +4,7 @@ mod finding;
 
 pub use finding::Finding;
 
+use crate::analyze::blame;
 use crate::analyze::stall::Stall;
 use crate::descriptor::FdName;
 use crate::event::{EndWhy, ExitStatus, Lost, ProbeFailure, Process, SpawnFailure};
@@ -244,6 +245,19 @@ pub enum Body {
         /// What it starts after and was down meanwhile: then it does not count against the service.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         blocked: Option<Name>,
+    },
+    /// Whose fault a failure is.
+    Blamed(Box<blame::Decision>),
+    /// A check failed as often as makes Hale act, or a start took too long, and that is not the service's fault: nothing is done.
+    /// Once in a row of failures.
+    NotItsFault {
+        /// Its number.
+        epoch: Epoch,
+        /// Which check; none: the start.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        check: Option<Name>,
+        /// Whose fault it is.
+        judged: Box<blame::Decision>,
     },
     /// What follows from a detection.
     Decided(Box<Decision>),
@@ -546,6 +560,8 @@ impl Body {
             | Self::CheckPassed { .. }
             | Self::BecameHealthy { .. }
             | Self::Detected { .. }
+            | Self::Blamed(_)
+            | Self::NotItsFault { .. }
             | Self::Decided(_)
             | Self::RestartPlanned(_)
             | Self::Waits { .. }

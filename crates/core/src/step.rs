@@ -1,6 +1,7 @@
 //! The brain: one event in, records and effects out. Everything that Hale ever does begins here.
 
 pub(crate) mod asking;
+pub(crate) mod blaming;
 mod blocking;
 mod dependencies;
 mod descriptors;
@@ -16,6 +17,7 @@ mod starting;
 mod stopping;
 mod takeover;
 
+use crate::analyze::blame::{self, Controlled};
 use crate::analyze::{oom, stall};
 use crate::effect::{Effect, Fence, Order};
 use crate::event::{Event, ExitStatus};
@@ -72,6 +74,20 @@ pub fn step(world: &mut World, now: Now, event: Event) -> Output {
     brain.output
 }
 
+/// What was found out about a failure before anything was decided.
+struct Seen {
+    /// What the service was doing.
+    found: Option<Box<Examination>>,
+    /// Whose fault it is; none: to be judged now.
+    judged: Option<Box<blame::Decision>>,
+}
+
+impl Seen {
+    fn nothing() -> Self {
+        Self { found: None, judged: None }
+    }
+}
+
 /// One step in progress.
 struct Brain<'a> {
     world: &'a mut World,
@@ -124,6 +140,7 @@ impl Brain<'_> {
             Event::Collected { service, incident, lines } => {
                 self.record_in(Some(&service), Some(incident), Body::Output { lines });
             }
+            Event::Controlled { controls } => self.controlled(&controls),
             Event::Examined { service, epoch, found } => self.examined(&service, epoch, found),
             Event::OutputDropped { service, bytes } => {
                 self.record(&service, Body::OutputDropped { bytes });
@@ -249,18 +266,18 @@ impl Brain<'_> {
             match oom::killed_main(status, memory.as_ref(), self.known(name).oom, self.now()) {
                 Some(kills) => {
                     let finding = Finding::Oom { epoch, kills, memory: report.unwrap_or_default() };
-                    self.failed(name, Cause::Oom, &finding, None);
+                    self.failed(name, Cause::Oom, &finding, Seen::nothing());
                 }
                 None => {
                     let finding = Finding::Exit { epoch, status, memory: report };
-                    self.failed(name, cause_of_exit(status), &finding, None);
+                    self.failed(name, cause_of_exit(status), &finding, Seen::nothing());
                 }
             }
         }
     }
 
-    /// A failure that counts: detect, decide, and begin to act. With it comes what the service was found to be doing.
-    fn failed(&mut self, name: &Name, cause: Cause, finding: &Finding, found: Option<Box<Examination>>) {
+    /// A failure that counts: detect, blame, decide, and begin to act. With it comes what was found out before.
+    fn failed(&mut self, name: &Name, cause: Cause, finding: &Finding, seen: Seen) {
         let now = self.now();
         let last_good = self.known(name).bad_since.unwrap_or(now);
         self.relieved_due(name);
@@ -272,10 +289,13 @@ impl Brain<'_> {
         if !self.record(name, detected) {
             return;
         }
-        if let Some(found) = found {
+        if let Some(found) = seen.found {
             let epoch = self.known(name).last_epoch;
             self.record(name, Body::Examined { epoch, found });
         }
+        let judged =
+            seen.judged.unwrap_or_else(|| Box::new(self.blame(name, cause, finding, Controlled::NotNeeded, now)));
+        self.record(name, Body::Blamed(judged));
         self.world.admission.leave(name);
         self.tell_waiters(name, service::Wanted::Healthy, |_| crate::effect::Answer::Failed {
             text: finding.to_string(),
@@ -445,6 +465,7 @@ impl Brain<'_> {
         }
         if let Body::HostStalled { late, .. } = &record.body {
             self.world.credit(*late);
+            self.world.suspicion.stalled = Some(self.at.mono);
         }
         if let Some(name) = followed
             && was_up != Some(self.world.is_up(name))
@@ -547,6 +568,7 @@ pub(crate) use tests::{checked, service as a_service, world as a_world};
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::analyze::blame::{Control, Controls};
     use crate::event::{ProbeFailure, ProbeOutcome, Process};
     use crate::policy::{
         CheckKind, CheckPolicy, HostPolicy, LogPolicy, Mode, Policy, PolicyHash, Ready, RestartPolicy, ServicePolicy,
@@ -616,18 +638,28 @@ mod tests {
         (World::new(birth), name)
     }
 
-    /// Takes one event, on a host that has nothing to tell of what services are doing, and says so at once.
+    /// Takes one event, on a host that works, and that has nothing to tell of what services are doing and says so at once.
     pub(super) fn step(world: &mut World, now: Now, event: Event) -> Output {
         let mut output = super::step(world, now, event);
-        let is_look = |effect: &&Effect| effect.order == Order::Examine;
-        let looks: Vec<Fence> = output.effects.iter().filter(is_look).map(|effect| effect.fence.clone()).collect();
-        for fence in looks {
-            let Fence::Service { service, epoch } = fence else { continue };
-            let more = super::step(world, now, Event::Examined { service, epoch, found: None });
+        let asks = |effect: &&Effect| matches!(effect.order, Order::Examine | Order::Control);
+        let asked: Vec<Fence> = output.effects.iter().filter(asks).map(|effect| effect.fence.clone()).collect();
+        for fence in asked {
+            let event = match fence {
+                Fence::Service { service, epoch } => Event::Examined { service, epoch, found: None },
+                Fence::Host => Event::Controlled { controls: working() },
+            };
+            let more = super::step(world, now, event);
             output.records.extend(more.records);
-            output.effects.extend(more.effects.into_iter().filter(|effect| effect.order != Order::Examine));
+            output.effects.extend(more.effects);
         }
+        output.effects.retain(|effect| !asks(&effect));
         output
+    }
+
+    /// What control probes find where all is well.
+    pub(super) fn working() -> Controls {
+        let passed = || Control::Passed { took_us: 300 };
+        Controls { probing: Some(passed()), disk: Some(passed()) }
     }
 
     pub(super) fn at(ms: u64) -> Now {
@@ -663,6 +695,7 @@ mod tests {
                 [
                     Body::Exited { .. },
                     Body::Detected { .. },
+                    Body::Blamed(_),
                     Body::Decided(_),
                     Body::SpawnIntended { epoch: Epoch(2), .. }
                 ]

@@ -119,7 +119,8 @@ fn a_service_that_never_becomes_healthy_is_restarted() {
         ignores_term: false,
         ..good()
     });
-    assert!((5_000..5_100).contains(&waits_ms(&run)[0]), "{:?}", waits_ms(&run));
+    // And as long as the look at it may take.
+    assert!((5_000..5_200).contains(&waits_ms(&run)[0]), "{:?}", waits_ms(&run));
 }
 
 #[test]

@@ -52,7 +52,7 @@ pub(crate) struct Probing {
     pub(crate) last: Option<ProbeOutcome>,
     /// That it does not count yet was said.
     pub(crate) spared: bool,
-    /// That nobody confirms its failures was said.
+    /// That nothing is done about its failures was said: nobody confirms them, or they are not the service's fault.
     pub(crate) refused: bool,
     /// Its next probe counts its time anew.
     pub(crate) anew: bool,
@@ -127,7 +127,9 @@ impl Probing {
 
     /// Whether the last probe could not be run.
     pub(crate) fn is_unable(&self) -> bool {
-        self.last.as_ref().is_some_and(|outcome| outcome.failure == Some(ProbeFailure::Unable))
+        self.last
+            .as_ref()
+            .is_some_and(|outcome| matches!(outcome.failure, Some(ProbeFailure::Unable | ProbeFailure::Unresolved)))
     }
 
     /// The probe's result never came: try again at the usual pace.
@@ -249,7 +251,7 @@ pub fn cause(kind: &CheckKind, failure: ProbeFailure) -> Option<Cause> {
             CheckKind::LoopLag(_) => Cause::LoopLag,
         }),
         ProbeFailure::Refused => Some(Cause::Check),
-        ProbeFailure::Unable => None,
+        ProbeFailure::Unable | ProbeFailure::Unresolved => None,
     }
 }
 

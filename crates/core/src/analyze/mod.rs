@@ -1,5 +1,6 @@
 //! Analyze: from what was sensed to what is wrong.
 
+pub mod blame;
 pub mod checks;
 pub mod oom;
 pub mod stall;

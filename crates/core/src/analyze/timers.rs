@@ -44,7 +44,8 @@ impl Service {
     /// When a start that is not over yet is given up: not again once it was, and not while Hale cannot see whether it
     /// is over.
     pub(crate) fn start_times_out_at(&self) -> Option<Monotonic> {
-        self.start_deadline().filter(|_| !self.known.start_overdue && !self.is_looked_at() && !self.is_unseen())
+        let deadline = self.start_deadline().max(self.senses.start_again);
+        deadline.filter(|_| !self.known.start_overdue && !self.is_looked_at() && !self.is_unseen())
     }
 
     /// Whether all that keeps its start from being over are probes that could not be run.

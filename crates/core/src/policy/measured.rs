@@ -162,6 +162,14 @@ pub enum Source {
     },
 }
 
+impl Source {
+    /// Whether it is asked for over a connection.
+    #[must_use]
+    pub fn is_metric(&self) -> bool {
+        matches!(self, Self::Metric { .. })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -3,7 +3,9 @@
 //! restarted for it; and what a second sensor does not see may be the first one's own fault. Meanwhile the host finds out what
 //! the service is doing, because once it is ended nobody can.
 
-use super::Brain;
+use super::blaming::unanswered;
+use super::{Brain, Seen};
+use crate::analyze::blame::{self, CONTROLLED_WITHIN, Controlled, Controls};
 use crate::analyze::checks::CheckState;
 use crate::effect::Order;
 use crate::examination::{EXAMINED_WITHIN, Examination};
@@ -37,7 +39,10 @@ pub(crate) struct Asked {
     unconfirmed: Vec<Name>,
     /// When it waits for answers no more.
     until: Monotonic,
-    look: Look,
+    look: Awaited<Box<Examination>>,
+    /// Whether what fails needs what the control probes try.
+    connects: bool,
+    controls: Awaited<Controls>,
     epoch: Epoch,
     since: Monotonic,
     failed: Option<Body>,
@@ -45,26 +50,36 @@ pub(crate) struct Asked {
     finding: Finding,
 }
 
-/// The look at what the service is doing.
+/// An answer of the host's.
 #[derive(Debug, Clone)]
-enum Look {
+enum Awaited<T> {
     /// It is waited for.
-    Awaited { until: Monotonic },
+    Until(Monotonic),
     /// It is not, any more.
-    Over(Option<Box<Examination>>),
+    Over(Option<T>),
+}
+
+impl<T> Awaited<T> {
+    fn until(&self) -> Option<Monotonic> {
+        if let Self::Until(until) = self { Some(*until) } else { None }
+    }
+
+    fn is_due(&self, now: Monotonic) -> bool {
+        self.until().is_some_and(|until| until <= now)
+    }
 }
 
 impl Asked {
-    fn is_looked_at(&self) -> bool {
-        matches!(self.look, Look::Awaited { .. })
+    /// When it waits for the host no more; none: it does not.
+    fn host_until(&self) -> Option<Monotonic> {
+        self.look.until().into_iter().chain(self.controls.until()).min()
     }
 }
 
 impl Service {
     /// When the first of the failures that wait does so no more, or begins to wait for something else.
     pub(crate) fn asked_until(&self) -> Option<Monotonic> {
-        let until = |asked: &Asked| if let Look::Awaited { until } = asked.look { until } else { asked.until };
-        self.senses.asked.iter().map(until).min()
+        self.senses.asked.iter().map(|asked| asked.host_until().unwrap_or(asked.until)).min()
     }
 
     /// Whether its start took too long, or it said itself that it does not work, and it is being looked at.
@@ -92,8 +107,11 @@ impl Brain<'_> {
             policy.checks.iter().filter(|other| unconfirmed.contains(&other.name)).map(|other| other.timeout).max();
         let until = now.after(longest.map_or(ASK_WITHIN, |longest| longest.plus(CONFIRMED_AFTER).max(ASK_WITHIN)));
         let (epoch, since, failed) = (run.epoch, now, Some(failed));
-        let look = Look::Awaited { until: now.after(EXAMINED_WITHIN) };
-        let mut asked = Asked { check: Some(check), unconfirmed, until, look, epoch, since, failed, cause, finding };
+        let look = Awaited::Until(now.after(EXAMINED_WITHIN));
+        let connects = policy.checks[check].kind.connects();
+        let (check, controls) = (Some(check), Awaited::Over(None));
+        let mut asked =
+            Asked { check, unconfirmed, until, look, connects, controls, epoch, since, failed, cause, finding };
         let observes = self.world.mode() == Mode::Observe;
         let blocked = self.blocked_by(name).is_some();
         let asks_dependencies = !observes && !blocked && self.hasten_dependencies(name);
@@ -107,16 +125,22 @@ impl Brain<'_> {
     /// It failed as a whole: has it looked at, and then records that and acts on it.
     pub(super) fn look_and_act(&mut self, name: &Name, failed: Option<Body>, cause: Cause, finding: Finding) {
         let now = self.now();
-        let Some(run) = self.known(name).phase.run() else { return self.failed(name, cause, &finding, None) };
-        let look = Look::Awaited { until: now.after(EXAMINED_WITHIN) };
+        let Some(run) = self.known(name).phase.run() else {
+            return self.failed(name, cause, &finding, Seen::nothing());
+        };
+        let (look, controls) = (Awaited::Until(now.after(EXAMINED_WITHIN)), Awaited::Over(None));
         let (epoch, until, since) = (run.epoch, now, now);
-        let unconfirmed = Vec::new();
-        let asked = Asked { check: None, unconfirmed, until, look, epoch, since, failed, cause, finding };
+        let (check, unconfirmed) = (None, Vec::new());
+        let service = &self.world.services[name];
+        let awaited = service.policy.checks.iter().zip(&service.known.checks);
+        let mut awaited = awaited.filter(|(_, state)| **state != CheckState::Passing);
+        let connects = cause == Cause::StartTimeout && awaited.any(|(check, _)| check.kind.connects());
+        let asked = Asked { check, unconfirmed, until, look, connects, controls, epoch, since, failed, cause, finding };
         self.ask(name, asked, self.world.mode() != Mode::Observe);
     }
 
     /// Has the service looked at; what is only watched is not waited for.
-    fn ask(&mut self, name: &Name, asked: Asked, waits: bool) {
+    fn ask(&mut self, name: &Name, mut asked: Asked, waits: bool) {
         if !waits {
             self.act_on(name, &asked);
             return self.effect(name, asked.epoch, Order::Examine);
@@ -125,8 +149,16 @@ impl Brain<'_> {
         if all.iter().any(|earlier| earlier.check == asked.check) {
             return;
         }
-        if !all.iter().any(Asked::is_looked_at) {
+        let is_looked_at = all.iter().any(|earlier| earlier.look.until().is_some());
+        if self.is_crowd(name) {
+            // Nothing is done about it at first, and to look at all of them would be a burden on a host that has too much.
+            asked.look = Awaited::Over(None);
+        } else if !is_looked_at {
             self.effect(name, asked.epoch, Order::Examine);
+        }
+        if asked.connects {
+            asked.controls = Awaited::Until(self.now().after(CONTROLLED_WITHIN));
+            self.control();
         }
         if let Some(service) = self.service_mut(name) {
             service.senses.asked.push(asked);
@@ -137,10 +169,10 @@ impl Brain<'_> {
     /// What the service was found to be doing: for the failures that wait for it, or else for its incident.
     pub(super) fn examined(&mut self, name: &Name, epoch: Epoch, found: Option<Box<Examination>>) {
         let Some(service) = self.service_mut(name) else { return };
-        let waits = |asked: &&mut Asked| asked.epoch == epoch && asked.is_looked_at();
+        let waits = |asked: &&mut Asked| asked.epoch == epoch && asked.look.until().is_some();
         let mut awaited = false;
         for asked in service.senses.asked.iter_mut().filter(waits) {
-            asked.look = Look::Over(found.clone());
+            asked.look = Awaited::Over(found.clone());
             awaited = true;
         }
         let known = &service.known;
@@ -152,6 +184,17 @@ impl Brain<'_> {
         {
             self.record(name, Body::Examined { epoch, found });
         }
+    }
+
+    /// Gives what the control probes found to the failures that wait for it. `false`: none does.
+    pub(super) fn take_controls(&mut self, name: &Name, controls: &Controls) -> bool {
+        let Some(service) = self.service_mut(name) else { return false };
+        let mut any = false;
+        for asked in service.senses.asked.iter_mut().filter(|asked| asked.controls.until().is_some()) {
+            asked.controls = Awaited::Over(Some(controls.clone()));
+            any = true;
+        }
+        any
     }
 
     /// Probes these checks of a service now. `false`: there are none.
@@ -206,9 +249,37 @@ impl Brain<'_> {
         if asked.cause == Cause::StartTimeout && !matches!(self.phase(name), Phase::Starting { .. }) {
             return;
         }
-        let found = if let Look::Over(found) = &asked.look { found.clone() } else { None };
+        let controls = match &asked.controls {
+            Awaited::Over(Some(controls)) => Controlled::Tried(controls.clone()),
+            Awaited::Over(None) | Awaited::Until(_) if asked.connects => Controlled::NotTried,
+            Awaited::Over(None) | Awaited::Until(_) => Controlled::NotNeeded,
+        };
+        let judged = Box::new(self.blame(name, asked.cause, &asked.finding, controls, asked.since));
+        let is_acted_on = self.world.mode() == Mode::Heal && self.known(name).paused.is_none();
+        let is_spared = asked.check.is_some() || asked.cause == Cause::StartTimeout;
+        if judged.judgement.spares && is_acted_on && is_spared {
+            return self.spare_blameless(name, asked, judged);
+        }
+        let found = if let Awaited::Over(found) = &asked.look { found.clone() } else { None };
         if asked.failed.clone().is_none_or(|failed| self.record(name, failed)) {
-            self.failed(name, asked.cause, &asked.finding, found);
+            self.failed(name, asked.cause, &asked.finding, Seen { found, judged: Some(judged) });
+        }
+    }
+
+    /// Says once in a row of failures that they are not the service's fault, and that nothing is done. A start gets its time again.
+    fn spare_blameless(&mut self, name: &Name, asked: &Asked, judged: Box<blame::Decision>) {
+        let again = self.now().after(self.policy(name).start.within);
+        let Some(service) = self.service_mut(name) else { return };
+        let said = match asked.check {
+            Some(check) => core::mem::replace(&mut service.senses.probes[check].refused, true),
+            None => {
+                service.senses.start_again = Some(again);
+                false
+            }
+        };
+        let check = asked.check.map(|check| service.policy.checks[check].name.clone());
+        if !said {
+            self.record(name, Body::NotItsFault { epoch: asked.epoch, check, judged });
         }
     }
 
@@ -255,14 +326,17 @@ impl Brain<'_> {
         }
         let Some(service) = self.service_mut(name) else { return };
         for asked in &mut service.senses.asked {
-            if matches!(asked.look, Look::Awaited { until } if until <= now) {
-                asked.look = Look::Over(None);
+            if asked.look.is_due(now) {
+                asked.look = Awaited::Over(None);
+            }
+            if asked.controls.is_due(now) {
+                asked.controls = Awaited::Over(Some(unanswered()));
             }
         }
         self.answer(name);
     }
 
-    fn answer(&mut self, name: &Name) {
+    pub(super) fn answer(&mut self, name: &Name) {
         let now = self.now();
         let policy = self.policy(name);
         let Some(service) = self.service_mut(name) else { return };
@@ -277,7 +351,7 @@ impl Brain<'_> {
             let is_over = now >= asked.until;
             match asked.unconfirmed.first() {
                 _ if self.blocked_by(name).is_some() => self.act_on(name, &asked),
-                _ if asked.is_looked_at() => left.push(asked),
+                _ if asked.host_until().is_some() => left.push(asked),
                 None if is_clear || is_over => self.act_on(name, &asked),
                 Some(by) if is_over => self.refuse(name, &asked, by),
                 Some(_) | None => left.push(asked),
@@ -304,7 +378,7 @@ mod tests {
     use super::*;
     use crate::event::{Event, ProbeFailure, ProbeOutcome};
     use crate::policy::{CheckKind, CheckPolicy, ServicePolicy};
-    use crate::step::tests::{at, checked, starting, step, turn_until, world};
+    use crate::step::tests::{at, checked, starting, step, turn_until, working, world};
     use crate::time::Now;
     use crate::world::World;
     use alloc::string::String;
@@ -397,7 +471,11 @@ mod tests {
         let event = Event::Probed { service: name.clone(), epoch: Epoch(1), probe, outcome };
         let failed = crate::step::step(&mut world, Now { mono: due, ..at(0) }, event);
         assert_eq!(failed.records, [], "nothing is decided yet");
-        assert!(failed.effects.iter().any(|effect| effect.order == Order::Examine));
+        for order in [Order::Examine, Order::Control] {
+            assert!(failed.effects.iter().any(|effect| effect.order == order));
+        }
+        let controlled = Event::Controlled { controls: working() };
+        assert_eq!(crate::step::step(&mut world, Now { mono: due, ..at(0) }, controlled).records, []);
         (world, name, due)
     }
 
@@ -413,7 +491,14 @@ mod tests {
         let (mut world, name, now) = looked_at();
         assert_eq!(found(&mut world, &name, 0, now), [], "of another process");
         let told = found(&mut world, &name, 1, now);
-        let [Body::CheckFailed { .. }, Body::Detected { .. }, Body::Examined { .. }, Body::Decided(_), ..] = &told[..]
+        let [
+            Body::CheckFailed { .. },
+            Body::Detected { .. },
+            Body::Examined { .. },
+            Body::Blamed(_),
+            Body::Decided(_),
+            ..,
+        ] = &told[..]
         else {
             panic!("{told:?}")
         };
@@ -465,7 +550,10 @@ mod tests {
                 let _ = answer(&mut world, &name, 0, None);
             }
             let now = world.last_step().unwrap();
-            let told = found(&mut world, &name, 1, now);
+            assert_eq!(found(&mut world, &name, 1, now), [], "what makes probes is tried, too");
+            let controlled = Event::Controlled { controls: working() };
+            let told = crate::step::step(&mut world, Now { mono: now, ..at(0) }, controlled).records;
+            let told: Vec<Body> = told.into_iter().map(|record| record.body).collect();
             assert_eq!(acts(&told), !ready_at_last, "{told:?}");
         }
     }

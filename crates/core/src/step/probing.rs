@@ -87,7 +87,7 @@ impl Brain<'_> {
         let policy = service.policy.clone();
         let check = &policy.checks[index];
         let outcome = &*checks::heard(check, outcome);
-        if outcome.failure == Some(ProbeFailure::Unable) {
+        if matches!(outcome.failure, Some(ProbeFailure::Unable | ProbeFailure::Unresolved)) {
             self.unable(name, index, epoch, outcome);
             return;
         }

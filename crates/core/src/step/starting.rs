@@ -1,5 +1,6 @@
 //! Starting: in order, as many at once as allowed, and what the guardian answers.
 
+use super::Seen;
 use super::{Brain, SERVICES_PER_STEP};
 use crate::effect::{Answer, Order};
 use crate::event::{Process, SpawnFailure};
@@ -183,7 +184,7 @@ impl Brain<'_> {
         if let Phase::Stopping { then, .. } = before {
             self.after_stop(name, then);
         } else {
-            self.failed(name, Cause::Spawn, &Finding::Spawn { failure }, None);
+            self.failed(name, Cause::Spawn, &Finding::Spawn { failure }, Seen::nothing());
         }
     }
 

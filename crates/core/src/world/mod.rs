@@ -70,6 +70,8 @@ pub struct World {
     pub(crate) looks: BTreeSet<Name>,
     /// Services of which a failure waits for what a dependency says.
     pub(crate) askers: BTreeSet<Name>,
+    /// Whether the host is suspected.
+    pub(crate) suspicion: crate::step::blaming::Suspicion,
     /// A policy that was read and is not in force yet: its order waits for the disk.
     pub(crate) candidate: Option<(PolicyHash, Policy)>,
     /// Services that the policy does not have any more, and that are not gone yet.
@@ -126,6 +128,7 @@ impl World {
             to_start: VecDeque::new(),
             looks: BTreeSet::new(),
             askers: BTreeSet::new(),
+            suspicion: crate::step::blaming::Suspicion::default(),
             candidate: None,
             leaving: BTreeSet::new(),
             outdated: BTreeSet::new(),

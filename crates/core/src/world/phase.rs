@@ -310,6 +310,8 @@ impl Phase {
             | Body::CheckPassed { .. }
             | Body::Detected { .. }
             | Body::Decided(_)
+            | Body::Blamed(_)
+            | Body::NotItsFault { .. }
             | Body::Waits { .. }
             | Body::CountersForgotten
             | Body::Unblocked { .. }

@@ -141,6 +141,8 @@ pub(crate) struct Senses {
     pub(crate) stall_told: Option<Monotonic>,
     /// Failures that wait for what dependencies say: at most one for each check.
     pub(crate) asked: Vec<crate::step::asking::Asked>,
+    /// Until when a start has time that took too long through no fault of its own.
+    pub(crate) start_again: Option<Monotonic>,
     /// Clients that wait for the end of an order.
     pub(crate) waiters: VecDeque<Waiter>,
 }
@@ -393,6 +395,8 @@ impl Service {
             | Body::Blocked { .. }
             | Body::Dependency { .. }
             | Body::Decided(_)
+            | Body::Blamed(_)
+            | Body::NotItsFault { .. }
             | Body::Waits { .. }
             | Body::Unkillable { .. }
             | Body::TreeGone { .. }
@@ -476,6 +480,7 @@ impl Senses {
         self.probes.iter_mut().for_each(|probing| *probing = crate::analyze::checks::Probing::default());
         self.status_text.clear();
         self.asked.clear();
+        self.start_again = None;
         self.stall_told = None;
     }
 }

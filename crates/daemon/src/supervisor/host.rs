@@ -580,6 +580,7 @@ impl Host for DaemonHost {
                 let of = Probed::Dependency(policy);
                 self.parts.prober.probe(ProbeOrder { service: dependency, epoch: Epoch(0), probe, check, of });
             }
+            (Fence::Host, Order::Control) => self.parts.prober.control(),
             (Fence::Host, Order::EndDone) => {
                 self.ended = Some(Ended::InOrder);
             }
@@ -645,6 +646,7 @@ impl DaemonHost {
             | Order::MayReboot { .. }
             | Order::Reboot
             | Order::Adapt { .. }
+            | Order::Control
             | Order::EndDone => {}
         }
     }

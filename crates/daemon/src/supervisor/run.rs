@@ -56,8 +56,8 @@ pub(super) const LEFTOVERS_WITHIN: Duration = Duration::from_secs(5);
 const LEDGER_WITHIN: Duration = Duration::from_secs(2);
 
 /// How many threads may do what can block for probes: name lookups and exec preparations, four at once each, eight looks at
-/// processes, and two readers of certificates.
-const BLOCKING_THREADS: usize = 18;
+/// processes, two readers of certificates, and the control probe of the disk.
+const BLOCKING_THREADS: usize = 19;
 
 /// How long the start waits for the thread of probes and API.
 const RUNTIME_WITHIN: Duration = Duration::from_secs(5);
@@ -190,7 +190,7 @@ fn run(args: impl IntoIterator<Item = OsString>) -> Result<Ended, StartError> {
     let asker = Asker::new(inbox.clone(), file);
     let listeners = inherited.stored(StoreKey::ReadApi).zip(inherited.stored(StoreKey::ControlApi));
     let hub = api::Hub::default();
-    let (prober, listeners) = start_runtime(&host_policy.runtime_dir, listeners, &inbox, (&asker, &hub), &trees)?;
+    let (prober, listeners) = start_runtime(host_policy, listeners, &inbox, (&asker, &hub), &trees)?;
     for (key, fd) in [StoreKey::ReadApi, StoreKey::ControlApi].into_iter().zip(&listeners) {
         guardian.store(key, fd.as_fd()).map_err(|error| failed("keep the API's sockets")(io::Error::other(error)))?;
     }
@@ -442,7 +442,7 @@ fn end_leftovers(trees: &Trees, recovered: &Recovered, console: &Console) -> Res
 /// Starts the thread of probes and API. It runs until the process ends. The API's listeners are those that an earlier
 /// supervisor left, or new ones; copies of them come back.
 fn start_runtime(
-    runtime_dir: &str,
+    host: &HostPolicy,
     listeners: Option<(OwnedFd, OwnedFd)>,
     inbox: &Inbox,
     (asker, hub): (&Asker, &api::Hub),
@@ -455,8 +455,8 @@ fn start_runtime(
         .map_err(failed("start a runtime"))?;
     let to_loop = inbox.clone();
     let report = Arc::new(move |event| to_loop.send(event));
-    let prober = Prober::new(runtime.handle(), report, trees.clone());
-    let (runtime_dir, asker, hub) = (PathBuf::from(runtime_dir), asker.clone(), hub.clone());
+    let prober = Prober::new(runtime.handle(), report, trees.clone(), PathBuf::from(&host.state_dir));
+    let (runtime_dir, asker, hub) = (PathBuf::from(&host.runtime_dir), asker.clone(), hub.clone());
     let (started, result) = sync_channel(1);
     let serve = move || {
         runtime.block_on(async {

@@ -60,13 +60,15 @@ impl Resolver {
             drop(slot);
             found
         });
-        match deadline.bound("the name lookup", lookup).await? {
+        match deadline.bound("the name lookup", lookup).await.map_err(Verdict::unresolved)? {
             Ok(Ok(found)) => Ok(found.take(ADDRESSES_MAX).collect()),
             Ok(Err(error)) => {
                 // getaddrinfo(3) may say EAI_AGAIN without saying that it was short of descriptors.
                 let hidden = std::fs::File::open("/dev/null").err().filter(is_shortage);
                 let error = hidden.unwrap_or(error);
-                Err(Verdict::by_error(&error, format_args!("name lookup of {bare} failed: {}", words(&error))))
+                let verdict =
+                    Verdict::by_error(&error, format_args!("name lookup of {bare} failed: {}", words(&error)));
+                Err(if verdict.failure == Some(ProbeFailure::Unable) { verdict } else { verdict.unresolved() })
             }
             Err(ended) => Err(Verdict::unable(format_args!("name lookup of {bare} failed: {ended}"))),
         }
@@ -81,7 +83,7 @@ impl Resolver {
     ) -> Result<TcpStream, Verdict> {
         let (host, port) = split(authority, default_port)
             .ok_or_else(|| Verdict::wrong(format_args!("{authority:?} is not host:port")))?;
-        let mut last = Verdict::wrong(format_args!("{host} has no address"));
+        let mut last = Verdict::wrong(format_args!("{host} has no address")).unresolved();
         for address in self.resolve(host, port, deadline).await? {
             match deadline.bound(ConnectionTo(address), TcpStream::connect(address)).await? {
                 Ok(stream) if is_to_itself(&stream, port) => {
@@ -200,12 +202,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_name_that_does_not_exist_is_a_wrong_answer_and_gives_its_slot_back() {
+    async fn a_name_that_does_not_exist_is_no_answer_of_anybody_and_gives_its_slot_back() {
         let resolver = Resolver::default();
         let deadline = Deadline::start(Span::from_secs(30));
         let verdict = resolver.resolve("no-such-name.invalid", 9, deadline).await.unwrap_err();
         assert!(verdict.detail.starts_with("name lookup of no-such-name.invalid failed: "), "{verdict:?}");
-        assert_eq!(verdict.failure, Some(hale_core::event::ProbeFailure::Wrong));
+        assert_eq!(verdict.failure, Some(hale_core::event::ProbeFailure::Unresolved));
         assert_eq!(resolver.lookups.available_permits(), LOOKUPS_MAX);
     }
 }

@@ -1,6 +1,7 @@
 //! Runs checks: each probe once, to the end of its deadline and never beyond it, with one answer.
 
 mod connect;
+mod control;
 mod exec;
 mod exposition;
 mod figures;
@@ -34,6 +35,7 @@ use rustix::io::Errno;
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
@@ -103,6 +105,7 @@ pub struct Prober {
 /// What the loop wants of the runtime's thread, in this order.
 enum Wish {
     Probe(ProbeOrder, Deadline),
+    Control,
     Forget(Name),
 }
 
@@ -113,6 +116,7 @@ struct Shared {
     exec: exec::Launcher,
     looker: tree::Looker,
     meter: Meter,
+    controller: control::Controller,
 }
 
 /// What probes over the network use.
@@ -124,18 +128,22 @@ struct Network {
 
 impl Prober {
     /// A prober whose probes run on the runtime of `handle`, and answer by `report`. The processes of exec probes
-    /// are put into groups of `trees`, one for each probe.
+    /// are put into groups of `trees`, one for each probe. Control probes write in `state_dir`; the first of them are made at once, to
+    /// know which of them can work here.
     #[must_use]
-    pub fn new(handle: &Handle, report: Report, trees: Arc<Trees>) -> Self {
+    pub fn new(handle: &Handle, report: Report, trees: Arc<Trees>, state_dir: PathBuf) -> Self {
         let shared = Arc::new(Shared {
             report,
             network: Network::default(),
             exec: exec::Launcher::new(trees),
             looker: tree::Looker::new(),
             meter: Meter::default(),
+            controller: control::Controller::new(state_dir),
         });
         let (wishes, wished) = unbounded_channel();
         handle.spawn(serve(shared.clone(), wished));
+        let first = shared.clone();
+        handle.spawn(async move { first.controller.control(&first.network).await });
         Self { shared, wishes }
     }
 
@@ -146,6 +154,11 @@ impl Prober {
         let deadline = Deadline::start(order.policy().map_or(Span::ZERO, |check| check.timeout));
         // Fails when the runtime has ended.
         let _ = self.wishes.send(Wish::Probe(order, deadline));
+    }
+
+    /// Makes the control probes; answered by one [`Event::Controlled`], or by none when the runtime ends before.
+    pub fn control(&self) {
+        let _ = self.wishes.send(Wish::Control);
     }
 
     /// Takes note that a new process of a service is about to be made: what it says of itself is all that counts for it.
@@ -178,6 +191,13 @@ async fn serve(shared: Arc<Shared>, mut wished: UnboundedReceiver<Wish>) {
                 if let Some(before) = before {
                     before.abort();
                 }
+            }
+            Wish::Control => {
+                let shared = shared.clone();
+                tokio::spawn(async move {
+                    let controls = shared.controller.control(&shared.network).await;
+                    (shared.report)(Event::Controlled { controls });
+                });
             }
             Wish::Forget(service) => {
                 shared.looker.forget(&service);
@@ -256,13 +276,18 @@ impl Verdict {
         Self { failure: Some(ProbeFailure::Unable), ..Self::pass(detail) }
     }
 
+    /// The same, where the name of the other end is what could not be found out.
+    fn unresolved(self) -> Self {
+        Self { failure: Some(ProbeFailure::Unresolved), ..self }
+    }
+
     /// The same with what was measured, to be followed.
     fn of(self, figure: u64) -> Self {
         Self { figure: Some(figure), ..self }
     }
 
     fn is_unable(&self) -> bool {
-        self.failure == Some(ProbeFailure::Unable)
+        matches!(self.failure, Some(ProbeFailure::Unable | ProbeFailure::Unresolved))
     }
 
     /// What an error on the way means: a wrong answer, unless it says nothing about the service.

@@ -21,7 +21,12 @@ const TEST: &str = "monitor::probe::starved::without_descriptors_no_probe_says_a
 
 async fn probe(kind: CheckKind, trees: Arc<Trees>) -> ProbeOutcome {
     let (sender, mut events) = mpsc::unbounded_channel();
-    let prober = Prober::new(&Handle::current(), Arc::new(move |event| sender.send(event).unwrap()), trees);
+    let prober = Prober::new(
+        &Handle::current(),
+        Arc::new(move |event| sender.send(event).unwrap()),
+        trees,
+        std::env::temp_dir(),
+    );
     let policy = Arc::new(policy(kind, LONG));
     let service = Name::try_from("bot").unwrap();
     let of = Probed::Service { policy, tree: None, anew: false };

@@ -1,0 +1,291 @@
+//! Whose fault a failure is: judged before anything is done, from what else was tried in the same moment.
+//!
+//! Right or *unknown*: whatever was not tried, or has not answered, makes the judgement unknown. A fault that is not the
+//! service's never leads to its being killed.
+
+use crate::event::ExitStatus;
+use crate::ids::Name;
+use crate::incident::{Blame, Cause};
+use crate::policy::PolicyHash;
+use crate::reason::Reason;
+use crate::record::Finding;
+use crate::time::Span;
+use alloc::string::String;
+use serde::{Deserialize, Serialize};
+
+/// The rule's name in records. The number is raised with every change of what it answers.
+pub const RULE: &str = "blame/1";
+
+/// How long a decision waits at most for the control probes: they cost a healthy host a few milliseconds, and what does
+/// not answer within so many times that fails.
+pub const CONTROLLED_WITHIN: Span = Span::from_ms(500);
+
+/// From so many services on it means something that most of them fail together: of two, each is half.
+pub const TOGETHER_FROM: u32 = 3;
+
+/// How far apart services begin to fail that fail together, beside how seldom they are probed.
+pub const TOGETHER_WITHIN: Span = Span::from_secs(1);
+
+/// How long the host is suspected before anything is done to services that fail together: time enough for a stall or a hiccup of the
+/// network to pass. After it they are healed as ever, because what they share may be a fault of their own.
+pub const SUSPECTED_FOR: Span = Span::from_secs(30);
+
+/// What a control probe found: something that must work, tried beside the check that failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Control {
+    /// It works.
+    Passed {
+        /// From its begin to its end.
+        took_us: u64,
+    },
+    /// It does not.
+    Failed {
+        /// In words.
+        detail: String,
+    },
+}
+
+/// All of them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Controls {
+    /// The probes' own machinery and the loopback interface: an HTTP probe of a server of Hale's own. None: it has never worked
+    /// on this host, and tells nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probing: Option<Control>,
+    /// Writing and syncing some bytes in `state_dir`; none: it has not answered yet, as slow disks do not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk: Option<Control>,
+}
+
+/// What is known of the control probes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Controlled {
+    /// What failed needs nothing of what they try.
+    NotNeeded,
+    /// They were not made.
+    NotTried,
+    /// They were.
+    Tried(Controls),
+}
+
+/// What is known of what the service starts after.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Dependencies {
+    /// There is nothing.
+    None,
+    /// All of it was probed since the failure, and works.
+    Up,
+    /// Not all of it was.
+    NotAsked,
+}
+
+/// All values that the rule reads.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Read {
+    /// What kind of failure.
+    pub cause: Cause,
+    /// Whether it has a process that runs.
+    pub runs: bool,
+    /// How its process ended, if it did by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended: Option<ExitStatus>,
+    /// Whether its process could not be made because the host is short of something.
+    #[serde(default)]
+    pub is_shortage: bool,
+    /// What it starts after and is down.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blocked: Option<Name>,
+    /// The rest of what it starts after.
+    pub dependencies: Dependencies,
+    /// What the control probes found.
+    pub controls: Controlled,
+    /// So many services that have checks fail, and began together with this one …
+    pub failing: u32,
+    /// … of so many.
+    pub of: u32,
+    /// Whether all of Hale was stopped or starved not long ago ([`SUSPECTED_FOR`]), or the machine slept.
+    pub is_stalled: bool,
+    /// How long the host has been suspected, where most of them fail.
+    pub suspected: Span,
+}
+
+/// The rule's answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Judgement {
+    /// Whose fault.
+    pub blame: Blame,
+    /// Why.
+    pub reason: Reason,
+    /// Whether the service is left alone for it, if it runs.
+    pub spares: bool,
+}
+
+/// An answer with all that is needed to recompute it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Decision {
+    /// [`RULE`].
+    pub rule: String,
+    /// [`crate::record::CORE_VERSION`].
+    pub core: u32,
+    /// The policy in force.
+    pub policy: PolicyHash,
+    /// What the rule read.
+    pub read: Read,
+    /// What it answered.
+    #[serde(flatten)]
+    pub judgement: Judgement,
+}
+
+/// Whether more than half of the services fail together.
+#[must_use]
+pub fn is_most(failing: u32, of: u32) -> bool {
+    of >= TOGETHER_FROM && u64::from(failing) * 2 > u64::from(of)
+}
+
+/// The rule itself.
+#[must_use]
+pub fn judge(read: &Read) -> Judgement {
+    let say = |blame, reason| Judgement { blame, reason, spares: false };
+    let spare = |blame, reason, spares| Judgement { blame, reason, spares: spares && read.runs };
+    let disk = match &read.controls {
+        Controlled::Tried(controls) => controls.disk.as_ref(),
+        Controlled::NotNeeded | Controlled::NotTried => None,
+    };
+    if let Some(on) = &read.blocked {
+        return say(Blame::Dependency, Reason::DependencyDown { on: on.clone() });
+    }
+    if let Controlled::Tried(Controls { probing: Some(Control::Failed { detail }), .. }) = &read.controls {
+        return spare(Blame::Probe, Reason::ProbingFails { detail: detail.clone() }, true);
+    }
+    if read.is_shortage {
+        return say(Blame::Host, Reason::HostIsShort);
+    }
+    if is_most(read.failing, read.of) {
+        let reason = Reason::FailTogether { failing: read.failing, of: read.of };
+        // Something that they share; without another sign of it nobody knows whether that is the machine.
+        let blame = if read.is_stalled { Blame::Host } else { Blame::Unknown };
+        return spare(blame, reason, read.suspected < SUSPECTED_FOR);
+    }
+    if let Some(Control::Failed { detail }) = disk {
+        return say(Blame::Host, Reason::DiskFails { detail: detail.clone() });
+    }
+    // By the kernel's figures both are as likely the host's as the service's.
+    if matches!(read.cause, Cause::Oom | Cause::Memory) {
+        return say(Blame::Unknown, Reason::MemoryIsShared);
+    }
+    // Somebody did that; a program does not do it to itself.
+    if matches!(read.ended, Some(ExitStatus::Signal { signal, .. }) if signal.is_from_outside()) {
+        return say(Blame::Unknown, Reason::EndedFromOutside);
+    }
+    if read.ended == Some(ExitStatus::Unknown) {
+        return say(Blame::Unknown, Reason::EndNotSeen);
+    }
+    if matches!(read.controls, Controlled::NotTried | Controlled::Tried(Controls { probing: None, .. })) {
+        return say(Blame::Unknown, Reason::NothingElseTried);
+    }
+    match read.dependencies {
+        Dependencies::NotAsked => say(Blame::Unknown, Reason::DependenciesNotAsked),
+        Dependencies::None | Dependencies::Up => say(Blame::Service, Reason::NothingElseFails),
+    }
+}
+
+/// Whether the process could not be made because the host has too little of something: `EAGAIN`, `ENOMEM`, `ENFILE`, `EMFILE`,
+/// `ENOSPC` (fork(2), clone(2)).
+#[must_use]
+pub fn is_shortage(finding: &Finding) -> bool {
+    matches!(finding, Finding::Spawn { failure } if [11, 12, 23, 24, 28].contains(&failure.errno))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::Signal;
+
+    fn passed() -> Control {
+        Control::Passed { took_us: 300 }
+    }
+
+    fn failed() -> Control {
+        Control::Failed { detail: String::from("words") }
+    }
+
+    fn tried(probing: Control, disk: Control) -> Controlled {
+        Controlled::Tried(Controls { probing: Some(probing), disk: Some(disk) })
+    }
+
+    fn hang() -> Read {
+        Read {
+            cause: Cause::Hang,
+            runs: true,
+            ended: None,
+            is_shortage: false,
+            blocked: None,
+            dependencies: Dependencies::None,
+            controls: tried(passed(), passed()),
+            failing: 1,
+            of: 50,
+            is_stalled: false,
+            suspected: Span::ZERO,
+        }
+    }
+
+    fn ends(status: ExitStatus) -> Read {
+        Read { cause: Cause::Exit, runs: false, ended: Some(status), controls: Controlled::NotNeeded, ..hang() }
+    }
+
+    fn blame(read: &Read) -> (Blame, bool) {
+        let judgement = judge(read);
+        (judgement.blame, judgement.spares)
+    }
+
+    #[test]
+    fn a_service_is_blamed_only_where_all_else_works() {
+        assert_eq!(blame(&hang()), (Blame::Service, false));
+        assert_eq!(blame(&Read { dependencies: Dependencies::Up, ..hang() }), (Blame::Service, false));
+        assert_eq!(blame(&Read { dependencies: Dependencies::NotAsked, ..hang() }), (Blame::Unknown, false));
+        assert_eq!(blame(&Read { controls: Controlled::NotTried, ..hang() }), (Blame::Unknown, false));
+        let on = Name::try_from("api").unwrap();
+        assert_eq!(blame(&Read { blocked: Some(on), ..hang() }), (Blame::Dependency, false));
+        assert_eq!(
+            blame(&Read { controls: tried(passed(), failed()), ..hang() }),
+            (Blame::Host, false),
+            "healing goes on"
+        );
+        assert_eq!(blame(&Read { cause: Cause::Memory, ..hang() }), (Blame::Unknown, false));
+    }
+
+    #[test]
+    fn what_probing_itself_cannot_do_is_no_fault_of_a_service() {
+        let controls = tried(failed(), failed());
+        assert_eq!(blame(&Read { controls: controls.clone(), ..hang() }), (Blame::Probe, true));
+        assert_eq!(blame(&Read { controls, runs: false, ..hang() }), (Blame::Probe, false), "nothing is left to spare");
+    }
+
+    #[test]
+    fn when_most_fail_together_the_host_is_suspected_first_and_not_for_ever() {
+        let most = Read { failing: 26, ..hang() };
+        assert_eq!(blame(&most), (Blame::Unknown, true));
+        assert_eq!(blame(&Read { is_stalled: true, ..most.clone() }), (Blame::Host, true));
+        assert_eq!(blame(&Read { failing: 25, ..hang() }), (Blame::Service, false));
+        assert_eq!(blame(&Read { suspected: SUSPECTED_FOR, ..most }), (Blame::Unknown, false));
+        assert_eq!(blame(&Read { failing: 2, of: 2, ..hang() }), (Blame::Service, false), "two are no crowd");
+        assert_eq!(blame(&Read { failing: 26, ..ends(ExitStatus::Code(1)) }), (Blame::Unknown, false));
+    }
+
+    #[test]
+    fn an_end_is_its_own_fault_unless_it_came_from_outside_or_was_not_seen() {
+        let signal = |signal| ends(ExitStatus::Signal { signal, core_dumped: false });
+        assert_eq!(blame(&signal(Signal::KILL)), (Blame::Unknown, false));
+        assert_eq!(blame(&signal(Signal::TERM)), (Blame::Unknown, false));
+        assert_eq!(blame(&signal(Signal::ABRT)), (Blame::Service, false));
+        assert_eq!(blame(&ends(ExitStatus::Unknown)), (Blame::Unknown, false));
+        assert_eq!(blame(&ends(ExitStatus::Code(0))), (Blame::Service, false));
+        assert_eq!(
+            blame(&Read { is_shortage: true, cause: Cause::Spawn, ..ends(ExitStatus::Unknown) }),
+            (Blame::Host, false)
+        );
+    }
+}

@@ -1,0 +1,278 @@
+//! Blaming: what the rule of [`crate::analyze::blame`] reads, and the control probes that some of it comes from.
+
+use super::Brain;
+use crate::analyze::blame::{self, CONTROLLED_WITHIN, Control, Controlled, Controls, Dependencies, TOGETHER_WITHIN};
+use crate::effect::{Fence, Order};
+use crate::event::{ExitStatus, ProbeFailure};
+use crate::ids::Name;
+use crate::incident::Cause;
+use crate::record::{CORE_VERSION, Finding};
+use crate::time::{Monotonic, Span};
+use crate::world::World;
+use crate::world::service::Service;
+use alloc::collections::BTreeSet;
+use alloc::format;
+use alloc::string::String;
+
+/// The control probes under way, and since when the host is suspected: inputs, never recorded themselves.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Suspicion {
+    /// When the control probes that run were ordered.
+    pub(crate) controlled: Option<Monotonic>,
+    /// When Hale was last found to have been stopped or starved.
+    pub(crate) stalled: Option<Monotonic>,
+    /// Since when most services fail together, and when that was seen last.
+    together: Option<(Monotonic, Monotonic)>,
+}
+
+impl Service {
+    /// The last good sign before its oldest failure that goes on, and how seldom it is probed.
+    fn failing_since(&self) -> Option<(Monotonic, Span)> {
+        let made = self.known.phase.run()?.since;
+        let fails = |failure| !matches!(failure, ProbeFailure::Unable | ProbeFailure::Unresolved);
+        let checks = self.policy.checks.iter().zip(&self.senses.probes);
+        let failing = checks.filter(|(_, probing)| {
+            probing.last_pass.is_some() && probing.last.as_ref().and_then(|last| last.failure).is_some_and(fails)
+        });
+        failing.map(|(check, probing)| (probing.last_pass.unwrap_or(made), check.every)).min()
+    }
+}
+
+impl World {
+    /// So many services fail, and began together with `name`, of so many that could.
+    fn together(&self, name: &Name, now: Monotonic) -> (u32, u32) {
+        let (own, every) = self.services[name].failing_since().unwrap_or((now, Span::ZERO));
+        let is_near = |at: Monotonic, other_every: Span| {
+            let apart = at.since(own).max(own.since(at));
+            apart <= TOGETHER_WITHIN.plus(every.max(other_every))
+        };
+        let (mut failing, mut of) = (0, 0);
+        for (other, service) in &self.services {
+            let failed = service.known.last_failure.is_some_and(|at| is_near(at, Span::ZERO));
+            let runs = service.known.phase.run().is_some() && !service.policy.checks.is_empty();
+            if other == name || runs || failed {
+                of += 1;
+                let fails = service.failing_since().is_some_and(|(since, every)| is_near(since, every));
+                failing += u32::from(other == name || failed || fails);
+            }
+        }
+        (failing, of)
+    }
+}
+
+impl Brain<'_> {
+    /// Whether so many services fail together with this one that the host is suspected.
+    pub(super) fn is_crowd(&self, name: &Name) -> bool {
+        let (failing, of) = self.world.together(name, self.now());
+        blame::is_most(failing, of)
+    }
+
+    /// Judges whose fault a failure is that began at `since`.
+    pub(super) fn blame(
+        &mut self,
+        name: &Name,
+        cause: Cause,
+        finding: &Finding,
+        controls: Controlled,
+        since: Monotonic,
+    ) -> blame::Decision {
+        let now = self.now();
+        let (failing, of) = self.world.together(name, now);
+        let suspected = self.suspected(name, blame::is_most(failing, of));
+        let ended: Option<ExitStatus> = if let Finding::Exit { status, .. } = finding { Some(*status) } else { None };
+        let read = blame::Read {
+            cause,
+            runs: self.known(name).phase.run().is_some(),
+            ended,
+            is_shortage: blame::is_shortage(finding),
+            blocked: self.blocked_by(name),
+            dependencies: self.dependencies_since(name, since),
+            controls,
+            failing,
+            of,
+            is_stalled: self.world.suspicion.stalled.is_some_and(|at| now.since(at) <= blame::SUSPECTED_FOR),
+            suspected,
+        };
+        blame::Decision {
+            rule: String::from(blame::RULE),
+            core: CORE_VERSION,
+            policy: self.world.birth.hash.clone(),
+            judgement: blame::judge(&read),
+            read,
+        }
+    }
+
+    /// How long the host has been suspected. A crowd that was not seen for longer than its members are seldom probed is a new one.
+    fn suspected(&mut self, name: &Name, is_crowd: bool) -> Span {
+        let now = self.now();
+        let round = |check: &crate::policy::CheckPolicy| check.every.plus(check.timeout).times(2);
+        let round = self.policy(name).checks.iter().map(round).max().unwrap_or_default();
+        let seen_within = blame::SUSPECTED_FOR.plus(round);
+        let suspicion = &mut self.world.suspicion;
+        if !is_crowd {
+            return Span::ZERO;
+        }
+        let goes_on = suspicion.together.filter(|(_, seen)| now.since(*seen) <= seen_within);
+        let (since, _) = goes_on.unwrap_or((now, now));
+        suspicion.together = Some((since, now));
+        now.since(since)
+    }
+
+    fn dependencies_since(&self, name: &Name, since: Monotonic) -> Dependencies {
+        let policy = self.policy(name);
+        let mut dependencies = policy.after.iter().filter_map(|on| self.world.dependencies.get(on)).peekable();
+        // What of it Hale runs itself is up, or it would be blocked.
+        match (policy.after.is_empty(), dependencies.peek().is_some()) {
+            (true, _) => Dependencies::None,
+            (false, _) if dependencies.all(|dependency| dependency.is_clear_since(since)) => Dependencies::Up,
+            (false, _) => Dependencies::NotAsked,
+        }
+    }
+
+    /// Has the control probes made, unless they are being made.
+    pub(super) fn control(&mut self) {
+        let now = self.now();
+        if self.world.suspicion.controlled.is_none_or(|ordered| now.since(ordered) >= CONTROLLED_WITHIN) {
+            self.world.suspicion.controlled = Some(now);
+            self.push_effect(Fence::Host, Order::Control);
+        }
+    }
+
+    /// The control probes have answered: goes on with the failures that waited for them.
+    pub(super) fn controlled(&mut self, controls: &Controls) {
+        self.world.suspicion.controlled = None;
+        let askers: BTreeSet<Name> = self.world.askers.clone();
+        for name in askers {
+            if self.take_controls(&name, controls) {
+                self.touched.insert(name.clone());
+                self.answer(&name);
+            }
+        }
+    }
+}
+
+/// What is known of control probes that did not answer: what makes probes does not work, and of the disk nothing.
+pub(super) fn unanswered() -> Controls {
+    let detail = format!("no answer within {CONTROLLED_WITHIN}");
+    Controls { probing: Some(Control::Failed { detail }), disk: None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{Event, ProbeOutcome};
+    use crate::incident::Blame;
+    use crate::record::Body;
+    use crate::step::tests::{at, checked, starting, turn_until, working, world};
+    use crate::step::{Output, step};
+    use crate::time::Now;
+    use alloc::vec::Vec;
+
+    fn now(mono: Monotonic) -> Now {
+        Now { mono, ..at(0) }
+    }
+
+    /// A host whose control probes find this, and on which nobody can be looked at.
+    fn on_host(world: &mut World, mono: Monotonic, event: Event, controls: Option<&Controls>) -> Vec<Body> {
+        let Output { mut records, effects } = step(world, now(mono), event);
+        for effect in effects {
+            let answer = match (effect.fence, effect.order, controls) {
+                (Fence::Service { service, epoch }, Order::Examine, _) => {
+                    Event::Examined { service, epoch, found: None }
+                }
+                (Fence::Host, Order::Control, Some(controls)) => Event::Controlled { controls: controls.clone() },
+                _ => continue,
+            };
+            records.extend(step(world, now(mono), answer).records);
+        }
+        records.into_iter().map(|record| record.body).collect()
+    }
+
+    /// Answers the probe of a service that is due next.
+    fn answer(world: &mut World, name: &Name, failure: Option<ProbeFailure>, controls: Option<&Controls>) -> Vec<Body> {
+        if let (None, Some(due)) =
+            (world.services[name].senses.probes[0].in_flight, world.services[name].senses.probes[0].due)
+        {
+            turn_until(world, due.as_us() + 1);
+        }
+        let (probe, _) = world.services[name].senses.probes[0].in_flight.unwrap();
+        let outcome = ProbeOutcome { took_us: 0, failure, detail: String::from("words"), figure: None, late_us: 0 };
+        let epoch = world.services[name].known.last_epoch;
+        let mono = world.last_step().unwrap();
+        on_host(world, mono, Event::Probed { service: name.clone(), epoch, probe, outcome }, controls)
+    }
+
+    fn blamed(bodies: &[Body]) -> Option<(Blame, bool)> {
+        bodies.iter().find_map(|body| match body {
+            Body::Blamed(judged) => Some((judged.judgement.blame, true)),
+            Body::NotItsFault { judged, .. } => Some((judged.judgement.blame, false)),
+            _ => None,
+        })
+    }
+
+    fn fails(world: &mut World, name: &Name, controls: Option<&Controls>) -> Option<(Blame, bool)> {
+        blamed(&answer(world, name, Some(ProbeFailure::Timeout), controls))
+    }
+
+    fn ready() -> (World, Name) {
+        let (mut world, name) = world(checked());
+        starting(&mut world, &name);
+        let _ = answer(&mut world, &name, None, None);
+        (world, name)
+    }
+
+    #[test]
+    fn while_probing_itself_fails_nothing_is_done_and_that_is_said_once() {
+        let broken = Controls { probing: Some(Control::Failed { detail: String::from("refused") }), ..working() };
+        let (mut world, name) = ready();
+        assert_eq!(fails(&mut world, &name, Some(&broken)), Some((Blame::Probe, false)));
+        assert_eq!(fails(&mut world, &name, Some(&broken)), None, "that was said");
+        // As soon as it works the service is judged by it, be it still in the same row.
+        assert_eq!(fails(&mut world, &name, Some(&working())), Some((Blame::Service, true)));
+    }
+
+    #[test]
+    fn control_probes_that_do_not_answer_have_failed() {
+        let (mut world, name) = ready();
+        assert_eq!(fails(&mut world, &name, None), None, "they are waited for");
+        let until = world.services[&name].asked_until().unwrap();
+        turn_until(&mut world, until.as_us());
+        let over = on_host(&mut world, until, Event::Tick, None);
+        assert_eq!(blamed(&over), Some((Blame::Probe, false)));
+    }
+
+    #[test]
+    fn when_most_services_begin_to_fail_together_the_host_is_suspected_for_a_while() {
+        let (one, _) = crate::step::tests::world(checked());
+        let mut birth = one.birth;
+        let policy = birth.policy.services.values().next().unwrap().clone();
+        let names: Vec<Name> = ["a", "b", "c", "d", "e"].iter().map(|name| Name::try_from(*name).unwrap()).collect();
+        birth.policy.services = names.iter().map(|name| (name.clone(), policy.clone())).collect();
+        let mut world = World::new(birth);
+        let _ = step(&mut world, at(0), Event::Begin);
+        for name in &names {
+            let process = crate::event::Process { pid: 100, start_ticks: 1, pidfd_inode: 1, cgroup: None };
+            let epoch = world.services[name].known.last_epoch;
+            let _ = step(&mut world, at(1), Event::Spawned { service: name.clone(), epoch, process });
+        }
+        let controls = working();
+        for name in &names {
+            let _ = answer(&mut world, name, None, Some(&controls));
+        }
+        let judged: Vec<_> = names.iter().map(|name| fails(&mut world, name, Some(&controls))).collect();
+        let (own, shared) = (Some((Blame::Service, true)), Some((Blame::Unknown, false)));
+        assert_eq!(judged, [own, own, shared, shared, shared], "of the first two nobody could know");
+        let begin = world.last_step().unwrap();
+        loop {
+            let judged = fails(&mut world, &names[2], Some(&controls));
+            let after = world.last_step().unwrap().since(begin);
+            assert!(after < blame::SUSPECTED_FOR.times(2), "it is suspected for ever");
+            if let Some(judged) = judged {
+                assert_eq!(judged, (Blame::Unknown, true));
+                // The others began to fail some probes before.
+                assert!(after.plus(Span::from_secs(10)) >= blame::SUSPECTED_FOR, "at {after}");
+                break;
+            }
+        }
+    }
+}

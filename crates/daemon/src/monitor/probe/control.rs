@@ -1,0 +1,193 @@
+//! Control probes: what must work, tried beside a check that fails, so that it can be told whose fault that is.
+
+use super::http;
+use super::{Deadline, Network};
+use hale_core::analyze::blame::{CONTROLLED_WITHIN, Control, Controls};
+use hale_core::policy::HttpCheck;
+use hale_core::time::Span;
+use std::collections::BTreeMap;
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+
+/// So much before they are waited for no longer they are over, so that the answer comes in time.
+const MARGIN: Span = Span::from_ms(100);
+
+/// The file in `state_dir` that is written.
+const FILE: &str = "disk-control";
+
+/// How much: a block, so that the disk has to have room for one.
+const BLOCK: [u8; 4_096] = [b'\n'; 4_096];
+
+/// The longest request of the own probe that is read, in bytes.
+const REQUEST_BYTES_MAX: usize = 4_096;
+
+/// How many are answered in the life of one server, which is some milliseconds: its own probe is nearly always the only one.
+const ANSWERS_MAX: usize = 64;
+
+/// Makes them.
+#[derive(Debug)]
+pub(super) struct Controller {
+    state_dir: PathBuf,
+    /// The first one has worked here: where the loopback interface is down from the start, it tells nothing.
+    has_worked: AtomicBool,
+    /// A write that has not come back: none is begun beside it.
+    writes: Arc<AtomicBool>,
+}
+
+impl Controller {
+    pub(super) fn new(state_dir: PathBuf) -> Self {
+        Self { state_dir, has_worked: AtomicBool::new(false), writes: Arc::default() }
+    }
+
+    /// Makes all of them at once.
+    pub(super) async fn control(&self, network: &Network) -> Controls {
+        let timeout = Span::from_us(CONTROLLED_WITHIN.as_us() - MARGIN.as_us());
+        let deadline = Deadline::start(timeout);
+        let (probing, disk) = tokio::join!(probe_own(network, deadline), self.disk(deadline));
+        Controls { probing: self.counted(probing), disk: disk.map(told) }
+    }
+
+    /// What the probe says, if it can say anything here.
+    fn counted(&self, probing: Result<Span, String>) -> Option<Control> {
+        if probing.is_ok() {
+            self.has_worked.store(true, Ordering::Relaxed);
+        }
+        self.has_worked.load(Ordering::Relaxed).then(|| told(probing))
+    }
+
+    /// Writes and syncs. `None`: it has not come back in time, or an earlier one has not.
+    async fn disk(&self, deadline: Deadline) -> Option<Result<Span, String>> {
+        if self.writes.swap(true, Ordering::Relaxed) {
+            return None;
+        }
+        let (path, writes) = (self.state_dir.join(FILE), self.writes.clone());
+        let work = tokio::task::spawn_blocking(move || {
+            let written = write(&path);
+            writes.store(false, Ordering::Relaxed);
+            written
+        });
+        let written = tokio::time::timeout_at(deadline.at(), work).await.ok()?.ok()?;
+        Some(written.map(|()| deadline.elapsed()).map_err(|error| error.to_string()))
+    }
+}
+
+fn told(result: Result<Span, String>) -> Control {
+    match result {
+        Ok(took) => Control::Passed { took_us: took.as_us() },
+        Err(detail) => Control::Failed { detail },
+    }
+}
+
+/// An HTTP probe as any other, of a server that is there for as long as it takes.
+async fn probe_own(network: &Network, deadline: Deadline) -> Result<Span, String> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
+    let (listener, port) = listener
+        .and_then(|listener| listener.local_addr().map(|address| (listener, address.port())))
+        .map_err(|error| format!("no port of 127.0.0.1 can be had: {error}"))?;
+    let check = HttpCheck {
+        url: format!("http://127.0.0.1:{port}/"),
+        method: String::from("GET"),
+        headers: BTreeMap::new(),
+        status: vec![200],
+        body_contains: None,
+        json: BTreeMap::new(),
+        faster_than: None,
+        ca_file: None,
+    };
+    let verdict = tokio::select! {
+        verdict = http::probe(&check, network, deadline) => verdict.unwrap_or_else(|verdict| verdict),
+        error = serve(listener) => return Err(format!("the server of the control probe: {error}")),
+    };
+    match verdict.failure {
+        None => Ok(deadline.elapsed()),
+        Some(_) => Err(verdict.detail),
+    }
+}
+
+/// Answers whoever connects; comes back with an error only.
+async fn serve(listener: TcpListener) -> io::Error {
+    // Strangers may connect, too, and say nothing.
+    let mut answers = JoinSet::new();
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) if answers.len() < ANSWERS_MAX => drop(answers.spawn(answer(stream))),
+            Ok(_) => {}
+            Err(error) => return error,
+        }
+    }
+}
+
+async fn answer(mut stream: TcpStream) -> io::Result<()> {
+    let mut request = [0; REQUEST_BYTES_MAX];
+    // Whoever it is sends a request that fits, and all at once.
+    let _ = stream.read(&mut request).await?;
+    stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").await
+}
+
+fn write(path: &Path) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(path)?;
+    file.write_all(&BLOCK)?;
+    file.sync_data()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn on_a_host_that_works_all_pass() {
+        let dir = tempfile::tempdir().unwrap();
+        let controls = Controller::new(dir.path().to_owned()).control(&Network::default()).await;
+        assert!(matches!(controls.probing, Some(Control::Passed { .. })), "{controls:?}");
+        assert!(matches!(controls.disk, Some(Control::Passed { .. })), "{controls:?}");
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_written_is_told_in_the_systems_words_and_what_hangs_is_not_tried_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let controller = Controller::new(dir.path().join("no such folder"));
+        let controls = controller.control(&Network::default()).await;
+        let Some(Control::Failed { detail }) = controls.disk else { panic!("{controls:?}") };
+        assert_eq!(detail, "No such file or directory (os error 2)");
+        controller.writes.store(true, Ordering::Relaxed);
+        assert_eq!(controller.control(&Network::default()).await.disk, None);
+    }
+
+    #[test]
+    fn a_full_disk_is_an_error() {
+        assert_eq!(write(Path::new("/dev/full")).unwrap_err().kind(), io::ErrorKind::StorageFull);
+    }
+
+    #[test]
+    fn what_never_worked_here_tells_nothing() {
+        let controller = Controller::new(PathBuf::from("/"));
+        assert_eq!(controller.counted(Err(String::from("words"))), None);
+        assert!(matches!(controller.counted(Ok(Span::ZERO)), Some(Control::Passed { .. })));
+        assert!(matches!(controller.counted(Err(String::from("words"))), Some(Control::Failed { .. })));
+    }
+
+    #[tokio::test]
+    async fn who_connects_and_says_nothing_keeps_nobody_waiting() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let ask = async {
+            let _silent = TcpStream::connect(address).await.unwrap();
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            stream.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+            let mut answer = Vec::new();
+            stream.read_to_end(&mut answer).await.unwrap();
+            answer
+        };
+        tokio::select! {
+            answer = ask => assert!(answer.starts_with(b"HTTP/1.1 200 OK")),
+            error = serve(listener) => panic!("{error}"),
+        }
+    }
+}
