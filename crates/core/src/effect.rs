@@ -105,7 +105,12 @@ pub enum Order {
     Examine,
     /// Make the control probes. Idempotent. Answered by `Controlled` within
     /// [`crate::analyze::blame::CONTROLLED_WITHIN`], or not at all: nobody waits for longer.
-    Control,
+    Control {
+        /// For the answer.
+        probe: ProbeId,
+        /// Whether the disk is tried, too.
+        disk: bool,
+    },
     /// The end of the process, or that it could not be started, is on record: the guardian may forget it. Idempotent.
     AckExit,
     /// Answer a client. Idempotent: the second answer finds nobody.
@@ -153,7 +158,7 @@ impl Order {
             | Self::Forget => true,
             Self::Collect { .. }
             | Self::AckExit
-            | Self::Control
+            | Self::Control { .. }
             | Self::ProbeDependency { .. }
             | Self::Store { .. }
             | Self::Unstore { .. }

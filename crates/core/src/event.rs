@@ -158,6 +158,8 @@ pub enum Event {
     },
     /// What was asked for by [`crate::effect::Order::Control`].
     Controlled {
+        /// Which run.
+        probe: ProbeId,
         /// What the control probes found.
         controls: Controls,
     },

@@ -129,7 +129,7 @@ pub fn cause_of_exit(status: ExitStatus) -> Cause {
 }
 
 /// Whose fault it was.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Blame {
     /// Something that the service depends on.
@@ -147,6 +147,19 @@ pub enum Blame {
 }
 
 impl Blame {
+    /// Its name in JSON.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Dependency => "dependency",
+            Self::Host => "host",
+            Self::Service => "service",
+            Self::Change => "change",
+            Self::Probe => "probe",
+            Self::Unknown => "unknown",
+        }
+    }
+
     /// As the beginning of a sentence.
     #[must_use]
     pub fn words(self) -> &'static str {

@@ -212,6 +212,11 @@ pub enum Reason {
     DependenciesNotAsked,
     /// No control probe was made beside it.
     NothingElseTried,
+    /// It failed too few times in a row to rule out what comes and goes.
+    TooFewFailures {
+        /// How often.
+        failures: u32,
+    },
     /// All else that was tried in the same moment, if anything was, works.
     NothingElseFails,
     /// Its other end is gone.
@@ -300,6 +305,8 @@ impl fmt::Display for Reason {
             Self::EndedFromOutside => f.write_str("that is a signal which others send"),
             Self::EndNotSeen => f.write_str("nobody saw how it ended"),
             Self::DependenciesNotAsked => f.write_str("what it starts after has not been probed since"),
+            Self::TooFewFailures { failures: 1 } => f.write_str("one failure may be a hiccup of anything"),
+            Self::TooFewFailures { failures } => write!(f, "{failures} failures may be hiccups of anything"),
             Self::NothingElseTried => f.write_str("nothing else was tried"),
             Self::NothingElseFails => f.write_str("nothing else was found to fail"),
             Self::DescriptorHungUp => f.write_str("its other end is gone"),

@@ -140,7 +140,7 @@ impl Brain<'_> {
             Event::Collected { service, incident, lines } => {
                 self.record_in(Some(&service), Some(incident), Body::Output { lines });
             }
-            Event::Controlled { controls } => self.controlled(&controls),
+            Event::Controlled { probe, controls } => self.controlled(probe, &controls),
             Event::Examined { service, epoch, found } => self.examined(&service, epoch, found),
             Event::OutputDropped { service, bytes } => {
                 self.record(&service, Body::OutputDropped { bytes });
@@ -293,8 +293,9 @@ impl Brain<'_> {
             let epoch = self.known(name).last_epoch;
             self.record(name, Body::Examined { epoch, found });
         }
-        let judged =
-            seen.judged.unwrap_or_else(|| Box::new(self.blame(name, cause, finding, Controlled::NotNeeded, now)));
+        let judged = seen
+            .judged
+            .unwrap_or_else(|| Box::new(self.blame(name, cause, finding, Controlled::NotNeeded, (now, now))));
         self.record(name, Body::Blamed(judged));
         self.world.admission.leave(name);
         self.tell_waiters(name, service::Wanted::Healthy, |_| crate::effect::Answer::Failed {
@@ -465,7 +466,6 @@ impl Brain<'_> {
         }
         if let Body::HostStalled { late, .. } = &record.body {
             self.world.credit(*late);
-            self.world.suspicion.stalled = Some(self.at.mono);
         }
         if let Some(name) = followed
             && was_up != Some(self.world.is_up(name))
@@ -641,12 +641,13 @@ mod tests {
     /// Takes one event, on a host that works, and that has nothing to tell of what services are doing and says so at once.
     pub(super) fn step(world: &mut World, now: Now, event: Event) -> Output {
         let mut output = super::step(world, now, event);
-        let asks = |effect: &&Effect| matches!(effect.order, Order::Examine | Order::Control);
-        let asked: Vec<Fence> = output.effects.iter().filter(asks).map(|effect| effect.fence.clone()).collect();
-        for fence in asked {
-            let event = match fence {
-                Fence::Service { service, epoch } => Event::Examined { service, epoch, found: None },
-                Fence::Host => Event::Controlled { controls: working() },
+        let asks = |effect: &&Effect| matches!(effect.order, Order::Examine | Order::Control { .. });
+        let asked: Vec<Effect> = output.effects.iter().filter(asks).cloned().collect();
+        for effect in asked {
+            let event = match (effect.fence, effect.order) {
+                (Fence::Service { service, epoch }, _) => Event::Examined { service, epoch, found: None },
+                (Fence::Host, Order::Control { probe, .. }) => Event::Controlled { probe, controls: working() },
+                (Fence::Host, _) => continue,
             };
             let more = super::step(world, now, event);
             output.records.extend(more.records);

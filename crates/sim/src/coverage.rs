@@ -2,7 +2,7 @@
 //! simulating something is noticed.
 
 use crate::fault::Fault;
-use hale_core::incident::Cause;
+use hale_core::incident::{Blame, Cause};
 use hale_core::record::Body;
 use hale_core::status::State;
 use std::collections::BTreeMap;
@@ -114,6 +114,8 @@ pub fn body_name(body: &Body) -> &'static str {
         Body::LedgerRecovered => "ledger_recovered",
         Body::Output { .. } => "output",
         Body::Examined { .. } => "examined",
+        Body::Blamed(_) => "blamed",
+        Body::NotItsFault { .. } => "not_its_fault",
         Body::OutputDropped { .. } => "output_dropped",
         Body::ProbeLost { .. } => "probe_lost",
         Body::ProbeUnable { .. } => "probe_unable",
@@ -133,6 +135,8 @@ pub struct Coverage {
     states: BTreeMap<&'static str, u64>,
     causes: BTreeMap<&'static str, u64>,
     bodies: BTreeMap<&'static str, u64>,
+    /// How often a fault of the first was blamed on the second.
+    blames: BTreeMap<(Blame, Blame), u64>,
     /// Events that the core took.
     pub events: u64,
     /// Virtual time that passed, in microseconds.
@@ -161,6 +165,11 @@ impl Coverage {
         *self.causes.entry(cause.as_str()).or_default() += 1;
     }
 
+    /// A failure that is the fault of the first was blamed on the second.
+    pub fn blame(&mut self, whose: Blame, blamed: Blame) {
+        *self.blames.entry((whose, blamed)).or_default() += 1;
+    }
+
     /// Adds what another run reached.
     pub fn add(&mut self, other: &Self) {
         let pairs = [
@@ -173,6 +182,9 @@ impl Coverage {
             for (name, count) in theirs {
                 *mine.entry(name).or_default() += count;
             }
+        }
+        for (pair, count) in &other.blames {
+            *self.blames.entry(*pair).or_default() += count;
         }
         self.events += other.events;
         self.virtual_us += other.virtual_us;
@@ -209,6 +221,18 @@ impl fmt::Display for Coverage {
                 let cells: Vec<String> = row.iter().map(|(name, count)| format!("{name:<20}{count:>9}")).collect();
                 writeln!(f, "  {}", cells.join("   "))?;
             }
+        }
+        let sum = |is_it: &dyn Fn(Blame, Blame) -> bool| -> u64 {
+            self.blames.iter().filter(|((whose, blamed), _)| is_it(*whose, *blamed)).map(|(_, count)| count).sum()
+        };
+        writeln!(f, "faults judged, by whose they are:")?;
+        let mut whose: Vec<Blame> = self.blames.keys().map(|(whose, _)| *whose).collect();
+        whose.dedup();
+        for own in whose {
+            let of = |is_it: fn(Blame, Blame) -> bool| sum(&|whose, blamed| whose == own && is_it(whose, blamed));
+            let (right, unknown) = (of(|whose, blamed| whose == blamed), of(|_, blamed| blamed == Blame::Unknown));
+            let wrong = of(|whose, blamed| blamed != whose && blamed != Blame::Unknown);
+            writeln!(f, "  {:<12}{right:>9} right   {unknown:>9} unknown   {wrong:>9} wrong", own.as_str())?;
         }
         Ok(())
     }

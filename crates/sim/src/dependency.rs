@@ -28,6 +28,12 @@ impl Downs {
         Self(downs)
     }
 
+    /// Whether it is down at some time between these.
+    #[must_use]
+    pub fn is_down_within(&self, name: &Name, from_us: u64, to_us: u64) -> bool {
+        self.0.get(name).is_some_and(|downs| downs.iter().any(|(from, to)| *from <= to_us && from_us < *to))
+    }
+
     /// Whether the dependency is down so many microseconds after the beginning.
     #[must_use]
     pub fn is_down(&self, name: &Name, at_us: u64) -> bool {

@@ -130,6 +130,8 @@ faults! {
     Reload = "reload",
     /// A probe fails while Hale itself is late, whatever the service does.
     Starved = "starved",
+    /// No probe of a service gets through for a while, whatever the service does.
+    ProbingFails = "probing-fails",
 }
 
 impl Fault {
@@ -165,7 +167,7 @@ impl Rates {
     pub fn draw(rng: &mut Rng) -> Self {
         let mut rate = || if rng.chance(600) { 0 } else { rng.pick(&[10, 50, 200, 500, 900]) };
         // These are drawn elsewhere, so that they shift nothing here.
-        let elsewhere = [Fault::Reload, Fault::Starved];
+        let elsewhere = [Fault::Reload, Fault::Starved, Fault::ProbingFails];
         let mut rate_of = |fault: &Fault| if elsewhere.contains(fault) { 0 } else { rate() };
         let mut rates = Self(Fault::ALL.iter().map(&mut rate_of).collect());
         // Not both: then nobody knows of a process any more, neither the journal nor the guardian, and none of the guarantees

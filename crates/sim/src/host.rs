@@ -1,6 +1,7 @@
 //! The fake host: virtual time, the fake kernel, probes, the ledger's disk and operators, behind the core's own
 //! [`hale_core::driver::Host`].
 
+mod blaming;
 pub mod probing;
 mod reload;
 mod revive;
@@ -59,6 +60,7 @@ pub struct FakeHost<'a> {
     starved_dice: Rng,
     status_dice: Rng,
     hang_up_dice: Rng,
+    truths: blaming::Truths,
     /// What was reached.
     pub coverage: Coverage,
     /// The oracles.
@@ -107,6 +109,7 @@ impl<'a> FakeHost<'a> {
             starved_dice: dice(Purpose::Starved, 1),
             status_dice: dice(Purpose::Orders, 1),
             hang_up_dice: dice(Purpose::Orders, 2),
+            truths: blaming::Truths::default(),
             coverage: Coverage::default(),
             judges: Judges::new(scenario),
             records: Vec::new(),
@@ -389,6 +392,7 @@ impl Host for FakeHost<'_> {
         let mut durable = false;
         for record in records {
             self.judges.see(now, Seen::Record(record));
+            self.compare_blame(record);
             self.coverage.record(&record.body);
             self.settled.follow(record);
             self.take_up(record);
@@ -444,6 +448,7 @@ impl Host for FakeHost<'_> {
             Fence::Host => {
                 match effect.order {
                     Order::EndDone => self.end_done = true,
+                    Order::Control { probe, disk } => self.control(probe, disk),
                     Order::ProbeDependency { ref dependency, probe, check, ref policy } => {
                         self.probe_dependency(dependency, probe, check, policy);
                     }
@@ -497,6 +502,7 @@ impl Host for FakeHost<'_> {
             // The kernel has nothing of what the host has made for it.
             Order::Forget => {}
             Order::ProbeDependency { .. }
+            | Order::Control { .. }
             | Order::Adapt { .. }
             | Order::Reply { .. }
             | Order::Prove { .. }

@@ -14,6 +14,7 @@ use hale_core::analyze::stall::Stall;
 use hale_core::descriptor::Stored;
 use hale_core::event::{Event, ExitStatus, Found, Life, Notice, Process, SpawnFailure};
 use hale_core::ids::{Epoch, Name};
+use hale_core::incident::Blame;
 use hale_core::memory::{MemoryAtExit, MemoryReport, OomKills, OomScope, Pressure};
 use hale_core::policy::{ServicePolicy, Signal};
 use hale_core::time::Span;
@@ -62,6 +63,15 @@ pub enum Fact {
         service: Name,
         /// Which of its processes.
         epoch: Epoch,
+    },
+    /// A failure was blamed on somebody whose fault it is not.
+    Misjudged {
+        /// Whose failure.
+        service: Name,
+        /// Who was blamed.
+        blamed: Blame,
+        /// Whose fault it is: any of these.
+        truth: Vec<Blame>,
     },
     /// A probe runs until then.
     Probing {

@@ -31,6 +31,8 @@ pub enum Purpose {
     Reload = 13,
     /// Probes for which Hale itself is late.
     Starved = 14,
+    /// Times in which no probe gets through.
+    Probing = 15,
 }
 
 /// xoshiro256** (Blackman, Vigna: Scrambled linear pseudorandom number generators, 2021), seeded by SplitMix64.

@@ -46,6 +46,8 @@ pub struct Scenario {
     pub wall: u64,
     /// When dependencies are down.
     pub downs: Downs,
+    /// When no probe of a service gets through.
+    pub mute: Vec<(u64, u64)>,
     /// Other policies that come into force.
     pub reloads: Vec<Reload>,
     /// Lives that are not drawn.
@@ -67,6 +69,16 @@ pub struct Limits {
 #[must_use]
 pub fn name(index: usize) -> Name {
     Name::try_from(format!("s{index:04}")).expect("a letter and digits are a name")
+}
+
+/// When no probe gets through.
+fn mute(rng: &mut Rng, rates: &Rates, faults_us: u64) -> Vec<(u64, u64)> {
+    let times = if rates.of(Fault::ProbingFails) == 0 { 0 } else { 1 + rates.of(Fault::ProbingFails) / 200 };
+    let time = |_| {
+        let from = rng.scaled(1, faults_us);
+        (from, (from + rng.scaled(10_000, 30_000_000)).min(faults_us))
+    };
+    (0..times).map(time).collect()
 }
 
 impl Scenario {
@@ -121,6 +133,10 @@ impl Scenario {
         if limits.faults.as_ref().is_none_or(|kept| kept.contains(&Fault::Starved)) && starved.chance(400) {
             rates.set(Fault::Starved, starved.pick(&[10, 50, 200, 500, 900]));
         }
+        let mut probing = Rng::new(seed, Purpose::Probing, 0, 0);
+        if limits.faults.as_ref().is_none_or(|kept| kept.contains(&Fault::ProbingFails)) && probing.chance(400) {
+            rates.set(Fault::ProbingFails, probing.pick(&[10, 50, 200, 500, 900]));
+        }
         if rates.of(Fault::Reload) > 0 {
             // What a journal forgets that cannot be written, a policy included, is another story.
             rates.leave_out(Fault::JournalFull);
@@ -130,6 +146,7 @@ impl Scenario {
             seed,
             reloads: reload::draw(seed, &rates, faults_us, &policy, slow),
             downs: dependency::downs(seed, &rates, faults_us, &dependencies),
+            mute: mute(&mut probing, &rates, faults_us),
             policy,
             rates,
             faults_us,
@@ -158,6 +175,7 @@ impl Scenario {
             seed: 1,
             reloads: Vec::new(),
             downs: Downs::default(),
+            mute: Vec::new(),
             policy: Policy { host, services, system: SystemPolicy::default(), dependencies: BTreeMap::new() },
             rates: Rates::none(),
             faults_us: faults.as_us(),
@@ -168,6 +186,12 @@ impl Scenario {
             wall: 0,
             script: None,
         }
+    }
+
+    /// Whether no probe of a service gets through so many microseconds after the beginning.
+    #[must_use]
+    pub fn is_mute(&self, at_us: u64) -> bool {
+        self.mute.iter().any(|(from, to)| (*from..*to).contains(&at_us))
     }
 
     /// The life of a process that is made `at_us` after the beginning.

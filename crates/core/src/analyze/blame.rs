@@ -23,6 +23,10 @@ pub const CONTROLLED_WITHIN: Span = Span::from_ms(500);
 /// From so many services on it means something that most of them fail together: of two, each is half.
 pub const TOGETHER_FROM: u32 = 3;
 
+/// From so many failures in a row on a service is blamed for what something else, that was there whenever it was tried, could have
+/// caused, too: the usual `failures`.
+pub const CERTAIN_FROM: u32 = 3;
+
 /// How far apart services begin to fail that fail together, beside how seldom they are probed.
 pub const TOGETHER_WITHIN: Span = Span::from_secs(1);
 
@@ -67,7 +71,13 @@ pub enum Controlled {
     /// They were not made.
     NotTried,
     /// They were.
-    Tried(Controls),
+    Tried {
+        /// One that began with the failing probe itself; none: that one was the first to fail, or its answer did not come.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        beside: Option<Control>,
+        /// Those that were made after it.
+        after: Controls,
+    },
 }
 
 /// What is known of what the service starts after.
@@ -76,7 +86,7 @@ pub enum Controlled {
 pub enum Dependencies {
     /// There is nothing.
     None,
-    /// All of it was probed since the failure, and works.
+    /// All of it was probed while the failing probe ran, and again after it, and works.
     Up,
     /// Not all of it was.
     NotAsked,
@@ -95,6 +105,8 @@ pub struct Read {
     /// Whether its process could not be made because the host is short of something.
     #[serde(default)]
     pub is_shortage: bool,
+    /// How often in a row the check has failed, of a check.
+    pub failures: u32,
     /// What it starts after and is down.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub blocked: Option<Name>,
@@ -106,8 +118,6 @@ pub struct Read {
     pub failing: u32,
     /// … of so many.
     pub of: u32,
-    /// Whether all of Hale was stopped or starved not long ago ([`SUSPECTED_FOR`]), or the machine slept.
-    pub is_stalled: bool,
     /// How long the host has been suspected, where most of them fail.
     pub suspected: Span,
 }
@@ -150,14 +160,15 @@ pub fn is_most(failing: u32, of: u32) -> bool {
 pub fn judge(read: &Read) -> Judgement {
     let say = |blame, reason| Judgement { blame, reason, spares: false };
     let spare = |blame, reason, spares| Judgement { blame, reason, spares: spares && read.runs };
-    let disk = match &read.controls {
-        Controlled::Tried(controls) => controls.disk.as_ref(),
-        Controlled::NotNeeded | Controlled::NotTried => None,
+    let (beside, after) = match &read.controls {
+        Controlled::Tried { beside, after } => (beside.as_ref(), Some(after)),
+        Controlled::NotNeeded | Controlled::NotTried => (None, None),
     };
+    let probing = after.and_then(|after| after.probing.as_ref());
     if let Some(on) = &read.blocked {
         return say(Blame::Dependency, Reason::DependencyDown { on: on.clone() });
     }
-    if let Controlled::Tried(Controls { probing: Some(Control::Failed { detail }), .. }) = &read.controls {
+    if let (Some(Control::Failed { detail }), _) | (_, Some(Control::Failed { detail })) = (probing, beside) {
         return spare(Blame::Probe, Reason::ProbingFails { detail: detail.clone() }, true);
     }
     if read.is_shortage {
@@ -165,11 +176,10 @@ pub fn judge(read: &Read) -> Judgement {
     }
     if is_most(read.failing, read.of) {
         let reason = Reason::FailTogether { failing: read.failing, of: read.of };
-        // Something that they share; without another sign of it nobody knows whether that is the machine.
-        let blame = if read.is_stalled { Blame::Host } else { Blame::Unknown };
-        return spare(blame, reason, read.suspected < SUSPECTED_FOR);
+        // It is something that they share, and nobody knows yet whether that is the machine.
+        return spare(Blame::Unknown, reason, read.suspected < SUSPECTED_FOR);
     }
-    if let Some(Control::Failed { detail }) = disk {
+    if let Some(Control::Failed { detail }) = after.and_then(|after| after.disk.as_ref()) {
         return say(Blame::Host, Reason::DiskFails { detail: detail.clone() });
     }
     // By the kernel's figures both are as likely the host's as the service's.
@@ -183,8 +193,14 @@ pub fn judge(read: &Read) -> Judgement {
     if read.ended == Some(ExitStatus::Unknown) {
         return say(Blame::Unknown, Reason::EndNotSeen);
     }
-    if matches!(read.controls, Controlled::NotTried | Controlled::Tried(Controls { probing: None, .. })) {
+    // One that began after the failing probe does not tell how it was during that.
+    if read.controls != Controlled::NotNeeded && (probing.is_none() || beside.is_none()) {
         return say(Blame::Unknown, Reason::NothingElseTried);
+    }
+    // What came and went within one probe, nothing beside it may have met.
+    let is_certain = read.controls == Controlled::NotNeeded && read.dependencies == Dependencies::None;
+    if !is_certain && read.failures > 0 && read.failures < CERTAIN_FROM {
+        return say(Blame::Unknown, Reason::TooFewFailures { failures: read.failures });
     }
     match read.dependencies {
         Dependencies::NotAsked => say(Blame::Unknown, Reason::DependenciesNotAsked),
@@ -193,10 +209,10 @@ pub fn judge(read: &Read) -> Judgement {
 }
 
 /// Whether the process could not be made because the host has too little of something: `EAGAIN`, `ENOMEM`, `ENFILE`, `EMFILE`,
-/// `ENOSPC` (fork(2), clone(2)).
+/// `ENOSPC` (fork(2), clone(2)); or no group for it, which Hale and the kernel owe it.
 #[must_use]
 pub fn is_shortage(finding: &Finding) -> bool {
-    matches!(finding, Finding::Spawn { failure } if [11, 12, 23, 24, 28].contains(&failure.errno))
+    matches!(finding, Finding::Spawn { failure } if [11, 12, 23, 24, 28].contains(&failure.errno) || failure.step == "cgroup")
 }
 
 #[cfg(test)]
@@ -213,7 +229,7 @@ mod tests {
     }
 
     fn tried(probing: Control, disk: Control) -> Controlled {
-        Controlled::Tried(Controls { probing: Some(probing), disk: Some(disk) })
+        Controlled::Tried { beside: Some(passed()), after: Controls { probing: Some(probing), disk: Some(disk) } }
     }
 
     fn hang() -> Read {
@@ -222,12 +238,12 @@ mod tests {
             runs: true,
             ended: None,
             is_shortage: false,
+            failures: 3,
             blocked: None,
             dependencies: Dependencies::None,
             controls: tried(passed(), passed()),
             failing: 1,
             of: 50,
-            is_stalled: false,
             suspected: Span::ZERO,
         }
     }
@@ -247,6 +263,7 @@ mod tests {
         assert_eq!(blame(&Read { dependencies: Dependencies::Up, ..hang() }), (Blame::Service, false));
         assert_eq!(blame(&Read { dependencies: Dependencies::NotAsked, ..hang() }), (Blame::Unknown, false));
         assert_eq!(blame(&Read { controls: Controlled::NotTried, ..hang() }), (Blame::Unknown, false));
+        assert_eq!(blame(&Read { failures: 2, ..hang() }), (Blame::Unknown, false), "twice may be hiccups of anything");
         let on = Name::try_from("api").unwrap();
         assert_eq!(blame(&Read { blocked: Some(on), ..hang() }), (Blame::Dependency, false));
         assert_eq!(
@@ -262,13 +279,17 @@ mod tests {
         let controls = tried(failed(), failed());
         assert_eq!(blame(&Read { controls: controls.clone(), ..hang() }), (Blame::Probe, true));
         assert_eq!(blame(&Read { controls, runs: false, ..hang() }), (Blame::Probe, false), "nothing is left to spare");
+        let Controlled::Tried { after, .. } = tried(passed(), passed()) else { panic!() };
+        let meanwhile = Controlled::Tried { beside: Some(failed()), after: after.clone() };
+        assert_eq!(blame(&Read { controls: meanwhile, ..hang() }), (Blame::Probe, true));
+        let only_after = Controlled::Tried { beside: None, after };
+        assert_eq!(blame(&Read { controls: only_after, ..hang() }), (Blame::Unknown, false));
     }
 
     #[test]
     fn when_most_fail_together_the_host_is_suspected_first_and_not_for_ever() {
         let most = Read { failing: 26, ..hang() };
         assert_eq!(blame(&most), (Blame::Unknown, true));
-        assert_eq!(blame(&Read { is_stalled: true, ..most.clone() }), (Blame::Host, true));
         assert_eq!(blame(&Read { failing: 25, ..hang() }), (Blame::Service, false));
         assert_eq!(blame(&Read { suspected: SUSPECTED_FOR, ..most }), (Blame::Unknown, false));
         assert_eq!(blame(&Read { failing: 2, of: 2, ..hang() }), (Blame::Service, false), "two are no crowd");

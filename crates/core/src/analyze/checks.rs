@@ -54,6 +54,8 @@ pub(crate) struct Probing {
     pub(crate) spared: bool,
     /// That nothing is done about its failures was said: nobody confirms them, or they are not the service's fault.
     pub(crate) refused: bool,
+    /// The control probe that began with the one that runs, or ran last.
+    pub(crate) beside: Option<ProbeId>,
     /// Its next probe counts its time anew.
     pub(crate) anew: bool,
     /// What was measured of this process, of a check whose figure is followed.

@@ -6,12 +6,13 @@
 use super::blaming::unanswered;
 use super::{Brain, Seen};
 use crate::analyze::blame::{self, CONTROLLED_WITHIN, Controlled, Controls};
-use crate::analyze::checks::CheckState;
+use crate::analyze::checks::{CheckState, Probing};
 use crate::effect::Order;
+use crate::event::ProbeFailure;
 use crate::examination::{EXAMINED_WITHIN, Examination};
-use crate::ids::{Epoch, Name};
-use crate::incident::Cause;
-use crate::policy::Mode;
+use crate::ids::{Epoch, Name, ProbeId};
+use crate::incident::{Blame, Cause};
+use crate::policy::{Mode, Ready};
 use crate::record::{Body, Finding};
 use crate::time::{Monotonic, Span};
 use crate::world::phase::Phase;
@@ -39,10 +40,14 @@ pub(crate) struct Asked {
     unconfirmed: Vec<Name>,
     /// When it waits for answers no more.
     until: Monotonic,
+    /// Whether it was looked at, or is.
+    looks: bool,
     look: Awaited<Box<Examination>>,
     /// Whether what fails needs what the control probes try.
     connects: bool,
     controls: Awaited<Controls>,
+    /// Which run of the control probes that is.
+    control: Option<ProbeId>,
     epoch: Epoch,
     since: Monotonic,
     failed: Option<Body>,
@@ -70,6 +75,12 @@ impl<T> Awaited<T> {
 }
 
 impl Asked {
+    /// When the probe began that found it.
+    fn begun(&self) -> Monotonic {
+        let took_us = if let Some(Body::CheckFailed { took_us, .. }) = self.failed { took_us } else { 0 };
+        Monotonic::from_us(self.since.as_us().saturating_sub(took_us))
+    }
+
     /// When it waits for the host no more; none: it does not.
     fn host_until(&self) -> Option<Monotonic> {
         self.look.until().into_iter().chain(self.controls.until()).min()
@@ -108,10 +119,25 @@ impl Brain<'_> {
         let until = now.after(longest.map_or(ASK_WITHIN, |longest| longest.plus(CONFIRMED_AFTER).max(ASK_WITHIN)));
         let (epoch, since, failed) = (run.epoch, now, Some(failed));
         let look = Awaited::Until(now.after(EXAMINED_WITHIN));
-        let connects = policy.checks[check].kind.connects();
-        let (check, controls) = (Some(check), Awaited::Over(None));
-        let mut asked =
-            Asked { check, unconfirmed, until, look, connects, controls, epoch, since, failed, cause, finding };
+        // Who answers, be it wrongly, was reached.
+        let no_answer = matches!(finding, Finding::Check { failure: ProbeFailure::Timeout | ProbeFailure::Killed, .. });
+        let connects = no_answer && policy.checks[check].kind.connects();
+        let (check, controls, control) = (Some(check), Awaited::Over(None), None);
+        let mut asked = Asked {
+            check,
+            unconfirmed,
+            until,
+            looks: true,
+            look,
+            connects,
+            controls,
+            control,
+            epoch,
+            since,
+            failed,
+            cause,
+            finding,
+        };
         let observes = self.world.mode() == Mode::Observe;
         let blocked = self.blocked_by(name).is_some();
         let asks_dependencies = !observes && !blocked && self.hasten_dependencies(name);
@@ -128,21 +154,40 @@ impl Brain<'_> {
         let Some(run) = self.known(name).phase.run() else {
             return self.failed(name, cause, &finding, Seen::nothing());
         };
-        let (look, controls) = (Awaited::Until(now.after(EXAMINED_WITHIN)), Awaited::Over(None));
+        let (look, controls, control) = (Awaited::Until(now.after(EXAMINED_WITHIN)), Awaited::Over(None), None);
         let (epoch, until, since) = (run.epoch, now, now);
         let (check, unconfirmed) = (None, Vec::new());
         let service = &self.world.services[name];
-        let awaited = service.policy.checks.iter().zip(&service.known.checks);
-        let mut awaited = awaited.filter(|(_, state)| **state != CheckState::Passing);
-        let connects = cause == Cause::StartTimeout && awaited.any(|(check, _)| check.kind.connects());
-        let asked = Asked { check, unconfirmed, until, look, connects, controls, epoch, since, failed, cause, finding };
+        let checks = service.policy.checks.iter().zip(&service.known.checks).zip(&service.senses.probes);
+        let no_answer = |probing: &Probing| {
+            let failure = probing.last.as_ref().map(|last| last.failure);
+            !matches!(failure, Some(Some(ProbeFailure::Wrong | ProbeFailure::Slow | ProbeFailure::Refused)))
+        };
+        let mut awaited = checks.filter(|((_, state), probing)| **state != CheckState::Passing && no_answer(probing));
+        let by_checks = cause == Cause::StartTimeout && service.policy.start.ready == Ready::Check;
+        let connects = by_checks && awaited.any(|((check, _), _)| check.kind.connects());
+        let asked = Asked {
+            check,
+            unconfirmed,
+            until,
+            looks: true,
+            look,
+            connects,
+            controls,
+            control,
+            epoch,
+            since,
+            failed,
+            cause,
+            finding,
+        };
         self.ask(name, asked, self.world.mode() != Mode::Observe);
     }
 
     /// Has the service looked at; what is only watched is not waited for.
     fn ask(&mut self, name: &Name, mut asked: Asked, waits: bool) {
         if !waits {
-            self.act_on(name, &asked);
+            let _ = self.act_on(name, asked.clone(), false);
             return self.effect(name, asked.epoch, Order::Examine);
         }
         let all = &self.world.services[name].senses.asked;
@@ -152,13 +197,13 @@ impl Brain<'_> {
         let is_looked_at = all.iter().any(|earlier| earlier.look.until().is_some());
         if self.is_crowd(name) {
             // Nothing is done about it at first, and to look at all of them would be a burden on a host that has too much.
-            asked.look = Awaited::Over(None);
+            (asked.looks, asked.look) = (false, Awaited::Over(None));
         } else if !is_looked_at {
             self.effect(name, asked.epoch, Order::Examine);
         }
         if asked.connects {
             asked.controls = Awaited::Until(self.now().after(CONTROLLED_WITHIN));
-            self.control();
+            asked.control = Some(self.control(true));
         }
         if let Some(service) = self.service_mut(name) {
             service.senses.asked.push(asked);
@@ -187,10 +232,11 @@ impl Brain<'_> {
     }
 
     /// Gives what the control probes found to the failures that wait for it. `false`: none does.
-    pub(super) fn take_controls(&mut self, name: &Name, controls: &Controls) -> bool {
+    pub(super) fn take_controls(&mut self, name: &Name, run: ProbeId, controls: &Controls) -> bool {
         let Some(service) = self.service_mut(name) else { return false };
         let mut any = false;
-        for asked in service.senses.asked.iter_mut().filter(|asked| asked.controls.until().is_some()) {
+        let waits = |asked: &&mut Asked| asked.control == Some(run) && asked.controls.until().is_some();
+        for asked in service.senses.asked.iter_mut().filter(waits) {
             asked.controls = Awaited::Over(Some(controls.clone()));
             any = true;
         }
@@ -244,26 +290,40 @@ impl Brain<'_> {
         }
     }
 
-    fn act_on(&mut self, name: &Name, asked: &Asked) {
+    /// Judges whose fault it is, and acts. Gives it back if it has to wait on: what is not spared is looked at first.
+    fn act_on(&mut self, name: &Name, mut asked: Asked, waits: bool) -> Option<Asked> {
         // It may have become ready at last.
         if asked.cause == Cause::StartTimeout && !matches!(self.phase(name), Phase::Starting { .. }) {
-            return;
+            return None;
         }
         let controls = match &asked.controls {
-            Awaited::Over(Some(controls)) => Controlled::Tried(controls.clone()),
+            Awaited::Over(Some(after)) => {
+                let beside = asked.check.and_then(|check| self.world.services[name].senses.probes[check].beside);
+                let beside = beside.and_then(|run| self.world.suspicion.found(run)).cloned();
+                Controlled::Tried { beside, after: after.clone() }
+            }
             Awaited::Over(None) | Awaited::Until(_) if asked.connects => Controlled::NotTried,
             Awaited::Over(None) | Awaited::Until(_) => Controlled::NotNeeded,
         };
-        let judged = Box::new(self.blame(name, asked.cause, &asked.finding, controls, asked.since));
+        let judged = Box::new(self.blame(name, asked.cause, &asked.finding, controls, (asked.begun(), asked.since)));
         let is_acted_on = self.world.mode() == Mode::Heal && self.known(name).paused.is_none();
-        let is_spared = asked.check.is_some() || asked.cause == Cause::StartTimeout;
+        // A start is given its time again only where nobody can see whether it is over.
+        let is_start = asked.cause == Cause::StartTimeout && judged.judgement.blame == Blame::Probe;
+        let is_spared = asked.check.is_some() || is_start;
         if judged.judgement.spares && is_acted_on && is_spared {
-            return self.spare_blameless(name, asked, judged);
+            self.spare_blameless(name, &asked, judged);
+            return None;
         }
-        let found = if let Awaited::Over(found) = &asked.look { found.clone() } else { None };
-        if asked.failed.clone().is_none_or(|failed| self.record(name, failed)) {
+        if waits && !core::mem::replace(&mut asked.looks, true) {
+            self.effect(name, asked.epoch, Order::Examine);
+            asked.look = Awaited::Until(self.now().after(EXAMINED_WITHIN));
+            return Some(asked);
+        }
+        let found = if let Awaited::Over(found) = asked.look { found } else { None };
+        if asked.failed.is_none_or(|failed| self.record(name, failed)) {
             self.failed(name, asked.cause, &asked.finding, Seen { found, judged: Some(judged) });
         }
+        None
     }
 
     /// Says once in a row of failures that they are not the service's fault, and that nothing is done. A start gets its time again.
@@ -350,9 +410,9 @@ impl Brain<'_> {
             let is_clear = policy.after.iter().filter_map(of).all(|dependency| dependency.is_clear_since(asked.since));
             let is_over = now >= asked.until;
             match asked.unconfirmed.first() {
-                _ if self.blocked_by(name).is_some() => self.act_on(name, &asked),
+                _ if self.blocked_by(name).is_some() => drop(self.act_on(name, asked, false)),
                 _ if asked.host_until().is_some() => left.push(asked),
-                None if is_clear || is_over => self.act_on(name, &asked),
+                None if is_clear || is_over => left.extend(self.act_on(name, asked, true)),
                 Some(by) if is_over => self.refuse(name, &asked, by),
                 Some(_) | None => left.push(asked),
             }
@@ -376,7 +436,7 @@ impl Brain<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{Event, ProbeFailure, ProbeOutcome};
+    use crate::event::{Event, ProbeOutcome};
     use crate::policy::{CheckKind, CheckPolicy, ServicePolicy};
     use crate::step::tests::{at, checked, starting, step, turn_until, working, world};
     use crate::time::Now;
@@ -471,12 +531,19 @@ mod tests {
         let event = Event::Probed { service: name.clone(), epoch: Epoch(1), probe, outcome };
         let failed = crate::step::step(&mut world, Now { mono: due, ..at(0) }, event);
         assert_eq!(failed.records, [], "nothing is decided yet");
-        for order in [Order::Examine, Order::Control] {
-            assert!(failed.effects.iter().any(|effect| effect.order == order));
-        }
-        let controlled = Event::Controlled { controls: working() };
+        assert!(failed.effects.iter().any(|effect| effect.order == Order::Examine));
+        let controlled = controlled(&failed.effects);
         assert_eq!(crate::step::step(&mut world, Now { mono: due, ..at(0) }, controlled).records, []);
         (world, name, due)
+    }
+
+    /// The answer to the order of control probes that is among these.
+    fn controlled(effects: &[crate::effect::Effect]) -> Event {
+        let order = |effect: &crate::effect::Effect| match effect.order {
+            Order::Control { probe, .. } => Some(Event::Controlled { probe, controls: working() }),
+            _ => None,
+        };
+        effects.iter().find_map(order).unwrap()
     }
 
     fn found(world: &mut World, name: &Name, epoch: u64, mono: Monotonic) -> Vec<Body> {
@@ -536,11 +603,11 @@ mod tests {
         for ready_at_last in [false, true] {
             let (mut world, name) = world(checked());
             starting(&mut world, &name);
-            let over = loop {
+            let (over, control) = loop {
                 let due = world.next_deadline().unwrap();
                 let told = crate::step::step(&mut world, Now { mono: due, ..at(0) }, Event::Tick);
                 if told.effects.iter().any(|effect| effect.order == Order::Examine) {
-                    break due;
+                    break (due, controlled(&told.effects));
                 }
             };
             let again = crate::step::step(&mut world, Now { mono: over, ..at(0) }, Event::Tick);
@@ -551,8 +618,7 @@ mod tests {
             }
             let now = world.last_step().unwrap();
             assert_eq!(found(&mut world, &name, 1, now), [], "what makes probes is tried, too");
-            let controlled = Event::Controlled { controls: working() };
-            let told = crate::step::step(&mut world, Now { mono: now, ..at(0) }, controlled).records;
+            let told = crate::step::step(&mut world, Now { mono: now, ..at(0) }, control).records;
             let told: Vec<Body> = told.into_iter().map(|record| record.body).collect();
             assert_eq!(acts(&told), !ready_at_last, "{told:?}");
         }

@@ -4,25 +4,44 @@ use super::Brain;
 use crate::analyze::blame::{self, CONTROLLED_WITHIN, Control, Controlled, Controls, Dependencies, TOGETHER_WITHIN};
 use crate::effect::{Fence, Order};
 use crate::event::{ExitStatus, ProbeFailure};
-use crate::ids::Name;
+use crate::ids::{Name, ProbeId};
 use crate::incident::Cause;
 use crate::record::{CORE_VERSION, Finding};
 use crate::time::{Monotonic, Span};
 use crate::world::World;
 use crate::world::service::Service;
-use alloc::collections::BTreeSet;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
 use alloc::string::String;
 
-/// The control probes under way, and since when the host is suspected: inputs, never recorded themselves.
-#[derive(Debug, Clone, Copy, Default)]
+/// How many runs of control probes are remembered: those of the last second or two, as they are made at most once on a beat.
+const RUNS_MAX: usize = 64;
+
+/// How old a run of the control probes may be that a probe is begun beside: it is as good as one that begins with it.
+const BESIDE_WITHIN: Span = Span::from_ms(25);
+
+/// The newest control probes, and since when the host is suspected: inputs, never recorded themselves.
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Suspicion {
-    /// When the control probes that run were ordered.
-    pub(crate) controlled: Option<Monotonic>,
-    /// When Hale was last found to have been stopped or starved.
-    pub(crate) stalled: Option<Monotonic>,
+    /// By their numbers, which grow.
+    runs: BTreeMap<ProbeId, Run>,
     /// Since when most services fail together, and when that was seen last.
     together: Option<(Monotonic, Monotonic)>,
+}
+
+/// One run of the control probes.
+#[derive(Debug, Clone)]
+struct Run {
+    ordered: Monotonic,
+    disk: bool,
+    found: Option<Controls>,
+}
+
+impl Suspicion {
+    /// What a run found of the probes' own machinery; none: it has not answered, is forgotten, or tells nothing here.
+    pub(crate) fn found(&self, run: ProbeId) -> Option<&Control> {
+        self.runs.get(&run)?.found.as_ref()?.probing.as_ref()
+    }
 }
 
 impl Service {
@@ -67,14 +86,14 @@ impl Brain<'_> {
         blame::is_most(failing, of)
     }
 
-    /// Judges whose fault a failure is that began at `since`.
+    /// Judges whose fault a failure is that was found at `since`, by a probe that began at `begun`.
     pub(super) fn blame(
         &mut self,
         name: &Name,
         cause: Cause,
         finding: &Finding,
         controls: Controlled,
-        since: Monotonic,
+        (begun, since): (Monotonic, Monotonic),
     ) -> blame::Decision {
         let now = self.now();
         let (failing, of) = self.world.together(name, now);
@@ -85,12 +104,12 @@ impl Brain<'_> {
             runs: self.known(name).phase.run().is_some(),
             ended,
             is_shortage: blame::is_shortage(finding),
+            failures: if let Finding::Check { failures, .. } = finding { *failures } else { 0 },
             blocked: self.blocked_by(name),
-            dependencies: self.dependencies_since(name, since),
+            dependencies: self.dependencies_since(name, begun, since),
             controls,
             failing,
             of,
-            is_stalled: self.world.suspicion.stalled.is_some_and(|at| now.since(at) <= blame::SUSPECTED_FOR),
             suspected,
         };
         blame::Decision {
@@ -118,32 +137,46 @@ impl Brain<'_> {
         now.since(since)
     }
 
-    fn dependencies_since(&self, name: &Name, since: Monotonic) -> Dependencies {
+    fn dependencies_since(&self, name: &Name, begun: Monotonic, since: Monotonic) -> Dependencies {
         let policy = self.policy(name);
         let mut dependencies = policy.after.iter().filter_map(|on| self.world.dependencies.get(on)).peekable();
         // What of it Hale runs itself is up, or it would be blocked.
         match (policy.after.is_empty(), dependencies.peek().is_some()) {
             (true, _) => Dependencies::None,
-            (false, _) if dependencies.all(|dependency| dependency.is_clear_since(since)) => Dependencies::Up,
+            (false, _) if dependencies.all(|on| on.is_clear_since(since) && on.was_there_since(begun)) => {
+                Dependencies::Up
+            }
             (false, _) => Dependencies::NotAsked,
         }
     }
 
-    /// Has the control probes made, unless they are being made.
-    pub(super) fn control(&mut self) {
+    /// Has the control probes made, and gives the number of that run; one that was just begun is as good.
+    pub(super) fn control(&mut self, disk: bool) -> ProbeId {
         let now = self.now();
-        if self.world.suspicion.controlled.is_none_or(|ordered| now.since(ordered) >= CONTROLLED_WITHIN) {
-            self.world.suspicion.controlled = Some(now);
-            self.push_effect(Fence::Host, Order::Control);
+        let runs = &mut self.world.suspicion.runs;
+        let is_as_good =
+            |run: &Run| run.found.is_none() && now.since(run.ordered) <= BESIDE_WITHIN && (run.disk || !disk);
+        if let Some((&probe, _)) = runs.iter().next_back().filter(|(_, run)| is_as_good(run)) {
+            return probe;
         }
+        if runs.len() >= RUNS_MAX {
+            runs.pop_first();
+        }
+        let probe = self.world.next_probe;
+        self.world.next_probe = probe.next();
+        runs.insert(probe, Run { ordered: now, disk, found: None });
+        self.push_effect(Fence::Host, Order::Control { probe, disk });
+        probe
     }
 
-    /// The control probes have answered: goes on with the failures that waited for them.
-    pub(super) fn controlled(&mut self, controls: &Controls) {
-        self.world.suspicion.controlled = None;
+    /// Control probes have answered: goes on with the failures that waited for them.
+    pub(super) fn controlled(&mut self, probe: ProbeId, controls: &Controls) {
+        if let Some(run) = self.world.suspicion.runs.get_mut(&probe) {
+            run.found = Some(controls.clone());
+        }
         let askers: BTreeSet<Name> = self.world.askers.clone();
         for name in askers {
-            if self.take_controls(&name, controls) {
+            if self.take_controls(&name, probe, controls) {
                 self.touched.insert(name.clone());
                 self.answer(&name);
             }
@@ -163,8 +196,8 @@ mod tests {
     use crate::event::{Event, ProbeOutcome};
     use crate::incident::Blame;
     use crate::record::Body;
+    use crate::step::step;
     use crate::step::tests::{at, checked, starting, turn_until, working, world};
-    use crate::step::{Output, step};
     use crate::time::Now;
     use alloc::vec::Vec;
 
@@ -174,16 +207,22 @@ mod tests {
 
     /// A host whose control probes find this, and on which nobody can be looked at.
     fn on_host(world: &mut World, mono: Monotonic, event: Event, controls: Option<&Controls>) -> Vec<Body> {
-        let Output { mut records, effects } = step(world, now(mono), event);
-        for effect in effects {
-            let answer = match (effect.fence, effect.order, controls) {
-                (Fence::Service { service, epoch }, Order::Examine, _) => {
-                    Event::Examined { service, epoch, found: None }
+        let mut records = Vec::new();
+        let mut events = alloc::vec![event];
+        while let Some(event) = events.pop() {
+            let output = step(world, now(mono), event);
+            records.extend(output.records);
+            events.extend(output.effects.into_iter().filter_map(|effect| {
+                match (effect.fence, effect.order, controls) {
+                    (Fence::Service { service, epoch }, Order::Examine, _) => {
+                        Some(Event::Examined { service, epoch, found: None })
+                    }
+                    (Fence::Host, Order::Control { probe, .. }, Some(controls)) => {
+                        Some(Event::Controlled { probe, controls: controls.clone() })
+                    }
+                    _ => None,
                 }
-                (Fence::Host, Order::Control, Some(controls)) => Event::Controlled { controls: controls.clone() },
-                _ => continue,
-            };
-            records.extend(step(world, now(mono), answer).records);
+            }));
         }
         records.into_iter().map(|record| record.body).collect()
     }
@@ -214,8 +253,11 @@ mod tests {
         blamed(&answer(world, name, Some(ProbeFailure::Timeout), controls))
     }
 
-    fn ready() -> (World, Name) {
-        let (mut world, name) = world(checked());
+    /// A healthy service whose check acts at so many failures.
+    fn ready(failures: u32) -> (World, Name) {
+        let mut policy = checked();
+        policy.checks[0].failures = failures;
+        let (mut world, name) = world(policy);
         starting(&mut world, &name);
         let _ = answer(&mut world, &name, None, None);
         (world, name)
@@ -224,16 +266,21 @@ mod tests {
     #[test]
     fn while_probing_itself_fails_nothing_is_done_and_that_is_said_once() {
         let broken = Controls { probing: Some(Control::Failed { detail: String::from("refused") }), ..working() };
-        let (mut world, name) = ready();
+        let (mut world, name) = ready(3);
+        for _ in 0..2 {
+            assert_eq!(fails(&mut world, &name, Some(&broken)), None);
+        }
         assert_eq!(fails(&mut world, &name, Some(&broken)), Some((Blame::Probe, false)));
         assert_eq!(fails(&mut world, &name, Some(&broken)), None, "that was said");
         // As soon as it works the service is judged by it, be it still in the same row.
         assert_eq!(fails(&mut world, &name, Some(&working())), Some((Blame::Service, true)));
+        let (mut world, name) = ready(1);
+        assert_eq!(fails(&mut world, &name, Some(&working())), Some((Blame::Unknown, true)), "acted upon all the same");
     }
 
     #[test]
     fn control_probes_that_do_not_answer_have_failed() {
-        let (mut world, name) = ready();
+        let (mut world, name) = ready(1);
         assert_eq!(fails(&mut world, &name, None), None, "they are waited for");
         let until = world.services[&name].asked_until().unwrap();
         turn_until(&mut world, until.as_us());
@@ -260,8 +307,8 @@ mod tests {
             let _ = answer(&mut world, name, None, Some(&controls));
         }
         let judged: Vec<_> = names.iter().map(|name| fails(&mut world, name, Some(&controls))).collect();
-        let (own, shared) = (Some((Blame::Service, true)), Some((Blame::Unknown, false)));
-        assert_eq!(judged, [own, own, shared, shared, shared], "of the first two nobody could know");
+        let (alone, shared) = (Some((Blame::Unknown, true)), Some((Blame::Unknown, false)));
+        assert_eq!(judged, [alone, alone, shared, shared, shared], "of the first two nobody could know");
         let begin = world.last_step().unwrap();
         loop {
             let judged = fails(&mut world, &names[2], Some(&controls));

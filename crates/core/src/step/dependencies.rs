@@ -60,9 +60,12 @@ impl Brain<'_> {
         self.touched.insert(name.clone());
         let Some(dependency) = self.world.dependencies.get_mut(name) else { return };
         let policy = dependency.policy.clone();
-        let mut checks = policy.checks.iter().zip(&mut dependency.checks).zip(&mut dependency.answered);
+        let answers = dependency.answered.iter_mut().zip(&mut dependency.passed_before);
+        let mut checks = policy.checks.iter().zip(&mut dependency.checks).zip(answers);
         let ours = checks.find(|((_, (_, probing)), _)| probing.in_flight.is_some_and(|(id, _)| id == probe));
-        let Some(((check, (state, probing)), answered)) = ours else { return };
+        let Some(((check, (state, probing)), (answered, passed_before))) = ours else { return };
+        let passed_last = probing.last.as_ref().is_some_and(|last| last.failure.is_none());
+        *passed_before = answered.filter(|_| passed_last && outcome.failure.is_none());
         *answered = Some(now);
         let outcome = &*heard(check, outcome);
         // What could not be run says nothing.

@@ -56,7 +56,17 @@ impl Brain<'_> {
                         let probe = self.world.next_probe;
                         self.world.next_probe = probe.next();
                         probing.start(probe, check, now);
+                        // One that has begun to fail is not probed alone any more.
+                        let fails = probing.last.as_ref().is_some_and(|last| last.failure.is_some());
+                        let is_controlled = fails && check.kind.connects();
                         let anew = core::mem::take(&mut probing.anew);
+                        let beside = is_controlled.then(|| self.control(false));
+                        if fails {
+                            self.hasten_dependencies(name);
+                        }
+                        if let Some(service) = self.world.services.get_mut(name) {
+                            service.senses.probes[index].beside = beside;
+                        }
                         let order = Order::Probe { probe, check: index, policy: policy.clone(), anew };
                         self.effect(name, run.epoch, order);
                     }

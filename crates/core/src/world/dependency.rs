@@ -82,14 +82,16 @@ pub(crate) struct Dependency {
     pub(crate) checks: Vec<(CheckState, Probing)>,
     /// Sensed: when each check was last probed to an end, whatever that was.
     pub(crate) answered: Vec<Option<Monotonic>>,
+    /// When each of its checks passed the time before last, and has not failed since.
+    pub(crate) passed_before: Vec<Option<Monotonic>>,
 }
 
 impl Dependency {
     /// One that was never looked at.
     pub(crate) fn new(policy: Arc<DependencyPolicy>) -> Self {
         let checks = policy.checks.iter().map(|_| (CheckState::Unknown, Probing::default())).collect();
-        let answered = policy.checks.iter().map(|_| None).collect();
-        Self { policy, known: Known::default(), checks, answered }
+        let answered: Vec<_> = policy.checks.iter().map(|_| None).collect();
+        Self { policy, known: Known::default(), checks, passed_before: answered.clone(), answered }
     }
 
     /// Begins to look at it, or begins anew.
@@ -114,6 +116,11 @@ impl Dependency {
         };
         self.answered.iter().all(|answered| answered.is_some_and(|at| at >= since))
             && !self.checks.iter().map(|(state, _)| state).zip(&self.policy.checks).any(undecided)
+    }
+
+    /// Whether all checks have passed twice since, and not failed between.
+    pub(crate) fn was_there_since(&self, begun: Monotonic) -> bool {
+        self.passed_before.iter().all(|passed| passed.is_some_and(|at| at >= begun))
     }
 
     /// What a record says of it.

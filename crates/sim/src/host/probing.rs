@@ -12,6 +12,7 @@ use crate::timeline::Item;
 use hale_core::analyze::checks::PROBE_LOST_AFTER;
 use hale_core::event::{Event, ProbeFailure, ProbeOutcome};
 use hale_core::ids::{Epoch, Name, ProbeId};
+use hale_core::incident::Blame;
 use hale_core::policy::{CheckKind, CheckPolicy, DependencyPolicy, ServicePolicy};
 
 /// What is said of a probe for which Hale itself was late.
@@ -25,6 +26,7 @@ impl FakeHost<'_> {
         let life = self.kernel.life(service, epoch);
         let (took_us, mut failure) = answer(dice, &check_policy.kind, check_policy.timeout.as_us(), life, now);
         let scenario = self.scenario;
+        let mut faults: Vec<Blame> = failure.map(|_| Blame::Service).into_iter().collect();
         let misses = |on: &Name| !self.faults_over && scenario.downs.is_down(on, now - BEGIN_US);
         if failure.is_none()
             && dependency::hurts(scenario.seed, &scenario.rates, scenario.index(service))
@@ -32,6 +34,7 @@ impl FakeHost<'_> {
         {
             self.coverage.fault(Fault::DependencyHurts);
             failure = Some(ProbeFailure::Wrong);
+            faults.push(Blame::Dependency);
         }
         let mut figure = None;
         if let (CheckKind::Memory { .. }, Some((fate, Some(executed_at)))) = (&check_policy.kind, life) {
@@ -39,6 +42,7 @@ impl FakeHost<'_> {
             figure = Some(level + dice.below(1 << 20));
             if level >= MEMORY_BOUND {
                 failure = Some(ProbeFailure::Wrong);
+                faults.push(Blame::Service);
             }
             if fate.leaks > 0 {
                 self.coverage.fault(Fault::Leak);
@@ -46,6 +50,13 @@ impl FakeHost<'_> {
                 self.judges.see(now, Seen::Fact(&fact));
             }
         }
+        let mut took_us = took_us;
+        if check_policy.kind.connects() && !self.faults_over && scenario.is_mute(now - BEGIN_US) {
+            self.coverage.fault(Fault::ProbingFails);
+            (failure, took_us) = (Some(ProbeFailure::Timeout), check_policy.timeout.as_us());
+            faults.push(Blame::Probe);
+        }
+        self.truths.probed(service, &check_policy.name, &faults, (now, now + took_us));
         self.answered(service, epoch, probe, check_policy, (took_us, failure, figure));
     }
 

@@ -99,6 +99,17 @@ impl Reasons {
             | Reason::DescriptorsScarce
             | Reason::DescriptorTakenBack
             | Reason::DescriptorHungUp
+            | Reason::ProbingFails { .. }
+            | Reason::HostIsShort
+            | Reason::FailTogether { .. }
+            | Reason::DiskFails { .. }
+            | Reason::MemoryIsShared
+            | Reason::EndedFromOutside
+            | Reason::EndNotSeen
+            | Reason::DependenciesNotAsked
+            | Reason::NothingElseTried
+            | Reason::TooFewFailures { .. }
+            | Reason::NothingElseFails
             | Reason::DescriptorLost => false,
         }
     }

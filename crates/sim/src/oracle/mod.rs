@@ -1,5 +1,6 @@
 //! Guarantees: each is one sentence that must be true of every run, judged from what happened in the fake world.
 
+mod blames;
 mod blocking;
 mod delays;
 mod descriptors;
@@ -181,6 +182,7 @@ pub fn oracles(scenario: &Scenario) -> Vec<Box<dyn Oracle>> {
         Box::new(reloads::Reloads::new(policy)),
         Box::new(starved::Starved),
         Box::new(looks::LooksFirst::default()),
+        Box::new(blames::Blames),
         Box::new(liveness::Liveness),
         Box::new(liveness::NoSpinning),
         Box::new(liveness::Ends::default()),

@@ -58,6 +58,7 @@ impl RecordsFirst {
             Order::Unstore { .. } => ("unstore", written.over || written.spawn),
             Order::Forget => ("forget", written.gone),
             Order::ProbeDependency { .. }
+            | Order::Control { .. }
             | Order::Adapt { .. }
             | Order::Reply { .. }
             | Order::Prove { .. }

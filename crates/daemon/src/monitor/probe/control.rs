@@ -46,11 +46,12 @@ impl Controller {
         Self { state_dir, has_worked: AtomicBool::new(false), writes: Arc::default() }
     }
 
-    /// Makes all of them at once.
-    pub(super) async fn control(&self, network: &Network) -> Controls {
+    /// Makes all of them at once; `disk`: that one, too.
+    pub(super) async fn control(&self, network: &Network, disk: bool) -> Controls {
         let timeout = Span::from_us(CONTROLLED_WITHIN.as_us() - MARGIN.as_us());
         let deadline = Deadline::start(timeout);
-        let (probing, disk) = tokio::join!(probe_own(network, deadline), self.disk(deadline));
+        let disk = async { if disk { self.disk(deadline).await } else { None } };
+        let (probing, disk) = tokio::join!(probe_own(network, deadline), disk);
         Controls { probing: self.counted(probing), disk: disk.map(told) }
     }
 
@@ -144,7 +145,7 @@ mod tests {
     #[tokio::test]
     async fn on_a_host_that_works_all_pass() {
         let dir = tempfile::tempdir().unwrap();
-        let controls = Controller::new(dir.path().to_owned()).control(&Network::default()).await;
+        let controls = Controller::new(dir.path().to_owned()).control(&Network::default(), true).await;
         assert!(matches!(controls.probing, Some(Control::Passed { .. })), "{controls:?}");
         assert!(matches!(controls.disk, Some(Control::Passed { .. })), "{controls:?}");
     }
@@ -153,11 +154,11 @@ mod tests {
     async fn what_cannot_be_written_is_told_in_the_systems_words_and_what_hangs_is_not_tried_again() {
         let dir = tempfile::tempdir().unwrap();
         let controller = Controller::new(dir.path().join("no such folder"));
-        let controls = controller.control(&Network::default()).await;
+        let controls = controller.control(&Network::default(), true).await;
         let Some(Control::Failed { detail }) = controls.disk else { panic!("{controls:?}") };
         assert_eq!(detail, "No such file or directory (os error 2)");
         controller.writes.store(true, Ordering::Relaxed);
-        assert_eq!(controller.control(&Network::default()).await.disk, None);
+        assert_eq!(controller.control(&Network::default(), true).await.disk, None);
     }
 
     #[test]

@@ -105,7 +105,7 @@ pub struct Prober {
 /// What the loop wants of the runtime's thread, in this order.
 enum Wish {
     Probe(ProbeOrder, Deadline),
-    Control,
+    Control(ProbeId, bool),
     Forget(Name),
 }
 
@@ -143,7 +143,7 @@ impl Prober {
         let (wishes, wished) = unbounded_channel();
         handle.spawn(serve(shared.clone(), wished));
         let first = shared.clone();
-        handle.spawn(async move { first.controller.control(&first.network).await });
+        handle.spawn(async move { first.controller.control(&first.network, true).await });
         Self { shared, wishes }
     }
 
@@ -157,8 +157,8 @@ impl Prober {
     }
 
     /// Makes the control probes; answered by one [`Event::Controlled`], or by none when the runtime ends before.
-    pub fn control(&self) {
-        let _ = self.wishes.send(Wish::Control);
+    pub fn control(&self, probe: ProbeId, disk: bool) {
+        let _ = self.wishes.send(Wish::Control(probe, disk));
     }
 
     /// Takes note that a new process of a service is about to be made: what it says of itself is all that counts for it.
@@ -192,11 +192,11 @@ async fn serve(shared: Arc<Shared>, mut wished: UnboundedReceiver<Wish>) {
                     before.abort();
                 }
             }
-            Wish::Control => {
+            Wish::Control(probe, disk) => {
                 let shared = shared.clone();
                 tokio::spawn(async move {
-                    let controls = shared.controller.control(&shared.network).await;
-                    (shared.report)(Event::Controlled { controls });
+                    let controls = shared.controller.control(&shared.network, disk).await;
+                    (shared.report)(Event::Controlled { probe, controls });
                 });
             }
             Wish::Forget(service) => {
