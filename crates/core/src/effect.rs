@@ -108,8 +108,6 @@ pub enum Order {
     Control {
         /// For the answer.
         probe: ProbeId,
-        /// Whether the disk is tried, too.
-        disk: bool,
     },
     /// The end of the process, or that it could not be started, is on record: the guardian may forget it. Idempotent.
     AckExit,

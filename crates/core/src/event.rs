@@ -397,6 +397,8 @@ pub enum ProbeFailure {
     Wrong,
     /// The figure that a bound is for could not be had: refused, or not in the right form.
     Refused,
+    /// The machine itself has no way to the other end, or does not let Hale go there.
+    Unreachable,
     /// The name of the other end could not be looked up. It says nothing about a service; a dependency cannot be reached by
     /// services either.
     Unresolved,

@@ -55,6 +55,11 @@ pub struct Examination {
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
 fn is_false(flag: &bool) -> bool {
     !*flag
 }
@@ -134,8 +139,12 @@ pub struct Connection {
     /// The other end; none of one that listens, and of UDP without a fixed one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peer: Option<String>,
-    /// Bytes that came, and that the service has not read. Of one that listens: connections that wait to be accepted.
+    /// Bytes that came, and that the service has not read; of UDP the kernel tells only what they take in memory. Of one that
+    /// listens: connections that wait to be accepted.
     pub unread: u32,
+    /// Of one that listens: connections that the other end has given up while they waited.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub given_up: u32,
     /// Bytes that it sent and the other end has not acknowledged. Of one that listens: how many connections may wait.
     pub unsent: u32,
     /// How long ago the last data came; none where the kernel does not tell.
@@ -197,10 +206,11 @@ impl Examination {
         let mut parts = Vec::new();
         for doing in self.doing.iter().take(TOLD) {
             let who = match (doing.threads, self.threads) {
-                (1, 1) => String::from("its only thread"),
-                (all, threads) if all == threads => format!("all {threads} threads"),
+                (1, 1) if !self.is_partial => String::from("its only thread"),
+                (all, threads) if all == threads && !self.is_partial => format!("all {threads} threads"),
                 (1, _) if doing.tid == doing.pid => format!("the main thread of pid {} ({})", doing.pid, doing.name),
                 (1, _) => format!("thread {} ({})", doing.tid, doing.name),
+                (some, _) if self.is_partial => format!("{some} threads"),
                 (some, threads) => format!("{some} of {threads} threads"),
             };
             parts.push(format!("{who} {}", doing.words(doing.threads > 1)));
@@ -219,14 +229,19 @@ impl Examination {
         let fd = call.fd?;
         let Some(connection) = self.connection_of(doing.pid, fd) else {
             let file = call.file.as_ref()?;
-            return Some(format!(" on {file}"));
+            // Its number means nothing to anybody.
+            let is_socket = file.starts_with("socket:[");
+            return Some(if is_socket { String::from(" on a socket") } else { format!(" on {}", quoted(file)) });
         };
         let peer = connection.peer.as_ref()?;
-        let unread =
-            if connection.unread > 0 { format!(", {} bytes unread", connection.unread) } else { String::new() };
-        let silent = connection.silent();
-        let silent = silent.map_or(String::new(), |silent| format!(", which has sent nothing for {silent}"));
-        Some(format!(" on a connection to {peer}{unread}{silent}"))
+        let told = if call.sends() && connection.unsent > 0 {
+            format!(", which has not taken {}", bytes(connection.unsent.into()))
+        } else if connection.unread > 0 {
+            format!(", {} unread", bytes(connection.unread.into()))
+        } else {
+            connection.silent().map_or(String::new(), |silent| format!(", which has sent nothing for {silent}"))
+        };
+        Some(format!(" on a connection to {peer}{told}"))
     }
 
     fn connection_of(&self, pid: i32, fd: i32) -> Option<&Connection> {
@@ -242,21 +257,30 @@ impl Examination {
         };
         let all = &self.connections;
         let mut parts = Vec::new();
-        for connection in all.iter().filter(|one| one.listens() && one.unread > 0) {
-            let (waiting, plural) = (connection.unread, if connection.unread == 1 { "" } else { "s" });
-            let verb = if waiting == 1 { "waits" } else { "wait" };
-            parts.push(format!("{waiting} connection{plural} {verb} to be accepted at {}", connection.local));
+        for listener in all.iter().filter(|one| one.listens()) {
+            let at = &listener.local;
+            match listener.unread {
+                0 => {}
+                1 => parts.push(format!("1 connection waits to be accepted at {at}")),
+                waiting => parts.push(format!("{waiting} connections wait to be accepted at {at}")),
+            }
+            match listener.given_up {
+                0 => {}
+                1 => parts.push(format!("1 connection was given up before it was accepted at {at}")),
+                many => parts.push(format!("{many} connections were given up before they were accepted at {at}")),
+            }
         }
         let others = || all.iter().filter(|one| !one.listens() && !awaited(one));
-        let unread: Vec<_> = others().filter(|one| one.unread > 0).collect();
-        let (bytes, count) = (unread.iter().map(|one| u64::from(one.unread)).sum::<u64>(), unread.len());
+        let is_unread = |one: &&Connection| one.unread > 0;
+        for one in others().filter(|one| one.protocol == Protocol::Udp).filter(is_unread).take(TOLD) {
+            parts.push(format!("datagrams at {} are not read", one.local));
+        }
+        let unread: Vec<_> = others().filter(|one| one.protocol == Protocol::Tcp).filter(is_unread).collect();
+        let sum = bytes(unread.iter().map(|one| u64::from(one.unread)).sum());
         match &unread[..] {
             [] => {}
-            [one] => {
-                let from = one.peer.as_ref().map_or(format!("at {}", one.local), |peer| format!("from {peer}"));
-                parts.push(format!("{bytes} bytes {from} are not read"));
-            }
-            _ => parts.push(format!("{bytes} bytes on {count} connections are not read")),
+            [one] => parts.push(format!("{sum} from {} not read", one.peer.as_deref().unwrap_or_default())),
+            _ => parts.push(format!("{sum} on {} connections not read", unread.len())),
         }
         let mut silent: Vec<_> = others().filter(|one| one.unread == 0 && one.is_outward(all)).collect();
         silent.retain(|one| one.silent().is_some());
@@ -264,10 +288,27 @@ impl Examination {
         for connection in silent.into_iter().take(TOLD) {
             let peer = connection.peer.as_deref().unwrap_or_default();
             let silent = connection.silent().map_or(String::new(), |silent| silent.to_string());
-            parts.push(format!("its connection to {peer} has received nothing for {silent}"));
+            parts.push(format!("nothing has come from {peer} for {silent}"));
         }
         parts.truncate(2 * TOLD);
         parts
+    }
+}
+
+/// `7 bytes`.
+fn bytes(count: u64) -> String {
+    format!("{count} byte{}", if count == 1 { "" } else { "s" })
+}
+
+/// A name that somebody else has given, as no part of the sentence.
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\\\""))
+}
+
+impl Call {
+    /// Whether it waits until the other end takes something.
+    fn sends(&self) -> bool {
+        matches!(self.name.as_str(), "write" | "writev" | "sendto" | "sendmsg" | "sendmmsg" | "sendfile" | "splice")
     }
 }
 
@@ -309,7 +350,7 @@ mod tests {
         let (local, state) = (String::from("10.0.0.1:80"), String::from("established"));
         let peer = peer.map(String::from);
         let (protocol, silent_ms) = (Protocol::Tcp, Some(silent_ms));
-        Connection { pid: 7, fd, protocol, state, local, peer, unread, unsent: 0, silent_ms }
+        Connection { pid: 7, fd, protocol, state, local, peer, unread, given_up: 0, unsent: 0, silent_ms }
     }
 
     fn found(threads: u32, doing: Vec<Doing>, connections: Vec<Connection>) -> Examination {
@@ -321,7 +362,7 @@ mod tests {
         let upstream =
             Connection { local: String::from("10.0.0.1:40000"), ..connection(5, Some("10.0.0.7:443"), 0, 41_000) };
         let told = found(4, vec![doing(4, 7, "futex")], vec![upstream.clone()]).to_string();
-        assert_eq!(told, "all 4 threads wait in futex; its connection to 10.0.0.7:443 has received nothing for 41 s");
+        assert_eq!(told, "all 4 threads wait in futex; nothing has come from 10.0.0.7:443 for 41 s");
         let mut waits = doing(1, 7, "recvfrom");
         waits.call.as_mut().unwrap().fd = Some(5);
         let told = found(4, vec![doing(3, 8, "futex"), waits], vec![upstream]).to_string();
@@ -342,7 +383,7 @@ mod tests {
         let told = found(1, vec![busy], vec![listens, client, asks]).to_string();
         assert_eq!(
             told,
-            "its only thread runs; 12 connections wait to be accepted at 10.0.0.1:80; 120 bytes from 10.0.0.8:5000 are not read"
+            "its only thread runs; 12 connections wait to be accepted at 10.0.0.1:80; 120 bytes from 10.0.0.8:5000 not read"
         );
     }
 
@@ -359,9 +400,36 @@ mod tests {
         all.io = Some(Pressure { some_permyriad: 9_730, full_permyriad: 9_000 });
         assert_eq!(
             all.to_string(),
-            "thread 9 (bot) waits in fsync (nfs_wait_bit_killable) and cannot be interrupted on /srv/data/db; \
+            "thread 9 (bot) waits in fsync (nfs_wait_bit_killable) and cannot be interrupted on \"/srv/data/db\"; \
              waited for a disk 97 % of the time"
         );
         assert_eq!(Examination::default().to_string(), "what it was doing could not be read");
+    }
+
+    #[test]
+    fn what_was_not_all_seen_is_not_called_all_and_names_of_others_are_quoted() {
+        let mut waits = doing(617, 9, "read");
+        if let Some(call) = &mut waits.call {
+            (call.fd, call.file) = (Some(4), Some(String::from("/tmp/x\"; its only thread runs")));
+        }
+        let all = Examination { is_partial: true, ..found(617, vec![waits], Vec::new()) };
+        assert_eq!(
+            all.to_string(),
+            "617 threads wait in read on \"/tmp/x\\\"; its only thread runs\"; there was more than could be looked at"
+        );
+    }
+
+    #[test]
+    fn probes_that_were_given_up_are_no_clients_and_who_takes_nothing_is_not_called_silent() {
+        let listens = Connection { given_up: 2, ..connection(3, None, 0, 0) };
+        let mut sends = doing(1, 7, "sendto");
+        sends.call.as_mut().unwrap().fd = Some(5);
+        let slow = Connection { unsent: 2_500_000, ..connection(5, Some("10.0.0.7:443"), 0, 9_000) };
+        let datagrams = Connection { protocol: Protocol::Udp, peer: None, ..connection(6, None, 832, 0) };
+        assert_eq!(
+            found(1, vec![sends], vec![listens, slow, datagrams]).to_string(),
+            "its only thread waits in sendto on a connection to 10.0.0.7:443, which has not taken 2500000 bytes; \
+             2 connections were given up before they were accepted at 10.0.0.1:80; datagrams at 10.0.0.1:80 are not read"
+        );
     }
 }

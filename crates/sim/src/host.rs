@@ -448,7 +448,7 @@ impl Host for FakeHost<'_> {
             Fence::Host => {
                 match effect.order {
                     Order::EndDone => self.end_done = true,
-                    Order::Control { probe, disk } => self.control(probe, disk),
+                    Order::Control { probe } => self.control(probe),
                     Order::ProbeDependency { ref dependency, probe, check, ref policy } => {
                         self.probe_dependency(dependency, probe, check, policy);
                     }

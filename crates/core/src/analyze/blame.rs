@@ -57,7 +57,8 @@ pub struct Controls {
     /// on this host, and tells nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub probing: Option<Control>,
-    /// Writing and syncing some bytes in `state_dir`; none: it has not answered yet, as slow disks do not.
+    /// The newest attempt to write and sync some bytes in `state_dir`; none: there was none in the last seconds, or it has not come
+    /// back. Nobody waits for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk: Option<Control>,
 }

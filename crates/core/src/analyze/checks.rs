@@ -252,7 +252,7 @@ pub fn cause(kind: &CheckKind, failure: ProbeFailure) -> Option<Cause> {
             CheckKind::Progress(_) => Cause::NoProgress,
             CheckKind::LoopLag(_) => Cause::LoopLag,
         }),
-        ProbeFailure::Refused => Some(Cause::Check),
+        ProbeFailure::Refused | ProbeFailure::Unreachable => Some(Cause::Check),
         ProbeFailure::Unable | ProbeFailure::Unresolved => None,
     }
 }

@@ -60,7 +60,11 @@ pub fn explains(finding: &Finding) -> bool {
     match finding {
         Finding::Check { failure, .. } => match failure {
             ProbeFailure::Timeout | ProbeFailure::Killed | ProbeFailure::Slow => true,
-            ProbeFailure::Wrong | ProbeFailure::Refused | ProbeFailure::Unresolved | ProbeFailure::Unable => false,
+            ProbeFailure::Wrong
+            | ProbeFailure::Refused
+            | ProbeFailure::Unreachable
+            | ProbeFailure::Unresolved
+            | ProbeFailure::Unable => false,
         },
         Finding::NoHeartbeat { triggered, .. } => !triggered,
         Finding::StartTimeout { .. } => true,

@@ -120,7 +120,10 @@ impl Brain<'_> {
         let (epoch, since, failed) = (run.epoch, now, Some(failed));
         let look = Awaited::Until(now.after(EXAMINED_WITHIN));
         // Who answers, be it wrongly, was reached.
-        let no_answer = matches!(finding, Finding::Check { failure: ProbeFailure::Timeout | ProbeFailure::Killed, .. });
+        let no_answer = matches!(
+            finding,
+            Finding::Check { failure: ProbeFailure::Timeout | ProbeFailure::Killed | ProbeFailure::Unreachable, .. }
+        );
         let connects = no_answer && policy.checks[check].kind.connects();
         let (check, controls, control) = (Some(check), Awaited::Over(None), None);
         let mut asked = Asked {
@@ -203,7 +206,7 @@ impl Brain<'_> {
         }
         if asked.connects {
             asked.controls = Awaited::Until(self.now().after(CONTROLLED_WITHIN));
-            asked.control = Some(self.control(true));
+            asked.control = Some(self.control());
         }
         if let Some(service) = self.service_mut(name) {
             service.senses.asked.push(asked);
@@ -539,9 +542,9 @@ mod tests {
 
     /// The answer to the order of control probes that is among these.
     fn controlled(effects: &[crate::effect::Effect]) -> Event {
-        let order = |effect: &crate::effect::Effect| match effect.order {
-            Order::Control { probe, .. } => Some(Event::Controlled { probe, controls: working() }),
-            _ => None,
+        let order = |effect: &crate::effect::Effect| {
+            let Order::Control { probe } = effect.order else { return None };
+            Some(Event::Controlled { probe, controls: working() })
         };
         effects.iter().find_map(order).unwrap()
     }

@@ -33,7 +33,6 @@ pub(crate) struct Suspicion {
 #[derive(Debug, Clone)]
 struct Run {
     ordered: Monotonic,
-    disk: bool,
     found: Option<Controls>,
 }
 
@@ -151,11 +150,10 @@ impl Brain<'_> {
     }
 
     /// Has the control probes made, and gives the number of that run; one that was just begun is as good.
-    pub(super) fn control(&mut self, disk: bool) -> ProbeId {
+    pub(super) fn control(&mut self) -> ProbeId {
         let now = self.now();
         let runs = &mut self.world.suspicion.runs;
-        let is_as_good =
-            |run: &Run| run.found.is_none() && now.since(run.ordered) <= BESIDE_WITHIN && (run.disk || !disk);
+        let is_as_good = |run: &Run| run.found.is_none() && now.since(run.ordered) <= BESIDE_WITHIN;
         if let Some((&probe, _)) = runs.iter().next_back().filter(|(_, run)| is_as_good(run)) {
             return probe;
         }
@@ -164,8 +162,8 @@ impl Brain<'_> {
         }
         let probe = self.world.next_probe;
         self.world.next_probe = probe.next();
-        runs.insert(probe, Run { ordered: now, disk, found: None });
-        self.push_effect(Fence::Host, Order::Control { probe, disk });
+        runs.insert(probe, Run { ordered: now, found: None });
+        self.push_effect(Fence::Host, Order::Control { probe });
         probe
     }
 
@@ -242,10 +240,14 @@ mod tests {
     }
 
     fn blamed(bodies: &[Body]) -> Option<(Blame, bool)> {
-        bodies.iter().find_map(|body| match body {
-            Body::Blamed(judged) => Some((judged.judgement.blame, true)),
-            Body::NotItsFault { judged, .. } => Some((judged.judgement.blame, false)),
-            _ => None,
+        bodies.iter().find_map(|body| {
+            if let Body::Blamed(judged) = body {
+                Some((judged.judgement.blame, true))
+            } else if let Body::NotItsFault { judged, .. } = body {
+                Some((judged.judgement.blame, false))
+            } else {
+                None
+            }
         })
     }
 

@@ -60,7 +60,7 @@ impl Brain<'_> {
                         let fails = probing.last.as_ref().is_some_and(|last| last.failure.is_some());
                         let is_controlled = fails && check.kind.connects();
                         let anew = core::mem::take(&mut probing.anew);
-                        let beside = is_controlled.then(|| self.control(false));
+                        let beside = is_controlled.then(|| self.control());
                         if fails {
                             self.hasten_dependencies(name);
                         }

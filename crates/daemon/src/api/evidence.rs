@@ -137,12 +137,14 @@ pub struct Connection {
     pub local: String,
     /// The other end; `null`: it listened, or UDP had no fixed one.
     pub peer: Option<String>,
-    /// What came and was not read.
+    /// What came and was not read, of TCP.
     pub unread_bytes: Option<u32>,
     /// What was sent and not acknowledged.
     pub unsent_bytes: Option<u32>,
     /// How many connections waited to be accepted, of one that listened.
     pub waiting: Option<u32>,
+    /// How many the other ends have given up while they waited.
+    pub given_up: Option<u32>,
     /// How many may wait.
     pub waiting_max: Option<u32>,
     /// How long nothing had come.
@@ -211,9 +213,10 @@ impl From<&examination::Connection> for Connection {
             state: one.state.clone(),
             local: one.local.clone(),
             peer: one.peer.clone(),
-            unread_bytes: of_connection.map(|()| one.unread),
+            unread_bytes: of_connection.filter(|()| one.protocol == Protocol::Tcp).map(|()| one.unread),
             unsent_bytes: of_connection.map(|()| one.unsent),
             waiting: of_listener.map(|()| one.unread),
+            given_up: of_listener.map(|()| one.given_up),
             waiting_max: of_listener.map(|()| one.unsent),
             silent_ms: one.silent_ms.map(|silent| ms(Span::from_ms(silent))),
         }

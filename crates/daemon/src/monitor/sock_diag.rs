@@ -35,7 +35,13 @@ impl State {
     pub const SYN_SENT: Self = Self(2);
     pub const SYN_RECV: Self = Self(3);
     pub const TIME_WAIT: Self = Self(6);
+    pub const CLOSE_WAIT: Self = Self(8);
     pub const LISTEN: Self = Self(10);
+
+    /// Whether the end of what the other one sends has come (`CLOSE_WAIT`, `LAST_ACK`, `CLOSING`), of a TCP socket.
+    pub fn is_closed_by_peer(self) -> bool {
+        matches!(self.0, 8 | 9 | 11)
+    }
 
     /// Its name in small letters.
     pub fn name(self) -> &'static str {

@@ -580,7 +580,7 @@ impl Host for DaemonHost {
                 let of = Probed::Dependency(policy);
                 self.parts.prober.probe(ProbeOrder { service: dependency, epoch: Epoch(0), probe, check, of });
             }
-            (Fence::Host, Order::Control { probe, disk }) => self.parts.prober.control(probe, disk),
+            (Fence::Host, Order::Control { probe }) => self.parts.prober.control(probe),
             (Fence::Host, Order::EndDone) => {
                 self.ended = Some(Ended::InOrder);
             }

@@ -1,6 +1,7 @@
 //! The whole of Hale as an operator has it: the real binary, real services, real cgroups.
 #![expect(clippy::unwrap_used, reason = "the helpers of a test fail it like the test itself")]
 
+mod blame;
 mod confirm;
 mod dependencies;
 mod evidence;

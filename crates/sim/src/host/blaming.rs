@@ -53,16 +53,16 @@ impl Truths {
 
 impl FakeHost<'_> {
     /// Makes the control probes.
-    pub(super) fn control(&mut self, probe: ProbeId, disk: bool) {
+    pub(super) fn control(&mut self, probe: ProbeId) {
         let passed = || Control::Passed { took_us: 300 };
         let is_mute = !self.faults_over && self.scenario.is_mute(self.timeline.now() - BEGIN_US);
         // Half of those that do not get through do not come back either.
-        if is_mute && probe.0 % 2 == 0 {
+        if is_mute && probe.0.is_multiple_of(2) {
             return;
         }
         let failed = Control::Failed { detail: String::from("no answer") };
         let probing = Some(if is_mute { failed } else { passed() });
-        let controls = Controls { probing, disk: disk.then(passed) };
+        let controls = Controls { probing, disk: Some(passed()) };
         self.timeline.after(if is_mute { 400_000 } else { 500 }, Item::Tell(Event::Controlled { probe, controls }));
     }
 

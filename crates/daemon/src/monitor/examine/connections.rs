@@ -39,6 +39,7 @@ pub(super) fn of(
     let left = until.saturating_duration_since(Instant::now());
     let diag = SockDiag::open(left.max(std::time::Duration::from_millis(1)))?;
     let mut found: Vec<Connection> = Vec::new();
+    let mut given_up: BTreeMap<u16, u32> = BTreeMap::new();
     for protocol in [Protocol::Tcp, Protocol::Udp] {
         for is_ipv6 in [false, true] {
             let with_info = protocol == Protocol::Tcp;
@@ -46,6 +47,9 @@ pub(super) fn of(
             let dumped = diag.dump(query, Some(until), |entry| {
                 if let Some(&place) = sockets.get(&entry.inode) {
                     found.push(connection(place, protocol, &entry));
+                } else if entry.inode == 0 && entry.state == State::CLOSE_WAIT {
+                    // Nobody has accepted it, and the other end has closed it.
+                    *given_up.entry(entry.local.port()).or_default() += 1;
                 }
             });
             match dumped {
@@ -59,10 +63,18 @@ pub(super) fn of(
             }
         }
     }
+    for one in found.iter_mut().filter(|one| one.listens()) {
+        let port = one.local.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
+        let count = port.and_then(|port: u16| given_up.get(&port)).copied().unwrap_or(0);
+        // Of one that several listen at, or whose clients went meanwhile, more may have been given up than wait here.
+        one.given_up = count.min(one.unread);
+        one.unread -= one.given_up;
+    }
     found.sort_by_key(|one| {
         let is_awaited = awaited.contains(&(one.pid, one.fd));
         Reverse((is_awaited, one.unread > 0, one.unsent > 0 && !one.listens(), one.listens(), one.silent_ms))
     });
+    is_whole &= found.len() <= CONNECTIONS_MAX;
     found.truncate(CONNECTIONS_MAX);
     Ok((found, is_whole))
 }
@@ -82,7 +94,9 @@ fn connection((pid, fd): Place, protocol: Protocol, entry: &Entry<'_>) -> Connec
         state: entry.state.name().to_owned(),
         local: entry.local.to_string(),
         peer: has_peer.then(|| entry.peer.to_string()),
-        unread: entry.receive_queue,
+        // Of one that the other end has closed the kernel counts that, too.
+        unread: entry.receive_queue.saturating_sub(u32::from(entry.state.is_closed_by_peer())),
+        given_up: 0,
         unsent: entry.send_queue,
         silent_ms,
     }

@@ -221,7 +221,7 @@ mod tests {
             let call = found.doing[0].call.clone().unwrap();
             assert!(call.name == "read" && call.file.unwrap().starts_with("/tmp/hale-fifo-"), "{found:#?}");
             let told = found.to_string();
-            assert!(told.starts_with("its only thread waits in read on /tmp/hale-fifo-"), "{told}");
+            assert!(told.starts_with("its only thread waits in read on \"/tmp/hale-fifo-"), "{told}");
             assert!(told.contains("; 2 connections wait to be accepted at 127.0.0.1:"), "{told}");
             child.kill().unwrap();
             child.wait().unwrap();

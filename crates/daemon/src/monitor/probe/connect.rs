@@ -68,7 +68,7 @@ impl Resolver {
                 let error = hidden.unwrap_or(error);
                 let verdict =
                     Verdict::by_error(&error, format_args!("name lookup of {bare} failed: {}", words(&error)));
-                Err(if verdict.failure == Some(ProbeFailure::Unable) { verdict } else { verdict.unresolved() })
+                Err(if is_shortage(&error) { verdict } else { verdict.unresolved() })
             }
             Err(ended) => Err(Verdict::unable(format_args!("name lookup of {bare} failed: {ended}"))),
         }

@@ -10,14 +10,21 @@ use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
 /// So much before they are waited for no longer they are over, so that the answer comes in time.
 const MARGIN: Span = Span::from_ms(100);
+
+/// The shortest time between two attempts to write: each may cost a disk some milliseconds of everybody's.
+const DISK_EVERY: Duration = Duration::from_secs(1);
+
+/// For so long an attempt is told of.
+const DISK_TOLD_FOR: Duration = Duration::from_secs(10);
 
 /// The file in `state_dir` that is written.
 const FILE: &str = "disk-control";
@@ -34,25 +41,23 @@ const ANSWERS_MAX: usize = 64;
 /// Makes them.
 #[derive(Debug)]
 pub(super) struct Controller {
-    state_dir: PathBuf,
-    /// The first one has worked here: where the loopback interface is down from the start, it tells nothing.
+    /// The own probe has worked here before: where the loopback interface is down from the start, it tells nothing.
     has_worked: AtomicBool,
-    /// A write that has not come back: none is begun beside it.
-    writes: Arc<AtomicBool>,
+    disk: Arc<Disk>,
 }
 
 impl Controller {
-    pub(super) fn new(state_dir: PathBuf) -> Self {
-        Self { state_dir, has_worked: AtomicBool::new(false), writes: Arc::default() }
+    pub(super) fn new(state_dir: &Path) -> Self {
+        let disk = Disk { path: state_dir.join(FILE), is_busy: AtomicBool::new(false), last: Mutex::default() };
+        Self { has_worked: AtomicBool::new(false), disk: Arc::new(disk) }
     }
 
-    /// Makes all of them at once; `disk`: that one, too.
-    pub(super) async fn control(&self, network: &Network, disk: bool) -> Controls {
+    /// Makes them. The disk is not waited for: what is told of it is how the last attempt ended.
+    pub(super) async fn control(&self, network: &Network) -> Controls {
         let timeout = Span::from_us(CONTROLLED_WITHIN.as_us() - MARGIN.as_us());
-        let deadline = Deadline::start(timeout);
-        let disk = async { if disk { self.disk(deadline).await } else { None } };
-        let (probing, disk) = tokio::join!(probe_own(network, deadline), disk);
-        Controls { probing: self.counted(probing), disk: disk.map(told) }
+        self.disk.attempt();
+        let probing = probe_own(network, Deadline::start(timeout)).await;
+        Controls { probing: self.counted(probing), disk: self.disk.told() }
     }
 
     /// What the probe says, if it can say anything here.
@@ -62,20 +67,43 @@ impl Controller {
         }
         self.has_worked.load(Ordering::Relaxed).then(|| told(probing))
     }
+}
 
-    /// Writes and syncs. `None`: it has not come back in time, or an earlier one has not.
-    async fn disk(&self, deadline: Deadline) -> Option<Result<Span, String>> {
-        if self.writes.swap(true, Ordering::Relaxed) {
-            return None;
+/// Attempts to write, one after the other, each on a thread that may hang with its disk.
+#[derive(Debug)]
+struct Disk {
+    path: PathBuf,
+    /// One is under way: none is begun beside it.
+    is_busy: AtomicBool,
+    /// When the last one that came back began, and how it ended.
+    last: Mutex<Option<(Instant, Result<Span, String>)>>,
+}
+
+impl Disk {
+    /// Begins one, unless one is under way or was begun just now.
+    fn attempt(self: &Arc<Self>) {
+        let begun = Instant::now();
+        let is_fresh = |last: &(Instant, Result<Span, String>)| begun - last.0 < DISK_EVERY;
+        if self.last().as_ref().is_some_and(is_fresh) || self.is_busy.swap(true, Ordering::Relaxed) {
+            return;
         }
-        let (path, writes) = (self.state_dir.join(FILE), self.writes.clone());
-        let work = tokio::task::spawn_blocking(move || {
-            let written = write(&path);
-            writes.store(false, Ordering::Relaxed);
-            written
+        let disk = self.clone();
+        tokio::task::spawn_blocking(move || {
+            let written = write(&disk.path).map_err(|error| error.to_string());
+            let took = Span::from_us(u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX));
+            *disk.last() = Some((begun, written.map(|()| took)));
+            disk.is_busy.store(false, Ordering::Relaxed);
         });
-        let written = tokio::time::timeout_at(deadline.at(), work).await.ok()?.ok()?;
-        Some(written.map(|()| deadline.elapsed()).map_err(|error| error.to_string()))
+    }
+
+    fn told(&self) -> Option<Control> {
+        let last = self.last();
+        let (_, written) = last.as_ref().filter(|(begun, _)| begun.elapsed() < DISK_TOLD_FOR)?;
+        Some(told(written.clone()))
+    }
+
+    fn last(&self) -> MutexGuard<'_, Option<(Instant, Result<Span, String>)>> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -142,23 +170,33 @@ fn write(path: &Path) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    #[tokio::test]
-    async fn on_a_host_that_works_all_pass() {
-        let dir = tempfile::tempdir().unwrap();
-        let controls = Controller::new(dir.path().to_owned()).control(&Network::default(), true).await;
-        assert!(matches!(controls.probing, Some(Control::Passed { .. })), "{controls:?}");
-        assert!(matches!(controls.disk, Some(Control::Passed { .. })), "{controls:?}");
+    async fn disk_of(controller: &Controller) -> Control {
+        loop {
+            let controls = controller.control(&Network::default()).await;
+            assert!(matches!(controls.probing, Some(Control::Passed { .. })), "{controls:?}");
+            if let Some(disk) = controls.disk {
+                return disk;
+            }
+            tokio::task::yield_now().await;
+        }
     }
 
     #[tokio::test]
-    async fn what_cannot_be_written_is_told_in_the_systems_words_and_what_hangs_is_not_tried_again() {
+    async fn on_a_host_that_works_all_pass_and_what_cannot_be_written_is_told_in_the_systems_words() {
         let dir = tempfile::tempdir().unwrap();
-        let controller = Controller::new(dir.path().join("no such folder"));
-        let controls = controller.control(&Network::default(), true).await;
-        let Some(Control::Failed { detail }) = controls.disk else { panic!("{controls:?}") };
-        assert_eq!(detail, "No such file or directory (os error 2)");
-        controller.writes.store(true, Ordering::Relaxed);
-        assert_eq!(controller.control(&Network::default(), true).await.disk, None);
+        let disk = disk_of(&Controller::new(dir.path())).await;
+        assert!(matches!(disk, Control::Passed { .. }), "{disk:?}");
+        let disk = disk_of(&Controller::new(&dir.path().join("no such folder"))).await;
+        assert_eq!(disk, Control::Failed { detail: String::from("No such file or directory (os error 2)") });
+    }
+
+    #[tokio::test]
+    async fn a_disk_that_hangs_is_neither_waited_for_nor_tried_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let controller = Controller::new(dir.path());
+        controller.disk.is_busy.store(true, Ordering::Relaxed);
+        assert_eq!(controller.control(&Network::default()).await.disk, None);
+        assert!(!dir.path().join(FILE).exists());
     }
 
     #[test]
@@ -168,7 +206,7 @@ mod tests {
 
     #[test]
     fn what_never_worked_here_tells_nothing() {
-        let controller = Controller::new(PathBuf::from("/"));
+        let controller = Controller::new(Path::new("/"));
         assert_eq!(controller.counted(Err(String::from("words"))), None);
         assert!(matches!(controller.counted(Ok(Span::ZERO)), Some(Control::Passed { .. })));
         assert!(matches!(controller.counted(Err(String::from("words"))), Some(Control::Failed { .. })));

@@ -35,7 +35,7 @@ use rustix::io::Errno;
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::io;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
@@ -105,7 +105,7 @@ pub struct Prober {
 /// What the loop wants of the runtime's thread, in this order.
 enum Wish {
     Probe(ProbeOrder, Deadline),
-    Control(ProbeId, bool),
+    Control(ProbeId),
     Forget(Name),
 }
 
@@ -131,7 +131,7 @@ impl Prober {
     /// are put into groups of `trees`, one for each probe. Control probes write in `state_dir`; the first of them are made at once, to
     /// know which of them can work here.
     #[must_use]
-    pub fn new(handle: &Handle, report: Report, trees: Arc<Trees>, state_dir: PathBuf) -> Self {
+    pub fn new(handle: &Handle, report: Report, trees: Arc<Trees>, state_dir: &Path) -> Self {
         let shared = Arc::new(Shared {
             report,
             network: Network::default(),
@@ -143,7 +143,7 @@ impl Prober {
         let (wishes, wished) = unbounded_channel();
         handle.spawn(serve(shared.clone(), wished));
         let first = shared.clone();
-        handle.spawn(async move { first.controller.control(&first.network, true).await });
+        handle.spawn(async move { first.controller.control(&first.network).await });
         Self { shared, wishes }
     }
 
@@ -157,8 +157,8 @@ impl Prober {
     }
 
     /// Makes the control probes; answered by one [`Event::Controlled`], or by none when the runtime ends before.
-    pub fn control(&self, probe: ProbeId, disk: bool) {
-        let _ = self.wishes.send(Wish::Control(probe, disk));
+    pub fn control(&self, probe: ProbeId) {
+        let _ = self.wishes.send(Wish::Control(probe));
     }
 
     /// Takes note that a new process of a service is about to be made: what it says of itself is all that counts for it.
@@ -192,10 +192,10 @@ async fn serve(shared: Arc<Shared>, mut wished: UnboundedReceiver<Wish>) {
                     before.abort();
                 }
             }
-            Wish::Control(probe, disk) => {
+            Wish::Control(probe) => {
                 let shared = shared.clone();
                 tokio::spawn(async move {
-                    let controls = shared.controller.control(&shared.network, disk).await;
+                    let controls = shared.controller.control(&shared.network).await;
                     (shared.report)(Event::Controlled { probe, controls });
                 });
             }
@@ -292,7 +292,11 @@ impl Verdict {
 
     /// What an error on the way means: a wrong answer, unless it says nothing about the service.
     fn by_error(error: &io::Error, detail: impl Display) -> Self {
-        if is_shortage(error) { Self::unable(detail) } else { Self::wrong(detail) }
+        match error {
+            error if is_shortage(error) => Self::unable(detail),
+            error if is_no_way(error) => Self { failure: Some(ProbeFailure::Unreachable), ..Self::pass(detail) },
+            _ => Self::wrong(detail),
+        }
     }
 }
 
@@ -301,6 +305,13 @@ impl Verdict {
 fn is_shortage(error: &io::Error) -> bool {
     let short = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS, Errno::NOSPC];
     error.raw_os_error().is_some_and(|number| short.iter().any(|errno| errno.raw_os_error() == number))
+}
+
+/// Whether the error says that this machine has no way there, or does not let anybody go: nobody has answered.
+fn is_no_way(error: &io::Error) -> bool {
+    let no_way =
+        [Errno::NETUNREACH, Errno::HOSTUNREACH, Errno::NETDOWN, Errno::ADDRNOTAVAIL, Errno::PERM, Errno::ACCESS];
+    error.raw_os_error().is_some_and(|number| no_way.iter().any(|errno| errno.raw_os_error() == number))
 }
 
 /// When a probe has to be over, measured on `CLOCK_MONOTONIC`.
