@@ -1,6 +1,6 @@
 //! The supervised program of all measurements: the first thing it does is to look at the clock.
 //!
-//! `hale-bench-agent FIFO INDEX [--ready-fd N] [--http PORT]`; with less than two words it reads them from the file
+//! `hale-bench-agent FIFO INDEX [--ready-fd N] [--threads N] [--connections N] [--http PORT]`; with less than two words it reads them from the file
 //! `arguments` in its directory, because runit and s6 start a bare program (s6 with the service's name), and a shell in
 //! between would cost them time.
 
@@ -8,7 +8,7 @@ use hale_bench::Stamp;
 use rustix::time::{ClockId, clock_gettime};
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 
 fn main() -> std::io::Result<()> {
     let now = clock_gettime(ClockId::Monotonic);
@@ -17,7 +17,9 @@ fn main() -> std::io::Result<()> {
         words = std::fs::read_to_string("arguments")?.split_whitespace().map(str::to_owned).collect();
     }
     let (Some(fifo), Some(Ok(index))) = (words.first(), words.get(1).map(|word| word.parse())) else {
-        return Err(std::io::Error::other("usage: hale-bench-agent FIFO INDEX [--ready-fd N] [--http PORT]"));
+        return Err(std::io::Error::other(
+            "usage: hale-bench-agent FIFO INDEX [--ready-fd N] [--threads N] [--connections N] [--http PORT]",
+        ));
     };
     let stamp = Stamp { index, pid: std::process::id(), at_ns: hale_bench::nanoseconds(now) };
     OpenOptions::new().write(true).open(fifo)?.write_all(&stamp.to_bytes())?;
@@ -27,12 +29,24 @@ fn main() -> std::io::Result<()> {
         // s6 hands the descriptor over by number; its name in /proc opens the same pipe (proc_pid_fd(5)).
         File::create(format!("/proc/self/fd/{fd}"))?.write_all(b"\n")?;
     }
+    let number = |name: &str| value(name).and_then(|value| value.parse().ok()).unwrap_or(0_usize);
+    for _ in 0..number("--threads") {
+        std::thread::spawn(std::thread::park);
+    }
+    let _connections = connected(number("--connections"))?;
     match value("--http") {
         Some(port) => serve(&TcpListener::bind(format!("127.0.0.1:{port}"))?),
         None => loop {
             std::thread::park();
         },
     }
+}
+
+/// Connections to itself, both ends of each.
+fn connected(count: usize) -> std::io::Result<Vec<(TcpStream, TcpStream)>> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let address = listener.local_addr()?;
+    (0..count).map(|_| Ok((TcpStream::connect(address)?, listener.accept()?.0))).collect()
 }
 
 /// Answers every request with 200, one after the other.

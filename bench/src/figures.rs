@@ -31,6 +31,7 @@ pub const ALL: &[(&str, Measure)] = &[
     ("back-to-back", back_to_back),
     ("healthy", healthy),
     ("hang", hang),
+    ("evidence", crate::evidence::evidence),
     ("replaced", crate::replaced::replaced),
     ("twenty", twenty),
     ("thousand", thousand),

@@ -5,6 +5,7 @@
 
 mod checks;
 mod crowd;
+mod evidence;
 mod figures;
 mod floor;
 mod numbers;

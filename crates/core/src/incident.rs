@@ -354,6 +354,11 @@ fn deed(verdict: ladder::Verdict) -> String {
     }
 }
 
+/// `3 times in a row`.
+pub(crate) fn in_a_row(failures: u32) -> String {
+    if failures == 1 { String::from("once") } else { format!("{failures} times in a row") }
+}
+
 /// One line of a story: what happened, and why where something was decided. `None`: not worth a line.
 #[must_use]
 pub fn line(body: &Body) -> Option<(String, Option<String>)> {
@@ -401,7 +406,7 @@ pub fn line(body: &Body) -> Option<(String, Option<String>)> {
         Body::Unblocked { on } => plain(format!("no longer blocked: {on} is up, and its failures are forgotten")),
         Body::Dependency { name, edge: DependencyEdge::Up } => plain(format!("dependency {name} is up")),
         Body::Dependency { name, edge: DependencyEdge::Down { check, failures, detail, .. } } => {
-            plain(format!("dependency {name} is down: check {check} failed {failures} times in a row: {detail}"))
+            plain(format!("dependency {name} is down: check {check} failed {}: {detail}", in_a_row(*failures)))
         }
         Body::SpawnIntended { .. } => None,
         Body::Adopted { process, .. } => plain(format!("found pid {} running, which no record knew", process.pid)),
@@ -467,7 +472,7 @@ pub fn line(body: &Body) -> Option<(String, Option<String>)> {
         Body::DescriptorDropped { name, why: why @ Reason::DescriptorLost, .. } => {
             because(format!("keeps no longer the descriptor {:?} that it left", name.as_str()), why)
         }
-        Body::Extended { .. } => plain(String::from("it asked for more time")),
+        Body::Extended { .. } => plain(String::from("it has more time to start or to stop")),
         Body::HardwareTimer { timer } => plain(timer.to_string()),
         Body::HardwareReset { boot_status, ordered, .. } => {
             let why = match ordered {

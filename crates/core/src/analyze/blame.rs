@@ -106,7 +106,7 @@ pub struct Read {
     /// Whether its process could not be made because the host is short of something.
     #[serde(default)]
     pub is_shortage: bool,
-    /// How often in a row the check has failed, of a check.
+    /// How often in a row the check has failed in the same way, of a check.
     pub failures: u32,
     /// What it starts after and is down.
     #[serde(default, skip_serializing_if = "Option::is_none")]

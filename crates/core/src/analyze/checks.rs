@@ -54,6 +54,8 @@ pub(crate) struct Probing {
     pub(crate) spared: bool,
     /// That nothing is done about its failures was said: nobody confirms them, or they are not the service's fault.
     pub(crate) refused: bool,
+    /// How many of the last failures in a row were of the same kind.
+    pub(crate) alike: u32,
     /// The control probe that began with the one that runs, or ran last.
     pub(crate) beside: Option<ProbeId>,
     /// Its next probe counts its time anew.
@@ -124,6 +126,12 @@ impl Probing {
         if let Some(figure) = outcome.figure {
             self.trend.add(now, figure);
         }
+        self.alike = match (self.last.as_ref().and_then(|last| last.failure), outcome.failure) {
+            (_, None) => 0,
+            (_, Some(ProbeFailure::Unable | ProbeFailure::Unresolved)) => self.alike,
+            (before, failure) if before == failure => self.alike.saturating_add(1),
+            (_, Some(_)) => 1,
+        };
         self.last = Some(outcome);
     }
 

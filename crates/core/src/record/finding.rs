@@ -3,6 +3,7 @@
 use crate::analyze::trend::Outlook;
 use crate::event::{ExitStatus, ProbeFailure, SpawnFailure};
 use crate::ids::{Epoch, Name};
+use crate::incident::in_a_row;
 use crate::memory::{MemoryReport, OomKills};
 use crate::policy::Ready;
 use crate::time::Span;
@@ -99,7 +100,7 @@ impl fmt::Display for Finding {
             Self::Exit { status, .. } => write!(f, "the process {status}"),
             Self::Oom { kills, memory, .. } => write!(f, "killed by the kernel for memory: {}", kills.why(memory)),
             Self::Check { check, failures, detail, outlook, failure: _ } => {
-                write!(f, "check {check} failed {failures} times in a row: {detail}")?;
+                write!(f, "check {check} failed {}: {detail}", in_a_row(*failures))?;
                 outlook.map_or(Ok(()), |outlook| write!(f, "; {outlook}"))
             }
             Self::NoHeartbeat { check, triggered: true, .. } => {

@@ -48,6 +48,8 @@ pub(crate) struct Asked {
     controls: Awaited<Controls>,
     /// Which run of the control probes that is.
     control: Option<ProbeId>,
+    /// The one that began with the failing probe. The next probe may have begun meanwhile, with another one.
+    beside: Option<ProbeId>,
     epoch: Epoch,
     since: Monotonic,
     failed: Option<Body>,
@@ -125,6 +127,7 @@ impl Brain<'_> {
             Finding::Check { failure: ProbeFailure::Timeout | ProbeFailure::Killed | ProbeFailure::Unreachable, .. }
         );
         let connects = no_answer && policy.checks[check].kind.connects();
+        let beside = self.world.services[name].senses.probes[check].beside;
         let (check, controls, control) = (Some(check), Awaited::Over(None), None);
         let mut asked = Asked {
             check,
@@ -135,6 +138,7 @@ impl Brain<'_> {
             connects,
             controls,
             control,
+            beside,
             epoch,
             since,
             failed,
@@ -159,7 +163,7 @@ impl Brain<'_> {
         };
         let (look, controls, control) = (Awaited::Until(now.after(EXAMINED_WITHIN)), Awaited::Over(None), None);
         let (epoch, until, since) = (run.epoch, now, now);
-        let (check, unconfirmed) = (None, Vec::new());
+        let (check, beside, unconfirmed) = (None, None, Vec::new());
         let service = &self.world.services[name];
         let checks = service.policy.checks.iter().zip(&service.known.checks).zip(&service.senses.probes);
         let no_answer = |probing: &Probing| {
@@ -178,6 +182,7 @@ impl Brain<'_> {
             connects,
             controls,
             control,
+            beside,
             epoch,
             since,
             failed,
@@ -301,8 +306,7 @@ impl Brain<'_> {
         }
         let controls = match &asked.controls {
             Awaited::Over(Some(after)) => {
-                let beside = asked.check.and_then(|check| self.world.services[name].senses.probes[check].beside);
-                let beside = beside.and_then(|run| self.world.suspicion.found(run)).cloned();
+                let beside = asked.beside.and_then(|run| self.world.suspicion.found(run)).cloned();
                 Controlled::Tried { beside, after: after.clone() }
             }
             Awaited::Over(None) | Awaited::Until(_) if asked.connects => Controlled::NotTried,

@@ -14,11 +14,12 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
 use alloc::string::String;
 
-/// How many runs of control probes are remembered: those of the last second or two, as they are made at most once on a beat.
+/// How many runs of control probes are remembered, the newest ones: one that is forgotten has found nothing.
 const RUNS_MAX: usize = 64;
 
-/// How old a run of the control probes may be that a probe is begun beside: it is as good as one that begins with it.
-const BESIDE_WITHIN: Span = Span::from_ms(25);
+/// How old a run of the control probes may be that a probe is begun beside: those that fall due together are begun within this, and
+/// in the time between nothing can be told.
+const BESIDE_WITHIN: Span = Span::from_ms(1);
 
 /// The newest control probes, and since when the host is suspected: inputs, never recorded themselves.
 #[derive(Debug, Clone, Default)]
@@ -66,7 +67,8 @@ impl World {
         };
         let (mut failing, mut of) = (0, 0);
         for (other, service) in &self.services {
-            let failed = service.known.last_failure.is_some_and(|at| is_near(at, Span::ZERO));
+            // One that is well again fails with nobody.
+            let failed = service.known.last_failure.is_some_and(|at| is_near(at, Span::ZERO)) && !service.known.healthy;
             let runs = service.known.phase.run().is_some() && !service.policy.checks.is_empty();
             if other == name || runs || failed {
                 of += 1;
@@ -103,7 +105,7 @@ impl Brain<'_> {
             runs: self.known(name).phase.run().is_some(),
             ended,
             is_shortage: blame::is_shortage(finding),
-            failures: if let Finding::Check { failures, .. } = finding { *failures } else { 0 },
+            failures: self.alike(name, finding),
             blocked: self.blocked_by(name),
             dependencies: self.dependencies_since(name, begun, since),
             controls,
@@ -118,6 +120,13 @@ impl Brain<'_> {
             judgement: blame::judge(&read),
             read,
         }
+    }
+
+    /// How often in a row the check has failed in the same way, of a failing check.
+    fn alike(&self, name: &Name, finding: &Finding) -> u32 {
+        let Finding::Check { check, failures, .. } = finding else { return 0 };
+        let service = &self.world.services[name];
+        service.check_index(check).map_or(1, |index| service.senses.probes[index].alike.clamp(1, *failures))
     }
 
     /// How long the host has been suspected. A crowd that was not seen for longer than its members are seldom probed is a new one.
@@ -138,11 +147,12 @@ impl Brain<'_> {
 
     fn dependencies_since(&self, name: &Name, begun: Monotonic, since: Monotonic) -> Dependencies {
         let policy = self.policy(name);
+        let well = self.world.services[name].failing_since().map_or(begun, |(well, _)| well);
         let mut dependencies = policy.after.iter().filter_map(|on| self.world.dependencies.get(on)).peekable();
         // What of it Hale runs itself is up, or it would be blocked.
         match (policy.after.is_empty(), dependencies.peek().is_some()) {
             (true, _) => Dependencies::None,
-            (false, _) if dependencies.all(|on| on.is_clear_since(since) && on.was_there_since(begun)) => {
+            (false, _) if dependencies.all(|on| on.is_clear_since(since) && on.was_there_since(begun, well)) => {
                 Dependencies::Up
             }
             (false, _) => Dependencies::NotAsked,

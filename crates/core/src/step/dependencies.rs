@@ -67,6 +67,9 @@ impl Brain<'_> {
         let passed_last = probing.last.as_ref().is_some_and(|last| last.failure.is_none());
         *passed_before = answered.filter(|_| passed_last && outcome.failure.is_none());
         *answered = Some(now);
+        if outcome.failure.is_some_and(|failure| failure != ProbeFailure::Unable) {
+            dependency.failed_at = Some(now);
+        }
         let outcome = &*heard(check, outcome);
         // What could not be run says nothing.
         let edge = match outcome.failure {

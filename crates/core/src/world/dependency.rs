@@ -84,6 +84,8 @@ pub(crate) struct Dependency {
     pub(crate) answered: Vec<Option<Monotonic>>,
     /// When each of its checks passed the time before last, and has not failed since.
     pub(crate) passed_before: Vec<Option<Monotonic>>,
+    /// When any of them failed last.
+    pub(crate) failed_at: Option<Monotonic>,
 }
 
 impl Dependency {
@@ -91,7 +93,7 @@ impl Dependency {
     pub(crate) fn new(policy: Arc<DependencyPolicy>) -> Self {
         let checks = policy.checks.iter().map(|_| (CheckState::Unknown, Probing::default())).collect();
         let answered: Vec<_> = policy.checks.iter().map(|_| None).collect();
-        Self { policy, known: Known::default(), checks, passed_before: answered.clone(), answered }
+        Self { policy, known: Known::default(), checks, passed_before: answered.clone(), answered, failed_at: None }
     }
 
     /// Begins to look at it, or begins anew.
@@ -118,9 +120,10 @@ impl Dependency {
             && !self.checks.iter().map(|(state, _)| state).zip(&self.policy.checks).any(undecided)
     }
 
-    /// Whether all checks have passed twice since, and not failed between.
-    pub(crate) fn was_there_since(&self, begun: Monotonic) -> bool {
-        self.passed_before.iter().all(|passed| passed.is_some_and(|at| at >= begun))
+    /// Whether all checks have passed twice since `begun`, and none has failed since `well`.
+    pub(crate) fn was_there_since(&self, begun: Monotonic, well: Monotonic) -> bool {
+        self.failed_at.is_none_or(|at| at < well)
+            && self.passed_before.iter().all(|passed| passed.is_some_and(|at| at >= begun))
     }
 
     /// What a record says of it.

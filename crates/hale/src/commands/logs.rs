@@ -34,7 +34,13 @@ pub fn run(
         Failure::new(Exit::Failed, format!("cannot read the output in {}", directory.display())).because(error)
     };
     // Asked for first: where there is nothing, the reason is told.
-    std::fs::metadata(&directory).map_err(|error| failed(error).help("`hale status` lists the services"))?;
+    std::fs::metadata(&directory).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => {
+            failed(error).help("no service of that name has ever written; `hale status` lists the services")
+        }
+        io::ErrorKind::PermissionDenied => failed(error).help("the output is for root, and for the user who runs Hale"),
+        _ => failed(error),
+    })?;
     // Before the past is read: a line that is written in between is shown twice rather than never.
     let mut future = if follow { Some(Follow::new(&directory).map_err(failed)?) } else { None };
     for line in past(&directory, lines).map_err(failed)? {

@@ -100,7 +100,7 @@ fn remarks_on(service: &Service, whole: bool) -> Vec<String> {
     }
     remarks.extend(remarks_on_checks(name, &service.checks, whole));
     if whole && !service.status_text.is_empty() {
-        remarks.push(format!("{name}: says {:?}", service.status_text));
+        remarks.push(format!("{name}: says \"{}\"", service.status_text));
     }
     if whole && !service.stored.is_empty() {
         remarks.push(format!("{name}: keeps for its next process: {}", service.stored.join(", ")));

@@ -74,12 +74,13 @@ fn when_all_services_begin_to_fail_together_none_is_restarted_at_first() {
 mod needs_root {
     mod needs_python {
         use super::super::{Upstream, assert_untouched};
-        use crate::harness::{Place, rerun};
+        use crate::harness::{INSIDE, Place, rerun};
         use std::net::{Ipv4Addr, UdpSocket};
         use std::process::Command;
 
         /// Sets the loopback interface of this network namespace (netdevice(7): `SIOCSIFFLAGS`, `IFF_UP`).
         fn set_loopback(up: bool) {
+            assert!(std::env::var_os(INSIDE).is_some(), "that would be the machine's own");
             let program = format!(
                 "import fcntl, socket, struct\n\
                  fcntl.ioctl(socket.socket(), 0x8914, struct.pack('16sh22x', b'lo', {}))",
@@ -98,7 +99,7 @@ mod needs_root {
         #[test]
         fn while_nothing_can_be_reached_at_all_the_service_is_left_alone() {
             let test = "blame::needs_root::needs_python::while_nothing_can_be_reached_at_all_the_service_is_left_alone";
-            if rerun(test, &["unshare", "--net"]) {
+            if !rerun(test, &["unshare", "--net"]) {
                 return;
             }
             set_loopback(true);
@@ -146,7 +147,7 @@ mod needs_root {
         #[test]
         fn a_resolver_that_is_gone_is_no_fault_of_the_service_that_is_asked_for_by_name() {
             let test = "blame::needs_root::needs_python::a_resolver_that_is_gone_is_no_fault_of_the_service_that_is_asked_for_by_name";
-            if rerun(test, &["unshare", "--net", "--mount", "--propagation", "private"]) {
+            if !rerun(test, &["unshare", "--net", "--mount", "--propagation", "private"]) {
                 return;
             }
             set_loopback(true);

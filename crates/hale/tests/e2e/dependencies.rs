@@ -42,7 +42,7 @@ fn a_service_whose_dependency_is_down_is_left_alone_and_recovers_with_it() {
     hale.event("bot", "check exec passed");
     hale.says("dependency llm-api is up");
     fs::remove_file(place.path("up")).unwrap();
-    hale.says("dependency llm-api is down: check exec failed 1 times in a row");
+    hale.says("dependency llm-api is down: check exec failed once");
     hale.event("bot", "blocked: llm-api is down");
     hale.event("bot", "detected while llm-api is down: check exec failed 10 times in a row");
     hale.event("bot", "decided to leave it as it is, because llm-api, which it starts after, is down");

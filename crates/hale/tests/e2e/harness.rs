@@ -568,7 +568,7 @@ pub fn own_cgroup() -> Option<PathBuf> {
 }
 
 /// Set in a test that was started again in other surroundings.
-const INSIDE: &str = "HALE_TEST_INSIDE";
+pub const INSIDE: &str = "HALE_TEST_INSIDE";
 
 /// Runs `test`, which is the caller's full name, once more behind the words of `wrapper`, and fails if that fails. Says
 /// whether this is that run.

@@ -163,7 +163,7 @@ while_pending = {{ metric = "jobs_waiting" }}
         let program = place.path("app.py");
         let mut sender = std::process::Command::new(&python);
         assert!(sender.arg(&program).arg("send").status().unwrap().success());
-        hale.event("app", "detected: check progress failed 1 times");
+        hale.event("app", "detected: check progress failed once");
         hale.event("app", "recovered in");
         assert!(!is_alive(first));
         // Those that were not begun are done by the next process.
@@ -273,7 +273,7 @@ metric = "nodejs_eventloop_lag_max_seconds"
         let hale = place.hale(&SERVICE.replace("timeout = \"20s\"\nfailures = 3", "timeout = \"2s\"\nfailures = 1"));
         hale.ready("app");
         let _no_answer = poke(place.address, "/wedge");
-        hale.event("app", "detected: check loop_lag failed 1 times");
+        hale.event("app", "detected: check loop_lag failed once");
         hale.event("app", "recovered in");
         hale.stop();
         assert_eq!(place.causes("app"), [("hang".into(), "recovered".into())]);
