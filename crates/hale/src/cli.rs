@@ -93,6 +93,14 @@ pub enum Command {
         #[command(flatten)]
         format: Format,
     },
+    /// Show all that the decisions of an incident went by, and make each of them once more
+    Explain {
+        /// Its number, or that of one record with a decision
+        #[arg(value_parser = incident_number)]
+        id: u64,
+        #[command(flatten)]
+        format: Format,
+    },
     /// Start a service and forget its delays and counters
     Start {
         /// Which one

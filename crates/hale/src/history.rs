@@ -43,6 +43,20 @@ pub fn stories(state_dir: &Path, query: Query<'_>) -> Result<Vec<Story>, Failure
     Ok(incidents.values().filter_map(tell).collect())
 }
 
+/// The records of one incident, or the one record of this number that belongs to none, in the order of the ledger.
+pub fn of_incident(state_dir: &Path, id: u64) -> Result<Vec<Record>, Failure> {
+    let mut found = Vec::new();
+    for entry in read_all(&ledger_dir(state_dir)?) {
+        let entry = entry.map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
+        if let Ok(record) = serde_json::from_slice::<Record>(&entry.payload)
+            && (record.incident == Some(IncidentId(id)) || record.id == RecordId(id))
+        {
+            found.push(record);
+        }
+    }
+    Ok(found)
+}
+
 /// Those of these records that can be read, in the order of the ledger.
 pub fn records(state_dir: &Path, ids: &[RecordId]) -> Result<Vec<Record>, Failure> {
     let mut records = Vec::new();

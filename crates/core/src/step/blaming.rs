@@ -148,14 +148,15 @@ impl Brain<'_> {
     fn dependencies_since(&self, name: &Name, begun: Monotonic, since: Monotonic) -> Dependencies {
         let policy = self.policy(name);
         let well = self.world.services[name].failing_since().map_or(begun, |(well, _)| well);
-        let mut dependencies = policy.after.iter().filter_map(|on| self.world.dependencies.get(on)).peekable();
-        // What of it Hale runs itself is up, or it would be blocked.
-        match (policy.after.is_empty(), dependencies.peek().is_some()) {
-            (true, _) => Dependencies::None,
-            (false, _) if dependencies.all(|on| on.is_clear_since(since) && on.was_there_since(begun, well)) => {
-                Dependencies::Up
-            }
-            (false, _) => Dependencies::NotAsked,
+        let was_there = |on: &Name| {
+            // A service of Hale's own may hang already, and nobody has asked it since.
+            let dependency = self.world.dependencies.get(on);
+            dependency.is_some_and(|on| on.is_clear_since(since) && on.was_there_since(begun, well))
+        };
+        match policy.after.is_empty() {
+            true => Dependencies::None,
+            false if policy.after.iter().all(was_there) => Dependencies::Up,
+            false => Dependencies::NotAsked,
         }
     }
 

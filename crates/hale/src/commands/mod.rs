@@ -2,6 +2,7 @@
 
 pub mod completions;
 pub mod doctor;
+pub mod explain;
 pub mod incident;
 pub mod incidents;
 pub mod ledger;

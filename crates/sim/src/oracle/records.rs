@@ -2,10 +2,11 @@
 
 use super::{Ending, Oracle, Seen};
 use crate::kernel::Fact;
+use hale_core::analyze::blame;
 use hale_core::effect::{Effect, Fence, Order};
 use hale_core::event::{Event, Found, Life};
 use hale_core::ids::{Epoch, Name, RecordId, RequestId};
-use hale_core::plan::{before_limit, ladder};
+use hale_core::plan::{before_limit, ladder, reboot};
 use hale_core::record::Body;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -257,12 +258,18 @@ impl Oracle for Recomputes {
                 false => Err(format!("record {}: {again:?} follows from what is on record", record.id)),
             };
         }
-        let Body::Decided(decision) = &record.body else { return Ok(()) };
-        let again = ladder::decide(&decision.read);
-        if again == decision.choice {
-            return Ok(());
+        let follows = match &record.body {
+            Body::Decided(decision) => ladder::decide(&decision.read) == decision.choice,
+            Body::Blamed(judged) | Body::NotItsFault { judged, .. } => blame::judge(&judged.read) == judged.judgement,
+            Body::RebootDecided(decision) => reboot::decide(&decision.read) == decision.choice,
+            _ => true,
+        };
+        match follows {
+            true => Ok(()),
+            false => {
+                Err(format!("record {} does not follow from what is on record with it: {:?}", record.id, record.body))
+            }
         }
-        Err(format!("record {}: {:?} is on record, {:?} follows", record.id, decision.choice.verdict, again.verdict))
     }
 }
 

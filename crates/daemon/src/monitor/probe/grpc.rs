@@ -199,7 +199,9 @@ fn status_of(headers: &HeaderMap) -> Result<(), Verdict> {
 fn broken(error: &h2::Error) -> Verdict {
     match error.get_io() {
         Some(io) if io.kind() == std::io::ErrorKind::UnexpectedEof => Verdict::wrong("the connection was closed"),
-        Some(io) => Verdict::by_error(io, words(io)),
+        // By the system's own number it is the connection that broke; else the reader of HTTP/2 did not understand.
+        Some(io) if io.raw_os_error().is_some() => Verdict::by_error(io, words(io)),
+        Some(io) => Verdict::wrong(format_args!("not HTTP/2, or broken: {io}")),
         None => Verdict::wrong(format_args!("not HTTP/2, or broken: {error}")),
     }
 }
