@@ -588,6 +588,32 @@ impl CheckKind {
         }
     }
 
+    /// Whether its probe goes to this machine itself, by its own word: what it names is of the loopback network (RFC 6761, section 6.3).
+    #[must_use]
+    pub fn stays_here(&self) -> bool {
+        let is_here = |authority: &str| {
+            let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
+            host == "localhost" || host == "[::1]" || host.starts_with("127.")
+        };
+        let of_url = |url: &str| {
+            let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+            is_here(rest.split('/').next().unwrap_or(rest))
+        };
+        match self {
+            Self::Http(http) => of_url(&http.url),
+            Self::Tcp { address } | Self::Grpc { address, .. } => is_here(address),
+            Self::Metric(metric) => of_url(&metric.url),
+            Self::Progress(progress) => progress.source.url().is_none_or(of_url),
+            Self::LoopLag(lag) => lag.source.url().is_none_or(of_url),
+            Self::Exec { .. }
+            | Self::Heartbeat { .. }
+            | Self::Memory { .. }
+            | Self::Cpu { .. }
+            | Self::OpenFiles { .. }
+            | Self::Listen { .. } => true,
+        }
+    }
+
     /// Whether its probe connects to something, so that a probe that connects to Hale itself can be a control of it.
     #[must_use]
     pub fn connects(&self) -> bool {

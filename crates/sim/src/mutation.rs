@@ -5,6 +5,7 @@
 
 use crate::fate::MEMORY_BOUND;
 use crate::host::FakeHost;
+use hale_core::analyze::blame::Control;
 use hale_core::driver::Host;
 use hale_core::effect::{Effect, Fence, Order};
 use hale_core::event::{Event, Question, Reading};
@@ -80,6 +81,8 @@ pub enum Mutation {
     StartsAllAnew,
     /// How late Hale was is not heard.
     DeafToLateness,
+    /// That control probes fail is not heard.
+    DeafToControls,
     /// What has failed is not looked at.
     NeverLooks,
     /// The core panics.
@@ -192,6 +195,9 @@ impl Host for Mutated<'_, '_> {
         }
         if self.mutation == Mutation::DeafToStalls && matches!(event, Event::MemoryStalled { .. }) {
             event = Event::Tick;
+        }
+        if let (Mutation::DeafToControls, Event::Controlled { controls, .. }) = (self.mutation, &mut event) {
+            controls.probing = Some(Control::Passed { took_us: 1 });
         }
         if let (Mutation::DeafToLateness, Event::Probed { outcome, .. }) = (self.mutation, &mut event) {
             outcome.late_us = 0;

@@ -33,6 +33,7 @@ const CASES: &[(&str, Mutation)] = &[
     ("reloads", Mutation::StartsAllAnew),
     ("starved", Mutation::DeafToLateness),
     ("looks-first", Mutation::NeverLooks),
+    ("blame", Mutation::DeafToControls),
     ("liveness", Mutation::NoSpawnAfterFailure),
     ("no-spinning", Mutation::Restless),
     ("ends", Mutation::NeverDone),

@@ -98,8 +98,8 @@ pub enum Dependencies {
 pub struct Read {
     /// What kind of failure.
     pub cause: Cause,
-    /// Whether it has a process that runs.
-    pub runs: bool,
+    /// Whether it could be left alone: it has a process that runs, and a check of it, or its start, has failed.
+    pub sparable: bool,
     /// How its process ended, if it did by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended: Option<ExitStatus>,
@@ -160,7 +160,7 @@ pub fn is_most(failing: u32, of: u32) -> bool {
 #[must_use]
 pub fn judge(read: &Read) -> Judgement {
     let say = |blame, reason| Judgement { blame, reason, spares: false };
-    let spare = |blame, reason, spares| Judgement { blame, reason, spares: spares && read.runs };
+    let spare = |blame, reason, spares| Judgement { blame, reason, spares: spares && read.sparable };
     let (beside, after) = match &read.controls {
         Controlled::Tried { beside, after } => (beside.as_ref(), Some(after)),
         Controlled::NotNeeded | Controlled::NotTried => (None, None),
@@ -236,7 +236,7 @@ mod tests {
     fn hang() -> Read {
         Read {
             cause: Cause::Hang,
-            runs: true,
+            sparable: true,
             ended: None,
             is_shortage: false,
             failures: 3,
@@ -250,7 +250,7 @@ mod tests {
     }
 
     fn ends(status: ExitStatus) -> Read {
-        Read { cause: Cause::Exit, runs: false, ended: Some(status), controls: Controlled::NotNeeded, ..hang() }
+        Read { cause: Cause::Exit, sparable: false, ended: Some(status), controls: Controlled::NotNeeded, ..hang() }
     }
 
     fn blame(read: &Read) -> (Blame, bool) {
@@ -279,7 +279,11 @@ mod tests {
     fn what_probing_itself_cannot_do_is_no_fault_of_a_service() {
         let controls = tried(failed(), failed());
         assert_eq!(blame(&Read { controls: controls.clone(), ..hang() }), (Blame::Probe, true));
-        assert_eq!(blame(&Read { controls, runs: false, ..hang() }), (Blame::Probe, false), "nothing is left to spare");
+        assert_eq!(
+            blame(&Read { controls, sparable: false, ..hang() }),
+            (Blame::Probe, false),
+            "nothing is left to spare"
+        );
         let Controlled::Tried { after, .. } = tried(passed(), passed()) else { panic!() };
         let meanwhile = Controlled::Tried { beside: Some(failed()), after: after.clone() };
         assert_eq!(blame(&Read { controls: meanwhile, ..hang() }), (Blame::Probe, true));

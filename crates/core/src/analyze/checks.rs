@@ -3,7 +3,7 @@
 use crate::analyze::trend::Trend;
 use crate::event::{Notice, ProbeFailure, ProbeOutcome};
 use crate::ids::{Name, ProbeId};
-use crate::incident::Cause;
+use crate::incident::{Blame, Cause};
 use crate::plan::ladder::hash;
 use crate::policy::{CheckKind, CheckPolicy};
 use crate::time::{Monotonic, Span};
@@ -52,8 +52,10 @@ pub(crate) struct Probing {
     pub(crate) last: Option<ProbeOutcome>,
     /// That it does not count yet was said.
     pub(crate) spared: bool,
-    /// That nothing is done about its failures was said: nobody confirms them, or they are not the service's fault.
+    /// That nothing is done about its failures was said, because nobody confirms them.
     pub(crate) refused: bool,
+    /// Who was last said to be at fault for them instead of the service.
+    pub(crate) spared_for: Option<Blame>,
     /// How many of the last failures in a row were of the same kind.
     pub(crate) alike: u32,
     /// The control probe that began with the one that runs, or ran last.
@@ -135,7 +137,12 @@ impl Probing {
         self.last = Some(outcome);
     }
 
-    /// Whether the last probe could not be run.
+    /// Whether the last probe was not run at all, for want of something of Hale's or its host's.
+    pub(crate) fn was_not_run(&self) -> bool {
+        self.last.as_ref().is_some_and(|outcome| outcome.failure == Some(ProbeFailure::Unable))
+    }
+
+    /// Whether the last probe says nothing about the service.
     pub(crate) fn is_unable(&self) -> bool {
         self.last
             .as_ref()

@@ -59,7 +59,8 @@ impl Service {
             .peekable();
         self.policy.start.ready == Ready::Check
             && awaited.peek().is_some()
-            && awaited.all(|(_, probing)| probing.is_unable())
+            // A name that cannot be looked up may never be: it is said, and a start that waits for it is over some day.
+            && awaited.all(|(_, probing)| probing.was_not_run())
     }
 
     /// When delays and counters are forgotten, while it is healthy and there are any.

@@ -163,6 +163,12 @@ pub enum Source {
 }
 
 impl Source {
+    /// Where it is asked for, if it is over a connection.
+    #[must_use]
+    pub fn url(&self) -> Option<&str> {
+        if let Self::Metric { url, .. } = self { Some(url) } else { None }
+    }
+
     /// Whether it is asked for over a connection.
     #[must_use]
     pub fn is_metric(&self) -> bool {

@@ -5,13 +5,13 @@
 
 use super::blaming::unanswered;
 use super::{Brain, Seen};
-use crate::analyze::blame::{self, CONTROLLED_WITHIN, Controlled, Controls};
+use crate::analyze::blame::{self, CONTROLLED_WITHIN, Control, Controlled, Controls};
 use crate::analyze::checks::{CheckState, Probing};
 use crate::effect::Order;
 use crate::event::ProbeFailure;
 use crate::examination::{EXAMINED_WITHIN, Examination};
 use crate::ids::{Epoch, Name, ProbeId};
-use crate::incident::{Blame, Cause};
+use crate::incident::Cause;
 use crate::policy::{Mode, Ready};
 use crate::record::{Body, Finding};
 use crate::time::{Monotonic, Span};
@@ -34,7 +34,7 @@ const CONFIRMED_AFTER: Span = Span::from_secs(1);
 /// A failure that waits for what dependencies and other checks say, and for what the service is found to be doing.
 #[derive(Debug, Clone)]
 pub(crate) struct Asked {
-    /// The check that failed; none: its start took too long, or it said itself that it does not work.
+    /// The check that failed; none: its start took too long.
     check: Option<usize>,
     /// Checks that must fail, too, and have not said so yet.
     unconfirmed: Vec<Name>,
@@ -77,6 +77,11 @@ impl<T> Awaited<T> {
 }
 
 impl Asked {
+    /// Whether this machine has no way to what it probed.
+    fn has_no_way(&self) -> bool {
+        matches!(self.finding, Finding::Check { failure: ProbeFailure::Unreachable, .. })
+    }
+
     /// When the probe began that found it.
     fn begun(&self) -> Monotonic {
         let took_us = if let Some(Body::CheckFailed { took_us, .. }) = self.failed { took_us } else { 0 };
@@ -95,7 +100,7 @@ impl Service {
         self.senses.asked.iter().map(|asked| asked.host_until().unwrap_or(asked.until)).min()
     }
 
-    /// Whether its start took too long, or it said itself that it does not work, and it is being looked at.
+    /// Whether its start took too long, and it is being looked at.
     pub(crate) fn is_looked_at(&self) -> bool {
         self.senses.asked.iter().any(|asked| asked.check.is_none())
     }
@@ -155,15 +160,15 @@ impl Brain<'_> {
         self.ask(name, asked, !observes && !blocked);
     }
 
-    /// It failed as a whole: has it looked at, and then records that and acts on it.
-    pub(super) fn look_and_act(&mut self, name: &Name, failed: Option<Body>, cause: Cause, finding: Finding) {
+    /// Its start took too long: has it looked at, and then records that and acts on it.
+    pub(super) fn look_and_act(&mut self, name: &Name, cause: Cause, finding: Finding) {
         let now = self.now();
         let Some(run) = self.known(name).phase.run() else {
             return self.failed(name, cause, &finding, Seen::nothing());
         };
         let (look, controls, control) = (Awaited::Until(now.after(EXAMINED_WITHIN)), Awaited::Over(None), None);
         let (epoch, until, since) = (run.epoch, now, now);
-        let (check, beside, unconfirmed) = (None, None, Vec::new());
+        let (check, beside, failed, unconfirmed) = (None, None, None, Vec::new());
         let service = &self.world.services[name];
         let checks = service.policy.checks.iter().zip(&service.known.checks).zip(&service.senses.probes);
         let no_answer = |probing: &Probing| {
@@ -307,17 +312,18 @@ impl Brain<'_> {
         let controls = match &asked.controls {
             Awaited::Over(Some(after)) => {
                 let beside = asked.beside.and_then(|run| self.world.suspicion.found(run)).cloned();
+                // To another machine there may be no way although there is one to this.
+                let stays = |check: usize| self.world.services[name].policy.checks[check].kind.stays_here();
+                let is_covered = asked.check.is_none_or(stays) && !asked.has_no_way();
+                let is_failed = |control: &Control| matches!(control, Control::Failed { .. });
+                let beside = beside.filter(|control| is_covered || is_failed(control));
                 Controlled::Tried { beside, after: after.clone() }
             }
             Awaited::Over(None) | Awaited::Until(_) if asked.connects => Controlled::NotTried,
             Awaited::Over(None) | Awaited::Until(_) => Controlled::NotNeeded,
         };
         let judged = Box::new(self.blame(name, asked.cause, &asked.finding, controls, (asked.begun(), asked.since)));
-        let is_acted_on = self.world.mode() == Mode::Heal && self.known(name).paused.is_none();
-        // A start is given its time again only where nobody can see whether it is over.
-        let is_start = asked.cause == Cause::StartTimeout && judged.judgement.blame == Blame::Probe;
-        let is_spared = asked.check.is_some() || is_start;
-        if judged.judgement.spares && is_acted_on && is_spared {
+        if judged.judgement.spares {
             self.spare_blameless(name, &asked, judged);
             return None;
         }
@@ -333,12 +339,14 @@ impl Brain<'_> {
         None
     }
 
-    /// Says once in a row of failures that they are not the service's fault, and that nothing is done. A start gets its time again.
+    /// Says once in a row of failures whose fault they are instead, and that nothing is done. A start gets its time again, and that is
+    /// said each time.
     fn spare_blameless(&mut self, name: &Name, asked: &Asked, judged: Box<blame::Decision>) {
         let again = self.now().after(self.policy(name).start.within);
         let Some(service) = self.service_mut(name) else { return };
+        let blame = judged.judgement.blame;
         let said = match asked.check {
-            Some(check) => core::mem::replace(&mut service.senses.probes[check].refused, true),
+            Some(check) => service.senses.probes[check].spared_for.replace(blame) == Some(blame),
             None => {
                 service.senses.start_again = Some(again);
                 false
@@ -355,6 +363,7 @@ impl Brain<'_> {
         if let Some(service) = self.service_mut(name) {
             service.senses.asked.retain(|asked| asked.check != Some(check));
             service.senses.probes[check].refused = false;
+            service.senses.probes[check].spared_for = None;
         }
     }
 

@@ -2,6 +2,7 @@
 
 use super::Brain;
 use crate::analyze::blame::{self, CONTROLLED_WITHIN, Control, Controlled, Controls, Dependencies, TOGETHER_WITHIN};
+use crate::analyze::stall;
 use crate::effect::{Fence, Order};
 use crate::event::{ExitStatus, ProbeFailure};
 use crate::ids::{Name, ProbeId};
@@ -26,8 +27,17 @@ const BESIDE_WITHIN: Span = Span::from_ms(1);
 pub(crate) struct Suspicion {
     /// By their numbers, which grow.
     runs: BTreeMap<ProbeId, Run>,
-    /// Since when most services fail together, and when that was seen last.
-    together: Option<(Monotonic, Monotonic)>,
+    /// The newest.
+    together: Option<Crowd>,
+}
+
+/// Services that fail together.
+#[derive(Debug, Clone, Copy)]
+struct Crowd {
+    /// The last good sign of the first that was seen to be of it.
+    begun: Monotonic,
+    /// When they were found to be many.
+    suspected: Monotonic,
 }
 
 /// One run of the control probes.
@@ -97,12 +107,23 @@ impl Brain<'_> {
         (begun, since): (Monotonic, Monotonic),
     ) -> blame::Decision {
         let now = self.now();
-        let (failing, of) = self.world.together(name, now);
+        // As the detection names it.
+        let is_stalled = self.stall(name, finding).is_some() && stall::explains(finding);
+        let cause = if is_stalled { Cause::Memory } else { cause };
+        // Of a start its own time is over, whatever others do.
+        let is_start = matches!(finding, Finding::StartTimeout { .. });
+        let (failing, of) = if is_start { (1, 1) } else { self.world.together(name, now) };
         let suspected = self.suspected(name, blame::is_most(failing, of));
         let ended: Option<ExitStatus> = if let Finding::Exit { status, .. } = finding { Some(*status) } else { None };
         let read = blame::Read {
             cause,
-            runs: self.known(name).phase.run().is_some(),
+            sparable: self.known(name).phase.run().is_some()
+                && matches!(
+                    finding,
+                    Finding::Check { .. }
+                        | Finding::StartTimeout { .. }
+                        | Finding::NoHeartbeat { triggered: false, .. }
+                ),
             ended,
             is_shortage: blame::is_shortage(finding),
             failures: self.alike(name, finding),
@@ -129,20 +150,19 @@ impl Brain<'_> {
         service.check_index(check).map_or(1, |index| service.senses.probes[index].alike.clamp(1, *failures))
     }
 
-    /// How long the host has been suspected. A crowd that was not seen for longer than its members are seldom probed is a new one.
+    /// How long those that fail together with this one have been suspected to do so for the host.
     fn suspected(&mut self, name: &Name, is_crowd: bool) -> Span {
-        let now = self.now();
-        let round = |check: &crate::policy::CheckPolicy| check.every.plus(check.timeout).times(2);
-        let round = self.policy(name).checks.iter().map(round).max().unwrap_or_default();
-        let seen_within = blame::SUSPECTED_FOR.plus(round);
-        let suspicion = &mut self.world.suspicion;
         if !is_crowd {
             return Span::ZERO;
         }
-        let goes_on = suspicion.together.filter(|(_, seen)| now.since(*seen) <= seen_within);
-        let (since, _) = goes_on.unwrap_or((now, now));
-        suspicion.together = Some((since, now));
-        now.since(since)
+        let now = self.now();
+        let (begun, every) = self.world.services[name].failing_since().unwrap_or((now, Span::ZERO));
+        let is_same =
+            |crowd: &Crowd| begun.since(crowd.begun).max(crowd.begun.since(begun)) <= TOGETHER_WITHIN.plus(every);
+        let together = &mut self.world.suspicion.together;
+        let crowd = together.filter(is_same).unwrap_or(Crowd { begun, suspected: now });
+        *together = Some(crowd);
+        now.since(crowd.suspected)
     }
 
     fn dependencies_since(&self, name: &Name, begun: Monotonic, since: Monotonic) -> Dependencies {

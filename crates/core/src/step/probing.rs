@@ -1,6 +1,6 @@
 //! Probing: which check is due, and what its result or a service's own word means.
 
-use super::Brain;
+use super::{Brain, Seen};
 use crate::analyze::checks::{self, CheckState, Edge};
 use crate::effect::{Answer, Order};
 use crate::event::{Notice, ProbeFailure, ProbeOutcome};
@@ -346,7 +346,12 @@ impl Brain<'_> {
                 took_us: 0,
             };
             let finding = Finding::NoHeartbeat { check: check.name.clone(), within, triggered: true };
-            return self.look_and_act(name, Some(body), Cause::NoHeartbeat, finding);
+            // It may say so once and go on as if nothing were: not to be forgotten for a look.
+            if self.record(name, body) {
+                self.failed(name, Cause::NoHeartbeat, &finding, Seen::nothing());
+                self.effect(name, epoch, Order::Examine);
+            }
+            return;
         }
     }
 }

@@ -208,7 +208,7 @@ impl Brain<'_> {
         let detail = if ready == Ready::Check { checks.filter_map(failing).next() } else { None };
         let within = self.now().since(made);
         let finding = Finding::StartTimeout { within, ready, detail: detail.unwrap_or_default() };
-        self.look_and_act(name, None, Cause::StartTimeout, finding);
+        self.look_and_act(name, Cause::StartTimeout, finding);
     }
 
     /// What comes after a stop, now that nothing of it is left.

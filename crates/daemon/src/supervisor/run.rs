@@ -455,7 +455,12 @@ fn start_runtime(
         .map_err(failed("start a runtime"))?;
     let to_loop = inbox.clone();
     let report = Arc::new(move |event| to_loop.send(event));
-    let prober = Prober::new(runtime.handle(), report, trees.clone(), Path::new(&host.state_dir));
+    let prober = Prober::new(
+        runtime.handle(),
+        report,
+        trees.clone(),
+        (Path::new(&host.state_dir), Path::new(&host.runtime_dir)),
+    );
     let (runtime_dir, asker, hub) = (PathBuf::from(&host.runtime_dir), asker.clone(), hub.clone());
     let (started, result) = sync_channel(1);
     let serve = move || {

@@ -96,18 +96,11 @@ impl FakeHost<'_> {
     /// Whose fault a detected failure is: any of these.
     fn truth(&self, service: &Name, cause: Cause, finding: &Finding) -> Vec<Blame> {
         let mut truth = match (cause, finding) {
-            // What a machine has too little of, a service may have too much of.
-            (Cause::Memory, Finding::Check { check, .. }) => {
-                let mut row = self.truths.of_check(service, check);
-                row.extend([Blame::Service, Blame::Host]);
-                row
+            // What a machine has too little of, a service may have too much of: nobody can be sure.
+            (Cause::Oom | Cause::Memory, Finding::Check { .. } | Finding::StartTimeout { .. }) => {
+                vec![Blame::Unknown, Blame::Probe]
             }
-            (Cause::Memory, Finding::StartTimeout { .. }) => {
-                let mut truth = self.truth_of_start(service);
-                truth.push(Blame::Host);
-                truth
-            }
-            (Cause::Oom | Cause::Memory, _) => vec![Blame::Service, Blame::Host],
+            (Cause::Oom | Cause::Memory, _) => vec![Blame::Unknown],
             (_, Finding::Spawn { failure }) if failure.step == "exec" => vec![Blame::Service],
             (_, Finding::Spawn { .. }) => vec![Blame::Host],
             (_, Finding::Check { check, .. }) => self.truths.of_check(service, check),

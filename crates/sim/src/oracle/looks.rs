@@ -4,15 +4,16 @@ use super::{Oracle, Seen};
 use hale_core::effect::{Effect, Fence, Order};
 use hale_core::event::Event;
 use hale_core::examination::EXAMINED_WITHIN;
-use hale_core::ids::Name;
+use hale_core::ids::{Epoch, Name};
 use hale_core::reason::Reason;
-use hale_core::record::{Body, Record};
+use hale_core::record::{Body, Finding, Record};
 use std::collections::BTreeMap;
 
 /// What is known of the newest process of a service.
 #[derive(Debug, Default)]
 struct Process {
     lives: bool,
+    epoch: Option<Epoch>,
     /// When the host was ordered to look what it does; none: it never was.
     ordered_us: Option<u64>,
     /// The host has answered.
@@ -36,8 +37,18 @@ impl LooksFirst {
         let Some(name) = &record.service else { return Ok(()) };
         let process = self.processes.entry(name.clone()).or_default();
         match &record.body {
-            Body::Spawned { .. } | Body::Adopted { .. } => *process = Process { lives: true, ..Process::default() },
+            Body::Spawned { epoch, .. } | Body::Adopted { epoch, .. } => {
+                *process = Process { lives: true, epoch: Some(*epoch), ..Process::default() };
+            }
+            // One that says itself that it does not work is believed at once.
+            Body::Detected { finding: Finding::NoHeartbeat { triggered: true, .. }, .. } => process.fails_now = false,
             Body::Detected { .. } => process.fails_now = true,
+            // A look that goes on is for a failure that was found before, and waits.
+            Body::BecameHealthy { .. } => {
+                if process.ordered_us.take_if(|ordered_us| now_us >= *ordered_us + EXAMINED_WITHIN.as_us()).is_some() {
+                    process.looked = false;
+                }
+            }
             Body::Resumed { .. } => process.fails_now = false,
             Body::Exited { .. } | Body::SpawnFailed { .. } => process.lives = false,
             Body::StopIntended { why: Reason::MustGo, .. } | Body::KillIntended { why: Reason::MustGo, .. } => {
@@ -73,8 +84,9 @@ impl Oracle for LooksFirst {
         match seen {
             Seen::Record(record) => return self.record(now_us, record),
             Seen::Effect(effect) => self.effect(now_us, effect),
-            Seen::Event(Event::Examined { service, .. }) => {
-                self.processes.entry(service.clone()).or_default().looked = true;
+            Seen::Event(Event::Examined { service, epoch, .. }) => {
+                let process = self.processes.entry(service.clone()).or_default();
+                process.looked |= process.epoch == Some(*epoch);
             }
             Seen::Event(_) | Seen::Fact(_) | Seen::Policy(_) => {}
         }

@@ -7,6 +7,13 @@ use std::fs::DirBuilder;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// How long a lock may outlive its holder: a process that it was just making has its descriptors until its program is executed.
+const LEFT_WITHIN: Duration = Duration::from_secs(1);
+
+/// How often that is looked at: nobody tells.
+const LEFT_LOOK: Duration = Duration::from_millis(5);
 
 /// Makes the directory if it is missing (0755: the sockets in it have rights of their own) and locks it for as long
 /// as the descriptor is open. Others may not open the file, because whoever can open it can lock it.
@@ -29,15 +36,21 @@ pub(in crate::guardian) fn lock(directory: &Path) -> Result<OwnedFd, StartError>
         opened => opened,
     };
     let file = file.map_err(|errno| failed(errno.into()))?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => {}
-        Err(Errno::WOULDBLOCK) => {
-            let holder = std::fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok());
-            return Err(StartError::Busy { directory: directory.into(), holder });
+    let begin = Instant::now();
+    loop {
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(file),
+            Err(Errno::WOULDBLOCK) => {
+                let holder: Option<u32> = std::fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok());
+                let is_gone = holder.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists());
+                if !is_gone || begin.elapsed() >= LEFT_WITHIN {
+                    return Err(StartError::Busy { directory: directory.into(), holder });
+                }
+                std::thread::sleep(LEFT_LOOK);
+            }
+            Err(errno) => return Err(failed(errno.into())),
         }
-        Err(errno) => return Err(failed(errno.into())),
     }
-    Ok(file)
 }
 
 /// The same, and the file says who holds it, for people.
@@ -70,5 +83,18 @@ mod tests {
         assert_eq!(holder, Some(std::process::id()));
         drop(held);
         lock(&inner).unwrap();
+    }
+
+    #[test]
+    fn a_lock_that_is_left_by_one_who_is_gone_is_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let held = lock_and_tell(directory.path()).unwrap();
+        // No process has this number.
+        std::fs::write(directory.path().join("lock"), "4194305\n").unwrap();
+        std::thread::scope(|scope| {
+            let waits = scope.spawn(|| lock(directory.path()).map(drop));
+            drop(held);
+            waits.join().unwrap().unwrap();
+        });
     }
 }

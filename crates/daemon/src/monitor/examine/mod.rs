@@ -13,6 +13,7 @@ use hale_core::memory::Pressure;
 use rustix::fs::{Dir, Mode, OFlags, openat, readlinkat};
 use rustix::io::pread;
 use std::collections::BTreeMap;
+use std::io;
 use std::time::Instant;
 
 /// How many processes of a service are looked at: a service with more forks workers that all do the same.
@@ -36,16 +37,24 @@ pub fn examine(tree: &Tree, begun: Instant, until: Instant) -> Option<Examinatio
     let mut handles = Vec::new();
     let mut found = Examination::default();
     let is_over = || Instant::now() >= until;
-    tree.look(Vec::new(), |handle, _| {
+    let looked = tree.look(Vec::new(), |handle, _| {
         found.processes += 1;
-        if handles.len() < PROCESSES_MAX && !is_over() {
+        if is_over() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        if handles.len() < PROCESSES_MAX {
             handles.push(handle);
         } else {
             found.is_partial = true;
         }
         Ok(())
-    })
-    .ok()?;
+    });
+    if let Err(error) = looked {
+        if error.kind() != io::ErrorKind::TimedOut {
+            return None;
+        }
+        found.is_partial = true;
+    }
     let mut threads = threads::Threads::default();
     for handle in &handles {
         found.is_partial |= !threads.add(handle, is_over);
@@ -237,7 +246,7 @@ mod tests {
         }
 
         #[test]
-        fn a_look_whose_time_is_over_gives_what_it_has() {
+        fn a_look_whose_time_is_over_before_it_begins_gives_nothing() {
             let (trees, tree, mut child) = stuck("print('stuck', flush=True)\ninput()");
             assert_eq!(examine(&tree, Instant::now(), Instant::now()), None, "not even a thread");
             child.kill().unwrap();

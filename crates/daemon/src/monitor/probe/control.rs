@@ -1,8 +1,8 @@
 //! Control probes: what must work, tried beside a check that fails, so that it can be told whose fault that is.
 
-use super::http;
-use super::{Deadline, Network};
+use super::{Deadline, Network, http, is_no_way, lateness};
 use hale_core::analyze::blame::{CONTROLLED_WITHIN, Control, Controls};
+use hale_core::event::ProbeFailure;
 use hale_core::policy::HttpCheck;
 use hale_core::time::Span;
 use std::collections::BTreeMap;
@@ -26,6 +26,9 @@ const DISK_EVERY: Duration = Duration::from_secs(1);
 /// For so long an attempt is told of.
 const DISK_TOLD_FOR: Duration = Duration::from_secs(10);
 
+/// The file in `runtime_dir`, which lasts as long as a boot, that says that the own probe has worked.
+const WORKED: &str = "probing-worked";
+
 /// The file in `state_dir` that is written.
 const FILE: &str = "disk-control";
 
@@ -41,29 +44,37 @@ const ANSWERS_MAX: usize = 64;
 /// Makes them.
 #[derive(Debug)]
 pub(super) struct Controller {
-    /// The own probe has worked here before: where the loopback interface is down from the start, it tells nothing.
+    /// The own probe has worked in this boot: where the loopback interface is down from the start, it tells nothing. Supervisors leave
+    /// each other a file for that.
     has_worked: AtomicBool,
+    worked: PathBuf,
     disk: Arc<Disk>,
 }
 
 impl Controller {
-    pub(super) fn new(state_dir: &Path) -> Self {
+    pub(super) fn new(state_dir: &Path, runtime_dir: &Path) -> Self {
+        let worked = runtime_dir.join(WORKED);
         let disk = Disk { path: state_dir.join(FILE), is_busy: AtomicBool::new(false), last: Mutex::default() };
-        Self { has_worked: AtomicBool::new(false), disk: Arc::new(disk) }
+        Self { has_worked: AtomicBool::new(worked.exists()), worked, disk: Arc::new(disk) }
     }
 
     /// Makes them. The disk is not waited for: what is told of it is how the last attempt ended.
     pub(super) async fn control(&self, network: &Network) -> Controls {
         let timeout = Span::from_us(CONTROLLED_WITHIN.as_us() - MARGIN.as_us());
         self.disk.attempt();
-        let probing = probe_own(network, Deadline::start(timeout)).await;
-        Controls { probing: self.counted(probing), disk: self.disk.told() }
+        let deadline = Deadline::start(timeout);
+        let (probing, late) = lateness::measured(deadline, probe_own(network, deadline)).await;
+        // What nobody could see in time is no failure of anything.
+        let is_seen = late.as_us() <= timeout.as_us() / 4;
+        let probing = probing.filter(|found| is_seen || found.is_ok());
+        Controls { probing: probing.and_then(|found| self.counted(found)), disk: self.disk.told() }
     }
 
     /// What the probe says, if it can say anything here.
     fn counted(&self, probing: Result<Span, String>) -> Option<Control> {
-        if probing.is_ok() {
-            self.has_worked.store(true, Ordering::Relaxed);
+        if probing.is_ok() && !self.has_worked.swap(true, Ordering::Relaxed) {
+            // Without it the next supervisor waits for its own first one.
+            let _ = std::fs::write(&self.worked, "");
         }
         self.has_worked.load(Ordering::Relaxed).then(|| told(probing))
     }
@@ -114,12 +125,15 @@ fn told(result: Result<Span, String>) -> Control {
     }
 }
 
-/// An HTTP probe as any other, of a server that is there for as long as it takes.
-async fn probe_own(network: &Network, deadline: Deadline) -> Result<Span, String> {
+/// An HTTP probe as any other, of a server that is there for as long as it takes. `None`: it could not be made for want of a
+/// port, a descriptor or the like, which whatever uses them up may be the reason for.
+async fn probe_own(network: &Network, deadline: Deadline) -> Option<Result<Span, String>> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
-    let (listener, port) = listener
-        .and_then(|listener| listener.local_addr().map(|address| (listener, address.port())))
-        .map_err(|error| format!("no port of 127.0.0.1 can be had: {error}"))?;
+    let (listener, port) = match listener.and_then(|listener| Ok((listener.local_addr()?.port(), listener))) {
+        Ok((port, listener)) => (listener, port),
+        Err(error) if is_no_way(&error) => return Some(Err(format!("127.0.0.1: {error}"))),
+        Err(_) => return None,
+    };
     let check = HttpCheck {
         url: format!("http://127.0.0.1:{port}/"),
         method: String::from("GET"),
@@ -132,11 +146,12 @@ async fn probe_own(network: &Network, deadline: Deadline) -> Result<Span, String
     };
     let verdict = tokio::select! {
         verdict = http::probe(&check, network, deadline) => verdict.unwrap_or_else(|verdict| verdict),
-        error = serve(listener) => return Err(format!("the server of the control probe: {error}")),
+        _ = serve(listener) => return None,
     };
     match verdict.failure {
-        None => Ok(deadline.elapsed()),
-        Some(_) => Err(verdict.detail),
+        None => Some(Ok(deadline.elapsed())),
+        Some(ProbeFailure::Unable) => None,
+        Some(_) => Some(Err(verdict.detail)),
     }
 }
 
@@ -184,16 +199,16 @@ mod tests {
     #[tokio::test]
     async fn on_a_host_that_works_all_pass_and_what_cannot_be_written_is_told_in_the_systems_words() {
         let dir = tempfile::tempdir().unwrap();
-        let disk = disk_of(&Controller::new(dir.path())).await;
+        let disk = disk_of(&Controller::new(dir.path(), dir.path())).await;
         assert!(matches!(disk, Control::Passed { .. }), "{disk:?}");
-        let disk = disk_of(&Controller::new(&dir.path().join("no such folder"))).await;
+        let disk = disk_of(&Controller::new(&dir.path().join("no such folder"), dir.path())).await;
         assert_eq!(disk, Control::Failed { detail: String::from("No such file or directory (os error 2)") });
     }
 
     #[tokio::test]
     async fn a_disk_that_hangs_is_neither_waited_for_nor_tried_again() {
         let dir = tempfile::tempdir().unwrap();
-        let controller = Controller::new(dir.path());
+        let controller = Controller::new(dir.path(), dir.path());
         controller.disk.is_busy.store(true, Ordering::Relaxed);
         assert_eq!(controller.control(&Network::default()).await.disk, None);
         assert!(!dir.path().join(FILE).exists());
@@ -205,11 +220,15 @@ mod tests {
     }
 
     #[test]
-    fn what_never_worked_here_tells_nothing() {
-        let controller = Controller::new(Path::new("/"));
-        assert_eq!(controller.counted(Err(String::from("words"))), None);
+    fn what_never_worked_in_this_boot_tells_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let failed = || Err(String::from("words"));
+        let controller = Controller::new(Path::new("/"), dir.path());
+        assert_eq!(controller.counted(failed()), None);
         assert!(matches!(controller.counted(Ok(Span::ZERO)), Some(Control::Passed { .. })));
-        assert!(matches!(controller.counted(Err(String::from("words"))), Some(Control::Failed { .. })));
+        assert!(matches!(controller.counted(failed()), Some(Control::Failed { .. })));
+        let next = Controller::new(Path::new("/"), dir.path());
+        assert!(matches!(next.counted(failed()), Some(Control::Failed { .. })), "of the next supervisor, too");
     }
 
     #[tokio::test]

@@ -128,17 +128,17 @@ struct Network {
 
 impl Prober {
     /// A prober whose probes run on the runtime of `handle`, and answer by `report`. The processes of exec probes
-    /// are put into groups of `trees`, one for each probe. Control probes write in `state_dir`; the first of them are made at once, to
-    /// know which of them can work here.
+    /// are put into groups of `trees`, one for each probe. Control probes write in `state_dir`, and leave word in
+    /// `runtime_dir`; the first of them are made at once, to know which of them can work here.
     #[must_use]
-    pub fn new(handle: &Handle, report: Report, trees: Arc<Trees>, state_dir: &Path) -> Self {
+    pub fn new(handle: &Handle, report: Report, trees: Arc<Trees>, (state_dir, runtime_dir): (&Path, &Path)) -> Self {
         let shared = Arc::new(Shared {
             report,
             network: Network::default(),
             exec: exec::Launcher::new(trees),
             looker: tree::Looker::new(),
             meter: Meter::default(),
-            controller: control::Controller::new(state_dir),
+            controller: control::Controller::new(state_dir, runtime_dir),
         });
         let (wishes, wished) = unbounded_channel();
         handle.spawn(serve(shared.clone(), wished));
@@ -309,8 +309,7 @@ fn is_shortage(error: &io::Error) -> bool {
 
 /// Whether the error says that this machine has no way there, or does not let anybody go: nobody has answered.
 fn is_no_way(error: &io::Error) -> bool {
-    let no_way =
-        [Errno::NETUNREACH, Errno::HOSTUNREACH, Errno::NETDOWN, Errno::ADDRNOTAVAIL, Errno::PERM, Errno::ACCESS];
+    let no_way = [Errno::NETUNREACH, Errno::HOSTUNREACH, Errno::NETDOWN, Errno::PERM, Errno::ACCESS];
     error.raw_os_error().is_some_and(|number| no_way.iter().any(|errno| errno.raw_os_error() == number))
 }
 

@@ -25,7 +25,7 @@ async fn probe(kind: CheckKind, trees: Arc<Trees>) -> ProbeOutcome {
         &Handle::current(),
         Arc::new(move |event| sender.send(event).unwrap()),
         trees,
-        &std::env::temp_dir(),
+        (&std::env::temp_dir(), &std::env::temp_dir()),
     );
     let policy = Arc::new(policy(kind, LONG));
     let service = Name::try_from("bot").unwrap();

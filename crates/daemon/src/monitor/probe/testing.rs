@@ -78,7 +78,7 @@ pub(super) fn policy(kind: CheckKind, timeout: Span) -> ServicePolicy {
 pub(super) async fn run_policy(policy: ServicePolicy, trees: Arc<Trees>) -> ProbeOutcome {
     let (sender, mut events) = mpsc::unbounded_channel();
     let report = Arc::new(move |event| sender.send(event).unwrap());
-    let prober = Prober::new(&Handle::current(), report, trees.clone(), &std::env::temp_dir());
+    let prober = Prober::new(&Handle::current(), report, trees.clone(), (&std::env::temp_dir(), &std::env::temp_dir()));
     let service = Name::try_from("bot").unwrap();
     static PROBES: AtomicU64 = AtomicU64::new(1);
     let id = ProbeId(PROBES.fetch_add(1, Ordering::Relaxed));

@@ -213,7 +213,15 @@ mod tests {
         fn new() -> Self {
             let (sender, events) = mpsc::unbounded_channel();
             let report = Arc::new(move |event| sender.send(event).expect("the test waits"));
-            Self { prober: Prober::new(&Handle::current(), report, trees(), &std::env::temp_dir()), events }
+            Self {
+                prober: Prober::new(
+                    &Handle::current(),
+                    report,
+                    trees(),
+                    (&std::env::temp_dir(), &std::env::temp_dir()),
+                ),
+                events,
+            }
         }
 
         async fn probe(&mut self, url: &str, ca_file: Option<&Path>) -> ProbeOutcome {
