@@ -45,9 +45,8 @@ impl LooksFirst {
             Body::Detected { .. } => process.fails_now = true,
             // A look that goes on is for a failure that was found before, and waits.
             Body::BecameHealthy { .. } => {
-                if process.ordered_us.take_if(|ordered_us| now_us >= *ordered_us + EXAMINED_WITHIN.as_us()).is_some() {
-                    process.looked = false;
-                }
+                let is_over = |ordered_us: &mut u64| now_us >= *ordered_us + EXAMINED_WITHIN.as_us();
+                process.looked &= process.ordered_us.take_if(is_over).is_none();
             }
             Body::Resumed { .. } => process.fails_now = false,
             Body::Exited { .. } | Body::SpawnFailed { .. } => process.lives = false,
