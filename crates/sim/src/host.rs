@@ -391,8 +391,8 @@ impl Host for FakeHost<'_> {
         let now = self.timeline.now();
         let mut durable = false;
         for record in records {
-            self.judges.see(now, Seen::Record(record));
             self.compare_blame(record);
+            self.judges.see(now, Seen::Record(record));
             self.coverage.record(&record.body);
             self.settled.follow(record);
             self.take_up(record);

@@ -5,11 +5,11 @@
 
 use crate::fate::MEMORY_BOUND;
 use crate::host::FakeHost;
-use hale_core::analyze::blame::Control;
 use hale_core::driver::Host;
 use hale_core::effect::{Effect, Fence, Order};
 use hale_core::event::{Event, Question, Reading};
 use hale_core::ids::{Epoch, IncidentId};
+use hale_core::incident::Blame;
 use hale_core::plan::ladder::Verdict;
 use hale_core::policy::{Mode, Policy};
 use hale_core::reason::Reason;
@@ -81,8 +81,8 @@ pub enum Mutation {
     StartsAllAnew,
     /// How late Hale was is not heard.
     DeafToLateness,
-    /// That control probes fail is not heard.
-    DeafToControls,
+    /// Whatever happens, the service is blamed.
+    WrongBlame,
     /// What has failed is not looked at.
     NeverLooks,
     /// The core panics.
@@ -149,6 +149,7 @@ impl<'h, 's> Mutated<'h, 's> {
                     *delay = delay.plus(Span::from_us(1));
                 }
             }
+            (Body::Blamed(judged), Mutation::WrongBlame) => judged.judgement.blame = Blame::Service,
             (_, Mutation::Unstable) => record.incident = Some(IncidentId(self.nonce)),
             _ => {}
         }
@@ -195,9 +196,6 @@ impl Host for Mutated<'_, '_> {
         }
         if self.mutation == Mutation::DeafToStalls && matches!(event, Event::MemoryStalled { .. }) {
             event = Event::Tick;
-        }
-        if let (Mutation::DeafToControls, Event::Controlled { controls, .. }) = (self.mutation, &mut event) {
-            controls.probing = Some(Control::Passed { took_us: 1 });
         }
         if let (Mutation::DeafToLateness, Event::Probed { outcome, .. }) = (self.mutation, &mut event) {
             outcome.late_us = 0;

@@ -33,7 +33,7 @@ const CASES: &[(&str, Mutation)] = &[
     ("reloads", Mutation::StartsAllAnew),
     ("starved", Mutation::DeafToLateness),
     ("looks-first", Mutation::NeverLooks),
-    ("blame", Mutation::DeafToControls),
+    ("blame", Mutation::WrongBlame),
     ("liveness", Mutation::NoSpawnAfterFailure),
     ("no-spinning", Mutation::Restless),
     ("ends", Mutation::NeverDone),

@@ -165,7 +165,10 @@ impl Follow {
                 // Removed: whatever is left begins with the oldest.
                 None => self.after(0)?,
             };
-            self.file = next;
+            // Between a rename and the next file there is none, and this one must not be forgotten: by its number the next one is found,
+            // also when it is not the current one any more.
+            let Some(next) = next else { return Ok(0) };
+            self.file = Some(next);
         }
     }
 
