@@ -271,6 +271,28 @@ mod tests {
     }
 
     #[test]
+    fn what_is_looked_at_between_two_files_is_followed_by_the_next_one_and_not_by_the_newest() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path();
+        fs::write(path.join("current"), "").unwrap();
+        let mut follow = Follow::new(path).unwrap();
+        let mut seen = Vec::new();
+        let write = |text: &str, number: u64| {
+            fs::write(path.join("current"), text).unwrap();
+            fs::rename(path.join("current"), path.join(format!("@{number:010}.log"))).unwrap();
+        };
+        write("a\n", 1);
+        assert_eq!(follow.read(&mut seen, 10_000).unwrap(), 2);
+        assert_eq!(follow.read(&mut seen, 0).unwrap(), 0);
+        write("b\n", 2);
+        write("c\n", 3);
+        while seen.len() < 6 {
+            assert!(follow.read(&mut seen, 10_000).unwrap() > 0);
+        }
+        assert_eq!(seen, b"a\nb\nc\n");
+    }
+
+    #[test]
     fn files_that_are_renamed_while_they_are_listed_are_read_in_their_order() {
         const FILES: usize = 600;
         let directory = tempfile::tempdir().unwrap();
