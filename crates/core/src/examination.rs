@@ -40,6 +40,9 @@ pub struct Examination {
     pub sockets: u32,
     /// Connections and listening sockets (TCP and UDP), those that tell most first. Bounded.
     pub connections: Vec<Connection>,
+    /// How many more there were than are kept.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub left_out: u32,
     /// How much the tree waited for processors in the last ten seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu: Option<Pressure>,
@@ -49,7 +52,7 @@ pub struct Examination {
     /// The same of disks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub io: Option<Pressure>,
-    /// There was more than the look had time or room for.
+    /// There was more than the look had time or room for, beside connections that are left out.
     #[serde(default, skip_serializing_if = "is_false")]
     pub is_partial: bool,
 }
@@ -291,6 +294,9 @@ impl Examination {
             parts.push(format!("nothing has come from {peer} for {silent}"));
         }
         parts.truncate(2 * TOLD);
+        if self.left_out > 0 {
+            parts.push(format!("{} connections more were not looked at", self.left_out));
+        }
         parts
     }
 }

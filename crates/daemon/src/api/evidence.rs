@@ -78,6 +78,8 @@ pub struct Examination {
     pub sockets: u32,
     /// TCP and UDP sockets, those that tell most first; at most 32.
     pub connections: Vec<Connection>,
+    /// How many more there were.
+    pub connections_left_out: u32,
     /// How much of the last ten seconds at least one of its tasks waited for a processor; `null`: not told.
     pub cpu_pressure_some_percent: Option<f64>,
     /// The same of memory.
@@ -174,6 +176,7 @@ impl From<&examination::Examination> for Examination {
             descriptors: found.descriptors,
             sockets: found.sockets,
             connections: found.connections.iter().map(Connection::from).collect(),
+            connections_left_out: found.left_out,
             cpu_pressure_some_percent: percent(found.cpu),
             memory_pressure_some_percent: percent(found.memory),
             io_pressure_some_percent: percent(found.io),

@@ -22,15 +22,15 @@ const LAST_DATA_RECEIVED: std::ops::Range<usize> = 52..56;
 /// All states of TCP but `TIME_WAIT`, `NEW_SYN_RECV` and the like, which no process has any more.
 const STATES: u32 = 0xffe & !(1 << State::TIME_WAIT.0) & !(1 << State::SYN_RECV.0);
 
-/// Those whose numbers are among `sockets`. The flag tells whether all of them could be asked for.
+/// Those whose numbers are among `sockets`. With them comes how many more there were, and whether all could be asked for.
 pub(super) fn of(
     handles: &[Handle],
     sockets: &BTreeMap<u64, Place>,
     awaited: &[Place],
     until: Instant,
-) -> io::Result<(Vec<Connection>, bool)> {
+) -> io::Result<(Vec<Connection>, u32, bool)> {
     if sockets.is_empty() {
-        return Ok((Vec::new(), true));
+        return Ok((Vec::new(), 0, true));
     }
     let own = rustix::fs::stat("/proc/self/ns/net")?.st_ino;
     let is_own =
@@ -74,9 +74,9 @@ pub(super) fn of(
         let is_awaited = awaited.contains(&(one.pid, one.fd));
         Reverse((is_awaited, one.unread > 0, one.unsent > 0 && !one.listens(), one.listens(), one.silent_ms))
     });
-    is_whole &= found.len() <= CONNECTIONS_MAX;
+    let left_out = u32::try_from(found.len().saturating_sub(CONNECTIONS_MAX)).unwrap_or(u32::MAX);
     found.truncate(CONNECTIONS_MAX);
-    Ok((found, is_whole))
+    Ok((found, left_out, is_whole))
 }
 
 fn connection((pid, fd): Place, protocol: Protocol, entry: &Entry<'_>) -> Connection {

@@ -68,8 +68,8 @@ pub fn examine(tree: &Tree, begun: Instant, until: Instant) -> Option<Examinatio
     let awaited: Vec<Place> =
         found.doing.iter().filter_map(|doing| Some((doing.pid, doing.call.as_ref()?.fd?))).collect();
     match connections::of(&handles, &sockets, &awaited, until) {
-        Ok((connections, is_whole)) => {
-            found.connections = connections;
+        Ok((connections, left_out, is_whole)) => {
+            (found.connections, found.left_out) = (connections, left_out);
             found.is_partial |= !is_whole;
         }
         Err(_) => found.is_partial |= !sockets.is_empty(),
