@@ -80,9 +80,9 @@ impl Guardian {
 
     /// The child called `pid` was reaped, which may have been a keeper.
     pub(super) fn on_keeper_reaped(&mut self, pid: i32, exit: Exit) {
-        if let Some(live) = self.keeper.live.take_if(|live| live.pid == pid) {
+        if let Some(stage) = self.keeper.live.take_if(|live| live.pid == pid).map(|live| live.stage) {
             // Why one is killed that hung was said then.
-            if live.stage == Stage::Running && matches!(self.phase, Phase::Running) {
+            if stage == Stage::Running && matches!(self.phase, Phase::Running) {
                 Self::say(format_args!("the keeper ended: replacing it"));
             }
             self.keeper.retry();

@@ -37,6 +37,8 @@ mod needs_python {
             assert_eq!(place.status("web")["restarts"], 0);
         }
         assert_ne!(place.status("bot")["pid"].as_i64(), Some(bot.into()));
+        // The ledger has it a moment later than the journal.
+        place.until(|| if place.records("bot", "exited").is_empty() { Err(String::from("no end")) } else { Ok(()) });
         let exits = place.records("bot", "exited");
         assert_eq!(exits.len(), 1, "{exits:?}");
         let exact = serde_json::json!({"code": 41});
