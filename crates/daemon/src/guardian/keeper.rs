@@ -80,11 +80,7 @@ impl Guardian {
 
     /// The child called `pid` was reaped, which may have been a keeper.
     pub(super) fn on_keeper_reaped(&mut self, pid: i32, exit: Exit) {
-        if let Some(stage) = self.keeper.live.take_if(|live| live.pid == pid).map(|live| live.stage) {
-            // Why one is killed that hung was said then.
-            if stage == Stage::Running && matches!(self.phase, Phase::Running) {
-                Self::say(format_args!("the keeper ended: replacing it"));
-            }
+        if self.keeper.live.take_if(|live| live.pid == pid).is_some() {
             self.keeper.retry();
             if exit == Exit::Code(0) && matches!(self.phase, Phase::Draining { .. }) {
                 self.keeper.finish();

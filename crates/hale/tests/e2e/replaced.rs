@@ -89,7 +89,6 @@ mod needs_python {
             let keeper = hale.keeper();
             send(keeper, Signal::KILL);
             await_end(keeper);
-            hale.says("the keeper ended: replacing it");
         }
         let _afterwards = hale.stop();
         assert_all(&place, SERVICES, &Crashes::new(), true);
