@@ -308,6 +308,10 @@ command = ["sleep", "1000"]
         assert!(keepers().any(|pid| pid == stuck), "it hangs until the disk answers");
         disk.thaw();
         await_end(stuck);
+        // Whoever drains learns of it when the guardian asks next, twice a second.
+        let thawed = last_line(&place);
+        let written = || place.log("busy").lines().rev().find_map(|line| line.get(..8)?.parse().ok()).unwrap_or(0);
+        place.until(|| if written() > thawed { Ok(()) } else { Err(format!("the log ends at {}", written())) });
         await_lines(&place, 3);
         hale.stop();
         // A keeper that is killed takes what it did not report with it; nothing is torn, twice or in another order.
