@@ -22,22 +22,11 @@ const RUNS_MAX: usize = 64;
 /// in the time between nothing can be told.
 const BESIDE_WITHIN: Span = Span::from_ms(1);
 
-/// The newest control probes, and since when the host is suspected: inputs, never recorded themselves.
+/// The newest control probes: inputs, never recorded themselves.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Suspicion {
     /// By their numbers, which grow.
     runs: BTreeMap<ProbeId, Run>,
-    /// The newest.
-    together: Option<Crowd>,
-}
-
-/// Services that fail together.
-#[derive(Debug, Clone, Copy)]
-struct Crowd {
-    /// The last good sign of the first that was seen to be of it.
-    begun: Monotonic,
-    /// When they were found to be many.
-    suspected: Monotonic,
 }
 
 /// One run of the control probes.
@@ -150,19 +139,16 @@ impl Brain<'_> {
         service.check_index(check).map_or(1, |index| service.senses.probes[index].alike.clamp(1, *failures))
     }
 
-    /// How long those that fail together with this one have been suspected to do so for the host.
+    /// How long the failures of this service that go on have been suspected to be the host's. Its own row decides when that ends: what
+    /// others do must not begin it anew.
     fn suspected(&mut self, name: &Name, is_crowd: bool) -> Span {
-        if !is_crowd {
-            return Span::ZERO;
-        }
         let now = self.now();
-        let (begun, every) = self.world.services[name].failing_since().unwrap_or((now, Span::ZERO));
-        let is_same =
-            |crowd: &Crowd| begun.since(crowd.begun).max(crowd.begun.since(begun)) <= TOGETHER_WITHIN.plus(every);
-        let together = &mut self.world.suspicion.together;
-        let crowd = together.filter(is_same).unwrap_or(Crowd { begun, suspected: now });
-        *together = Some(crowd);
-        now.since(crowd.suspected)
+        let Some(service) = self.service_mut(name).filter(|_| is_crowd) else { return Span::ZERO };
+        let made = service.known.phase.run().map_or(now, |run| run.since);
+        let begun = service.failing_since().map_or(made, |(begun, _)| begun);
+        let (_, since) = service.senses.suspected.filter(|(row, _)| *row == begun).unwrap_or((begun, now));
+        service.senses.suspected = Some((begun, since));
+        now.since(since)
     }
 
     fn dependencies_since(&self, name: &Name, begun: Monotonic, since: Monotonic) -> Dependencies {

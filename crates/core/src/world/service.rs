@@ -143,6 +143,8 @@ pub(crate) struct Senses {
     pub(crate) asked: Vec<crate::step::asking::Asked>,
     /// Until when a start has time that took too long through no fault of its own.
     pub(crate) start_again: Option<Monotonic>,
+    /// The row of failures that was found to begin with those of most services, by its last good sign, and when that was found.
+    pub(crate) suspected: Option<(Monotonic, Monotonic)>,
     /// Clients that wait for the end of an order.
     pub(crate) waiters: VecDeque<Waiter>,
 }
@@ -481,6 +483,7 @@ impl Senses {
         self.status_text.clear();
         self.asked.clear();
         self.start_again = None;
+        self.suspected = None;
         self.stall_told = None;
     }
 }
