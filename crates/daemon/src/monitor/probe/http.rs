@@ -16,6 +16,8 @@ use std::error::Error;
 use std::fmt::Write;
 use std::io;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -24,6 +26,13 @@ const BODY_BYTES_MAX: usize = 1 << 20;
 
 /// How long status line and headers may be together; servers themselves accept 8 to 64 KiB.
 const HEAD_BYTES_MAX: usize = 64 << 10;
+
+/// From how much on nothing more is read before the answer has begun. With its head may come as much of its body as hyper has
+/// room for.
+const BEFORE_ANSWER_BYTES_MAX: usize = READ_AHEAD_BYTES_MAX + HEAD_BYTES_MAX;
+
+/// How much hyper reads at once: more than a head.
+const READ_AHEAD_BYTES_MAX: usize = 2 * HEAD_BYTES_MAX;
 
 /// The port of `http://host/` (RFC 9110, section 4.2.1).
 const DEFAULT_PORT: u16 = 80;
@@ -136,11 +145,48 @@ async fn exchange(
     deadline: Deadline,
 ) -> Result<Sent, Verdict> {
     let mut http = http1::Builder::new();
-    http.max_header_size(HEAD_BYTES_MAX).max_buf_size(2 * HEAD_BYTES_MAX);
+    http.max_header_size(HEAD_BYTES_MAX).max_buf_size(READ_AHEAD_BYTES_MAX);
+    let begun = Arc::new(AtomicBool::new(false));
+    let stream = Beginning { stream, begun: begun.clone(), bytes: 0 };
     let (mut sender, connection) = http.handshake(TokioIo::new(stream)).await.map_err(|error| broken(&error))?;
     let mut connection = Driven::new(connection);
     let answer = deadline.bound("status and headers", connection.during(sender.send_request(request))).await?;
+    begun.store(true, Relaxed);
     Ok(Sent { answer: answer.map_err(|error| broken(&error))?, connection })
+}
+
+/// A stream of which only so much is read before the answer has begun: hyper passes over interim answers (RFC 9110, section
+/// 15.2) without a bound, and as long as they come as fast as they are read nobody else gets the thread.
+struct Beginning<S> {
+    stream: S,
+    begun: Arc<AtomicBool>,
+    bytes: usize,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Beginning<S> {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, to: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.bytes > BEFORE_ANSWER_BYTES_MAX && !self.begun.load(Relaxed) {
+            return Poll::Ready(Err(io::ErrorKind::FileTooLarge.into()));
+        }
+        let before = to.filled().len();
+        let polled = Pin::new(&mut self.stream).poll_read(context, to);
+        self.bytes = self.bytes.saturating_add(to.filled().len() - before);
+        polled
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Beginning<S> {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, from: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, from)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
 }
 
 /// A stream whose own direction is not ended before it is closed, which ends both: one packet instead of two.
@@ -298,11 +344,16 @@ fn incomplete() -> Verdict {
     Verdict::wrong("the connection was closed before the answer was complete")
 }
 
+fn too_long() -> Verdict {
+    Verdict::wrong(format_args!("status line and headers are longer than {HEAD_BYTES_MAX} bytes, or too many"))
+}
+
 /// Why there is no answer, or only half of one.
 fn broken(error: &hyper::Error) -> Verdict {
     if let Some(error) = error.source().and_then(|source| source.downcast_ref::<io::Error>()) {
         return match error.kind() {
             io::ErrorKind::UnexpectedEof => incomplete(),
+            io::ErrorKind::FileTooLarge => too_long(),
             io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData => {
                 Verdict::wrong(format_args!("the answer is not HTTP: {}", words(error)))
             }
@@ -310,7 +361,7 @@ fn broken(error: &hyper::Error) -> Verdict {
         };
     }
     if error.is_parse_too_large() {
-        Verdict::wrong(format_args!("status line and headers are longer than {HEAD_BYTES_MAX} bytes, or too many"))
+        too_long()
     } else if error.is_parse() {
         Verdict::wrong(format_args!("the answer is not HTTP: {error}"))
     } else if error.is_incomplete_message() || error.is_closed() || error.is_canceled() {
@@ -479,7 +530,8 @@ mod tests {
 
         let one_header = endless("HTTP/1.1 200 OK\r\nx: ", "0123456789abcdef").await;
         let many_headers = endless("HTTP/1.1 200 OK\r\n", "x-0123456789: y\r\n").await;
-        for address in [one_header, many_headers] {
+        let interim_answers = endless("HTTP/1.1 100 Continue\r\n\r\n", "HTTP/1.1 102 Processing\r\nx: y\r\n\r\n").await;
+        for address in [one_header, many_headers, interim_answers] {
             let outcome = probe(get(format!("http://{address}/")), LONG).await;
             assert_fails(&outcome, ProbeFailure::Wrong, "status line and headers are longer than 65536 bytes");
         }
