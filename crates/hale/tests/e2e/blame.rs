@@ -183,4 +183,87 @@ mod needs_root {
             assert!(place.records("app", "check_failed").is_empty());
         }
     }
+
+    mod needs_iproute2 {
+        mod needs_python {
+            use super::super::super::Upstream;
+            use crate::harness::{INSIDE, Place, python, rerun};
+            use crate::innocent::{Innocent, innocent};
+            use std::net::{Ipv4Addr, SocketAddrV4};
+            use std::process::Command;
+
+            /// The upstream's address, which is for documentation alone (RFC 5737).
+            const UPSTREAM: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
+
+            fn ip(words: &str) {
+                assert!(std::env::var_os(INSIDE).is_some(), "that would be the machine's own network");
+                assert!(Command::new("ip").args(words.split(' ')).status().unwrap().success(), "ip {words}");
+            }
+
+            /// Answers what its upstream answers, as late as that does.
+            const GATEWAY: &str = r#"
+import http.server, urllib.request
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        with urllib.request.urlopen("http://192.0.2.2:@P/") as upstream:
+            upstream.read()
+        self.send_response(200)
+        self.end_headers()
+    def log_message(self, *_):
+        pass
+http.server.ThreadingHTTPServer(("@H", @P), Handler).serve_forever()
+"#;
+
+            /// Packets on the way to the upstream vanish: no reset, no answer from anybody. Who needs it waits, and nobody else
+            /// notices.
+            #[test]
+            fn a_service_whose_upstream_is_lost_waits_for_it_and_goes_on_with_it() {
+                let test = "blame::needs_root::needs_iproute2::needs_python::a_service_whose_upstream_is_lost_waits_for_it_and_goes_on_with_it";
+                if !rerun(test, &["unshare", "--net"]) {
+                    return;
+                }
+                let place = Place::new();
+                ip("link set lo up");
+                // Without its own address, what goes to it goes out to a neighbour that does not exist.
+                ip("link add out type veth peer name far");
+                ip("address add 192.0.2.1/24 dev out");
+                ip("link set out up");
+                ip("link set far up");
+                ip("neighbour replace 192.0.2.2 lladdr 02:00:00:00:00:02 dev out nud permanent");
+                ip("address add 192.0.2.2/32 dev lo");
+                let _upstream = Upstream::start(SocketAddrV4::new(UPSTREAM, place.address.port()));
+                place.write("gateway.py", GATEWAY);
+                let hale = place.hale(&format!(
+                    "{}[service.app]\ncommand = [\"{}\", \"@D/gateway.py\"]\nafter = [\"upstream\"]\n\
+                     [[service.app.check]]\nkind = \"http\"\nurl = \"http://@A/\"\nevery = \"200ms\"\nfailures = 5\n\
+                     [dependency.upstream.check]\nkind = \"http\"\nurl = \"http://192.0.2.2:@P/\"\nevery = \"100ms\"\n\
+                     timeout = \"500ms\"\nfailures = 1\n",
+                    innocent(&place),
+                    python()
+                ));
+                let innocent = Innocent::ready(&hale);
+                let pid = hale.ready("app");
+                ip("address del 192.0.2.2/32 dev lo");
+                let down = hale.says("dependency upstream is down: check http failed once");
+                assert!(down.contains("no answer within 500 ms"), "{down}");
+                hale.event("app", "blocked: upstream is down");
+                hale.event(
+                    "app",
+                    "detected while upstream is down: check http failed 5 times in a row: no answer within 1 s",
+                );
+                hale.event("app", "decided to leave it as it is, because upstream, which it starts after, is down");
+                let status = place.status("app");
+                assert_eq!((&status["state"], &status["pid"]), (&"blocked".into(), &pid.into()), "{status}");
+                ip("address add 192.0.2.2/32 dev lo");
+                hale.says("app: no longer blocked: upstream is up");
+                hale.says("app: it works again by itself");
+                let status = place.status("app");
+                assert_eq!((&status["state"], &status["pid"]), (&"healthy".into(), &pid.into()), "{status}");
+                innocent.assert_unharmed();
+                hale.stop();
+                assert_eq!(place.records("app", "spawn_intended").len(), 1);
+                assert_eq!(place.causes("app"), [("dependency".into(), "environmental".into())]);
+            }
+        }
+    }
 }

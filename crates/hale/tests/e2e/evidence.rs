@@ -63,4 +63,46 @@ failures = 2
         let position = |kind: &str| place.ledger().iter().position(|record| record["kind"] == kind).unwrap();
         assert!(position("examined") < position("decided"));
     }
+
+    /// Two threads, each with the lock that the other one waits for: of all real hangs the plainest.
+    const DEADLOCK: &str = r#"
+import http.server, threading
+ours, theirs, both = threading.Lock(), threading.Lock(), threading.Barrier(2)
+def take(first, second):
+    with first:
+        both.wait()
+        with second:
+            pass
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        if self.path == "/deadlock":
+            for locks in ((ours, theirs), (theirs, ours)):
+                threading.Thread(target=take, args=locks).start()
+        with ours:
+            self.send_response(200)
+            self.end_headers()
+    def log_message(self, *_):
+        pass
+http.server.ThreadingHTTPServer(("@H", @P), Handler).serve_forever()
+"#;
+
+    #[test]
+    fn threads_that_wait_for_each_other_are_told_of() {
+        let place = Place::new();
+        place.write("app.py", DEADLOCK);
+        let hale = place.hale(SERVICE);
+        let pid = hale.ready("app");
+        let _no_answer = poke(place.address, "/deadlock");
+        hale.event("app", "detected: check http failed 2 times in a row: no answer within 600 ms");
+        let told = hale.event("app", "found what it was doing: ");
+        assert!(told.contains(" threads wait in futex"), "{told}");
+        hale.event("app", "recovered in");
+        assert!(!is_alive(pid));
+        hale.stop();
+        assert_eq!(place.causes("app"), [("hang".into(), "recovered".into())]);
+        let doing = &place.incidents()[0]["evidence"]["examination"]["doing"];
+        // Both, and those who ask for what they have.
+        let waiting = doing.as_array().unwrap().iter().filter(|group| group["call"]["name"] == "futex");
+        assert!(waiting.map(|group| group["threads"].as_u64().unwrap()).sum::<u64>() >= 4, "{doing}");
+    }
 }

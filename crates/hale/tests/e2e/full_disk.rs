@@ -155,4 +155,66 @@ mod needs_root {
         // The guardian's line about its end may be counted too.
         assert!((dropped..dropped + 100).contains(&counted), "{counted} of {dropped}");
     }
+
+    mod needs_python {
+        use super::*;
+        use crate::harness::{is_alive, python};
+        use crate::innocent::{Innocent, innocent};
+
+        /// Keeps what it is asked, and refuses what it cannot keep.
+        const KEEPER: &str = r#"
+import http.server
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        try:
+            with open("@D/data/kept", "ab", buffering=0) as kept:
+                kept.write(b"x" * 8192)
+            status = 200
+        except OSError as error:
+            print(error, flush=True)
+            status = 507
+        self.send_response(status)
+        self.end_headers()
+    def log_message(self, *_):
+        pass
+http.server.HTTPServer(("@H", @P), Handler).serve_forever()
+"#;
+
+        /// Its own disk, not Hale's: restarts do not help, so it is held, its last words say why, and it works once there is room.
+        #[test]
+        fn a_service_whose_disk_is_full_is_held_and_comes_back_with_room() {
+            if !inside("needs_python::a_service_whose_disk_is_full_is_held_and_comes_back_with_room") {
+                return;
+            }
+            let place = Place::new();
+            let _data = mount(&place, "data", "size=32m");
+            place.write("keeper.py", KEEPER);
+            let hale = place.hale(&format!(
+                "{}[service.app]\ncommand = [\"{}\", \"@D/keeper.py\"]\nstart.within = \"2s\"\nstop.grace = \"200ms\"\n\
+                 [[service.app.check]]\nkind = \"http\"\nurl = \"http://@A/\"\nevery = \"100ms\"\nfailures = 2\n",
+                innocent(&place),
+                python()
+            ));
+            let innocent = Innocent::ready(&hale);
+            let first = hale.ready("app");
+            let filler = place.path("data/filler");
+            fill(&filler);
+            let detected = hale.event("app", "detected: check http failed 2 times in a row: ");
+            assert!(detected.contains("507 Insufficient Storage"), "{detected}");
+            place.until(|| {
+                let status = place.status("app");
+                (status["state"] == "held").then_some(()).ok_or(status.to_string())
+            });
+            assert!(!is_alive(first));
+            let incident = place.done(&["incident"]);
+            assert!(incident.contains("  | [Errno 28] No space left on device"), "{incident}");
+            innocent.assert_unharmed();
+            fs::remove_file(&filler).unwrap();
+            place.done(&["start", "app"]);
+            assert_eq!(place.status("app")["state"], "healthy");
+            hale.stop();
+            let causes: Vec<String> = place.causes("app").into_iter().map(|(cause, _)| cause).collect();
+            assert_eq!(causes, ["check"]);
+        }
+    }
 }
