@@ -281,6 +281,43 @@ time.sleep(100_000)
         hale.stop();
     }
 
+    /// Who may ask and says nothing keeps others from asking, for two seconds each; it keeps nobody from being healed.
+    #[test]
+    fn a_thousand_silent_clients_do_not_hold_up_healing() {
+        let place = Place::new();
+        let program = r#"
+import resource
+hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+kept = []
+def ask(name):
+    client = socket.socket(socket.AF_UNIX)
+    client.setblocking(False)
+    try:
+        client.connect("@D/run/" + name)
+        kept.append(client)
+    except BlockingIOError:
+        # The queue is full.
+        pass
+if not os.path.exists("@D/second"):
+    open("@D/second", "w").close()
+    for name in ("read.sock", "control.sock"):
+        for _ in range(1_000):
+            ask(name)
+    report(f"{len(kept)} wait")
+time.sleep(100_000)
+"#;
+        let hale = place.hale(&evil(&place, program, ""));
+        let innocent = Innocent::ready(&hale);
+        let pid = hale.ready("evil");
+        println!("{}", place.report(" wait"));
+        innocent.assert_asked();
+        send(pid, Signal::KILL);
+        hale.event("evil", "recovered in");
+        innocent.assert_unharmed();
+        hale.stop();
+    }
+
     #[test]
     fn a_directory_that_it_removes_under_itself_is_a_start_that_fails_and_is_told() {
         let place = Place::new();

@@ -77,12 +77,21 @@ impl<'a, 'b> Innocent<'a, 'b> {
         log.lines().filter(|line| !line.starts_with("hale: ")).map(|line| line.parse().unwrap()).collect()
     }
 
+    /// It is asked again and again, as ever; looks at Hale meanwhile.
+    #[track_caller]
+    pub fn assert_asked(&self) {
+        let before = self.answers().len();
+        self.hale.place.until(|| {
+            self.look();
+            (self.answers().len() > before + 5).then_some(()).ok_or("it is not asked".to_owned())
+        });
+    }
+
     /// Hale answers and is the same that it was, with little memory; and the innocent one is asked and answers as ever.
     #[track_caller]
     pub fn assert_unharmed(&self) {
         let place = self.hale.place;
-        let before = self.answers().len();
-        place.until(|| (self.answers().len() > before + 5).then_some(()).ok_or("it is not asked".to_owned()));
+        self.assert_asked();
         let answers = self.answers();
         assert_eq!(answers, (1..=answers.len()).collect::<Vec<_>>(), "a line is lost");
         let status = place.status("innocent");
