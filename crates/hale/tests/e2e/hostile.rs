@@ -208,6 +208,31 @@ time.sleep(100_000)
         assert_eq!(place.causes("evil"), []);
     }
 
+    /// What it leaves goes to the guardian, by the queue in which the orders for all others are.
+    #[test]
+    fn what_it_sends_does_not_pile_up_while_the_guardian_is_behind() {
+        let place = Place::new();
+        let program = r#"
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+say(b"READY=1")
+signal.sigwait([signal.SIGUSR1])
+pipe = os.pipe()
+for number in range(100):
+    say(b"FDSTORE=1", [pipe[0]] * 253)
+report("passed")
+time.sleep(100_000)
+"#;
+        let hale = place.hale(&evil(&place, program, NOTIFY));
+        let innocent = Innocent::ready(&hale);
+        let pid = hale.ready("evil");
+        hale.signal(Signal::STOP);
+        send(pid, Signal::USR1);
+        report_under(&place, &innocent, "passed");
+        hale.signal(Signal::CONT);
+        innocent.assert_unharmed();
+        hale.stop();
+    }
+
     /// supervision.md, section 2: a pid that a service writes is not a pid of the service.
     #[test]
     fn a_main_process_that_is_not_its_own_is_not_taken_nor_killed() {

@@ -11,8 +11,9 @@ use std::fs;
 const OWN_MEMORY_MAX_KIB: u64 = 32 << 10;
 
 /// How many descriptors one of them may have: some 30 with a few services, 316 from one call to the notify socket of a service
-/// (`FDS_PER_CALL` and one datagram more), and 256 that another thread is closing (`UNCLOSED_MAX`).
-const OWN_DESCRIPTORS_MAX: usize = 700;
+/// (`FDS_PER_CALL` and one datagram more), and twice 256 that another thread is closing, or that wait for the guardian
+/// (`UNCLOSED_MAX`).
+const OWN_DESCRIPTORS_MAX: usize = 900;
 
 /// Answers and numbers its answers on its output.
 const SERVER: &str = r#"

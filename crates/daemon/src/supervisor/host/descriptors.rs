@@ -1,7 +1,7 @@
 //! What services say on their notify sockets, and the descriptors that they send along.
 
 use super::{DaemonHost, Source};
-use crate::execute::descriptors::{Closing, Kinds};
+use crate::execute::descriptors::{Closing, Kinds, UNCLOSED_MAX};
 use crate::protocol::{Slot, StoreKey};
 use crate::supervisor::service::Heard;
 use hale_core::descriptor::Stored;
@@ -117,8 +117,15 @@ impl DaemonHost {
                 let pipes = hosted.left.settle(&descriptors.kinds);
                 // Whoever waits for their end means all that it left to be kept, even if this process dies now, and with it
                 // the guardian.
-                for pipe in pipes.iter().filter(|_| descriptors.may_be_unread(slot)) {
-                    let _ = parts.guardian.close(pipe.as_fd());
+                let may_be_unread = descriptors.may_be_unread(slot);
+                for pipe in pipes.into_iter().filter(|_| may_be_unread) {
+                    if !parts.guardian.wants_to_write() {
+                        let _ = parts.guardian.close(pipe.as_fd());
+                    } else if descriptors.given_up.len() + descriptors.behind_proof.len() < UNCLOSED_MAX {
+                        // The guardian's next proof says the same. Thousands of pipes must not wait in the queue that the orders
+                        // for all others go through, and those that are more than this are no barrier of anybody's.
+                        descriptors.given_up.push((slot, pipe));
+                    }
                 }
             }
             self.close_descriptors(slot);
