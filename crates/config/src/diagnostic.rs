@@ -1,5 +1,6 @@
 //! One mistake in the configuration: where it is, what is wrong, what to do; and how it is shown.
 
+use hale_core::text::is_harmless;
 use serde::Serialize;
 use std::fmt;
 use std::ops::Range;
@@ -165,9 +166,19 @@ impl<'s> Report<'s> {
         let source = &self.sources[at.file];
         let (line, column, excerpt) = locate(&source.text, at);
         let span = at.start..at.end;
+        let (message, help) = (harmless(&message), help.as_deref().map(harmless));
         self.found.push(Diagnostic { severity, file: source.name.clone(), line, column, span, message, help, excerpt });
         self.places.push(at);
     }
+}
+
+/// `text` on one line, as it is shown and kept: names of keys, quoted in messages, can hold anything.
+fn harmless(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        if is_harmless(c) { shown.push(c) } else { shown.extend(c.escape_default()) }
+    }
+    shown
 }
 
 /// Line, column and what to show of `at`.
@@ -183,7 +194,7 @@ fn locate(text: &str, at: Place) -> (usize, usize, (String, Range<usize>)) {
     let skip = if before + marked > EXCERPT_CHARS { before.saturating_sub(EXCERPT_CHARS / 4) } else { 0 };
     let shown = text[line_start..line_end].trim_end().chars().skip(skip).take(EXCERPT_CHARS);
     // A tab would shift the marks, and an escape sequence could change the terminal.
-    let shown: String = shown.map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let shown: String = shown.map(|c| if is_harmless(c) { c } else { ' ' }).collect();
     let from = before - skip;
     (line, before + 1, (shown, from..(from + marked).min(EXCERPT_CHARS).max(from + 1)))
 }
@@ -223,5 +234,12 @@ mod tests {
     #[test]
     fn control_characters_never_reach_the_terminal() {
         assert!(!render("a = \"\u{1b}[2J\"", 4, 8).contains('\u{1b}'));
+        assert!(!render("a = \"\u{202e}\"", 4, 8).contains('\u{202e}'));
+        // Nor by a message that quotes the text: found by the fuzz target `config`.
+        let sources = [Source { name: "hale.toml".into(), text: String::new() }];
+        let mut report = Report::new(&sources);
+        report.error(Place { file: 0, start: 0, end: 0 }, "`\0\u{202e}` is", Some("\n`\u{1b}[2J`?".into()));
+        let shown = report.finish()[0].to_string();
+        assert!(shown.contains(r"`\u{0}\u{202e}` is") && shown.ends_with("help: \\n`\\u{1b}[2J`?\n"), "{shown:?}");
     }
 }

@@ -28,5 +28,6 @@ pub mod reason;
 pub mod record;
 pub mod status;
 pub mod step;
+pub mod text;
 pub mod time;
 pub mod world;

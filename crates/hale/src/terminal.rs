@@ -1,5 +1,6 @@
 //! What the terminal gets to see: text of services made harmless, and a little colour.
 
+use hale_core::text::is_harmless;
 use std::borrow::Cow;
 use std::io::IsTerminal;
 
@@ -17,8 +18,7 @@ pub fn escape(text: &str) -> Cow<'_, str> {
 }
 
 fn is_harmful(c: char) -> bool {
-    (c.is_control() && c != '\t')
-        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    !is_harmless(c) && c != '\t'
 }
 
 /// What a colour says. The words beside it say the same: nothing is told by colour alone.

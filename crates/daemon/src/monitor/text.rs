@@ -1,5 +1,7 @@
 //! Words that came from outside, made fit for one line of a terminal, a page or a message.
 
+use hale_core::text::is_harmless;
+
 /// `text` on one line of at most `max_bytes` bytes: control characters and those that turn the direction of
 /// writing around are escaped, and what does not fit is cut off and stands as `…`.
 pub(crate) fn one_line(text: &str, max_bytes: usize) -> String {
@@ -23,13 +25,6 @@ pub(crate) fn one_line(text: &str, max_bytes: usize) -> String {
         }
     }
     line
-}
-
-/// Whether a terminal shows the character and does nothing else: neither a control character nor one of the
-/// invisible ones that reorder text (Unicode, UAX #9) or end a line.
-fn is_harmless(c: char) -> bool {
-    let turns = matches!(c, '\u{061c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}');
-    !c.is_control() && !turns && c != '\u{feff}'
 }
 
 #[cfg(test)]
