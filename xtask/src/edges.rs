@@ -14,11 +14,12 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("hale-sim", &["hale-core", "hale-ledger", "hale-config"]),
     ("hale", &["hale-core", "hale-ledger", "hale-config", "hale-daemon"]),
     ("hale-bench", &[]),
+    ("hale-fuzz", &["hale-core", "hale-ledger", "hale-config", "hale-daemon"]),
     ("xtask", &[]),
 ];
 
 /// The only crates that may have an asynchronous runtime anywhere below them.
-const WITH_TOKIO: &[&str] = &["hale-daemon", "hale"];
+const WITH_TOKIO: &[&str] = &["hale-daemon", "hale", "hale-fuzz"];
 
 /// Where each direct dependency has its line.
 const DEPENDENCIES_PAGE: &str = "docs/dependencies.md";

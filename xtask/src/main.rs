@@ -1,9 +1,10 @@
-//! The only entry to Hale's checks and tools: `cargo xtask test`, `gen`, `bench`, `vm` and `dist`.
+//! The only entry to Hale's checks and tools: `cargo xtask test`, `gen`, `bench`, `vm`, `fuzz` and `dist`.
 
 mod bench;
 mod dist;
 mod edges;
 mod filter;
+mod fuzz;
 mod generate;
 mod host;
 mod lines;
@@ -27,6 +28,7 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   gen [--check] writes what programs generate: docs/hale.schema.json and the transcripts in README.md
   bench [NAME]  measures Hale against a plain spawn-and-wait loop and the peers that are installed (runit, s6)
   vm [SCENARIO...] [--full]  Hale in emulated machines: power cuts, resets; --full has the large counts
+  fuzz [TARGET] [SECONDS | FILE... | merge]  looks for inputs that break Hale, or runs these; merge: keeps the new ones
   dist          builds the static binary, target/x86_64-unknown-linux-musl/release/hale
 ";
 
@@ -40,6 +42,7 @@ fn main() -> ExitCode {
         ["gen"] => tools::repository().and_then(|root| generate::generate(&root, false)),
         ["gen", "--check"] => tools::repository().and_then(|root| generate::generate(&root, true)),
         ["vm", words @ ..] => tools::repository().and_then(|root| vm::run(&root, words)),
+        ["fuzz", words @ ..] => tools::repository().and_then(|root| fuzz::command(&root, words)),
         ["dist"] => tools::repository().and_then(|root| dist::build(&root)).map(|file| println!("{}", file.display())),
         ["bench", figures @ ..] => tools::repository().and_then(|root| bench::measure(&root, figures)),
         _ => Err(USAGE.to_owned()),

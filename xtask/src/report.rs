@@ -16,12 +16,15 @@ pub enum Phase {
     Tests,
     /// The simulator.
     Simulation,
+    /// The fuzz targets, and their build.
+    Fuzzing,
     /// Emulated machines, and the static binary that runs in them.
     Machines,
 }
 
 impl Phase {
-    const ALL: [Self; 6] = [Self::Setup, Self::Gates, Self::Build, Self::Tests, Self::Simulation, Self::Machines];
+    const ALL: [Self; 7] =
+        [Self::Setup, Self::Gates, Self::Build, Self::Tests, Self::Simulation, Self::Fuzzing, Self::Machines];
 
     fn name(self) -> &'static str {
         match self {
@@ -30,6 +33,7 @@ impl Phase {
             Self::Build => "build",
             Self::Tests => "tests",
             Self::Simulation => "simulation",
+            Self::Fuzzing => "fuzzing",
             Self::Machines => "machines",
         }
     }
@@ -41,6 +45,7 @@ impl Phase {
             Self::Build => 10,
             Self::Tests => 15,
             Self::Simulation => 3,
+            Self::Fuzzing => 10,
             Self::Machines => 20,
         };
         Some(Duration::from_secs(minutes * 60))

@@ -3,7 +3,7 @@
 use crate::filter::{Selection, select};
 use crate::report::{Phase, Report, Tally};
 use crate::tools::{Outcome, cargo, output_of, run as run_command};
-use crate::{dist, edges, generate, host, markdown, purity, tidy, tools, vm};
+use crate::{dist, edges, fuzz, generate, host, markdown, purity, tidy, tools, vm};
 use std::path::Path;
 use std::process::{Command, ExitCode};
 
@@ -58,6 +58,10 @@ fn steps(root: &Path, report: &mut Report) {
         report.step(Phase::Simulation, "simulation of fixed seeds", |_| {
             cargo_step(&["run", "--locked", "--release", "-p", "hale-sim", "--", "ci"])
         });
+    }
+    match fuzz::missing() {
+        Some(why) => report.leave_out(fuzz::left_out(root, why)),
+        None => drop(report.step(Phase::Fuzzing, "fuzz targets, a short time each", |_| fuzz::short(root))),
     }
     if let Some(why) = vm::missing() {
         return report.leave_out(vm::left_out(why));

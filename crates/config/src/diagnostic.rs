@@ -166,14 +166,17 @@ impl<'s> Report<'s> {
         let source = &self.sources[at.file];
         let (line, column, excerpt) = locate(&source.text, at);
         let span = at.start..at.end;
-        let (message, help) = (harmless(&message), help.as_deref().map(harmless));
+        let (message, help) = (harmless(message), help.map(harmless));
         self.found.push(Diagnostic { severity, file: source.name.clone(), line, column, span, message, help, excerpt });
         self.places.push(at);
     }
 }
 
 /// `text` on one line, as it is shown and kept: names of keys, quoted in messages, can hold anything.
-fn harmless(text: &str) -> String {
+fn harmless(text: String) -> String {
+    if text.chars().all(is_harmless) {
+        return text;
+    }
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
         if is_harmless(c) { shown.push(c) } else { shown.extend(c.escape_default()) }

@@ -40,7 +40,7 @@ pub(super) async fn probe(
     }
 }
 
-async fn exchange(
+pub(super) async fn exchange(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     authority: &str,
     service: &str,

@@ -22,7 +22,7 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// How much of a body is read: a health page has a few kilobytes; what stands after this is no part of it.
-const BODY_BYTES_MAX: usize = 1 << 20;
+pub(super) const BODY_BYTES_MAX: usize = 1 << 20;
 
 /// How long status line and headers may be together; servers themselves accept 8 to 64 KiB.
 const HEAD_BYTES_MAX: usize = 64 << 10;
@@ -43,7 +43,12 @@ const DEFAULT_TLS_PORT: u16 = 443;
 /// Sends the check's request and compares the answer. Redirects are answers like others and not followed.
 pub(super) async fn probe(check: &HttpCheck, network: &Network, deadline: Deadline) -> Result<Verdict, Verdict> {
     let sent = send(&check.method, &check.url, &check.headers, check.ca_file.as_deref(), network, deadline);
-    let Sent { answer, mut connection } = sent.await?;
+    judge(check, sent.await?, deadline).await
+}
+
+/// Compares an answer whose head is there.
+pub(super) async fn judge(check: &HttpCheck, sent: Sent, deadline: Deadline) -> Result<Verdict, Verdict> {
+    let Sent { answer, mut connection } = sent;
     let status = answer.status();
     if !check.status.contains(&status.as_u16()) {
         let expected = alternatives(&check.status);
@@ -120,7 +125,7 @@ impl<'a> Target<'a> {
     }
 }
 
-fn request(
+pub(super) fn request(
     method: &str,
     headers: &BTreeMap<String, String>,
     host: &str,
@@ -139,7 +144,7 @@ fn request(
     builder.body(Empty::new()).map_err(|error| Verdict::wrong(format_args!("the request cannot be made: {error}")))
 }
 
-async fn exchange(
+pub(super) async fn exchange(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     request: Request<Empty<Bytes>>,
     deadline: Deadline,

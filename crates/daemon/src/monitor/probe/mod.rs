@@ -4,6 +4,8 @@ mod connect;
 mod control;
 mod exec;
 mod exposition;
+#[doc(hidden)]
+pub mod fed;
 mod figures;
 mod grpc;
 mod http;
