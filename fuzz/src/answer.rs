@@ -3,7 +3,7 @@
 use hale_core::event::ProbeFailure;
 use hale_core::time::Span;
 use hale_daemon::monitor::probe::fed::{DETAIL_BYTES, Found};
-use tokio::io::{AsyncWriteExt, DuplexStream};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::runtime::{Builder, Runtime};
 
 /// Beyond what any answer takes that is all there, or ends; libFuzzer has a bound of its own below it.
@@ -18,6 +18,8 @@ thread_local! {
 
 /// What a server says before it closes the connection.
 pub struct Answer<'a> {
+    /// What the end of the question looks like: before it was heard nothing is said.
+    pub after: &'a [u8],
     /// First of all, in pieces of so many bytes; 0: in one.
     pub bytes: &'a [u8],
     pub piece_bytes: usize,
@@ -40,6 +42,12 @@ impl Answer<'_> {
     }
 
     async fn said(&self, mut stream: DuplexStream) -> usize {
+        let mut question = Vec::new();
+        while !question.windows(self.after.len()).any(|window| window == self.after) {
+            if !matches!(stream.read_buf(&mut question).await, Ok(1..)) {
+                return 0;
+            }
+        }
         let piece_bytes = if self.piece_bytes == 0 { self.bytes.len().max(1) } else { self.piece_bytes };
         let mut said_bytes = 0;
         let first = self.bytes.chunks(piece_bytes);

@@ -31,7 +31,7 @@ pub fn run(input: &[u8]) {
     // Said in pieces that are not too small: this is most of the time that such an input takes.
     let end = if which.is_ascii_uppercase() { &bytes[bytes.len().saturating_sub(16)..] } else { &[] };
     let piece_bytes = usize::from(pieces.saturating_sub(b'0'));
-    let answer = Answer { bytes, piece_bytes, again: &end.repeat(256), until_bytes: ENDLESS_BYTES };
+    let answer = Answer { after: b"\r\n\r\n", bytes, piece_bytes, again: &end.repeat(256), until_bytes: ENDLESS_BYTES };
     let ((failure, detail), said_bytes) = answer.to(|stream| fed::http(&check, stream, TIMEOUT));
     if failure.is_none() {
         assert!(detail.starts_with("200 OK in ") || detail.starts_with("204 No Content in "), "{detail}");
