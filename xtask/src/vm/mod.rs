@@ -39,6 +39,7 @@ type Scenario = fn(&Bench) -> Outcome;
 /// Each scenario with its name.
 const SCENARIOS: &[(&str, Scenario)] = &[
     ("boot", scenarios::boot::run),
+    ("clock-step", scenarios::clock_step::run),
     ("watchdog-reset", scenarios::watchdog_reset::run),
     ("hardware-timer", scenarios::hardware_timer::run),
     ("wedged", scenarios::wedged::run),

@@ -1,6 +1,7 @@
 //! One file for each scenario; what several of them use is here.
 
 pub mod boot;
+pub mod clock_step;
 pub mod hardware_timer;
 pub mod memory;
 pub mod pid1;
