@@ -18,13 +18,15 @@ const MANY: u32 = 1_000;
 /// More, to see whether the cost grows with them or faster; a guardian has five descriptors for each, of 20,000 that many hosts allow.
 const MORE: u32 = 3_000;
 /// Longest time for all of them to come up.
-const UP_WITHIN: Duration = Duration::from_secs(300);
+pub const UP_WITHIN: Duration = Duration::from_secs(300);
 /// A rest until every check is probed at its usual pace.
-const SETTLED_AFTER: Duration = Duration::from_secs(15);
+pub const SETTLED_AFTER: Duration = Duration::from_secs(15);
 /// Over this time the processor time is summed: ten rounds of the checks.
 const WATCHED: Duration = Duration::from_secs(20);
 /// The first port of the agents; below those that the kernel gives to clients (ip(7), `ip_local_port_range`).
-const FIRST_PORT: u32 = 20_000;
+pub const FIRST_PORT: u32 = 20_000;
+/// How long an agent may take to answer a request.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// How many questions are asked.
 const QUESTIONS: usize = 200;
 
@@ -68,15 +70,7 @@ pub fn http(tools: &Tools) -> Result<Vec<Figure>, String> {
         let before = machine_ticks();
         let (running, configuration) = up(tools, &format!("http-{count}"), count, checks, true)?;
         cost.add(Kind::Hale, Numbers(vec![cost_of(&running, tools)]), "");
-        let probe = |number: usize| {
-            let port = FIRST_PORT + u32::try_from(number).unwrap_or(0) % count;
-            let error = |e: std::io::Error| format!("port {port}: {e}");
-            let mut stream = TcpStream::connect(format!("127.0.0.1:{port}")).map_err(error)?;
-            stream.write_all(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n").map_err(error)?;
-            let mut answer = [0; 1_024];
-            let length = stream.read(&mut answer).map_err(error)?;
-            if answer[..length].starts_with(b"HTTP/1.1 200 ") { Ok(()) } else { Err(format!("port {port} fails")) }
-        };
+        let probe = |number: usize| ask_agent(FIRST_PORT + u32::try_from(number).unwrap_or(0) % count);
         cost.add(Kind::Floor, Numbers(vec![cost_of_plain(count, probe)?]), "a loop of the same requests, as often");
         cost.busy = busy_since(before);
         if count == MANY {
@@ -88,6 +82,17 @@ pub fn http(tools: &Tools) -> Result<Vec<Figure>, String> {
         running.stop()?;
     }
     Ok(vec![cost, more, answer])
+}
+
+/// Makes the request of an HTTP check.
+pub fn ask_agent(port: u32) -> Result<(), String> {
+    let error = |e: std::io::Error| format!("port {port}: {e}");
+    let mut stream = TcpStream::connect(format!("127.0.0.1:{port}")).map_err(error)?;
+    stream.set_read_timeout(Some(ANSWER_WITHIN)).map_err(error)?;
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n").map_err(error)?;
+    let mut answer = [0; 1_024];
+    let length = stream.read(&mut answer).map_err(error)?;
+    if answer[..length].starts_with(b"HTTP/1.1 200 ") { Ok(()) } else { Err(format!("port {port} fails")) }
 }
 
 /// Starts so many services with these checks (`N` is a service's number, `PORT` its own), and waits until they are healthy.

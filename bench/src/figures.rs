@@ -98,12 +98,12 @@ pub fn kill_once(running: &mut Running) -> Result<f64, String> {
 }
 
 fn installed(tools: &Tools) -> impl Iterator<Item = Kind> {
-    Kind::ALL.into_iter().filter(|kind| kind.is_installed(tools))
+    Kind::AT_ONCE.into_iter().filter(|kind| kind.is_installed(tools))
 }
 
 /// Runs `work` for one supervisor; what goes wrong with it stands in its row and does not keep the others from being
 /// measured.
-fn attempt(figure: &mut Figure, kind: Kind, work: impl FnOnce(&mut Figure) -> Result<(), String>) {
+pub fn attempt(figure: &mut Figure, kind: Kind, work: impl FnOnce(&mut Figure) -> Result<(), String>) {
     if let Err(message) = work(figure) {
         figure.add(kind, Numbers::default(), "");
         figure.note(kind, &message);

@@ -3,6 +3,7 @@
 //! The time of a restart is the agent's own: it looks at the clock as the first act of its `main`, and the driver did
 //! just before kill(2), so how often the driver looks does not enter.
 
+mod checkers;
 mod checks;
 mod crowd;
 mod evidence;
@@ -63,6 +64,7 @@ fn measure(hale: &str, agent: &str, folder: &Path, wanted: &[&str]) -> Result<()
     let tools = Tools {
         hale: std::path::absolute(hale).map_err(|e| format!("{hale}: {e}"))?,
         agent: absolute(agent)?,
+        supervisord: checkers::supervisord(),
         disk,
         memory,
     };

@@ -22,11 +22,19 @@ pub enum Kind {
     Runit,
     /// s6-svscan, one s6-supervise for each agent, told when the agent is ready: without that it always waits a second.
     S6,
+    /// monit: [`crate::checkers`].
+    Monit,
+    /// supervisord with superlance's httpok for each agent: [`crate::checkers`].
+    Supervisord,
 }
 
 impl Kind {
     /// In the order of the tables.
-    pub const ALL: [Self; 4] = [Self::Floor, Self::Hale, Self::Runit, Self::S6];
+    pub const ALL: [Self; 6] = [Self::Floor, Self::Hale, Self::Runit, Self::S6, Self::Monit, Self::Supervisord];
+    /// Those that start again at once what has ended.
+    pub const AT_ONCE: [Self; 4] = [Self::Floor, Self::Hale, Self::Runit, Self::S6];
+    /// Those that make HTTP checks.
+    pub const CHECKING: [Self; 3] = [Self::Hale, Self::Monit, Self::Supervisord];
 
     /// As in the tables.
     pub fn name(self) -> &'static str {
@@ -35,11 +43,13 @@ impl Kind {
             Self::Hale => "hale",
             Self::Runit => "runit",
             Self::S6 => "s6",
+            Self::Monit => "monit",
+            Self::Supervisord => "supervisord",
         }
     }
 
     /// The program to run, if the machine has it.
-    fn program(self, tools: &Tools) -> Option<PathBuf> {
+    pub fn program(self, tools: &Tools) -> Option<PathBuf> {
         let in_path = |name: &str| {
             let path = std::env::var_os("PATH").unwrap_or_default();
             std::env::split_paths(&path).map(|folder| folder.join(name)).find(|file| file.is_file())
@@ -49,6 +59,8 @@ impl Kind {
             Self::Hale => tools.hale.is_file().then(|| tools.hale.clone()),
             Self::Runit => in_path("runsvdir"),
             Self::S6 => in_path("s6-svscan"),
+            Self::Monit => in_path("monit"),
+            Self::Supervisord => tools.supervisord.clone(),
         }
     }
 
@@ -64,6 +76,8 @@ pub struct Tools {
     pub hale: PathBuf,
     /// The agent: absolute, without symbolic links, as /proc shows it.
     pub agent: PathBuf,
+    /// supervisord, with httpok in the same folder, where there is one.
+    pub supervisord: Option<PathBuf>,
     /// On disk.
     pub disk: PathBuf,
     /// On a tmpfs, as `/run` is: Hale's `runtime_dir` belongs there.
@@ -118,6 +132,7 @@ pub fn start(kind: Kind, tools: &Tools, name: &str, count: u32) -> Result<Runnin
             let scan = scan_folder(tools, &folder, &fifo, count, "--ready-fd 3")?;
             command.args(["-c", &(count + 10).to_string(), "-t", "0"]).arg(scan);
         }
+        Kind::Monit | Kind::Supervisord => return Err(format!("{} is measured with checks only", kind.name())),
     }
     run(kind, tools, command, &folder, starts)
 }
@@ -138,7 +153,8 @@ pub fn start_hale(
     Ok((run(Kind::Hale, tools, command, &folder, starts)?, configuration))
 }
 
-fn run(kind: Kind, tools: &Tools, mut command: Command, folder: &Path, starts: Starts) -> Result<Running, String> {
+/// Runs the supervisor, whose output goes into `folder`.
+pub fn run(kind: Kind, tools: &Tools, mut command: Command, folder: &Path, starts: Starts) -> Result<Running, String> {
     let log = fs::File::create(folder.join("supervisor.log")).map_err(|e| format!("cannot make a log: {e}"))?;
     let errors = log.try_clone().map_err(|e| format!("cannot make a log: {e}"))?;
     command.stdin(Stdio::null()).stdout(log).stderr(errors).current_dir(folder);
@@ -157,7 +173,7 @@ impl Running {
         self.is_stopped = true;
         let signal = match self.kind {
             Kind::Floor => Signal::KILL,
-            Kind::Hale | Kind::S6 => Signal::TERM,
+            Kind::Hale | Kind::S6 | Kind::Monit | Kind::Supervisord => Signal::TERM,
             Kind::Runit => Signal::HUP,
         };
         let pid = Pid::from_child(&self.child);
@@ -191,7 +207,8 @@ impl Drop for Running {
     }
 }
 
-fn fresh_folder(parent: &Path, name: &str) -> Result<PathBuf, String> {
+/// An empty folder of this name.
+pub fn fresh_folder(parent: &Path, name: &str) -> Result<PathBuf, String> {
     let folder = parent.join(name);
     if folder.exists() {
         fs::remove_dir_all(&folder).map_err(|e| format!("cannot empty {}: {e}", folder.display()))?;

@@ -1,5 +1,6 @@
 //! `cargo xtask bench`: builds everything as a user would have it, and measures.
 
+use crate::host;
 use crate::tools::{Outcome, cargo, run, target_dir};
 use std::path::Path;
 use std::process::Command;
@@ -26,5 +27,10 @@ pub fn measure(root: &Path, figures: &[&str]) -> Outcome {
     let release = target.join("release");
     let mut bench = Command::new(release.join("hale-bench"));
     bench.arg(release.join("hale")).arg(release.join("hale-bench-agent")).arg(target.join("bench"));
+    if (figures.is_empty() || figures.contains(&"starved"))
+        && let Some(python) = host::SUPERVISOR.python(&target)
+    {
+        bench.env(host::SUPERVISOR.variable, python);
+    }
     run(bench.args(figures))
 }

@@ -52,7 +52,7 @@ pub struct PythonPackage {
     requirements: &'static [&'static str],
     /// The environment variable that tells tests the Python that has it.
     pub variable: &'static str,
-    /// The module of tests that need it.
+    /// The module of tests that need it, if any do.
     pub need: &'static str,
 }
 
@@ -87,6 +87,15 @@ pub const PYTHON_PACKAGES: [PythonPackage; 3] = [
         need: "needs_services",
     },
 ];
+
+/// supervisord, and the listener of its events that makes HTTP checks: for the benchmarks, and no test.
+pub const SUPERVISOR: PythonPackage = PythonPackage {
+    name: "supervisor",
+    modules: "supervisor, superlance",
+    requirements: &["supervisor==4.3.0", "superlance==2.0.0"],
+    variable: "HALE_BENCH_SUPERVISOR_PYTHON",
+    need: "",
+};
 
 /// The version of the test runner that is built when none is installed; the machine needs some minutes for it.
 const NEXTEST_VERSION: &str = "0.9.143";
