@@ -94,7 +94,8 @@ fn listen(streams: &[UnixStream], over: &AtomicBool, bytes: &AtomicUsize) {
     }
 }
 
-fn say_nothing(socket: &Path, over: &AtomicBool, made: &AtomicUsize) {
+/// Connects, begins a request and goes no further, with [`MUTE`] connections open or waiting at once, until `over`.
+pub fn say_nothing(socket: &Path, over: &AtomicBool, made: &AtomicUsize) {
     let mut open = VecDeque::new();
     while !over.load(Ordering::Relaxed) {
         // It waits while the kernel's queue is full.

@@ -40,6 +40,7 @@ pub const ALL: &[(&str, Measure)] = &[
     ("reload", crate::reload::reload),
     ("starved", crate::starved::starved),
     ("crowd", crate::crowd::crowd),
+    ("hostile", crate::hostile::hostile),
 ];
 
 /// Numbers from 0 to 1 that differ from round to round and are the same in each run (splitmix64).

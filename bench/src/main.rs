@@ -9,6 +9,7 @@ mod crowd;
 mod evidence;
 mod figures;
 mod floor;
+mod hostile;
 mod numbers;
 mod proc;
 mod reload;
