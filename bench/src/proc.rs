@@ -98,6 +98,7 @@ pub fn machine() -> Vec<String> {
         format!("processors: {processors} × {}", field(&read("/proc/cpuinfo"), "model name")),
         format!("memory: {}", field(&read("/proc/meminfo"), "MemTotal")),
         format!("load average at the start: {}", read("/proc/loadavg").trim()),
+        format!("kernel.sched_autogroup_enabled: {}", read("/proc/sys/kernel/sched_autogroup_enabled").trim()),
         format!("pressure at the start: {}", read("/proc/pressure/cpu").lines().next().unwrap_or("unknown")),
     ]
 }
