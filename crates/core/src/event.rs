@@ -2,6 +2,7 @@
 
 use crate::analyze::blame::Controls;
 use crate::analyze::stall::Stall;
+use crate::analyze::trace::Trace;
 use crate::descriptor::{FdName, Offer};
 use crate::examination::Examination;
 use crate::hardware::{Past, Timer};
@@ -142,10 +143,14 @@ pub enum Event {
     Collected {
         /// Whose.
         service: Name,
+        /// Which of its processes.
+        epoch: Epoch,
         /// For which incident.
         incident: IncidentId,
         /// The process's last lines of output, oldest first, escaped and bounded by the collector.
         lines: Vec<String>,
+        /// The last exception in its output, if there is one.
+        trace: Option<Box<Trace>>,
     },
     /// What was asked for by [`crate::effect::Order::Examine`].
     Examined {

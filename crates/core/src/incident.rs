@@ -2,6 +2,7 @@
 
 use crate::analyze::blame::Judgement;
 use crate::analyze::stall::Stall;
+use crate::analyze::trace::Trace;
 use crate::event::ExitStatus;
 use crate::examination::Examination;
 use crate::ids::{IncidentId, Name, RecordId};
@@ -245,6 +246,8 @@ pub struct Story {
     pub memory: Option<MemoryReport>,
     /// What that process was doing when it was found not to work.
     pub examination: Option<Examination>,
+    /// The first exception that was found in the output of a process that failed.
+    pub exception: Option<Trace>,
     /// The last records of the boot before, where the machine was reset.
     pub records_before: Vec<RecordId>,
 }
@@ -304,6 +307,7 @@ fn open(record: &Record) -> Option<Story> {
         output: Vec::new(),
         memory,
         examination: None,
+        exception: None,
         records_before,
     })
 }
@@ -315,6 +319,8 @@ impl Story {
             if self.output.is_empty() {
                 self.output.clone_from(lines);
             }
+        } else if let Body::Traced { trace, .. } = &record.body {
+            self.exception.get_or_insert_with(|| (**trace).clone());
         } else if let Body::Examined { found, .. } = &record.body {
             self.examination.get_or_insert_with(|| (**found).clone());
         } else if let Body::Exited { memory, .. } = &record.body {
@@ -460,6 +466,10 @@ pub fn line(body: &Body) -> Option<(String, Option<String>)> {
         Body::OrderNotDurable { waited, .. } => {
             plain(format!("carried out an order that is not in the ledger: the disk did not take it within {waited}"))
         }
+        Body::Traced { trace, .. } => plain(format!(
+            "its last output has an exception: {trace} ({}), fingerprint {}",
+            trace.runtime, trace.fingerprint
+        )),
         Body::OutputDropped { bytes } => plain(format!("dropped {bytes} bytes of output")),
         Body::ProbeLost { check, .. } => {
             plain(format!("a probe of check {check} never came back; it counts neither way"))

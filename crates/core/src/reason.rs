@@ -1,5 +1,6 @@
 //! Why: reasons as data, rendered in one place so that every surface tells the same story.
 
+use crate::analyze::trace::Fingerprint;
 use crate::analyze::trend::Reaches;
 use crate::event::EndWhy;
 use crate::ids::Name;
@@ -37,6 +38,15 @@ pub enum Reason {
         failures: u32,
         /// The delay chosen, jitter counted.
         delay: Span,
+    },
+    /// It failed before, and of its last failures so many in a row by the same exception.
+    SameException {
+        /// In a row, this one counted.
+        failures: u32,
+        /// How often that exception was seen.
+        times: u32,
+        /// Which.
+        exception: Fingerprint,
     },
     /// Too many failures in too short a time.
     CrashLoop {
@@ -235,6 +245,9 @@ impl fmt::Display for Reason {
                 write!(f, "it had not failed in the last {healthy_after}")
             }
             Self::Repeated { failures, delay: _ } => write!(f, "this is failure {failures} in a row"),
+            Self::SameException { failures, times, exception: _ } => {
+                write!(f, "this is failure {failures} in a row, and the last {times} exceptions were the same")
+            }
             Self::CrashLoop { failures, within } => {
                 write!(f, "{failures} failures within {within} are a crash loop, and quick restarts do not help")
             }

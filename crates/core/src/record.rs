@@ -1,11 +1,14 @@
 //! What the core writes down: the only thing that changes the world, and the text of the ledger.
 
 mod finding;
+mod order;
 
 pub use finding::Finding;
+pub use order::{Actor, OperatorOrder, Refusal};
 
 use crate::analyze::blame;
 use crate::analyze::stall::Stall;
+use crate::analyze::trace::Trace;
 use crate::descriptor::FdName;
 use crate::event::{EndWhy, ExitStatus, Lost, ProbeFailure, Process, SpawnFailure};
 use crate::examination::Examination;
@@ -25,12 +28,11 @@ use crate::world::phase::Then;
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::fmt;
 use serde::{Deserialize, Serialize};
 
 /// The version of the core's rules: a decision can be recomputed by the same version only. Raised whenever a
 /// rule answers differently to the same values.
-pub const CORE_VERSION: u32 = 3;
+pub const CORE_VERSION: u32 = 4;
 
 /// One thing that was detected, decided, done or refused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -417,6 +419,13 @@ pub enum Body {
         /// Oldest first.
         lines: Vec<String>,
     },
+    /// The output of the process that failed has an exception.
+    Traced {
+        /// Its number.
+        epoch: Epoch,
+        /// The last one.
+        trace: Box<Trace>,
+    },
     /// What the process that failed was doing.
     Examined {
         /// Its number.
@@ -562,6 +571,7 @@ impl Body {
             | Self::Detected { .. }
             | Self::Blamed(_)
             | Self::NotItsFault { .. }
+            | Self::Traced { .. }
             | Self::Decided(_)
             | Self::RestartPlanned(_)
             | Self::Waits { .. }
@@ -607,88 +617,4 @@ pub struct Reload {
     pub to: PolicyHash,
     /// What it changes.
     pub change: Listed,
-}
-
-/// Who gave an order, as the kernel says (SO_PEERCRED, unix(7)), never as the client says. Of SIGHUP, whose sender nobody
-/// tells of, it is Hale itself, with the signal in the place of the name.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Actor {
-    /// User id.
-    pub uid: u32,
-    /// Process id.
-    pub pid: i32,
-    /// The user's name, if it has one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub user: Option<String>,
-}
-
-impl fmt::Display for Actor {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.user {
-            Some(user) => write!(f, "{user} (uid {})", self.uid),
-            None => write!(f, "uid {}", self.uid),
-        }
-    }
-}
-
-/// What an operator can order.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "order", rename_all = "snake_case")]
-pub enum OperatorOrder {
-    /// Run it, and forget its delays and counters.
-    Start {
-        /// Which.
-        service: Name,
-    },
-    /// End it, and leave it so until it is started or Hale starts anew.
-    Stop {
-        /// Which.
-        service: Name,
-    },
-    /// End it and run it again; not a failure.
-    Restart {
-        /// Which.
-        service: Name,
-    },
-    /// Only watch it for a while.
-    Pause {
-        /// Which.
-        service: Name,
-        /// How long.
-        lasts: Span,
-    },
-    /// Heal it again.
-    Resume {
-        /// Which.
-        service: Name,
-    },
-    /// Put another policy in force.
-    Reload {
-        /// Which.
-        policy: PolicyHash,
-    },
-}
-
-impl OperatorOrder {
-    /// The service it is about, if it is about one.
-    #[must_use]
-    pub fn service(&self) -> Option<&Name> {
-        match self {
-            Self::Start { service }
-            | Self::Stop { service }
-            | Self::Restart { service }
-            | Self::Pause { service, .. }
-            | Self::Resume { service } => Some(service),
-            Self::Reload { .. } => None,
-        }
-    }
-}
-
-/// An order or a rung that is refused, and why.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Refusal {
-    /// What was refused.
-    pub what: String,
-    /// Why.
-    pub reason: Reason,
 }

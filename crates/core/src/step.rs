@@ -137,8 +137,11 @@ impl Brain<'_> {
             Event::DescriptorGone { service, stored, why } => {
                 self.drop_stored(&service, |kept| kept.id == stored, &why);
             }
-            Event::Collected { service, incident, lines } => {
+            Event::Collected { service, epoch, incident, lines, trace } => {
                 self.record_in(Some(&service), Some(incident), Body::Output { lines });
+                if let Some(trace) = trace {
+                    self.record_in(Some(&service), Some(incident), Body::Traced { epoch, trace });
+                }
             }
             Event::Controlled { probe, controls } => self.controlled(probe, &controls),
             Event::Examined { service, epoch, found } => self.examined(&service, epoch, found),

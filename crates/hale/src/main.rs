@@ -55,7 +55,7 @@ fn run(cli: Cli, out: &mut impl Write) -> Result<Exit, Failure> {
         Command::Logs { service, follow, lines, format } => {
             commands::logs::run(&service, follow, lines, format, global, out)
         }
-        Command::Incidents { since, format } => commands::incidents::run(since, format, global, out),
+        Command::Incidents { since, grouped, format } => commands::incidents::run(since, grouped, format, global, out),
         Command::Explain { id, format } => commands::explain::run(id, format, global, out),
         Command::Incident { id, format } => commands::incident::run(id, format, global, out),
         Command::Start { service } => commands::order::run("start", &service, global, out),

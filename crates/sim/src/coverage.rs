@@ -113,6 +113,7 @@ pub fn body_name(body: &Body) -> &'static str {
         Body::HostStalled { .. } => "host_stalled",
         Body::LedgerRecovered => "ledger_recovered",
         Body::Output { .. } => "output",
+        Body::Traced { .. } => "traced",
         Body::Examined { .. } => "examined",
         Body::Blamed(_) => "blamed",
         Body::NotItsFault { .. } => "not_its_fault",

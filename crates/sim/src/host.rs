@@ -3,6 +3,7 @@
 
 mod blaming;
 pub mod probing;
+mod raising;
 mod reload;
 mod revive;
 
@@ -483,11 +484,7 @@ impl Host for FakeHost<'_> {
             }
             Order::Kill => self.with_kernel(|kernel, around| kernel.kill(around, service, epoch)),
             Order::Probe { probe, check, policy, anew: _ } => self.probe(service, epoch, *probe, *check, policy),
-            Order::Collect { incident, .. } => {
-                let lines = vec![String::from("a last line")];
-                let event = Event::Collected { service: service.clone(), incident: *incident, lines };
-                self.timeline.after(3_000, Item::Tell(event));
-            }
+            Order::Collect { incident, .. } => self.collect(service, epoch, *incident),
             Order::Examine => {
                 // Sometimes it cannot, sometimes it is too late, and sometimes it does not answer.
                 let (found, after_us) = match effect.id.0 % 4 {

@@ -11,6 +11,7 @@ use crate::left::Left;
 use crate::scenario::{BEGIN_US, Scenario};
 use crate::timeline::{Item, Timeline};
 use hale_core::analyze::stall::Stall;
+use hale_core::analyze::trace::Fingerprint;
 use hale_core::descriptor::Stored;
 use hale_core::event::{Event, ExitStatus, Found, Life, Notice, Process, SpawnFailure};
 use hale_core::ids::{Epoch, Name};
@@ -72,6 +73,15 @@ pub enum Fact {
         blamed: Blame,
         /// Whose fault it is: any of these.
         truth: Vec<Blame>,
+    },
+    /// The last exception in the output of a process that failed is this one; none: there is none.
+    Raised {
+        /// Whose.
+        service: Name,
+        /// Which of its processes.
+        epoch: Epoch,
+        /// It.
+        exception: Option<Fingerprint>,
     },
     /// A probe runs until then.
     Probing {

@@ -5,6 +5,7 @@
 
 use crate::fate::MEMORY_BOUND;
 use crate::host::FakeHost;
+use hale_core::analyze::trace::Trace;
 use hale_core::driver::Host;
 use hale_core::effect::{Effect, Fence, Order};
 use hale_core::event::{Event, Question, Reading};
@@ -85,6 +86,8 @@ pub enum Mutation {
     WrongBlame,
     /// What has failed is not looked at.
     NeverLooks,
+    /// All exceptions look the same.
+    SameExceptions,
     /// The core panics.
     Panics,
 }
@@ -126,12 +129,23 @@ pub struct Mutated<'h, 's> {
     failed: bool,
     calls: u64,
     nonce: u64,
+    exception: Option<Box<Trace>>,
 }
 
 impl<'h, 's> Mutated<'h, 's> {
     /// `host` with `mutation` before it. `nonce` differs from run to run, as an address or a process id does.
     pub fn new(host: &'h mut FakeHost<'s>, mutation: Mutation, nonce: u64) -> Self {
-        Self { host, mutation, forged: None, again: None, held_back: Vec::new(), failed: false, calls: 0, nonce }
+        Self {
+            host,
+            mutation,
+            forged: None,
+            again: None,
+            held_back: Vec::new(),
+            failed: false,
+            calls: 0,
+            nonce,
+            exception: None,
+        }
     }
 
     fn alter(&mut self, record: &mut Record) {
@@ -190,6 +204,10 @@ impl Host for Mutated<'_, '_> {
         let mut event = self.host.next(until)?;
         if event != Event::Tick {
             self.forged = None;
+        }
+        if let (Mutation::SameExceptions, Event::Collected { trace, .. }) = (self.mutation, &mut event) {
+            self.exception = self.exception.take().or(trace.take());
+            trace.clone_from(&self.exception);
         }
         if let (Mutation::DeafToOom, Event::Exited { memory, .. }) = (self.mutation, &mut event) {
             *memory = None;

@@ -24,6 +24,7 @@ const CASES: &[(&str, Mutation)] = &[
     ("acknowledged", Mutation::NoAck),
     ("one-probe", Mutation::ProbeTwice),
     ("recomputes", Mutation::AlteredDecision),
+    ("alike", Mutation::SameExceptions),
     ("answers", Mutation::AnswerTwice),
     ("oom-is-named", Mutation::DeafToOom),
     ("stalls-are-named", Mutation::DeafToStalls),

@@ -1,6 +1,7 @@
 //! The ladder: from a failure that counts to restart or hold, with every rung that was refused.
 
-use crate::ids::Name;
+use crate::analyze::alike::{Alike, Endings, SAME_EXCEPTION};
+use crate::ids::{Epoch, Name};
 use crate::incident::Cause;
 use crate::policy::{CrashLoop, HELD_DELAY_MAX, Mode, PolicyHash, RestartPolicy};
 use crate::reason::Reason;
@@ -14,7 +15,7 @@ use core::iter;
 use serde::{Deserialize, Serialize};
 
 /// The rule's name in records. The number is raised with every change of what it answers.
-pub const RULE: &str = "ladder/3";
+pub const RULE: &str = "ladder/4";
 
 /// Jitter is only ever added, and at most a quarter: a delay in the configuration is a promise not to come
 /// back earlier, and a quarter is enough to take a hundred services apart that failed together.
@@ -45,12 +46,16 @@ pub struct Counters {
     pub recent: VecDeque<Monotonic>,
     /// Tries since it was held; `None`: it is not held.
     pub held_tries: Option<u32>,
+    /// How the newest ones ended.
+    #[serde(default)]
+    pub endings: Endings,
 }
 
 impl Counters {
-    /// Counts one failure.
-    pub fn count(&mut self, at: Monotonic, crash_loop: Option<CrashLoop>) {
+    /// Counts one failure of this process.
+    pub fn count(&mut self, at: Monotonic, epoch: Epoch, crash_loop: Option<CrashLoop>) {
         self.failures = self.failures.saturating_add(1);
+        self.endings.failed(epoch);
         if let Some(rule) = crash_loop {
             self.recent.push_back(at);
             self.keep(Some(rule));
@@ -86,6 +91,9 @@ pub struct Read {
     /// Tries since it was held; `None`: it is not held.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held_tries: Option<u32>,
+    /// The exception of the newest failures whose output has been read: this one's usually comes after the decision.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alike: Option<Alike>,
     /// Parts of a thousand that are added to the delay.
     pub jitter_permille: u32,
     /// `restart.crash_loop`.
@@ -221,6 +229,7 @@ pub fn read(
         failures: counters.failures,
         recent: policy.crash_loop.map_or(0, |rule| u32::try_from(within(rule)).unwrap_or(u32::MAX)),
         held_tries: counters.held_tries,
+        alike: counters.endings.alike(),
         jitter_permille,
         crash_loop: policy.crash_loop,
         first_delay: policy.first_delay,
@@ -266,19 +275,30 @@ pub fn decide(read: &Read) -> Choice {
         let delay = with_jitter(doubled(read.delay, read.failures - 2, read.max_delay), read.jitter_permille);
         (delay, Reason::Repeated { failures: read.failures, delay })
     };
-    Choice { rung: Rung::Restart, verdict: Verdict::Restart { delay }, reason, refused: Vec::new() }
+    let restart =
+        |reason, refused| Choice { rung: Rung::Restart, verdict: Verdict::Restart { delay }, reason, refused };
+    match read.alike.filter(|alike| alike.times >= SAME_EXCEPTION) {
+        Some(Alike { times, exception }) => {
+            restart(Reason::SameException { failures: read.failures, times, exception }, vec![no_take_back()])
+        }
+        None => restart(reason, Vec::new()),
+    }
+}
+
+/// There is nothing yet that could be taken back.
+fn no_take_back() -> RefusedRung {
+    RefusedRung { rung: Rung::TakeBack, reason: Reason::NoGenerationsConfigured }
 }
 
 /// Hold after `tries` tries; the rungs between restart and hold are refused.
 fn hold(read: &Read, tries: u32, reason: Reason) -> Choice {
     let delay = with_jitter(doubled(read.held_delay, tries, HELD_DELAY_MAX.max(read.held_delay)), read.jitter_permille);
-    let take_back = RefusedRung { rung: Rung::TakeBack, reason: Reason::NoGenerationsConfigured };
     let reboot = read.reboot.refusal().map(|reason| RefusedRung { rung: Rung::Reboot, reason });
     Choice {
         rung: Rung::Hold,
         verdict: Verdict::Hold { delay, tries },
         reason,
-        refused: iter::once(take_back).chain(reboot).collect(),
+        refused: iter::once(no_take_back()).chain(reboot).collect(),
     }
 }
 
@@ -316,6 +336,7 @@ fn mix(value: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::analyze::trace::Fingerprint;
 
     fn sample() -> Read {
         Read {
@@ -326,6 +347,7 @@ mod tests {
             failures: 1,
             recent: 1,
             held_tries: None,
+            alike: None,
             jitter_permille: 0,
             crash_loop: Some(CrashLoop { failures: 5, within: Span::from_secs(60) }),
             first_delay: Span::ZERO,
@@ -378,6 +400,18 @@ mod tests {
     }
 
     #[test]
+    fn the_same_exception_three_times_leads_one_rung_further() {
+        let exception = Fingerprint::try_from(String::from("00000000deadbeef")).unwrap();
+        let after =
+            |times| decide(&Read { failures: 4, recent: 4, alike: Some(Alike { times, exception }), ..sample() });
+        assert!(matches!(after(2).reason, Reason::Repeated { .. }) && after(2).refused.is_empty());
+        assert_eq!(after(3).reason, Reason::SameException { failures: 4, times: 3, exception });
+        assert_eq!(after(3).refused, [no_take_back()]);
+        // How long it waits is not changed by what is known of it.
+        assert_eq!((after(3).rung, after(3).verdict), (Rung::Restart, after(2).verdict));
+    }
+
+    #[test]
     fn a_held_service_is_retried_for_ever_ever_slower_up_to_an_hour() {
         let delays: Vec<u64> =
             (0..6).map(|tries| delay_of(&Read { held_tries: Some(tries), ..sample() }).as_ms() / 1_000).collect();
@@ -409,7 +443,7 @@ mod tests {
         let rule = CrashLoop { failures: 3, within: Span::from_secs(10) };
         let mut counters = Counters::default();
         for at in [0, 8_000_000, 11_000_000] {
-            counters.count(Monotonic::from_us(at), Some(rule));
+            counters.count(Monotonic::from_us(at), Epoch(1), Some(rule));
         }
         let policy = RestartPolicy {
             first_delay: Span::ZERO,
@@ -423,7 +457,7 @@ mod tests {
         };
         let now = Monotonic::from_us(11_000_000);
         assert_eq!(read(Cause::Exit, Mode::Heal, None, &policy, &counters, now, 0).recent, 2);
-        counters.count(now, Some(rule));
+        counters.count(now, Epoch(1), Some(rule));
         assert_eq!(read(Cause::Exit, Mode::Heal, None, &policy, &counters, now, 0).recent, 3);
     }
 }

@@ -335,6 +335,7 @@ impl Phase {
             | Body::RebootDecided(_)
             | Body::RebootNotDurable { .. }
             | Body::Output { .. }
+            | Body::Traced { .. }
             | Body::Examined { .. }
             | Body::OutputDropped { .. }
             | Body::ProbeLost { .. }

@@ -276,7 +276,7 @@ impl Service {
             Body::Detected { cause, finding, last_good, blocked, .. } => {
                 let counts = blocked.is_none();
                 if counts {
-                    self.known.counters.count(now, self.policy.restart.crash_loop);
+                    self.known.counters.count(now, self.known.last_epoch, self.policy.restart.crash_loop);
                     self.known.last_failure = Some(now);
                 }
                 self.known.insisted = false;
@@ -344,6 +344,7 @@ impl Service {
             }
             Body::DescriptorRefused { why, .. } => self.known.refused.push(why.clone()),
             Body::DescriptorDropped { stored: id, .. } => self.known.stored.retain(|stored| stored.id != *id),
+            Body::Traced { epoch, trace } => self.known.counters.endings.traced(*epoch, trace.fingerprint),
             Body::CountersForgotten => self.forget_counters(),
             Body::Paused { actor, until_boot_us, .. } => {
                 self.known.paused = Some(Paused { actor: actor.clone(), until_boot_us: *until_boot_us });

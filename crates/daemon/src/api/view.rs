@@ -3,6 +3,7 @@
 
 use super::evidence::Evidence;
 use super::openapi;
+use hale_core::analyze::trace::Trace;
 use hale_core::analyze::trend::{self, Unit};
 use hale_core::hardware::Timer;
 use hale_core::ids::Name;
@@ -235,6 +236,9 @@ pub struct Incident {
     /// From the last good sign to the next; only where there was a next one: `recovered`,
     /// `environmental` or `observed`.
     pub down_ms: Option<f64>,
+    /// The first exception in the last output of a process that failed; `null`: none was found.
+    #[serde(default)]
+    pub exception: Option<Trace>,
     /// What happened, in order.
     pub timeline: Vec<Moment>,
     /// What was found.
@@ -362,6 +366,7 @@ impl From<&Story> for Incident {
             outcome: story.outcome,
             recovery_ms: recovery(story).map(ms),
             down_ms: down(story).map(ms),
+            exception: story.exception.clone(),
             timeline: story.timeline.iter().map(moment).collect(),
             evidence: Evidence::from(story),
         }
@@ -428,6 +433,7 @@ mod tests {
             output: Vec::new(),
             memory: None,
             examination: None,
+            exception: None,
             records_before: Vec::new(),
         };
         let durations = |outcome| {

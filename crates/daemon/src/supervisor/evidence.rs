@@ -2,6 +2,7 @@
 
 use super::inbox::Inbox;
 use crate::keeper::tail::last_lines;
+use hale_core::analyze::trace;
 use hale_core::event::Event;
 use hale_core::ids::{Epoch, IncidentId, Name};
 use hale_ledger::record::MAX_PAYLOAD_BYTES;
@@ -53,8 +54,14 @@ impl Collector {
         std::thread::Builder::new().name(String::from("evidence")).spawn(move || {
             for (service, directory, job) in queue {
                 if let Ok(raw) = last_lines(&directory, job.lines + SUCCESSOR_LINES, TAIL_BYTES_MAX) {
-                    let lines = newest(of_process(&raw, job).into_iter().map(clean).collect());
-                    inbox.send(Event::Collected { service, incident: job.incident, lines });
+                    let own = of_process(&raw, job.epoch);
+                    let text: Vec<_> = own.iter().map(|line| String::from_utf8_lossy(line)).collect();
+                    let text: Vec<&str> = text.iter().map(AsRef::as_ref).collect();
+                    let trace = trace::find(&text).map(Box::new);
+                    let last = own.iter().skip(own.len().saturating_sub(job.lines));
+                    let lines = newest(last.map(|line| clean(line)).collect());
+                    let Job { epoch, incident, .. } = job;
+                    inbox.send(Event::Collected { service, epoch, incident, lines, trace });
                 }
             }
         })?;
@@ -70,11 +77,11 @@ impl Collector {
 /// The last lines of the failed process, by the lines with which the guardian marks each one's begin and end. Epochs
 /// begin anew with each Hale, so that the last process of this epoch is meant, and one is told from another by its
 /// pid, too. Without a mark of it (too long ago) all that is not of the next one is taken for its own.
-fn of_process(lines: &[Vec<u8>], job: Job) -> Vec<&[u8]> {
+fn of_process(lines: &[Vec<u8>], epoch: Epoch) -> Vec<&[u8]> {
     let marks: Vec<(usize, Mark)> =
         lines.iter().enumerate().filter_map(|(index, line)| Some((index, Mark::in_line(line)?))).collect();
     let (mut begin, mut cut, mut end) = (0, 0, lines.len());
-    if let Some(last) = marks.iter().rposition(|(_, mark)| mark.epoch == job.epoch.0) {
+    if let Some(last) = marks.iter().rposition(|(_, mark)| mark.epoch == epoch.0) {
         let is_own = |mark: &Mark| (mark.epoch, mark.pid) == (marks[last].1.epoch, marks[last].1.pid);
         for (index, mark) in marks[..=last].iter().rev() {
             if !is_own(mark) {
@@ -88,12 +95,11 @@ fn of_process(lines: &[Vec<u8>], job: Job) -> Vec<&[u8]> {
             }
         }
         end = marks.get(last + 1).map_or(end, |(index, _)| *index);
-    } else if let Some((index, _)) = marks.iter().rfind(|(_, mark)| mark.epoch == job.epoch.next().0 && mark.is_start) {
+    } else if let Some((index, _)) = marks.iter().rfind(|(_, mark)| mark.epoch == epoch.next().0 && mark.is_start) {
         end = *index;
     }
-    let whole = begin.max(end.saturating_sub(job.lines));
     let line = |index: usize| if index == begin { &lines[index][cut..] } else { &lines[index][..] };
-    (whole..end).map(line).collect()
+    (begin..end).map(line).collect()
 }
 
 /// A line of the guardian's own (`hale: epoch 3, pid 7 started`).
@@ -166,8 +172,8 @@ mod tests {
     /// What is taken of this output, with at most so many lines.
     fn taken(output: &[&str], epoch: u64, most: usize) -> Vec<String> {
         let lines: Vec<Vec<u8>> = output.iter().map(|line| line.as_bytes().to_vec()).collect();
-        let job = Job { epoch: Epoch(epoch), incident: IncidentId(1), lines: most };
-        of_process(&lines, job).into_iter().map(clean).collect()
+        let own = of_process(&lines, Epoch(epoch));
+        own[own.len().saturating_sub(most)..].iter().map(|line| clean(line)).collect()
     }
 
     #[test]

@@ -122,6 +122,7 @@ mod tests {
                 entry(18_000, "all checks pass: recovered in 18 ms", None),
             ],
             examination: None,
+            exception: None,
             records_before: Vec::new(),
             output: vec!["web listens on 127.0.0.1:8701".into(), "\u{7}".into()],
             memory: Some(MemoryReport {

@@ -3,6 +3,7 @@
 pub mod completions;
 pub mod doctor;
 pub mod explain;
+pub mod grouped;
 pub mod incident;
 pub mod incidents;
 pub mod ledger;

@@ -5,6 +5,7 @@ mod blame;
 mod confirm;
 mod dependencies;
 mod evidence;
+mod exceptions;
 mod explain;
 mod fdstore;
 mod field;

@@ -56,8 +56,11 @@ impl FakeHost<'_> {
             (failure, took_us) = (Some(ProbeFailure::Timeout), check_policy.timeout.as_us());
             faults.push(Blame::Probe);
         }
-        self.truths.probed(service, &check_policy.name, &faults, (now, now + took_us));
-        self.answered(service, epoch, probe, check_policy, (took_us, failure, figure));
+        let is_heard = self.answered(service, epoch, probe, check_policy, (took_us, failure, figure));
+        // A row of failures ends with what Hale heard to pass.
+        if is_heard || !faults.is_empty() {
+            self.truths.probed(service, &check_policy.name, &faults, (now, now + took_us));
+        }
     }
 
     /// A probe of a dependency, which is there unless it is down.
@@ -78,7 +81,7 @@ impl FakeHost<'_> {
         self.answered(name, Epoch(0), probe, &policy.checks[check], (found.0, found.1, None));
     }
 
-    /// Plans the answer to a probe that takes so long and finds this, unless something comes between.
+    /// Plans the answer to a probe that takes so long and finds this, unless something comes between. `true`: nothing does.
     fn answered(
         &mut self,
         service: &Name,
@@ -86,9 +89,9 @@ impl FakeHost<'_> {
         probe: ProbeId,
         check: &CheckPolicy,
         (took_us, failure, figure): (u64, Option<ProbeFailure>, Option<u64>),
-    ) {
+    ) -> bool {
         let now = self.timeline.now();
-        let Some(dice) = self.probe_dice.get_mut(service) else { return };
+        let Some(dice) = self.probe_dice.get_mut(service) else { return false };
         let unable = !self.faults_over && dice.chance(self.scenario.rates.of(Fault::ProbeUnable));
         let starved = !self.faults_over && self.starved_dice.chance(self.scenario.rates.of(Fault::Starved));
         let timeout_us = check.timeout.as_us();
@@ -124,6 +127,7 @@ impl FakeHost<'_> {
         } else {
             self.coverage.fault(Fault::ProbeLost);
         }
+        !(starved || unable || (!self.faults_over && (lost || late)))
     }
 }
 

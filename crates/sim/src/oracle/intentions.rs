@@ -76,6 +76,7 @@ impl Reasons {
             | Reason::CrashLoop { .. }
             | Reason::StillFailing { .. }
             | Reason::NoGenerationsConfigured
+            | Reason::SameException { .. }
             | Reason::NotRequired
             | Reason::RebootNever
             | Reason::NoTimer
@@ -274,7 +275,7 @@ impl Oracle for Incidents {
                 if open.is_some() { Ok(()) } else { Err(format!("{name}: an end without a beginning")) }
             }
             // Evidence of an incident that is over by now still belongs to it.
-            Body::Output { .. } | Body::Examined { .. } => Ok(()),
+            Body::Output { .. } | Body::Traced { .. } | Body::Examined { .. } => Ok(()),
             Body::BecameHealthy { .. } if open.is_some() => Err(format!("{name}: healthy with an open incident")),
             _ if record.incident != open => {
                 Err(format!("{name}: record {} is of incident {:?}, open is {open:?}", record.id, record.incident))

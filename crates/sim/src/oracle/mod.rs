@@ -1,5 +1,6 @@
 //! Guarantees: each is one sentence that must be true of every run, judged from what happened in the fake world.
 
+mod alike;
 mod blames;
 mod blocking;
 mod delays;
@@ -173,6 +174,7 @@ pub fn oracles(scenario: &Scenario) -> Vec<Box<dyn Oracle>> {
         Box::new(records::Acknowledged::default()),
         Box::new(records::OneProbe::default()),
         Box::new(records::Recomputes),
+        Box::new(alike::Alike::default()),
         Box::new(records::Answers::default()),
         Box::new(oom::OomIsNamed::default()),
         Box::new(stalls::StallsAreNamed::default()),
