@@ -59,7 +59,8 @@ fn stuck(world: &World, name: &Name, service: &Service) -> bool {
         service.known.phase,
         Phase::Down | Phase::Remains { .. } | Phase::BackingOff { .. } | Phase::Held { .. } | Phase::Blocked { .. }
     );
-    if resting && service.known.paused.is_some() && !world.is_ending() {
+    // At the end its turn comes after that of those behind it.
+    if resting && service.known.paused.is_some() && !(world.is_ending() && world.may_end(name)) {
         return false;
     }
     match &service.known.phase {

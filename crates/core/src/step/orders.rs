@@ -57,11 +57,9 @@ impl Brain<'_> {
         if !self.record_order(&order, ordered) {
             return;
         }
-        let pending = Pending { since: self.now(), request, actor, order };
+        self.world.pending.insert(id, Pending { since: self.now(), request, actor, order });
         if self.world.ledger_error.is_some() {
-            self.carry_out_undurable(id, pending);
-        } else {
-            self.world.pending.insert(id, pending);
+            self.carry_out_undurable(id);
         }
     }
 
@@ -80,8 +78,8 @@ impl Brain<'_> {
 
     /// The record of an order, or of a reboot, was refused by the ledger.
     pub(super) fn not_durable(&mut self, record: RecordId) {
-        if let Some(pending) = self.world.pending.remove(&record) {
-            self.carry_out_undurable(record, pending);
+        if self.world.pending.contains_key(&record) {
+            self.carry_out_undurable(record);
         }
         self.hardware_not_durable(record);
     }
@@ -90,20 +88,20 @@ impl Brain<'_> {
     /// hand off the machine.
     pub(super) fn orders_due(&mut self) {
         let now = self.now();
-        while let Some((&id, pending)) = self.world.pending.first_key_value() {
-            if pending.since.after(DURABLE_WITHIN) > now {
-                return;
-            }
-            if let Some(pending) = self.world.pending.remove(&id) {
-                self.carry_out_undurable(id, pending);
-            }
+        let is_due = |(_, pending): &(&RecordId, &Pending)| pending.since.after(DURABLE_WITHIN) <= now;
+        if let Some((&last, _)) = self.world.pending.iter().take_while(is_due).last() {
+            self.carry_out_undurable(last);
         }
     }
 
-    fn carry_out_undurable(&mut self, ordered: RecordId, pending: Pending) {
-        let waited = self.now().since(pending.since);
-        self.record_order(&pending.order, Body::OrderNotDurable { ordered, waited });
-        self.carry_out(pending);
+    /// Waits for the disk no longer with this order, nor with those before it: carried out later, they would undo it.
+    fn carry_out_undurable(&mut self, up_to: RecordId) {
+        while let Some(first) = self.world.pending.first_entry().filter(|first| *first.key() <= up_to) {
+            let (ordered, pending) = first.remove_entry();
+            let waited = self.now().since(pending.since);
+            self.record_order(&pending.order, Body::OrderNotDurable { ordered, waited });
+            self.carry_out(pending);
+        }
     }
 
     /// Writes a record about an order, as one of its service where it has one.
@@ -239,5 +237,37 @@ impl Brain<'_> {
 
     pub(super) fn reply(&mut self, request: RequestId, answer: Answer) {
         self.push_effect(Fence::Host, Order::Reply { request, answer });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Event;
+    use crate::step::tests::{at, service, starting, step, world};
+
+    #[test]
+    fn orders_are_carried_out_as_they_were_given_also_while_the_disk_fails() {
+        let (mut world, name) = world(service());
+        starting(&mut world, &name);
+        let actor = Actor { uid: 0, pid: 1, user: None };
+        let order = |world: &mut crate::world::World, order| {
+            let question = Question::Order { actor: actor.clone(), order };
+            step(world, at(2), Event::Asked { request: RequestId(7), question }).records
+        };
+        let stop = order(&mut world, OperatorOrder::Stop { service: name.clone() });
+        assert_eq!(world.pending.len(), 1, "it waits for the disk");
+        let _ = step(&mut world, at(3), Event::LedgerDegraded { error: String::from("no space") });
+        let start = order(&mut world, OperatorOrder::Start { service: name.clone() });
+        let undurable: Vec<RecordId> = start
+            .iter()
+            .filter_map(|record| match &record.body {
+                Body::OrderNotDurable { ordered, .. } => Some(*ordered),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(undurable, [stop[0].id, start[0].id]);
+        assert!(world.pending.is_empty());
+        assert!(matches!(world.services[&name].known.phase, Phase::Stopping { then: Then::Restart { .. }, .. }));
     }
 }

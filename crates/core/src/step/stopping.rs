@@ -9,7 +9,7 @@ use crate::reason::Reason;
 use crate::record::Body;
 use crate::time::Span;
 use crate::world::phase::{Phase, StopStage, Then};
-use crate::world::service::Wanted;
+use crate::world::service::{Service, Wanted};
 use alloc::format;
 use alloc::vec::Vec;
 
@@ -111,15 +111,9 @@ impl Brain<'_> {
     /// Stops a service, if all those that start after it are stopped.
     pub(super) fn end_service(&mut self, name: &Name) {
         let Some(why) = self.world.ending else { return };
-        // What cannot be killed is not waited for.
-        let over = |name: &Name| {
-            matches!(
-                self.phase(name),
-                Phase::Stopped { .. } | Phase::Stopping { stage: StopStage::Unkillable { .. }, .. }
-            )
-        };
-        let already = over(name) || matches!(self.phase(name), Phase::Stopping { then: Then::Stay { .. }, .. });
-        if !already && self.world.order.behind(name).iter().all(over) {
+        let is_over = self.world.services[name].is_over();
+        let already = is_over || matches!(self.phase(name), Phase::Stopping { then: Then::Stay { .. }, .. });
+        if !already && self.world.may_end(name) {
             let why = Reason::HaleEnds { why };
             self.bring_down(name, Then::Stay { why: why.clone() }, why);
         }
@@ -148,19 +142,7 @@ impl Brain<'_> {
         if self.world.ending.is_none() || self.world.end_done {
             return;
         }
-        let gone = |phase: &Phase| match phase {
-            Phase::Stopped { .. } | Phase::Stopping { stage: StopStage::Unkillable { .. }, .. } => true,
-            Phase::Down
-            | Phase::Blocked { .. }
-            | Phase::BackingOff { .. }
-            | Phase::Held { .. }
-            | Phase::Spawning { .. }
-            | Phase::Starting { .. }
-            | Phase::Running { .. }
-            | Phase::Stopping { .. }
-            | Phase::Remains { .. } => false,
-        };
-        if self.world.services.values().all(|service| gone(&service.known.phase)) {
+        if self.world.services.values().all(Service::is_over) {
             self.world.end_done = true;
             self.push_effect(Fence::Host, Order::EndDone);
         }

@@ -156,6 +156,11 @@ impl World {
         self.timers.first().into_iter().chain(order).chain(self.hardware.deadline()).chain(self.pause_deadline()).min()
     }
 
+    /// Whether a service may be stopped at the end of everything: all that start after it are.
+    pub(crate) fn may_end(&self, name: &Name) -> bool {
+        self.order.behind(name).iter().all(|behind| self.services.get(behind).is_none_or(Service::is_over))
+    }
+
     /// Whether everything is being ended.
     #[must_use]
     pub fn is_ending(&self) -> bool {

@@ -13,7 +13,7 @@ use crate::reason::Reason;
 use crate::record::{Body, Finding, Record};
 use crate::time::{Monotonic, Span};
 use crate::world::pause::Paused;
-use crate::world::phase::{Illegal, Phase};
+use crate::world::phase::{Illegal, Phase, StopStage};
 use alloc::collections::{BTreeSet, VecDeque};
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -233,6 +233,11 @@ impl Service {
     pub fn left_behind(&self) -> Option<Epoch> {
         let left = matches!(self.known.phase, Phase::Remains { .. } | Phase::Stopping { main_gone: true, .. });
         self.epoch().filter(|_| left)
+    }
+
+    /// Whether nothing of it is to be waited for at the end of everything: it is stopped, or cannot be killed.
+    pub(crate) fn is_over(&self) -> bool {
+        matches!(self.known.phase, Phase::Stopped { .. } | Phase::Stopping { stage: StopStage::Unkillable { .. }, .. })
     }
 
     /// The descriptors that it left, oldest first.
