@@ -76,6 +76,7 @@ impl Settled {
             Body::Stopped { .. } => Stand::Stopped,
             Body::Blocked { on } => Stand::Blocked(on.clone()),
             Body::SpawnIntended { .. }
+            | Body::Adopted { .. }
             | Body::SpawnFailed { .. }
             | Body::CheckFailed { .. }
             | Body::Detected { .. }

@@ -26,7 +26,11 @@ impl Brain<'_> {
             | Phase::Blocked { .. }
             | Phase::BackingOff { .. }
             | Phase::Held { .. } => self.after_stop(name, then),
-            Phase::Remains { epoch } => self.kill(name, epoch, Reason::LeftBehind, then),
+            Phase::Remains { epoch } => {
+                // Nobody asked for that, but for the next process.
+                let why = if why == Reason::MustGo { Reason::LeftBehind } else { why };
+                self.kill(name, epoch, why, then);
+            }
             Phase::Starting { run } | Phase::Running { run } if grace == Span::ZERO => {
                 self.kill(name, run.epoch, why, then);
             }

@@ -148,7 +148,8 @@ impl Delays {
             Body::CountersForgotten => {
                 let quiet_since = model.last_failure.unwrap_or(0).max(model.ready_since.unwrap_or(u64::MAX));
                 let earned = model.healthy && now_us >= quiet_since.saturating_add(restart.healthy_after.as_us());
-                let allowed = earned || model.orders > 0;
+                // A supervisor that takes over forgets once more what is forgotten already.
+                let allowed = earned || model.orders > 0 || model.last_failure.is_none();
                 let orders = if earned { model.orders } else { model.orders.saturating_sub(1) };
                 let newest = model.newest;
                 *model = Model {
