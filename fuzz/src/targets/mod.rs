@@ -6,6 +6,7 @@ mod http;
 mod ledger;
 mod metrics;
 mod notify;
+mod traces;
 mod wire;
 
 /// What is done with one input; a panic is a finding.
@@ -19,5 +20,6 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("ledger", ledger::run),
     ("metrics", metrics::run),
     ("notify", notify::run),
+    ("traces", traces::run),
     ("wire", wire::run),
 ];

@@ -14,7 +14,7 @@ pub(super) fn find(lines: &[&str]) -> Found {
     let what = (0..first).rev().take(MESSAGE_LINES_MAX).find_map(|index| head(lines[index], runtime))?;
     let frames: Vec<(String, bool)> =
         lines[first..=last].iter().filter_map(|line| frame(line)).map(|it| it.named()).collect();
-    Some((last, Trace::new(runtime, &what, frames)))
+    Some((last, Trace::new(runtime, &what, frames)?))
 }
 
 struct Frame<'a> {

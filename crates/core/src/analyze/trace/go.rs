@@ -19,7 +19,10 @@ pub(super) fn find(lines: &[&str]) -> Found {
     let all = below[goroutine + 1..].iter().take_while(is_frame);
     let count = all.clone().count();
     let frames: Vec<(String, bool)> = all.filter_map(|line| frame(line)).collect();
-    (!frames.is_empty()).then(|| (head + 1 + goroutine + count, Trace::new(Runtime::Go, &what, frames)))
+    if frames.is_empty() {
+        return None;
+    }
+    Some((head + 1 + goroutine + count, Trace::new(Runtime::Go, &what, frames)?))
 }
 
 /// `panic: …` with the text of the runtime's own errors only: another one's can be anything, and its place tells it.

@@ -80,9 +80,13 @@ pub struct Trace {
 }
 
 impl Trace {
-    /// One whose frames are all of them, the innermost first, each with whether it is the runtime's own.
-    fn new(runtime: Runtime, what: &str, frames: impl IntoIterator<Item = (String, bool)>) -> Self {
-        let all: Vec<(String, bool)> = frames.into_iter().collect();
+    /// One whose frames are all of them, the innermost first, each with whether it is the runtime's own. `None`: it has no name.
+    fn new(runtime: Runtime, what: &str, frames: impl IntoIterator<Item = (String, bool)>) -> Option<Self> {
+        let what = normal::cut(what);
+        if what.is_empty() {
+            return None;
+        }
+        let all: Vec<(String, bool)> = frames.into_iter().filter(|(name, _)| !name.is_empty()).collect();
         let only_runtime = all.iter().all(|(_, is_runtime)| *is_runtime);
         let mut counted: Vec<(String, usize)> = Vec::new();
         for (frame, _) in all.into_iter().filter(|(_, is_runtime)| only_runtime || !is_runtime) {
@@ -96,9 +100,8 @@ impl Trace {
         let (mut again, once): (Vec<_>, Vec<_>) = counted.into_iter().partition(|(_, times)| *times > 1);
         again.sort();
         let frames: Vec<String> = again.into_iter().chain(once).map(|(frame, _)| frame).collect();
-        let what = normal::cut(what.trim());
         let fingerprint = Fingerprint(hash(&format!("{RULES}\n{runtime:?}\n{what}\n{}", frames.join("\n"))));
-        Self { runtime, what, frames, fingerprint }
+        Some(Self { runtime, what, frames, fingerprint })
     }
 }
 
@@ -240,7 +243,7 @@ goroutine 1 [running]:";
         let text = "\
 w1 | \u{1b}[31mTraceback (most recent call last):\u{1b}[0m
 w1 |   File \"/srv/a.py\", line 3, in go
-w1 |     x()
+w1 |     x()\u{202e}
 w1 | \u{1b}[1mValueError\u{1b}[0m: 17
 w1 | goodbye";
         let trace = find(&text.lines().collect::<Vec<_>>()).unwrap();
@@ -269,7 +272,7 @@ w1 | goodbye";
     fn a_recursion_is_the_same_however_deep_it_is_and_wherever_it_ends() {
         let trace = |calls: &[&str]| {
             let frames = calls.iter().map(|name| (String::from(*name), false));
-            Trace::new(Runtime::Go, "stack overflow", frames)
+            Trace::new(Runtime::Go, "stack overflow", frames).unwrap()
         };
         let deep = trace(&["b", "a", "b", "a", "b", "a", "main"]);
         assert_eq!(deep, trace(&["a", "b", "a", "b", "main"]));

@@ -33,7 +33,7 @@ const UNCAUGHT: [&str; 3] = [
 pub(super) fn find(lines: &[&str]) -> Found {
     let found = |(index, line): (usize, &&str)| {
         let (what, frame) = abort(line.trim())?;
-        Some((index, Trace::new(Runtime::Native, &what, frame.map(|frame| (frame, false)))))
+        Some((index, Trace::new(Runtime::Native, &what, frame.map(|frame| (frame, false)))?))
     };
     lines.iter().enumerate().rev().find_map(found)
 }

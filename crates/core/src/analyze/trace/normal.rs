@@ -1,6 +1,7 @@
 //! Taking out of names and messages what differs from run to run.
 
 use super::NAME_MAX;
+use crate::text::is_harmless;
 use alloc::string::String;
 
 /// Without the sequences with which terminals change colours and more (ECMA-48: CSI), and without other control characters.
@@ -20,15 +21,15 @@ pub(super) fn without_colours(line: &str) -> String {
     plain
 }
 
-/// Not longer than a name may be.
+/// Not longer than a name may be, and with nothing that a terminal would obey.
 pub(super) fn cut(text: &str) -> String {
-    text.chars().take(NAME_MAX).collect()
+    text.trim().chars().filter(|character| is_harmless(*character)).take(NAME_MAX).collect()
 }
 
 /// A name with `#` for each row of digits: lambdas, proxies and generated files are numbered.
 pub(super) fn name(text: &str) -> String {
     let mut normal = String::with_capacity(text.len());
-    for character in text.trim().chars().take(NAME_MAX) {
+    for character in cut(text).chars() {
         if !character.is_ascii_digit() {
             normal.push(character);
         } else if !normal.ends_with('#') {

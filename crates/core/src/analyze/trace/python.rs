@@ -60,7 +60,7 @@ fn raised(lines: &[&str], last: usize) -> Found {
     }
     let first = begin.map_or(0, |begin| begin + 1);
     let frames: Vec<_> = lines[first..end].iter().rev().filter_map(|line| frame(line)).map(|it| it.named()).collect();
-    Some((end, Trace::new(Runtime::Python, what, frames)))
+    Some((end, Trace::new(Runtime::Python, what, frames)?))
 }
 
 /// What ended the interpreter itself: `Fatal Python error: …`, and after `(most recent call first):` frames of one thread.
@@ -71,5 +71,5 @@ fn fatal(lines: &[&str], last: usize) -> Found {
     let all = lines[thread + 1..].iter().map_while(|line| frame(line));
     let frames: Vec<_> = all.map(|it| it.named()).collect();
     let what = format!("Fatal Python error: {}", normal::message(what));
-    Some((last, Trace::new(Runtime::Python, &what, frames)))
+    Some((last, Trace::new(Runtime::Python, &what, frames)?))
 }

@@ -33,7 +33,7 @@ pub(super) fn find(lines: &[&str]) -> Found {
         let count = all.clone().count();
         let frames: Vec<(String, bool)> = all.filter_map(|line| frame(line)).collect();
         if !frames.is_empty() {
-            return Some((head + 1 + at + count, Trace::new(Runtime::Rust, "panic", frames)));
+            return Some((head + 1 + at + count, Trace::new(Runtime::Rust, "panic", frames)?));
         }
     }
     let message = match old_message {
@@ -43,7 +43,7 @@ pub(super) fn find(lines: &[&str]) -> Found {
     let frames = [(normal::name(normal::file(place)), false)];
     Some((
         head + usize::from(old_message.is_none() && !below.is_empty()),
-        Trace::new(Runtime::Rust, &normal::message(message), frames),
+        Trace::new(Runtime::Rust, &normal::message(message), frames)?,
     ))
 }
 
