@@ -70,10 +70,9 @@ impl Endings {
 mod tests {
     use super::*;
     use alloc::format;
-    use alloc::string::String;
 
     fn fingerprint(number: u64) -> Fingerprint {
-        Fingerprint::try_from(String::from(format!("{number:016x}"))).unwrap()
+        Fingerprint::try_from(format!("{number:016x}")).unwrap()
     }
 
     /// How often the last exception came in a row, if these failures had these exceptions; zero: none.

@@ -259,13 +259,13 @@ mod tests {
         assert_eq!(world.pending.len(), 1, "it waits for the disk");
         let _ = step(&mut world, at(3), Event::LedgerDegraded { error: String::from("no space") });
         let start = order(&mut world, OperatorOrder::Start { service: name.clone() });
-        let undurable: Vec<RecordId> = start
-            .iter()
-            .filter_map(|record| match &record.body {
-                Body::OrderNotDurable { ordered, .. } => Some(*ordered),
-                _ => None,
-            })
-            .collect();
+        let undurable: Vec<RecordId> =
+            start
+                .iter()
+                .filter_map(|record| {
+                    if let Body::OrderNotDurable { ordered, .. } = &record.body { Some(*ordered) } else { None }
+                })
+                .collect();
         assert_eq!(undurable, [stop[0].id, start[0].id]);
         assert!(world.pending.is_empty());
         assert!(matches!(world.services[&name].known.phase, Phase::Stopping { then: Then::Restart { .. }, .. }));

@@ -473,7 +473,7 @@ mod tests {
     async fn slow_and_greedy_clients_are_dropped() {
         let served = Served::start();
         let path = sockets::read_path(served.directory());
-        // As many silent connections as there are places: the next client is served when the first is dropped.
+        // As many silent connections as there are places: the next client is served, and the first of them is dropped for it.
         let mut silent = Vec::new();
         for _ in 0..CONNECTIONS_MAX {
             silent.push(UnixStream::connect(&path).await.unwrap());

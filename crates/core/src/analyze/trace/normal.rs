@@ -114,6 +114,7 @@ mod tests {
     #[test]
     fn names_lose_their_numbers_and_lines_their_colours() {
         assert_eq!(name("lambda$main$12"), "lambda$main$#");
+        assert_eq!(name("a\tb\u{202e}c"), "abc", "a terminal would obey that");
         assert_eq!(file("/opt/app/releases/1.2/app.py"), "app.py");
         assert_eq!(without_colours("\u{1b}[1;31mred\u{1b}[0m\u{7} \u{1b}"), "red ");
         assert_eq!(type_name("a.b.C: why"), Some(("a.b.C", "why")));

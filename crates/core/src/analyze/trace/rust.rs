@@ -1,7 +1,7 @@
 //! Rust: what the standard library's panic hook prints (`std::panicking::default_hook`), with a backtrace or without.
 
 use super::{Found, Runtime, Trace, normal};
-use alloc::string::{String, ToString};
+use alloc::string::String;
 use alloc::vec::Vec;
 
 /// Where the machinery of panics, and what calls `main`, has its functions.
@@ -104,7 +104,7 @@ fn normal_function(name: &str) -> String {
         };
     }
     plain.push_str(rest);
-    normal::name(&plain).replace("{closure##}", "{{closure}}").replace("{closure#}", "{{closure}}").to_string()
+    normal::name(&plain).replace("{closure#}", "{{closure}}")
 }
 
 #[cfg(test)]
@@ -119,9 +119,9 @@ mod tests {
             name("  1:  0x55 - <app[e28293b1aa0f68bd]::A>::go::{closure#0}"),
             ("<app::A>::go::{{closure}}".into(), false)
         );
-        assert_eq!(name(" 12: core[c1f1a4ba060b9bfa]::panicking::panic_fmt").1, true);
-        assert_eq!(name(" 12: main").1, true);
-        assert_eq!(name(" 12: main::main").1, false);
+        assert!(name(" 12: core[c1f1a4ba060b9bfa]::panicking::panic_fmt").1);
+        assert!(name(" 12: main").1);
+        assert!(!name(" 12: main::main").1);
         assert_eq!(name("  3: <[T]>::sort").0, "<[T]>::sort");
     }
 
