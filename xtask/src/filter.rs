@@ -2,9 +2,10 @@
 
 use crate::host;
 use crate::report::LeftOut;
-use crate::tools::{Outcome, find_program};
+use crate::tools::{Outcome, find_program, output_of};
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::process::Command;
 
 /// What a test may need, told by a module of this name around it.
 struct Need {
@@ -45,6 +46,11 @@ const NEEDS: &[Need] = &[
         module: "needs_postgres",
         why_not: "no PostgreSQL",
         is_met: || find_program("pg_ctlcluster").is_some() && find_program("psql").is_some(),
+    },
+    Need {
+        module: "needs_gnu_tar",
+        why_not: "no GNU tar",
+        is_met: || output_of(Command::new("tar").arg("--version")).is_ok_and(|text| text.contains("GNU tar")),
     },
     Need { module: "needs_jq", why_not: "no jq", is_met: || find_program("jq").is_some() },
     Need {

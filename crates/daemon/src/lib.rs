@@ -4,6 +4,7 @@
 
 pub mod api;
 pub mod execute;
+pub mod generations;
 pub mod guardian;
 pub mod keeper;
 pub mod knowledge;

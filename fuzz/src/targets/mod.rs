@@ -1,5 +1,6 @@
 //! The targets, one file for each; a new one gets two lines here and a folder in `corpus/`.
 
+mod archive;
 mod config;
 mod grpc;
 mod http;
@@ -14,6 +15,7 @@ pub type Target = fn(&[u8]);
 
 /// Each with its name, which is that of its file and of its folder in `corpus/`.
 pub const TARGETS: &[(&str, Target)] = &[
+    ("archive", archive::run),
     ("config", config::run),
     ("grpc", grpc::run),
     ("http", http::run),
