@@ -835,39 +835,109 @@ mod tests {
         mod needs_loop {
             use super::*;
 
+            const OWN_MOUNTS: &[&str] = &["unshare", "--mount", "--propagation", "private"];
+
+            fn run(program: &str, words: &[&str], last: &Path) {
+                assert!(Command::new(program).args(words).arg(last).status().unwrap().success(), "{program}");
+            }
+
+            /// An ext4 of 8 MiB in a file, mounted on the place's directory.
+            struct Disk<'a>(tempfile::NamedTempFile, &'a Place);
+
+            impl<'a> Disk<'a> {
+                fn new(place: &'a Place) -> Self {
+                    let image = tempfile::NamedTempFile::new().unwrap();
+                    image.as_file().set_len(8 << 20).unwrap();
+                    run("mkfs.ext4", &["-q", "-m", "0", "-b", "1024"], image.path());
+                    let disk = Self(image, place);
+                    disk.mount();
+                    disk
+                }
+
+                fn mount(&self) {
+                    run("mount", &["-o", "loop", self.0.path().to_str().unwrap()], self.1.dir.path());
+                }
+            }
+
+            impl Drop for Disk<'_> {
+                fn drop(&mut self) {
+                    let _gone = Command::new("umount").arg("--lazy").arg(self.1.dir.path()).status();
+                }
+            }
+
             /// A way back needs no space: not on a disk that has not one block and not one inode left.
             #[test]
             fn a_full_ext4_is_switched_on() {
-                let wrapper = ["unshare", "--mount", "--propagation", "private"];
-                if !inside("needs_loop::a_full_ext4_is_switched_on", &wrapper) {
+                if !inside("needs_loop::a_full_ext4_is_switched_on", OWN_MOUNTS) {
                     return;
                 }
-                let (place, image) = (Place::new(), tempfile::NamedTempFile::new().unwrap());
-                image.as_file().set_len(8 << 20).unwrap();
-                let disk = place.dir.path();
-                let run = |program: &str, words: &[&str], last: &Path| {
-                    assert!(Command::new(program).args(words).arg(last).status().unwrap().success(), "{program}");
-                };
-                run("mkfs.ext4", &["-q", "-m", "0", "-b", "1024"], image.path());
-                run("mount", &["-o", "loop", image.path().to_str().unwrap()], disk);
+                let place = Place::new();
+                let _disk = Disk::new(&place);
                 let store = place.open().unwrap();
                 let ids = ["1", "2"].map(|version| imported(&store, version));
                 store.verify(ids[0]).unwrap().activate().unwrap();
-                let mut filler = File::create(disk.join("filler")).unwrap();
+                let at = |name: &str| place.dir.path().join(name);
+                let mut filler = File::create(at("filler")).unwrap();
                 for bytes in [64 << 10, 1 << 10, 1] {
                     while filler.write_all(&vec![0; bytes]).and_then(|()| filler.sync_data()).is_ok() {}
                 }
-                let full = symlink(ids[0].to_string(), disk.join("link")).unwrap_err();
+                let full = symlink(ids[0].to_string(), at("link")).unwrap_err();
                 assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
                 let mut inodes = 0..;
-                while File::create(disk.join(format!("{}", inodes.next().unwrap()))).is_ok() {}
+                while File::create(at(&inodes.next().unwrap().to_string())).is_ok() {}
                 for id in [ids[1], ids[0], ids[1], ids[1]] {
                     store.verify(id).unwrap().activate().unwrap();
                     assert_eq!(store.current().unwrap(), Some(id));
                 }
                 assert_eq!(fs::read_to_string(place.path("current/bin/start")).unwrap(), "2");
-                drop((store, filler));
-                run("umount", &["--lazy"], disk);
+            }
+
+            mod needs_python {
+                use super::*;
+
+                /// EXT4_IOC_SHUTDOWN without a flush of its journal: what is not on the disk never gets there.
+                const SHUTDOWN: &str = "import fcntl, os, struct, sys\n\
+                    fcntl.ioctl(os.open(sys.argv[1], os.O_RDONLY), 0x8004587d, struct.pack('I', 2))";
+
+                #[test]
+                fn a_loss_of_power_after_a_switch_leaves_a_whole_release() {
+                    let test = "needs_loop::needs_python::a_loss_of_power_after_a_switch_leaves_a_whole_release";
+                    if !inside(test, OWN_MOUNTS) {
+                        return;
+                    }
+                    let place = Place::new();
+                    let disk = Disk::new(&place);
+                    for version in ["1", "2", "3"] {
+                        let store = place.open().unwrap();
+                        let id = imported(&store, &version.repeat(100_000));
+                        store.verify(id).unwrap().activate().unwrap();
+                        run("python3", &["-c", SHUTDOWN], place.dir.path());
+                        drop(store);
+                        run("umount", &[], place.dir.path());
+                        disk.mount();
+                        let store = place.open().unwrap();
+                        assert_eq!(store.current().unwrap(), Some(id));
+                        store.verify(id).unwrap();
+                    }
+                }
+
+                /// An import alone: the release is there, or nothing is.
+                #[test]
+                fn a_loss_of_power_after_an_import_leaves_a_whole_release() {
+                    let test = "needs_loop::needs_python::a_loss_of_power_after_an_import_leaves_a_whole_release";
+                    if !inside(test, OWN_MOUNTS) {
+                        return;
+                    }
+                    let place = Place::new();
+                    let disk = Disk::new(&place);
+                    let store = place.open().unwrap();
+                    let id = imported(&store, &"1".repeat(100_000));
+                    run("python3", &["-c", SHUTDOWN], place.dir.path());
+                    drop(store);
+                    run("umount", &[], place.dir.path());
+                    disk.mount();
+                    place.open().unwrap().verify(id).unwrap();
+                }
             }
         }
 
