@@ -70,7 +70,7 @@ impl<R: Read> Archive<R> {
             };
             let name = header.path_bytes().into_owned();
             let unclear = |why| entry(&name, EntryFault::Unclear(why));
-            let size = header.entry_size().map_err(|_| unclear("its size is no number"))?;
+            let size = size(&header).ok_or_else(|| unclear("its size is no number"))?;
             self.content_left = size;
             self.padding_left = size.wrapping_neg() % BLOCK as u64;
             match header.entry_type() {
@@ -222,6 +222,14 @@ impl<R: Read> Archive<R> {
         }
         Ok(filled)
     }
+}
+
+/// The length of an entry's content: octal, or binary where that is too short (GNU). The crate reads the last 8 bytes of a
+/// binary one, and takes a sign, with which GNU tar began a third form.
+fn size(header: &Header) -> Option<u64> {
+    let field = &header.as_bytes()[124..136];
+    let is_clear = if field[0] & 0x80 == 0 { !field.contains(&b'+') } else { field[..4] == [0x80, 0, 0, 0] };
+    header.entry_size().ok().filter(|_| is_clear)
 }
 
 /// The sum of all bytes, those of the sum itself taken as spaces.
@@ -537,12 +545,18 @@ mod tests {
             start().link("x", ""),
             start().entry(EntryType::Regular, b"x", b"", |header| header.as_old_mut().mode = *b"rwxr-xr\0"),
             start().entry(EntryType::Regular, b"x", b"", |header| header.as_old_mut().size = *b"twelve     \0"),
+            start().entry(EntryType::Regular, b"x", b"", |header| header.as_old_mut().size = *b"+0000000000\0"),
+            start().entry(EntryType::Regular, b"x", b"", |header| {
+                header.as_old_mut().size = *b"\x80\0\0\x01\0\0\0\0\0\0\0\0";
+            }),
         ];
         for (at, tar) in cases.into_iter().enumerate() {
             let (name, why) = refused(tar);
             assert!(matches!(why, EntryFault::Unclear(_)), "{at}: {name} {why:?}");
         }
         assert_eq!(paths(pax(start(), "size", "1").file("x", "1")), [b"x"]);
+        let binary = |header: &mut Header| header.as_old_mut().size = *b"\x80\0\0\0\0\0\0\0\0\0\0\x01";
+        assert_eq!(paths(start().entry(EntryType::Regular, b"x", b"1", binary)), [b"x"]);
     }
 
     #[test]

@@ -126,20 +126,9 @@ impl Store {
             }
         }
         for id in names.iter().filter_map(|name| Id::from_hex(name)) {
-            let _tried_again = self.prepare_link(id);
+            let _tried_again = prepare_link(&self.dir, id);
         }
         Ok(())
-    }
-
-    /// Sees to it that there is a link to the release beside it.
-    fn prepare_link(&self, id: Id) -> Result<(), Errno> {
-        match readlinkat(&self.dir, link_name(id), Vec::new()) {
-            Ok(target) if target.to_bytes() == id.to_hex() => return Ok(()),
-            Ok(_) => unlinkat(&self.dir, link_name(id), AtFlags::empty())?,
-            Err(Errno::NOENT) => {}
-            Err(error) => return Err(error),
-        }
-        symlinkat(id.to_string(), &self.dir, link_name(id))
     }
 
     /// Makes a release of a tar, plain or compressed by gzip or zstd. Reads to the end of the stream, and blocks as long as
@@ -293,7 +282,7 @@ impl Verified<'_> {
         let failed = |error| io(format!("switch `current` to {id}"), error);
         // What somebody made by hand is not replaced.
         self.store.current()?;
-        self.store.prepare_link(id).map_err(failed)?;
+        prepare_link(dir, id).map_err(failed)?;
         // Before the name leads to it: ext4 and others may keep a rename and lose what was written before it.
         syncfs(dir).map_err(failed)?;
         renameat(dir, link_name(id), dir, CURRENT).map_err(failed)?;
@@ -310,6 +299,17 @@ fn manifest_name(id: Id) -> String {
 
 fn link_name(id: Id) -> String {
     format!("{LINK}{id}")
+}
+
+/// Sees to it that there is a link to the release beside it.
+fn prepare_link(dir: &OwnedFd, id: Id) -> Result<(), Errno> {
+    match readlinkat(dir, link_name(id), Vec::new()) {
+        Ok(target) if target.to_bytes() == id.to_hex() => return Ok(()),
+        Ok(_) | Err(Errno::INVAL) => remove(dir, link_name(id).as_bytes())?,
+        Err(Errno::NOENT) => {}
+        Err(error) => return Err(error),
+    }
+    symlinkat(id.to_string(), dir, link_name(id))
 }
 
 fn damaged(id: Id, mut drift: Vec<Drift>) -> StoreError {
@@ -366,10 +366,7 @@ impl<'a> Staging<'a> {
         let mut file = File::from(file);
         file.write_all(manifest).map_err(|error| io(format!("write the manifest of release {id}"), error))?;
         fchmod(&file, tree::FILE_MODE).map_err(failed)?;
-        match symlinkat(id.to_string(), self.dir, link_name(id)) {
-            Ok(()) | Err(Errno::EXIST) => {}
-            Err(error) => return Err(failed(error)),
-        }
+        prepare_link(self.dir, id).map_err(failed)?;
         syncfs(self.dir).map_err(failed)?;
         // The tree last: with its name there is a release, and its manifest is there already.
         renameat(self.dir, self.manifest_name(), self.dir, manifest_name(id)).map_err(failed)?;
@@ -641,6 +638,24 @@ mod tests {
         assert_eq!(drift(&store, id), [". has another content"]);
     }
 
+    /// What is in its place is in no way: it is Hale's own name.
+    #[test]
+    fn the_link_that_becomes_current_is_made_again() {
+        let place = Place::new();
+        let store = place.open().unwrap();
+        let id = imported(&store, "1");
+        let link = place.path(link_name(id));
+        let make: [&dyn Fn() -> std::io::Result<()>; 4] =
+            [&|| Ok(()), &|| symlink("/etc", &link), &|| fs::write(&link, ""), &|| fs::create_dir(&link)];
+        for another in make {
+            fs::remove_file(&link).unwrap();
+            another().unwrap();
+            store.verify(id).unwrap().activate().unwrap();
+            assert_eq!(store.current().unwrap(), Some(id));
+            assert_eq!(fs::read_link(&link).unwrap(), Path::new(&id.to_string()));
+        }
+    }
+
     #[test]
     fn a_current_of_somebody_else_is_told_and_not_replaced() {
         let place = Place::new();
@@ -820,10 +835,7 @@ mod tests {
             let filler = Filler { bytes: &large[..30 << 20], at: 0, disk, taken_bytes: 28 << 20 };
             let large = Tar::default().entry(EntryType::Regular, b"bin/bot", filler.bytes, |_| {}).end();
             let filled = store.import(Filler { bytes: &large, ..filler }, &limits(8 << 20));
-            assert!(
-                matches!(filled, Err(StoreError::NoRoom { needed_bytes, .. }) if needed_bytes < 15 << 20),
-                "{filled:?}"
-            );
+            assert!(matches!(filled, Err(StoreError::NoRoom { ref what, .. }) if what == "bin/bot"), "{filled:?}");
             assert_eq!(place.names(), before);
             fs::remove_file(disk.join("filler")).unwrap();
             import(&store, &whole[..]).unwrap();
