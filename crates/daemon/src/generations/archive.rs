@@ -9,7 +9,7 @@ use super::stream::Stream;
 use std::io::Read;
 use tar::{EntryType, Header};
 
-const BLOCK: usize = 512;
+pub(super) const BLOCK: usize = 512;
 
 /// 64 KiB: eight times the longest path and link together, also if each byte of them is escaped by somebody.
 const EXTENSION_BYTES_MAX: u64 = 64 << 10;
@@ -180,7 +180,7 @@ impl<R: Read> Archive<R> {
         if *header.as_bytes() == [0; BLOCK] {
             return self.end().map(|()| None);
         }
-        if header.cksum().ok() != Some(checksum(&header)) {
+        if !is_header(header.as_bytes()) {
             let why = if not_a_tar { ArchiveFault::NotATar } else { ArchiveFault::BadHeader(self.headers) };
             return Err(StoreError::Archive(why));
         }
@@ -232,10 +232,12 @@ fn size(header: &Header) -> Option<u64> {
     header.entry_size().ok().filter(|_| is_clear)
 }
 
-/// The sum of all bytes, those of the sum itself taken as spaces.
-fn checksum(header: &Header) -> u32 {
+/// Whether the sum of all bytes, those of the sum itself taken as spaces, is in its place.
+pub(super) fn is_header(block: &[u8]) -> bool {
     let sum = |bytes: &[u8]| bytes.iter().map(|&byte| u32::from(byte)).sum::<u32>();
-    sum(&header.as_bytes()[..148]) + 8 * u32::from(b' ') + sum(&header.as_bytes()[156..])
+    block.len() == BLOCK
+        && Header::from_byte_slice(block).cksum().ok()
+            == Some(sum(&block[..148]) + 8 * u32::from(b' ') + sum(&block[156..]))
 }
 
 impl Said {

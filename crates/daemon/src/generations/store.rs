@@ -731,6 +731,20 @@ mod tests {
         assert_eq!(refused.unwrap_err().to_string(), said);
     }
 
+    /// A tar begins with a name, and a name can begin as a compressed file does.
+    #[test]
+    fn a_name_like_the_first_bytes_of_another_format_is_a_name() {
+        let place = Place::new();
+        let store = place.open().unwrap();
+        for name in [&b"\x1f\x8b\x08"[..], b"\x28\xb5\x2f\xfd", b"\x50\x2a\x4d\x18"] {
+            let tar = Tar::default().entry(EntryType::Regular, name, b"", |_| {}).end();
+            for form in [tar.clone(), gzip(&tar), zstd(&tar)] {
+                import(&store, &form[..]).unwrap();
+            }
+        }
+        assert_eq!(store.list().unwrap().len(), 3);
+    }
+
     #[test]
     fn the_longest_path_can_be_verified_and_removed() {
         let place = Place::new();

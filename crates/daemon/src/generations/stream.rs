@@ -1,5 +1,6 @@
 //! The bytes of a tar, out of whatever it was compressed by, and never more of them than allowed.
 
+use super::archive::{BLOCK, is_header};
 use super::error::{ArchiveFault, StoreError, io};
 use flate2::bufread::MultiGzDecoder;
 use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
@@ -38,10 +39,13 @@ impl<R: Read> Stream<R> {
         // nothing (empty gzip members, skipped frames) could go on for ever.
         let left = max_bytes.saturating_add(max_bytes / 16).saturating_add(64 << 10);
         let mut from = Bounded { from, left, fault: None };
-        let mut first = Vec::with_capacity(ZSTD.len());
-        let read = (&mut from).take(ZSTD.len() as u64).read_to_end(&mut first);
-        let is_zstd = first == ZSTD || (first.len() == 4 && first[0] >> 4 == 5 && first[1..] == ZSTD_SKIPPED);
-        let is_gzip = first.starts_with(&GZIP);
+        let mut first = Vec::with_capacity(BLOCK);
+        let read = (&mut from).take(BLOCK as u64).read_to_end(&mut first);
+        let is_skipped = first.first().is_some_and(|byte| byte >> 4 == 5) && first[1..].starts_with(&ZSTD_SKIPPED);
+        // A tar begins with a name, which can be any bytes.
+        let is_packed = !is_header(&first);
+        let is_zstd = is_packed && (first.starts_with(&ZSTD) || is_skipped);
+        let is_gzip = is_packed && first.starts_with(&GZIP);
         let input = BufReader::with_capacity(64 << 10, Cursor::new(first).chain(from));
         let form = if is_gzip {
             Form::Gzip(Box::new(MultiGzDecoder::new(input)))
