@@ -15,8 +15,8 @@ const TIMEOUT_S: u32 = 5;
 /// So is one with which the process has more memory.
 const RSS_LIMIT_MB: u32 = 1024;
 
-/// The longest input: a little more than the longest datagram that Hale reads.
-const INPUT_BYTES_MAX: u32 = 10 << 10;
+/// The longest input: as much as Hale reads of the output of a process.
+const INPUT_BYTES_MAX: u32 = 64 << 10;
 
 /// How much of a log is shown of a target that failed.
 const SHOWN_LINES: usize = 40;

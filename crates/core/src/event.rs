@@ -149,8 +149,8 @@ pub enum Event {
         incident: IncidentId,
         /// The process's last lines of output, oldest first, escaped and bounded by the collector.
         lines: Vec<String>,
-        /// The last exception in its output, if there is one.
-        trace: Option<Box<Trace>>,
+        /// The last exception in its output, if there is one, and how many lines were written after it.
+        trace: Option<(Box<Trace>, u32)>,
     },
     /// What was asked for by [`crate::effect::Order::Examine`].
     Examined {

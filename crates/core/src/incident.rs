@@ -463,9 +463,9 @@ pub fn line(body: &Body) -> Option<(String, Option<String>)> {
         }
         Body::IncidentClosed { outcome, .. } => plain(format!("closed: {outcome}")),
         Body::Ordered { actor, order, .. } => because(order_words(order), &format!("{actor} ordered it")),
-        Body::OrderNotDurable { waited, .. } => {
-            plain(format!("carried out an order that is not in the ledger: the disk did not take it within {waited}"))
-        }
+        Body::OrderNotDurable { waited, .. } => plain(format!(
+            "carried out an order that may not be in the ledger: the disk had not taken it after {waited}"
+        )),
         Body::Traced { trace, .. } => plain(format!(
             "its last output has an exception: {trace} ({}), fingerprint {}",
             trace.runtime, trace.fingerprint

@@ -425,6 +425,8 @@ pub enum Body {
         epoch: Epoch,
         /// The last one.
         trace: Box<Trace>,
+        /// How many lines were written after it.
+        after: u32,
     },
     /// What the process that failed was doing.
     Examined {

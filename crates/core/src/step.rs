@@ -139,8 +139,8 @@ impl Brain<'_> {
             }
             Event::Collected { service, epoch, incident, lines, trace } => {
                 self.record_in(Some(&service), Some(incident), Body::Output { lines });
-                if let Some(trace) = trace {
-                    self.record_in(Some(&service), Some(incident), Body::Traced { epoch, trace });
+                if let Some((trace, after)) = trace {
+                    self.record_in(Some(&service), Some(incident), Body::Traced { epoch, trace, after });
                 }
             }
             Event::Controlled { probe, controls } => self.controlled(probe, &controls),

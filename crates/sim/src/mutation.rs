@@ -129,7 +129,7 @@ pub struct Mutated<'h, 's> {
     failed: bool,
     calls: u64,
     nonce: u64,
-    exception: Option<Box<Trace>>,
+    exception: Option<(Box<Trace>, u32)>,
 }
 
 impl<'h, 's> Mutated<'h, 's> {

@@ -21,7 +21,7 @@ mod tests {
 
     #[test]
     fn a_right_answer_is_understood() {
-        let bytes = &include_bytes!("../../corpus/grpc/serving")[1..];
+        let bytes = &include_bytes!("grpc-serving")[1..];
         let answer = Answer { after: b"jobs", bytes, piece_bytes: 0, again: &[], until_bytes: 0 };
         let ((failure, detail), _) = answer.to(|stream| fed::grpc("jobs", stream, TIMEOUT));
         assert!(failure.is_none(), "{detail}");

@@ -5,12 +5,16 @@ use crate::ids::Epoch;
 use alloc::collections::VecDeque;
 use serde::{Deserialize, Serialize};
 
-/// From so many times in a row on it is taken for certain that starting it again does not help against this exception: one may be a
-/// hiccup, and of two the second may be the same hiccup still.
+/// From so many times in a row on it is taken for certain that starting it again does not help against this exception: one
+/// may be a hiccup, and of two the second may be the same hiccup still.
 pub const SAME_EXCEPTION: u32 = 3;
 
-/// How many failures are remembered.
+/// How many failures are remembered, and so how often in a row an exception can be seen at most.
 const KEPT: usize = 16;
+
+/// How many lines a process may write after the exception that ends it: what runtimes add, and what is said at its end. One that
+/// stands further up was logged, and something else happened after it.
+pub const LAST_LINES: u32 = 20;
 
 /// The newest failures of a service, oldest first.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -20,6 +24,9 @@ pub struct Endings(VecDeque<Ending>);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 struct Ending {
     epoch: Epoch,
+    /// Whether the process ended by itself. Of what did not answer, or was killed for memory, an exception in its output
+    /// tells nothing.
+    by_itself: bool,
     /// None: there was none, or the output is not read yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     exception: Option<Fingerprint>,
@@ -28,37 +35,37 @@ struct Ending {
 /// How often in a row the same exception was seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Alike {
-    /// So often; at least once.
+    /// So often; at least once, and at most sixteen times.
     pub times: u32,
     /// Which.
     pub exception: Fingerprint,
 }
 
 impl Endings {
-    /// A process failed, in whatever way. Its exception follows once its output is read.
-    pub(crate) fn failed(&mut self, epoch: Epoch) {
+    /// A process failed. Its exception follows once its output is read.
+    pub(crate) fn failed(&mut self, epoch: Epoch, by_itself: bool) {
         if self.0.back().is_some_and(|last| last.epoch == epoch) {
             return;
         }
         if self.0.len() == KEPT {
             self.0.pop_front();
         }
-        self.0.push_back(Ending { epoch, exception: None });
+        self.0.push_back(Ending { epoch, by_itself, exception: None });
     }
 
-    /// The output of a process that failed has an exception.
-    pub(crate) fn traced(&mut self, epoch: Epoch, exception: Fingerprint) {
-        // The newest one of its number: they begin anew with each guardian.
-        if let Some(ending) = self.0.iter_mut().rev().find(|ending| ending.epoch == epoch) {
+    /// The output of a process that failed has an exception, and so many lines after it.
+    pub(crate) fn traced(&mut self, epoch: Epoch, exception: Fingerprint, after: u32) {
+        let ending = self.0.iter_mut().rev().find(|ending| ending.epoch == epoch);
+        if let Some(ending) = ending.filter(|ending| ending.by_itself && after <= LAST_LINES) {
             ending.exception.get_or_insert(exception);
         }
     }
 
-    /// The exception of the newest failures, however few: of all that follow each other with the same one. The output of the very last
-    /// failure may not be read yet, and then those before it are meant.
+    /// The exception of the newest failures, however few: of all that follow each other with the same one. The output of the
+    /// very last failure may not be read yet, and then those before it are meant.
     #[must_use]
     pub fn alike(&self) -> Option<Alike> {
-        let unread = self.0.back().is_some_and(|last| last.exception.is_none());
+        let unread = self.0.back().is_some_and(|last| last.by_itself && last.exception.is_none());
         let mut newest = self.0.iter().rev().skip(usize::from(unread)).map(|ending| ending.exception);
         let exception = newest.next()??;
         let more = newest.take_while(|other| *other == Some(exception)).count();
@@ -79,9 +86,9 @@ mod tests {
     fn times(exceptions: &[u64]) -> Option<(u32, u64)> {
         let mut endings = Endings::default();
         for (epoch, &exception) in (1..).zip(exceptions) {
-            endings.failed(Epoch(epoch));
+            endings.failed(Epoch(epoch), true);
             if exception > 0 {
-                endings.traced(Epoch(epoch), fingerprint(exception));
+                endings.traced(Epoch(epoch), fingerprint(exception), 3);
             }
         }
         let alike = endings.alike()?;
@@ -105,13 +112,29 @@ mod tests {
     #[test]
     fn one_process_is_one_failure_and_late_output_finds_its_own() {
         let mut endings = Endings::default();
-        endings.failed(Epoch(1));
-        endings.failed(Epoch(1));
-        endings.failed(Epoch(2));
-        endings.traced(Epoch(2), fingerprint(9));
-        endings.traced(Epoch(1), fingerprint(9));
-        endings.traced(Epoch(1), fingerprint(8));
-        endings.traced(Epoch(5), fingerprint(8));
+        for epoch in [1, 1, 2] {
+            endings.failed(Epoch(epoch), true);
+        }
+        for (epoch, exception) in [(2, 9), (1, 9), (1, 8), (5, 8)] {
+            endings.traced(Epoch(epoch), fingerprint(exception), 0);
+        }
         assert_eq!(endings.alike(), Some(Alike { times: 2, exception: fingerprint(9) }));
+    }
+
+    #[test]
+    fn what_was_only_logged_is_not_what_ended_it() {
+        let mut endings = Endings::default();
+        endings.failed(Epoch(1), true);
+        endings.traced(Epoch(1), fingerprint(9), LAST_LINES + 1);
+        assert_eq!(endings.alike(), None);
+        // It was killed, whatever it said before.
+        endings.failed(Epoch(2), false);
+        endings.traced(Epoch(2), fingerprint(9), 0);
+        assert_eq!(endings.alike(), None);
+        endings.failed(Epoch(3), true);
+        endings.traced(Epoch(3), fingerprint(9), 0);
+        assert_eq!(endings.alike(), Some(Alike { times: 1, exception: fingerprint(9) }));
+        endings.failed(Epoch(4), false);
+        assert_eq!(endings.alike(), None, "the last failure is another one");
     }
 }

@@ -52,10 +52,10 @@ pub struct Counters {
 }
 
 impl Counters {
-    /// Counts one failure of this process.
-    pub fn count(&mut self, at: Monotonic, epoch: Epoch, crash_loop: Option<CrashLoop>) {
+    /// Counts one failure of this process, which ended by itself or did not.
+    pub fn count(&mut self, at: Monotonic, (epoch, by_itself): (Epoch, bool), crash_loop: Option<CrashLoop>) {
         self.failures = self.failures.saturating_add(1);
-        self.endings.failed(epoch);
+        self.endings.failed(epoch, by_itself);
         if let Some(rule) = crash_loop {
             self.recent.push_back(at);
             self.keep(Some(rule));
@@ -443,7 +443,7 @@ mod tests {
         let rule = CrashLoop { failures: 3, within: Span::from_secs(10) };
         let mut counters = Counters::default();
         for at in [0, 8_000_000, 11_000_000] {
-            counters.count(Monotonic::from_us(at), Epoch(1), Some(rule));
+            counters.count(Monotonic::from_us(at), (Epoch(1), true), Some(rule));
         }
         let policy = RestartPolicy {
             first_delay: Span::ZERO,
@@ -457,7 +457,7 @@ mod tests {
         };
         let now = Monotonic::from_us(11_000_000);
         assert_eq!(read(Cause::Exit, Mode::Heal, None, &policy, &counters, now, 0).recent, 2);
-        counters.count(now, Epoch(1), Some(rule));
+        counters.count(now, (Epoch(1), true), Some(rule));
         assert_eq!(read(Cause::Exit, Mode::Heal, None, &policy, &counters, now, 0).recent, 3);
     }
 }

@@ -281,7 +281,9 @@ impl Service {
             Body::Detected { cause, finding, last_good, blocked, .. } => {
                 let counts = blocked.is_none();
                 if counts {
-                    self.known.counters.count(now, self.known.last_epoch, self.policy.restart.crash_loop);
+                    let by_itself = matches!(cause, Cause::Exit | Cause::Signal);
+                    let failed = (self.known.last_epoch, by_itself);
+                    self.known.counters.count(now, failed, self.policy.restart.crash_loop);
                     self.known.last_failure = Some(now);
                 }
                 self.known.insisted = false;
@@ -349,7 +351,9 @@ impl Service {
             }
             Body::DescriptorRefused { why, .. } => self.known.refused.push(why.clone()),
             Body::DescriptorDropped { stored: id, .. } => self.known.stored.retain(|stored| stored.id != *id),
-            Body::Traced { epoch, trace } => self.known.counters.endings.traced(*epoch, trace.fingerprint),
+            Body::Traced { epoch, trace, after } => {
+                self.known.counters.endings.traced(*epoch, trace.fingerprint, *after);
+            }
             Body::CountersForgotten => self.forget_counters(),
             Body::Paused { actor, until_boot_us, .. } => {
                 self.known.paused = Some(Paused { actor: actor.clone(), until_boot_us: *until_boot_us });

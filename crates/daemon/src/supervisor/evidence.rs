@@ -54,10 +54,11 @@ impl Collector {
         std::thread::Builder::new().name(String::from("evidence")).spawn(move || {
             for (service, directory, job) in queue {
                 if let Ok(raw) = last_lines(&directory, job.lines + SUCCESSOR_LINES, TAIL_BYTES_MAX) {
-                    let own = of_process(&raw, job.epoch);
+                    let (own, is_its) = of_process(&raw, job.epoch);
                     let text: Vec<_> = own.iter().map(|line| String::from_utf8_lossy(line)).collect();
                     let text: Vec<&str> = text.iter().map(AsRef::as_ref).collect();
-                    let trace = trace::find(&text).map(Box::new);
+                    let found = if is_its { trace::find(&text) } else { None };
+                    let trace = found.map(|(trace, after)| (Box::new(trace), u32::try_from(after).unwrap_or(u32::MAX)));
                     let last = own.iter().skip(own.len().saturating_sub(job.lines));
                     let lines = newest(last.map(|line| clean(line)).collect());
                     let Job { epoch, incident, .. } = job;
@@ -76,11 +77,13 @@ impl Collector {
 
 /// The last lines of the failed process, by the lines with which the guardian marks each one's begin and end. Epochs
 /// begin anew with each Hale, so that the last process of this epoch is meant, and one is told from another by its
-/// pid, too. Without a mark of it (too long ago) all that is not of the next one is taken for its own.
-fn of_process(lines: &[Vec<u8>], epoch: Epoch) -> Vec<&[u8]> {
+/// pid, too. Without a mark of it (too long ago) all that is not of the next one is taken for its own. `false`: they may be an
+/// earlier one's all the same, because it may never have begun.
+fn of_process(lines: &[Vec<u8>], epoch: Epoch) -> (Vec<&[u8]>, bool) {
     let marks: Vec<(usize, Mark)> =
         lines.iter().enumerate().filter_map(|(index, line)| Some((index, Mark::in_line(line)?))).collect();
     let (mut begin, mut cut, mut end) = (0, 0, lines.len());
+    let is_known = marks.iter().any(|(_, mark)| mark.epoch == epoch.0);
     if let Some(last) = marks.iter().rposition(|(_, mark)| mark.epoch == epoch.0) {
         let is_own = |mark: &Mark| (mark.epoch, mark.pid) == (marks[last].1.epoch, marks[last].1.pid);
         for (index, mark) in marks[..=last].iter().rev() {
@@ -99,7 +102,8 @@ fn of_process(lines: &[Vec<u8>], epoch: Epoch) -> Vec<&[u8]> {
         end = *index;
     }
     let line = |index: usize| if index == begin { &lines[index][cut..] } else { &lines[index][..] };
-    (begin..end).map(line).collect()
+    let is_its = is_known || !marks.iter().any(|(index, _)| *index < end);
+    ((begin..end).map(line).collect(), is_its)
 }
 
 /// A line of the guardian's own (`hale: epoch 3, pid 7 started`).
@@ -172,7 +176,7 @@ mod tests {
     /// What is taken of this output, with at most so many lines.
     fn taken(output: &[&str], epoch: u64, most: usize) -> Vec<String> {
         let lines: Vec<Vec<u8>> = output.iter().map(|line| line.as_bytes().to_vec()).collect();
-        let own = of_process(&lines, Epoch(epoch));
+        let (own, _) = of_process(&lines, Epoch(epoch));
         own[own.len().saturating_sub(most)..].iter().map(|line| clean(line)).collect()
     }
 
@@ -197,6 +201,19 @@ mod tests {
         let failed = "hale: epoch 1, pid 8 could not be started: directory: errno 2";
         let output = ["hale: epoch 1, pid 5 started", "old", "hale: epoch 1, pid 5 ended: exit code 1", failed];
         assert_eq!(taken(&output, 1, 9), [failed]);
+    }
+
+    #[test]
+    fn what_an_earlier_process_wrote_is_not_taken_for_the_exception_of_one_that_never_began() {
+        let is_its = |output: &[&str], epoch| {
+            let lines: Vec<Vec<u8>> = output.iter().map(|line| line.as_bytes().to_vec()).collect();
+            of_process(&lines, Epoch(epoch)).1
+        };
+        let earlier = ["hale: epoch 1, pid 5 started", "old", "hale: epoch 1, pid 5 ended: exit code 1"];
+        assert!(is_its(&earlier, 1) && !is_its(&earlier, 2));
+        // It has written more than is read, and no line has a mark.
+        assert!(is_its(&["a", "b"], 2));
+        assert!(is_its(&["a", "hale: epoch 3, pid 6 started", "b"], 2));
     }
 
     #[test]

@@ -9,12 +9,9 @@ use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 
-/// What makes two incidents the same failure: the exception, whichever service had it; without one, the service and the cause.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-enum Key<'a> {
-    Exception(Fingerprint),
-    Cause(&'a str, Cause),
-}
+/// What makes two incidents the same failure: their cause, and the exception, whichever service had it. Without one, or where nobody
+/// knows in which function it was, only those of the same service are.
+type Key<'a> = (Cause, Option<Fingerprint>, Option<&'a str>);
 
 /// Incidents that are the same failure.
 #[derive(Debug, Serialize)]
@@ -32,8 +29,10 @@ struct Group<'a> {
 fn groups(stories: &[Story]) -> Vec<Group<'_>> {
     let mut by_key: BTreeMap<Key<'_>, Vec<&Story>> = BTreeMap::new();
     for story in stories {
-        let exception = story.exception.as_ref().map(|trace| Key::Exception(trace.fingerprint));
-        by_key.entry(exception.unwrap_or(Key::Cause(name(story), story.cause))).or_default().push(story);
+        let exception = story.exception.as_ref();
+        let is_placed = exception.is_some_and(|trace| !trace.frames.is_empty());
+        let fingerprint = exception.map(|trace| trace.fingerprint);
+        by_key.entry((story.cause, fingerprint, (!is_placed).then(|| name(story)))).or_default().push(story);
     }
     let mut groups: Vec<Group<'_>> = by_key.into_values().filter_map(|stories| Group::of(&stories)).collect();
     groups.sort_by_key(|group| std::cmp::Reverse((group.count, group.incidents.last().copied())));
@@ -67,7 +66,9 @@ impl<'a> Group<'a> {
             self.incidents.last().map_or_else(String::new, u64::to_string).into(),
             services.join(" ").into(),
             self.exception.map_or("-".to_owned(), |trace| trace.fingerprint.to_string()).into(),
-            self.exception.map_or(self.cause.to_string(), |trace| format!("{trace} ({})", trace.runtime)).into(),
+            self.exception
+                .map_or(self.cause.to_string(), |trace| format!("{}: {trace} ({})", self.cause, trace.runtime))
+                .into(),
         ]
     }
 }
@@ -99,6 +100,7 @@ mod tests {
         let lines = exception.map(|name| format!("{name}: {id}"));
         let exception = lines.and_then(|last| {
             trace::find(&["Traceback (most recent call last):", "  File \"/srv/a.py\", line 1, in go", &last])
+                .map(|(trace, _)| trace)
         });
         Story {
             id: IncidentId(id),
@@ -124,7 +126,7 @@ mod tests {
         let stories = [
             story(1, "bot", Cause::Exit, Some("KeyError")),
             story(2, "web", Cause::Hang, None),
-            story(3, "worker", Cause::Check, Some("KeyError")),
+            story(3, "worker", Cause::Exit, Some("KeyError")),
             story(4, "web", Cause::Exit, None),
             story(5, "bot", Cause::Exit, Some("ValueError")),
             story(6, "web", Cause::Hang, None),
@@ -138,7 +140,7 @@ mod tests {
         let expected = format!(
             "\
 COUNT  LAST OPENED               LAST ID  SERVICES    FINGERPRINT       FAILURE
-2      1970-01-01T00:00:03.000Z  3        bot worker  {fingerprint}  KeyError in a.py:go (Python)
+2      1970-01-01T00:00:03.000Z  3        bot worker  {fingerprint}  exit: KeyError in a.py:go (Python)
 1      1970-01-01T00:00:02.000Z  2        web         -                 hang
 "
         );

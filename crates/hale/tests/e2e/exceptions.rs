@@ -12,6 +12,9 @@ import os, sys
 def parse(text):
     return {}[text]
 print("version @N starts", flush=True)
+if @N == 4:
+    # Not before the test has seen what the third one said.
+    open("@D/seen").read()
 parse("value of @N")
 "#;
 
@@ -24,7 +27,10 @@ parse("value of @N")
         let place = Place::new();
         for version in 1..=5_usize {
             let text = APP.replace("@LINES", &"\n".repeat(version)).replace("@N", &version.to_string());
-            place.write(&format!("app-{version}.py"), &text);
+            place.write(
+                &format!("app-{version}.py"),
+                &text.replace("@D", place.path("").to_str().unwrap().trim_end_matches('/')),
+            );
         }
         // Each start runs the next version.
         place.write("next", "0");
@@ -34,9 +40,15 @@ parse("value of @N")
                 .replace("@D", place.path("").to_str().unwrap().trim_end_matches('/'))
                 .as_str(),
         );
-        let hale = place.hale("[service.app]\ncommand = [\"sh\", \"@D/start.sh\"]\nrestart.delay = \"300ms\"\n");
-        let told = hale.event("app", "its last output has an exception: ");
-        assert!(told.contains("KeyError in app-#.py:parse (Python), fingerprint "), "{told}");
+        let seen = place.path("seen");
+        assert!(std::process::Command::new("mkfifo").arg(&seen).status().unwrap().success());
+        let restart = "restart.delay = \"100ms\"\nrestart.crash_loop = { failures = 5, within = \"10m\" }\n";
+        let hale = place.hale(&format!("[service.app]\ncommand = [\"sh\", \"@D/start.sh\"]\n{restart}"));
+        for _ in 0..3 {
+            let told = hale.event("app", "its last output has an exception: ");
+            assert!(told.contains("KeyError in app-#.py:parse (Python), fingerprint "), "{told}");
+        }
+        std::fs::write(&seen, "").unwrap();
         let held = hale.event("app", "decided to hold it");
         assert!(held.contains("taking back a change refused: no generations configured"), "{held}");
         hale.stop();

@@ -24,9 +24,13 @@ impl FakeHost<'_> {
             ]
         });
         let lines = lines.map_or(vec![String::from("a last line")], Vec::from);
-        let trace = trace::find(&lines.iter().map(String::as_str).collect::<Vec<_>>()).map(Box::new);
-        let fact =
-            Fact::Raised { service: service.clone(), epoch, exception: trace.as_ref().map(|trace| trace.fingerprint) };
+        let found = trace::find(&lines.iter().map(String::as_str).collect::<Vec<_>>());
+        let trace = found.map(|(trace, after)| (Box::new(trace), u32::try_from(after).unwrap_or(0)));
+        let fact = Fact::Raised {
+            service: service.clone(),
+            epoch,
+            exception: trace.as_ref().map(|(trace, _)| trace.fingerprint),
+        };
         self.judges.see(self.timeline.now(), Seen::Fact(&fact));
         let after_us = if epoch.0.is_multiple_of(4) { 400_000 } else { 3_000 };
         let event = Event::Collected { service: service.clone(), epoch, incident, lines, trace };

@@ -1,8 +1,7 @@
 //! Go: panics and fatal errors of the runtime, and the goroutine that had them (<https://pkg.go.dev/runtime>).
 
 use super::{Found, Runtime, Trace, normal};
-use alloc::format;
-use alloc::string::{String, ToString};
+use alloc::string::String;
 use alloc::vec::Vec;
 
 /// How far below the message the goroutine may begin, in lines: signals are described between them.
@@ -25,16 +24,12 @@ pub(super) fn find(lines: &[&str]) -> Found {
     Some((head + 1 + goroutine + count, Trace::new(Runtime::Go, &what, frames)?))
 }
 
-/// `panic: …` with the text of the runtime's own errors only: another one's can be anything, and its place tells it.
+/// `panic: …`, `fatal error: …`, or a signal. Panics have no types that would be told.
 fn message(line: &str) -> Option<String> {
     let line = line.trim_start_matches('\t');
-    if let Some(text) = line.strip_prefix("panic: ") {
-        let text = text.trim_end_matches(" [recovered]");
-        let of_runtime = text.starts_with("runtime error: ") || text.starts_with("interface conversion: ");
-        return Some(if of_runtime { format!("panic: {}", normal::message(text)) } else { "panic".to_string() });
-    }
-    let fatal = line.starts_with("fatal error: ") || (line.starts_with("SIG") && line.contains(": "));
-    fatal.then(|| normal::message(line))
+    let is_one = ["panic: ", "fatal error: "].iter().any(|words| line.starts_with(words))
+        || (line.starts_with("SIG") && line.contains(": "));
+    is_one.then(|| normal::message(line.split(" [recovered").next().unwrap_or(line)))
 }
 
 /// `main.(*S).get(...)` or `main.f({0x48be00, 0xc000058020}, 0x3)`: the function without its arguments.
@@ -56,7 +51,12 @@ fn frame(line: &str) -> Option<(String, bool)> {
     let (open, _) = open?;
     let function = line[..open].replace("[...]", "");
     let is_runtime = function.starts_with("runtime.") || function.starts_with("runtime/") || function == "panic";
-    (!function.is_empty()).then(|| (normal::name(normal::file(&function)), is_runtime))
+    // Of a package's path its last part, but for a version (`pgx/v5.Connect`).
+    let short = normal::file(&function);
+    let is_version = short.strip_prefix('v').is_some_and(|rest| rest.starts_with(|first: char| first.is_ascii_digit()));
+    let whole = if is_version { function.rsplitn(3, '/').take(2).last().map_or(short, |parent| parent) } else { short };
+    let name = if is_version { alloc::format!("{whole}/{short}") } else { short.into() };
+    (!function.is_empty()).then(|| (normal::name(&name), is_runtime))
 }
 
 #[cfg(test)]
@@ -67,7 +67,7 @@ mod tests {
     fn functions_lose_their_arguments_and_the_path_of_their_package() {
         let name = |line: &str| frame(line).map(|(name, _)| name);
         assert_eq!(name("main.(*S).get(...)").as_deref(), Some("main.(*S).get"));
-        assert_eq!(name("github.com/a/b/v2.Do[...](0x1, {0x2, 0x3})").as_deref(), Some("v#.Do"));
+        assert_eq!(name("github.com/a/b/v2.Do[...](0x1, {0x2, 0x3})").as_deref(), Some("b/v#.Do"));
         assert_eq!(name("main.main.func1(0xc0000)").as_deref(), Some("main.main.func#"));
         assert_eq!(frame("panic({0x48be00, 0xc000058020})"), Some(("panic".into(), true)));
         assert_eq!(frame("\t/tmp/main.go:5 +0x7a"), None);

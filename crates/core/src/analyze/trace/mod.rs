@@ -65,7 +65,7 @@ impl fmt::Display for Runtime {
     }
 }
 
-/// An exception, and with its name and place without all that differs from run to run and from version to version: addresses, line numbers, folders, values.
+/// An exception: its name and its place, without what differs from run to run and from version to version.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Trace {
     /// What printed it.
@@ -142,22 +142,27 @@ impl TryFrom<String> for Fingerprint {
 /// What a parser found: the line with which it ends, and it.
 type Found = Option<(usize, Trace)>;
 
-/// The last exception in the output of a process, oldest line first. Control characters of terminals are overlooked.
+/// The last exception in the output of a process, oldest line first, and how many lines it wrote after it. Control characters of
+/// terminals are overlooked.
 ///
 /// What is not an exception for sure is none: no fingerprint is better than one that means two things.
 #[must_use]
-pub fn find(lines: &[&str]) -> Option<Trace> {
+pub fn find(lines: &[&str]) -> Option<(Trace, usize)> {
     let plain: Vec<String> = lines.iter().map(|line| normal::without_colours(line)).collect();
     let lines: Vec<&str> = plain.iter().map(String::as_str).collect();
     let parsers: [fn(&[&str]) -> Found; 5] = [native::find, go::find, rust::find, at::find, python::find];
     let found = parsers.iter().filter_map(|parser| parser(&lines));
-    found.max_by_key(|(end, _)| *end).map(|(_, trace)| trace)
+    found.max_by_key(|(end, _)| *end).map(|(end, trace)| (trace, lines.len().saturating_sub(end + 1)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use alloc::collections::BTreeMap;
+
+    fn found(text: &str) -> Option<Trace> {
+        find(&text.lines().collect::<Vec<_>>()).map(|(trace, _)| trace)
+    }
 
     /// What real programs wrote, each in two versions: in other folders, with other lines, values and addresses.
     fn samples() -> BTreeMap<String, [Trace; 2]> {
@@ -169,7 +174,7 @@ mod tests {
         names.sort();
         let trace = |name: &str, version: &str| {
             let text = std::fs::read_to_string(format!("{folder}/{name}-{version}.txt")).unwrap();
-            find(&text.lines().collect::<Vec<_>>()).unwrap_or_else(|| panic!("no trace in {name}-{version}"))
+            found(&text).unwrap_or_else(|| panic!("no trace in {name}-{version}"))
         };
         names.into_iter().map(|name| (name.clone(), ["a", "b"].map(|version| trace(&name, version)))).collect()
     }
@@ -196,6 +201,7 @@ mod tests {
             ("python-app", "Bad in app.py:handle"),
             ("python-deep", "RecursionError in deep.py:down"),
             ("python-fatal", "Fatal Python error: Segmentation fault in fatal.py:crash"),
+            ("python-threads", "Fatal Python error: Segmentation fault in threads.py:crash"),
             ("python-group", "ValueError in group.py:bad"),
             ("python-logged", "ZeroDivisionError in logged.py:work"),
             ("python-syntax", "SyntaxError in syntax.py"),
@@ -204,9 +210,12 @@ mod tests {
             ("node-module", "Error in Object.<anonymous>"),
             ("java-main", "java.lang.ArithmeticException in Main.lambda$inner$#"),
             ("go-main", "panic: runtime error: index out of range [#] with length # in main.(*S).get"),
-            ("go-nilmap", "panic in main.main.func#"),
+            ("go-nilmap", "panic: cannot open /…: no such file in main.main.func#"),
             ("go-dead", "fatal error: all goroutines are asleep - deadlock! in main.wait"),
-            ("rust-short", "panic in main::parse"),
+            (
+                "rust-short",
+                "called `Result::unwrap()` on an `Err` value: ParseIntError { kind: InvalidDigit } in main::parse",
+            ),
             (
                 "rust-plain",
                 "called `Result::unwrap()` on an `Err` value: ParseIntError { kind: InvalidDigit } in main.rs",
@@ -214,7 +223,7 @@ mod tests {
             ("native-assert", "Assertion `n < 0' failed. in assert.c:check"),
             ("native-free", "free(): double free detected in tcache #"),
             ("native-smash", "*** stack smashing detected ***: terminated"),
-            ("native-throw", "std::out_of_range"),
+            ("native-throw", "std::out_of_range: index #"),
             ("dotnet-inner", "System.FormatException in App.Config.Port"),
         ];
         for (name, words) in expected {
@@ -234,7 +243,7 @@ KeyError: somebody wrote this
 Error: connect ECONNREFUSED 127.0.0.1:5432
    at home (with friends)
 goroutine 1 [running]:";
-        assert_eq!(find(&harmless.lines().collect::<Vec<_>>()), None);
+        assert_eq!(found(harmless), None);
         assert_eq!(find(&[]), None);
     }
 
@@ -246,7 +255,8 @@ w1 |   File \"/srv/a.py\", line 3, in go
 w1 |     x()\u{202e}
 w1 | \u{1b}[1mValueError\u{1b}[0m: 17
 w1 | goodbye";
-        let trace = find(&text.lines().collect::<Vec<_>>()).unwrap();
+        let (trace, after) = find(&text.lines().collect::<Vec<_>>()).unwrap();
+        assert_eq!(after, 1);
         assert_eq!(format!("{trace}"), "ValueError in a.py:go");
     }
 
@@ -256,16 +266,16 @@ w1 | goodbye";
         let read = |name: &str| std::fs::read_to_string(format!("{folder}/{name}-a.txt")).unwrap();
         for (first, last) in [("node-server", "python-app"), ("python-app", "node-server"), ("go-main", "java-main")] {
             let (before, text) = (read(first), read(last));
-            let all: Vec<&str> = before.lines().chain(text.lines()).collect();
-            let alone = find(&text.lines().collect::<Vec<_>>());
-            assert_eq!(find(&all), alone);
-            assert_ne!(find(&all), find(&before.lines().collect::<Vec<_>>()));
+            assert_eq!(found(&[before.as_str(), text.as_str()].concat()), found(&text));
+            assert_ne!(found(&before), found(&text));
         }
-        // The head of a long chain of causes can be missing.
+        // The head of a chain of causes can be missing.
         let text = read("java-main");
-        let all: Vec<&str> = text.lines().collect();
-        let cut = all.iter().position(|line| line.starts_with("Caused by")).unwrap();
-        assert_eq!(find(&all[cut..]), find(&all));
+        assert_eq!(found(&text[text.find("Caused by").unwrap()..]), found(&text));
+        // What a finalizer says at the end is not what ended it.
+        let ignored = "Exception ignored in: <function Pool.__del__ at 0x7f>\nTraceback (most recent call last):\n  File \"/p/pool.py\", line 9, in __del__\nAttributeError: x\n";
+        assert_eq!(found(&[read("python-app").as_str(), ignored].concat()), found(&read("python-app")));
+        assert_eq!(found(ignored).unwrap().what, "AttributeError");
     }
 
     #[test]

@@ -4,6 +4,9 @@ use super::NAME_MAX;
 use crate::text::is_harmless;
 use alloc::string::String;
 
+/// How much of a text is looked at, in bytes: what is kept is shorter.
+const TEXT_BYTES_MAX: usize = 1_024;
+
 /// Without the sequences with which terminals change colours and more (ECMA-48: CSI), and without other control characters.
 pub(super) fn without_colours(line: &str) -> String {
     let mut plain = String::with_capacity(line.len());
@@ -46,13 +49,22 @@ pub(super) fn file(path: &str) -> &str {
 
 /// A message with `#` for numbers, `"…"` for what is quoted, and `/…` for paths. Words in backticks are a program's own.
 pub(super) fn message(text: &str) -> String {
+    let text = short(text);
     let mut normal = String::with_capacity(text.len());
-    let mut rest = text.trim();
+    let mut rest = text;
     while let Some(character) = rest.chars().next() {
         let after = &rest[character.len_utf8()..];
         let follows_word = normal.chars().last().is_some_and(char::is_alphanumeric);
         let (shown, left) = match character {
-            '0'..='9' if !follows_word || is_number(rest) => ("#", rest.trim_start_matches(is_of_number)),
+            '0'..='9' => {
+                let left = rest.trim_start_matches(|character: char| character.is_ascii_digit());
+                // A word that has some stays: `v2x`.
+                if follows_word && left.chars().next().is_some_and(char::is_alphabetic) {
+                    (&rest[..rest.len() - left.len()], left)
+                } else {
+                    ("#", rest.trim_start_matches(is_of_number))
+                }
+            }
             '"' => ("\"…\"", after.split_once('"').map_or("", |(_, left)| left)),
             // Else an apostrophe.
             '\'' if !follows_word => ("'…'", after.split_once('\'').map_or("", |(_, left)| left)),
@@ -65,12 +77,10 @@ pub(super) fn message(text: &str) -> String {
     cut(&normal)
 }
 
-/// Whether it begins with digits alone, and not with a word that has some.
-fn is_number(text: &str) -> bool {
-    text.trim_start_matches(|character: char| character.is_ascii_digit())
-        .chars()
-        .next()
-        .is_none_or(|next| !next.is_alphabetic())
+/// The begin of a text, as much as can matter.
+pub(super) fn short(text: &str) -> &str {
+    let text = text.trim();
+    &text[..text.floor_char_boundary(TEXT_BYTES_MAX)]
 }
 
 fn is_of_number(character: char) -> bool {

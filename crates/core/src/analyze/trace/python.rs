@@ -1,4 +1,5 @@
-//! Python: tracebacks (<https://docs.python.org/3/library/traceback.html>), also of groups of exceptions, and what faulthandler says.
+//! Python: tracebacks (<https://docs.python.org/3/library/traceback.html>), also of groups of exceptions, and what
+//! faulthandler says.
 
 use super::{Found, Runtime, Trace, normal};
 use alloc::format;
@@ -58,6 +59,11 @@ fn raised(lines: &[&str], last: usize) -> Found {
     if !has_head && !OF_PARSER.contains(&what) {
         return None;
     }
+    // What a finalizer raises at the end of the interpreter comes after the exception that ended it.
+    let ignored = begin.filter(|begin| *begin > 0 && lines[begin - 1].contains("Exception ignored in"));
+    if let Some(earlier) = ignored.and_then(|begin| find(&lines[..begin])) {
+        return Some(earlier);
+    }
     let first = begin.map_or(0, |begin| begin + 1);
     let frames: Vec<_> = lines[first..end].iter().rev().filter_map(|line| frame(line)).map(|it| it.named()).collect();
     Some((end, Trace::new(Runtime::Python, what, frames)?))
@@ -67,7 +73,10 @@ fn raised(lines: &[&str], last: usize) -> Found {
 fn fatal(lines: &[&str], last: usize) -> Found {
     let head = lines[..last].iter().rposition(|line| line.contains("Fatal Python error: "))?;
     let (_, what) = lines[head].split_once("Fatal Python error: ")?;
-    let thread = head + lines[head..last].iter().position(|line| line.ends_with("(most recent call first):"))?;
+    // All threads are listed; the one that it happened in need not be the first.
+    let is_thread = |line: &&str| line.ends_with("(most recent call first):");
+    let its_own = lines[head..last].iter().position(|line| is_thread(line) && line.contains("Current thread "));
+    let thread = head + its_own.or_else(|| lines[head..last].iter().position(|line| is_thread(line)))?;
     let all = lines[thread + 1..].iter().map_while(|line| frame(line));
     let frames: Vec<_> = all.map(|it| it.named()).collect();
     let what = format!("Fatal Python error: {}", normal::message(what));

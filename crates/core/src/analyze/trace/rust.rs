@@ -5,11 +5,10 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 /// Where the machinery of panics, and what calls `main`, has its functions.
-const RUNTIME: [&str; 12] = [
+const RUNTIME: [&str; 11] = [
     "std::",
     "core::",
     "alloc::",
-    "__rustc",
     "rust_begin_unwind",
     "__rust",
     "test::",
@@ -23,28 +22,31 @@ const RUNTIME: [&str; 12] = [
 /// What follows the frames of a panic that is caught in a thread of the standard library's.
 const NOTE: &str = "note: ";
 
+/// What stands above the frames.
+const BACKTRACE: &str = "stack backtrace:";
+
 pub(super) fn find(lines: &[&str]) -> Found {
     let head = lines.iter().rposition(|line| panicked(line).is_some())?;
     let (place, old_message) = panicked(lines[head])?;
     let below = &lines[head + 1..];
-    let backtrace = below.iter().take(super::MESSAGE_LINES_MAX).position(|line| line.trim() == "stack backtrace:");
+    let message = match old_message {
+        Some(message) => message,
+        None => {
+            below.first().filter(|line| !line.starts_with(NOTE) && !line.starts_with(BACKTRACE)).unwrap_or(&"panic")
+        }
+    };
+    let what = normal::message(message);
+    let backtrace = below.iter().take(super::MESSAGE_LINES_MAX).position(|line| line.trim() == BACKTRACE);
     if let Some(at) = backtrace {
         let all = below[at + 1..].iter().take_while(|line| line.starts_with(' '));
         let count = all.clone().count();
         let frames: Vec<(String, bool)> = all.filter_map(|line| frame(line)).collect();
         if !frames.is_empty() {
-            return Some((head + 1 + at + count, Trace::new(Runtime::Rust, "panic", frames)?));
+            return Some((head + 1 + at + count, Trace::new(Runtime::Rust, &what, frames)?));
         }
     }
-    let message = match old_message {
-        Some(message) => message,
-        None => below.first().filter(|line| !line.starts_with(NOTE)).copied().unwrap_or("panic"),
-    };
     let frames = [(normal::name(normal::file(place)), false)];
-    Some((
-        head + usize::from(old_message.is_none() && !below.is_empty()),
-        Trace::new(Runtime::Rust, &normal::message(message), frames)?,
-    ))
+    Some((head + usize::from(old_message.is_none() && !below.is_empty()), Trace::new(Runtime::Rust, &what, frames)?))
 }
 
 /// The file of `thread 'main' panicked at src/main.rs:2:5:`, and the message where it stands on the same line, as before Rust 1.73.
@@ -73,7 +75,7 @@ fn frame(line: &str) -> Option<(String, bool)> {
     if !is_number(number) {
         return None;
     }
-    let name = name.trim();
+    let name = normal::short(name);
     let name = match name.split_once(" - ") {
         Some((address, name)) if address.starts_with("0x") => name,
         Some(_) | None => name,

@@ -17,6 +17,9 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 /// datagrams at most (systemd's `net.unix.max_dgram_qlen`; the kernel's own bound is 10), 32 of which are a turn.
 pub(in crate::supervisor) const LAST_TURNS: usize = 16;
 
+/// How many barriers of one service may wait for the guardian.
+const BARRIERS_MAX: usize = 16;
+
 /// Descriptors of all services on their way: from being offered to being kept or closed.
 pub(super) struct Descriptors {
     pub(super) kinds: Kinds,
@@ -48,6 +51,13 @@ impl Descriptors {
             closed,
             closed_sender,
         }
+    }
+
+    /// Whether one more descriptor of this service may wait for the guardian: few programs have more than one barrier at a time, and
+    /// those of one must not take the place of all others'.
+    fn may_wait(&self, slot: Slot) -> bool {
+        let all = || self.given_up.iter().chain(&self.behind_proof);
+        all().count() < UNCLOSED_MAX && all().filter(|(of, _)| *of == slot).count() < BARRIERS_MAX
     }
 
     /// The core is about to decide about descriptors of this service.
@@ -121,9 +131,9 @@ impl DaemonHost {
                 for pipe in pipes.into_iter().filter(|_| may_be_unread) {
                     if !parts.guardian.wants_to_write() {
                         let _ = parts.guardian.close(pipe.as_fd());
-                    } else if descriptors.given_up.len() + descriptors.behind_proof.len() < UNCLOSED_MAX {
+                    } else if descriptors.may_wait(slot) {
                         // The guardian's next proof says the same. Thousands of pipes must not wait in the queue that the orders
-                        // for all others go through, and those that are more than this are no barrier of anybody's.
+                        // for all others go through.
                         descriptors.given_up.push((slot, pipe));
                     }
                 }
