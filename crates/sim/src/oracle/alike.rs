@@ -17,6 +17,10 @@ pub struct Alike {
 
 impl Alike {
     fn detected(&mut self, service: &Name, finding: &Finding, cause: Cause) {
+        if let Finding::Unkillable { .. } = finding {
+            // The same failure goes on.
+            return;
+        }
         let Finding::Exit { epoch, .. } = finding else { return drop(self.failed.remove(service)) };
         if !matches!(cause, Cause::Exit | Cause::Signal) {
             return drop(self.failed.remove(service));
@@ -53,7 +57,8 @@ impl Oracle for Alike {
         }
         let Seen::Record(record) = seen else { return Ok(()) };
         let Some(service) = &record.service else { return Ok(()) };
-        if let Body::Detected { finding, cause, .. } = &record.body {
+        // What fails while something that it starts after is down does not count.
+        if let Body::Detected { finding, cause, blocked: None, .. } = &record.body {
             self.detected(service, finding, *cause);
         }
         let Body::Decided(decision) = &record.body else { return Ok(()) };

@@ -76,7 +76,7 @@ fn fatal(lines: &[&str], last: usize) -> Found {
     // All threads are listed; the one that it happened in need not be the first.
     let is_thread = |line: &&str| line.ends_with("(most recent call first):");
     let its_own = lines[head..last].iter().position(|line| is_thread(line) && line.contains("Current thread "));
-    let thread = head + its_own.or_else(|| lines[head..last].iter().position(|line| is_thread(line)))?;
+    let thread = head + its_own.or_else(|| lines[head..last].iter().position(is_thread))?;
     let all = lines[thread + 1..].iter().map_while(|line| frame(line));
     let frames: Vec<_> = all.map(|it| it.named()).collect();
     let what = format!("Fatal Python error: {}", normal::message(what));
