@@ -5,14 +5,15 @@ use crate::kernel::Fact;
 use hale_core::analyze::trace::Fingerprint;
 use hale_core::ids::{Epoch, Name};
 use hale_core::incident::Cause;
-use hale_core::record::{Body, Finding};
+use hale_core::record::{Body, Finding, Record};
 use std::collections::BTreeMap;
 
 /// What each service's processes that failed had raised.
 #[derive(Debug, Default)]
 pub struct Alike {
-    /// By their ends, in order, with what is not known yet.
-    failed: BTreeMap<Name, Vec<(Epoch, Option<Fingerprint>)>>,
+    /// Those of the newest failures in which the process ended by itself, in order.
+    failed: BTreeMap<Name, Vec<Epoch>>,
+    raised: BTreeMap<(Name, Epoch), Option<Fingerprint>>,
 }
 
 impl Alike {
@@ -26,16 +27,17 @@ impl Alike {
             return drop(self.failed.remove(service));
         }
         let failed = self.failed.entry(service.clone()).or_default();
-        if failed.last().is_none_or(|(last, _)| last != epoch) {
-            failed.push((*epoch, None));
+        if failed.last() != Some(epoch) {
+            failed.push(*epoch);
         }
     }
 
     /// How often this was the exception, of the newest ones in a row. The very last may not be read yet.
     fn longest(&self, service: &Name, exception: Fingerprint) -> usize {
         let failed = self.failed.get(service).map(Vec::as_slice).unwrap_or_default();
-        let unread = usize::from(failed.last().is_some_and(|(_, raised)| *raised != Some(exception)));
-        failed.iter().rev().skip(unread).take_while(|(_, raised)| *raised == Some(exception)).count()
+        let is_it = |epoch: &Epoch| self.raised.get(&(service.clone(), *epoch)) == Some(&Some(exception));
+        let unread = usize::from(failed.last().is_some_and(|last| !is_it(last)));
+        failed.iter().rev().skip(unread).take_while(|epoch| is_it(epoch)).count()
     }
 }
 
@@ -48,12 +50,14 @@ impl Oracle for Alike {
         "an exception is said to have come again only as often as it came in a row"
     }
 
+    fn rewind(&mut self, kept: &[Record]) {
+        let raised = std::mem::take(&mut self.raised);
+        *self = super::replay(Self { raised, ..Self::default() }, kept);
+    }
+
     fn see(&mut self, _now_us: u64, seen: Seen<'_>) -> Result<(), String> {
-        if let Seen::Fact(Fact::Raised { service, epoch, exception }) = seen
-            && let Some(failed) = self.failed.get_mut(service)
-            && let Some((_, raised)) = failed.iter_mut().rev().find(|(failed, _)| failed == epoch)
-        {
-            *raised = *exception;
+        if let Seen::Fact(Fact::Raised { service, epoch, exception }) = seen {
+            self.raised.insert((service.clone(), *epoch), *exception);
         }
         let Seen::Record(record) = seen else { return Ok(()) };
         let Some(service) = &record.service else { return Ok(()) };
