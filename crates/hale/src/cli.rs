@@ -82,7 +82,7 @@ pub enum Command {
         /// Only those opened within this time, e.g. 90m, 24h, 7d
         #[arg(long, value_name = "TIME", value_parser = hale_config::parse_duration)]
         since: Option<hale_core::time::Span>,
-        /// Each failure once, with its incidents: the same cause and exception, or the same cause in the same service
+        /// Each failure of a service once, with its incidents: the same cause and the same exception, if there is one
         #[arg(long)]
         grouped: bool,
         #[command(flatten)]

@@ -79,6 +79,22 @@ pub enum Finding {
 }
 
 impl Finding {
+    /// Whether something in the program ended it: a status that is no success, or a signal that programs send themselves.
+    #[must_use]
+    pub fn is_own_end(&self) -> bool {
+        match self {
+            Self::Exit { status: ExitStatus::Code(code), .. } => *code != 0,
+            Self::Exit { status: ExitStatus::Signal { signal, .. }, .. } => !signal.is_from_outside(),
+            Self::Exit { status: ExitStatus::Unknown, .. }
+            | Self::Oom { .. }
+            | Self::Check { .. }
+            | Self::NoHeartbeat { .. }
+            | Self::StartTimeout { .. }
+            | Self::Spawn { .. }
+            | Self::Unkillable { .. } => false,
+        }
+    }
+
     /// What the kernel said of the tree's memory, where it was asked.
     #[must_use]
     pub fn memory(&self) -> Option<MemoryReport> {

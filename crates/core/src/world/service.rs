@@ -281,8 +281,7 @@ impl Service {
             Body::Detected { cause, finding, last_good, blocked, .. } => {
                 let counts = blocked.is_none();
                 if counts {
-                    let by_itself = matches!(cause, Cause::Exit | Cause::Signal);
-                    let failed = (self.known.last_epoch, by_itself);
+                    let failed = (self.known.last_epoch, finding.is_own_end());
                     self.known.counters.count(now, failed, self.policy.restart.crash_loop);
                     self.known.last_failure = Some(now);
                 }

@@ -6,33 +6,31 @@ use hale_core::analyze::trace::{Fingerprint, Trace};
 use hale_core::incident::{Cause, Story};
 use hale_daemon::api::view::rfc3339;
 use serde::Serialize;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io::Write;
 
-/// What makes two incidents the same failure: their cause, and the exception, whichever service had it. Without one, or where nobody
-/// knows in which function it was, only those of the same service are.
-type Key<'a> = (Cause, Option<Fingerprint>, Option<&'a str>);
+/// What makes two incidents of a service the same failure. Other services may have other programs, whose files and functions are
+/// called the same.
+type Key<'a> = (&'a str, Cause, Option<Fingerprint>);
 
 /// Incidents that are the same failure.
 #[derive(Debug, Serialize)]
 struct Group<'a> {
     exception: Option<&'a Trace>,
     cause: Cause,
-    services: BTreeSet<&'a str>,
+    service: &'a str,
     count: usize,
     first: String,
     last: String,
     incidents: Vec<u64>,
 }
 
-/// Those that came most often first; of as many, the newest.
+/// Those with most incidents first; of as many, the newest.
 fn groups(stories: &[Story]) -> Vec<Group<'_>> {
     let mut by_key: BTreeMap<Key<'_>, Vec<&Story>> = BTreeMap::new();
     for story in stories {
-        let exception = story.exception.as_ref();
-        let is_placed = exception.is_some_and(|trace| !trace.frames.is_empty());
-        let fingerprint = exception.map(|trace| trace.fingerprint);
-        by_key.entry((story.cause, fingerprint, (!is_placed).then(|| name(story)))).or_default().push(story);
+        let exception = story.exception.as_ref().map(|trace| trace.fingerprint);
+        by_key.entry((name(story), story.cause, exception)).or_default().push(story);
     }
     let mut groups: Vec<Group<'_>> = by_key.into_values().filter_map(|stories| Group::of(&stories)).collect();
     groups.sort_by_key(|group| std::cmp::Reverse((group.count, group.incidents.last().copied())));
@@ -50,7 +48,7 @@ impl<'a> Group<'a> {
         Some(Self {
             exception: last.exception.as_ref(),
             cause: last.cause,
-            services: stories.iter().map(|story| name(story)).collect(),
+            service: name(last),
             count: stories.len(),
             first: rfc3339(first.opened.wall_us),
             last: rfc3339(last.opened.wall_us),
@@ -59,12 +57,11 @@ impl<'a> Group<'a> {
     }
 
     fn row(&self) -> [Cell; 6] {
-        let services: Vec<&str> = self.services.iter().copied().collect();
         [
             self.count.to_string().into(),
             self.last.as_str().into(),
             self.incidents.last().map_or_else(String::new, u64::to_string).into(),
-            services.join(" ").into(),
+            self.service.into(),
             self.exception.map_or("-".to_owned(), |trace| trace.fingerprint.to_string()).into(),
             self.exception
                 .map_or(self.cause.to_string(), |trace| format!("{}: {trace} ({})", self.cause, trace.runtime))
@@ -83,7 +80,7 @@ pub fn write(stories: &[Story], json: bool, out: &mut impl Write) -> std::io::Re
         serde_json::to_writer_pretty(&mut *out, &groups)?;
         return writeln!(out);
     }
-    let header = ["COUNT", "LAST OPENED", "LAST ID", "SERVICES", "FINGERPRINT", "FAILURE"];
+    let header = ["COUNT", "LAST OPENED", "LAST ID", "SERVICE", "FINGERPRINT", "FAILURE"];
     let rows: Vec<_> = groups.iter().map(Group::row).collect();
     out.write_all(render(header, &rows, colours()).as_bytes())
 }
@@ -122,11 +119,11 @@ mod tests {
     }
 
     #[test]
-    fn the_same_exception_is_one_failure_in_whichever_service() {
+    fn the_same_exception_of_a_service_is_one_failure() {
         let stories = [
             story(1, "bot", Cause::Exit, Some("KeyError")),
             story(2, "web", Cause::Hang, None),
-            story(3, "worker", Cause::Exit, Some("KeyError")),
+            story(3, "bot", Cause::Exit, Some("KeyError")),
             story(4, "web", Cause::Exit, None),
             story(5, "bot", Cause::Exit, Some("ValueError")),
             story(6, "web", Cause::Hang, None),
@@ -139,9 +136,9 @@ mod tests {
         let fingerprint = stories[0].exception.as_ref().unwrap().fingerprint;
         let expected = format!(
             "\
-COUNT  LAST OPENED               LAST ID  SERVICES    FINGERPRINT       FAILURE
-2      1970-01-01T00:00:03.000Z  3        bot worker  {fingerprint}  exit: KeyError in a.py:go (Python)
-1      1970-01-01T00:00:02.000Z  2        web         -                 hang
+COUNT  LAST OPENED               LAST ID  SERVICE  FINGERPRINT       FAILURE
+2      1970-01-01T00:00:03.000Z  3        bot      {fingerprint}  exit: KeyError in a.py:go (Python)
+1      1970-01-01T00:00:02.000Z  2        web      -                 hang
 "
         );
         assert_eq!(String::from_utf8(shown).unwrap(), expected);

@@ -118,7 +118,7 @@ fn judge(key: &str, path: &str, needed: u64, place: &Place) -> Vec<Finding> {
         tell(
             Severity::Risk,
             &format!("has {free} free; this configuration may write {}", Size(needed)),
-            "when it is full, output is dropped and counted, records wait in memory, and nothing that needs a durable one is done",
+            "when it is full, output is dropped and counted, records wait in memory, orders are carried out without theirs, and the machine is not rebooted",
             "make room, or lower log.max_size and log.keep",
         );
     }

@@ -4,7 +4,6 @@ use super::{Oracle, Seen};
 use crate::kernel::Fact;
 use hale_core::analyze::trace::Fingerprint;
 use hale_core::ids::{Epoch, Name};
-use hale_core::incident::Cause;
 use hale_core::record::{Body, Finding, Record};
 use std::collections::BTreeMap;
 
@@ -17,15 +16,14 @@ pub struct Alike {
 }
 
 impl Alike {
-    fn detected(&mut self, service: &Name, finding: &Finding, cause: Cause) {
+    fn detected(&mut self, service: &Name, finding: &Finding) {
         if let Finding::Unkillable { .. } = finding {
             // The same failure goes on.
             return;
         }
-        let Finding::Exit { epoch, .. } = finding else { return drop(self.failed.remove(service)) };
-        if !matches!(cause, Cause::Exit | Cause::Signal) {
+        let (Finding::Exit { epoch, .. }, true) = (finding, finding.is_own_end()) else {
             return drop(self.failed.remove(service));
-        }
+        };
         let failed = self.failed.entry(service.clone()).or_default();
         if failed.last() != Some(epoch) {
             failed.push(*epoch);
@@ -62,8 +60,8 @@ impl Oracle for Alike {
         let Seen::Record(record) = seen else { return Ok(()) };
         let Some(service) = &record.service else { return Ok(()) };
         // What fails while something that it starts after is down does not count.
-        if let Body::Detected { finding, cause, blocked: None, .. } = &record.body {
-            self.detected(service, finding, *cause);
+        if let Body::Detected { finding, blocked: None, .. } = &record.body {
+            self.detected(service, finding);
         }
         let Body::Decided(decision) = &record.body else { return Ok(()) };
         let Some(alike) = decision.read.alike else { return Ok(()) };

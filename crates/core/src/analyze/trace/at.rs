@@ -57,6 +57,7 @@ impl Of {
 }
 
 pub(super) fn find(lines: &[&str]) -> Found {
+    let end = lines.iter().rposition(|line| frame(line).is_some())?;
     let mut block = Block::last(lines)?;
     // What was thrown while another exception was under way stands below that one.
     while block.head.is_suppressed {
@@ -64,15 +65,17 @@ pub(super) fn find(lines: &[&str]) -> Found {
     }
     let mut frames: Vec<(String, bool)> = block.named(lines);
     if frames.iter().all(|(_, is_library)| *is_library) && block.head.is_nested {
-        // The cause came out of the runtime; who called that stands above it.
-        let outer = Block::last(&lines[..block.at]).filter(|outer| outer.last + 1 == block.at);
+        // The cause came out of the runtime; who called that stands above it, and the JVM does not repeat it.
+        let outer = Block::last(&lines[..block.at]);
+        let outer = outer.filter(|outer| lines[outer.last + 1..block.at].iter().all(|line| is_between(line)));
         frames.extend(outer.map(|outer| outer.named(lines)).unwrap_or_default());
     }
     let Head { name, message, .. } = block.head;
     let in_libraries = lines[block.first..=block.last].iter().filter_map(|line| frame(line)).all(|it| it.named().1);
-    // Whoever fails there has the same frames.
-    let what = if in_libraries && !message.is_empty() { format!("{name}: {}", normal::message(message)) } else { name };
-    Some((block.last, Trace::new(block.of.runtime(), &what, frames)?))
+    // Whoever fails there has the same frames; and what is only called an error could be any.
+    let says_nothing = in_libraries || name == "Error";
+    let what = if says_nothing && !message.is_empty() { format!("{name}: {}", normal::message(message)) } else { name };
+    Some((end, Trace::new(block.of.runtime(), &what, frames)?))
 }
 
 /// Frames that follow each other, and the line that names their exception.
@@ -90,7 +93,7 @@ struct Head<'a> {
     message: &'a str,
     /// It was thrown while another one was under way.
     is_suppressed: bool,
-    /// It is the cause of the one above, within whose braces it stands.
+    /// It is the cause of the one above.
     is_nested: bool,
 }
 
@@ -100,6 +103,10 @@ impl<'a> Block<'a> {
         let of = frame(lines[last])?.of;
         let is_within = |line: &str| frame(line).is_some_and(|it| it.of == of) || is_between(line);
         let first = (0..last).rev().find(|&index| !is_within(lines[index])).map_or(0, |before| before + 1);
+        if first > 0 && lines[first - 1].trim_start().starts_with("Emitted 'error' event") {
+            // Node tells twice where it came from; the exception stands above the first.
+            return Self::last(&lines[..first - 1]);
+        }
         for at in (0..first).rev().take(MESSAGE_LINES_MAX) {
             if frame(lines[at]).is_some() {
                 // From there on up it is another exception.
@@ -187,9 +194,10 @@ impl Frame<'_> {
                 let is_library = place.starts_with("node:") || place.contains("/node_modules/") || *place == "native";
                 let function = function.trim_start_matches("async ").trim_start_matches("new ");
                 let function = function.split(" [as ").next().unwrap_or(function);
-                // Where it has no name, its file tells.
+                // Where it has no name, its file tells. That is what the body of a file is called.
                 let file = place.rsplitn(3, ':').last().unwrap_or(place);
-                let name = if function.is_empty() { normal::file(file) } else { function };
+                let is_named = !function.is_empty() && function != "Object.<anonymous>";
+                let name = if is_named { function } else { normal::file(file) };
                 (normal::name(name), is_library)
             }
             Of::Java => {
@@ -235,7 +243,7 @@ fn java_head(text: &str) -> Option<Head<'_>> {
     let said = cause.or(thread);
     let (name, message) = normal::type_name(said.unwrap_or(text))?;
     let known = name.contains('.') && (said.is_some() || is_suppressed || is_exception(name));
-    known.then(|| Head { name: normal::name(name), message, is_suppressed, is_nested: false })
+    known.then(|| Head { name: normal::name(name), message, is_suppressed, is_nested: cause.is_some() })
 }
 
 /// `TypeError [ERR_X]: why`.
@@ -323,6 +331,21 @@ mod tests {
         assert_eq!(fetch("ECONNREFUSED", "load").as_deref(), Some("Error: connect ECONNREFUSED #:# in load"));
         assert_ne!(fetch("ECONNREFUSED", "load"), fetch("ETIMEDOUT", "load"));
         assert_ne!(fetch("ECONNREFUSED", "load"), fetch("ECONNREFUSED", "save"));
+        // The JVM leaves out what the cause has in common with what it caused.
+        let read = |caller: &str| {
+            let frames = "\tat java.base/java.io.FileInputStream.open(FileInputStream.java:9)\n\t... 2 more\n";
+            said(&format!(
+                "a.StartException: x\n\tat {caller}(A.java:3)\nCaused by: java.io.FileNotFoundException: /x/y (No such file)\n{frames}"
+            ))
+        };
+        assert_eq!(read("A.ledger").as_deref(), Some("java.io.FileNotFoundException: /… (No such file) in A.ledger"));
+        assert_ne!(read("A.ledger"), read("A.mail"));
+        let emitted = "Error: listen EADDRINUSE 127.0.0.1:80\n    at Server.setup (node:net:1:2)\n    at go (/srv/a.js:3:4)\nEmitted 'error' event on Server instance at:\n    at emitErrorNT (node:net:5:6) {\n  code: 'EADDRINUSE'\n}";
+        assert_eq!(said(emitted).as_deref(), Some("Error: listen EADDRINUSE #:# in go"));
+        assert_eq!(
+            said("Error: no PORT\n    at Object.<anonymous> (/srv/a.js:1:7)").as_deref(),
+            Some("Error: no PORT in a.js")
+        );
         let coded = "Npgsql.NpgsqlException (0x80004005): Failed to connect to 10.0.0.7:5432\n   at Npgsql.Connector.Connect(Int32 timeout)\n   at App.Db.Open() in /s/Db.cs:line 3";
         assert_eq!(said(coded).as_deref(), Some("Npgsql.NpgsqlException in App.Db.Open"));
     }

@@ -207,7 +207,7 @@ mod tests {
             ("python-syntax", "SyntaxError in syntax.py"),
             ("node-server", "TypeError in Handler.inner"),
             ("node-cause", "SyntaxError in JSON.parse"),
-            ("node-module", "Error in Object.<anonymous>"),
+            ("node-module", "Error: Cannot find module '…' in module.js"),
             ("java-main", "java.lang.ArithmeticException in Main.lambda$inner$#"),
             ("go-main", "panic: runtime error: index out of range [#] with length # in main.(*S).get"),
             ("go-nilmap", "panic: cannot open /…: no such file in main.main.func#"),

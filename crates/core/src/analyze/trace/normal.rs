@@ -68,6 +68,8 @@ pub(super) fn message(text: &str) -> String {
             '"' => ("\"…\"", after.split_once('"').map_or("", |(_, left)| left)),
             // Else an apostrophe.
             '\'' if !follows_word => ("'…'", after.split_once('\'').map_or("", |(_, left)| left)),
+            // Of an address nothing is left: who asks, with which password, and whom.
+            ':' if after.starts_with("//") => ("://…", after.trim_start_matches(|c: char| is_of_path(c) || c == ':')),
             '/' if !follows_word => ("/…", after.trim_start_matches(is_of_path)),
             _ => (&rest[..character.len_utf8()], after),
         };
@@ -113,6 +115,7 @@ mod tests {
             ("cannot open /var/lib/x/41.db: no", "cannot open /…: no"),
             ("key 'a b' and \"c\" don't", "key '…' and \"…\" don't"),
             ("utf8 is and v2x stays", "utf# is and v2x stays"),
+            ("connect failed: postgres://app:hunter2@db:5432/prod, 3 tries", "connect failed: postgres://…, # tries"),
             ("open \"unended", "open \"…\""),
             ("", ""),
         ] {
