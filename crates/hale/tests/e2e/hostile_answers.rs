@@ -1,7 +1,7 @@
 //! Servers and checks that answer to hurt who asks: each probe ends, by its time-out or by what is wrong.
 
 mod needs_python {
-    use crate::harness::{Place, python};
+    use crate::harness::{Place, python, words};
     use crate::innocent::{Innocent, innocent};
     use std::net::{Ipv4Addr, TcpListener};
 
@@ -127,6 +127,15 @@ while True:
         innocent.assert_unharmed();
         assert_eq!(place.status("evil")["pid"], pid);
         assert_eq!(elsewhere.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock, "it was followed");
+        // A probe that is killed at the very end may be gone only after its group should be.
+        place.done(&["stop", "evil"]);
+        place.until(|| {
+            let printing = place
+                .living()
+                .into_iter()
+                .find(|pid| words(*pid).iter().any(|word| word == "yes" || word == "/dev/zero"));
+            printing.map_or(Ok(()), |pid| Err(format!("pid {pid} prints still")))
+        });
         hale.stop();
     }
 }
