@@ -543,7 +543,7 @@ pub fn is_zombie(pid: i32) -> bool {
 }
 
 /// The command line of a process.
-fn words(pid: i32) -> Vec<String> {
+pub fn words(pid: i32) -> Vec<String> {
     let bytes = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     bytes.split(|&byte| byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect()
 }
