@@ -77,6 +77,26 @@ impl<T> Awaited<T> {
 }
 
 impl Asked {
+    /// A failure that is looked at, and waits for nobody else.
+    fn begin(epoch: Epoch, now: Monotonic, cause: Cause, finding: Finding, connects: bool) -> Self {
+        Self {
+            check: None,
+            unconfirmed: Vec::new(),
+            until: now,
+            looks: true,
+            look: Awaited::Until(now.after(EXAMINED_WITHIN)),
+            connects,
+            controls: Awaited::Over(None),
+            control: None,
+            beside: None,
+            epoch,
+            since: now,
+            failed: None,
+            cause,
+            finding,
+        }
+    }
+
     /// Whether this machine has no way to what it probed.
     fn has_no_way(&self) -> bool {
         matches!(self.finding, Finding::Check { failure: ProbeFailure::Unreachable, .. })
@@ -124,8 +144,6 @@ impl Brain<'_> {
         let longest =
             policy.checks.iter().filter(|other| unconfirmed.contains(&other.name)).map(|other| other.timeout).max();
         let until = now.after(longest.map_or(ASK_WITHIN, |longest| longest.plus(CONFIRMED_AFTER).max(ASK_WITHIN)));
-        let (epoch, since, failed) = (run.epoch, now, Some(failed));
-        let look = Awaited::Until(now.after(EXAMINED_WITHIN));
         // Who answers, be it wrongly, was reached.
         let no_answer = matches!(
             finding,
@@ -133,23 +151,9 @@ impl Brain<'_> {
         );
         let connects = no_answer && policy.checks[check].kind.connects();
         let beside = self.world.services[name].senses.probes[check].beside;
-        let (check, controls, control) = (Some(check), Awaited::Over(None), None);
-        let mut asked = Asked {
-            check,
-            unconfirmed,
-            until,
-            looks: true,
-            look,
-            connects,
-            controls,
-            control,
-            beside,
-            epoch,
-            since,
-            failed,
-            cause,
-            finding,
-        };
+        let asked = Asked::begin(run.epoch, now, cause, finding, connects);
+        let (check, failed) = (Some(check), Some(failed));
+        let mut asked = Asked { check, unconfirmed, until, beside, failed, ..asked };
         let observes = self.world.mode() == Mode::Observe;
         let blocked = self.blocked_by(name).is_some();
         let asks_dependencies = !observes && !blocked && self.hasten_dependencies(name);
@@ -166,9 +170,7 @@ impl Brain<'_> {
         let Some(run) = self.known(name).phase.run() else {
             return self.failed(name, cause, &finding, Seen::nothing());
         };
-        let (look, controls, control) = (Awaited::Until(now.after(EXAMINED_WITHIN)), Awaited::Over(None), None);
-        let (epoch, until, since) = (run.epoch, now, now);
-        let (check, beside, failed, unconfirmed) = (None, None, None, Vec::new());
+        let epoch = run.epoch;
         let service = &self.world.services[name];
         let checks = service.policy.checks.iter().zip(&service.known.checks).zip(&service.senses.probes);
         let no_answer = |probing: &Probing| {
@@ -178,22 +180,7 @@ impl Brain<'_> {
         let mut awaited = checks.filter(|((_, state), probing)| **state != CheckState::Passing && no_answer(probing));
         let by_checks = cause == Cause::StartTimeout && service.policy.start.ready == Ready::Check;
         let connects = by_checks && awaited.any(|((check, _), _)| check.kind.connects());
-        let asked = Asked {
-            check,
-            unconfirmed,
-            until,
-            looks: true,
-            look,
-            connects,
-            controls,
-            control,
-            beside,
-            epoch,
-            since,
-            failed,
-            cause,
-            finding,
-        };
+        let asked = Asked::begin(epoch, now, cause, finding, connects);
         self.ask(name, asked, self.world.mode() != Mode::Observe);
     }
 

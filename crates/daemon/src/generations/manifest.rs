@@ -14,7 +14,6 @@
 use super::Id;
 use super::error::{Change, Drift};
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 
 /// The first line: the version of the rules by which an id comes about.
 const FIRST: &str = "hale-release 1\n";
@@ -40,14 +39,13 @@ impl Manifest {
         let mut text = FIRST.to_owned();
         for (path, node) in &self.0 {
             let path = escape(path);
-            let written = match node {
-                Node::Dir => writeln!(text, "dir {path}"),
+            text.push_str(&match node {
+                Node::Dir => format!("dir {path}\n"),
                 Node::File { executable, size, hash } => {
-                    writeln!(text, "file {} {size} {hash} {path}", if *executable { 'x' } else { '-' })
+                    format!("file {} {size} {hash} {path}\n", if *executable { 'x' } else { '-' })
                 }
-                Node::Link { target } => writeln!(text, "link {path} {}", escape(target)),
-            };
-            written.expect("a String can be written to");
+                Node::Link { target } => format!("link {path} {}\n", escape(target)),
+            });
         }
         text
     }
@@ -101,7 +99,7 @@ pub(super) fn escape(bytes: &[u8]) -> String {
         if byte.is_ascii_graphic() && byte != b'%' {
             text.push(char::from(byte));
         } else {
-            write!(text, "%{byte:02X}").expect("a String can be written to");
+            text.push_str(&format!("%{byte:02X}"));
         }
     }
     text
