@@ -206,7 +206,7 @@ fn service(fields: &Fields<'_>, base_dir: &str, report: &mut Report<'_>) -> Opti
     });
     Some(ServicePolicy {
         command: command?,
-        directory: directory?,
+        directory: Some(directory?),
         user,
         environment: environment?,
         environment_files: environment_files?.iter().map(|path| absolute(base_dir, path)).collect(),
@@ -219,6 +219,7 @@ fn service(fields: &Fields<'_>, base_dir: &str, report: &mut Report<'_>) -> Opti
         restart: restart?,
         log: log?,
         checks: checks?,
+        generations: None,
     })
 }
 

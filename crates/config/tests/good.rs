@@ -50,7 +50,7 @@ fn a_short_file_has_all_defaults() {
     assert_eq!((&*host.state_dir, &*host.runtime_dir, &*host.log_dir), ("/var/lib/hale", "/run/hale", "/var/log/hale"));
     assert_eq!((host.mode, host.restarts_in_flight), (Mode::Heal, 16));
     let bot = bot(SHORT);
-    assert_eq!(bot.directory, "/");
+    assert_eq!(bot.directory.as_deref(), Some("/"));
     assert_eq!((bot.user, bot.open_files_limit, bot.limits), (None, None, ResourceLimits::default()));
     assert_eq!((bot.start.ready, bot.start.within), (Ready::Running, Span::from_secs(30)));
     assert_eq!((bot.stop.signal, bot.stop.grace), (Signal::TERM, Span::from_secs(10)));
@@ -91,7 +91,7 @@ fn paths_become_absolute() {
     let relative = host("state_dir = \"./state\"\nruntime_dir = \"run\"");
     assert_eq!((&*relative.state_dir, &*relative.log_dir), ("/etc/hale/state", "/etc/hale/state/log"));
     assert_eq!(relative.runtime_dir, "/etc/hale/run");
-    assert_eq!(bot(&format!("{SHORT}directory = \".\"\n")).directory, "/etc/hale");
+    assert_eq!(bot(&format!("{SHORT}directory = \".\"\n")).directory.as_deref(), Some("/etc/hale"));
     assert_eq!(bot(&format!("{SHORT}environment_files = [\"env\"]\n")).environment_files, ["/etc/hale/env"]);
 }
 

@@ -85,6 +85,83 @@ impl fmt::Display for Name {
     }
 }
 
+/// The longest name of a generation, in bytes: a path of the Nix store has at most 255 (`nix` limits its name to 211).
+pub const GENERATION_MAX: usize = 255;
+
+/// What names a generation: the hash of its content, or its path in a content-addressed store; never a number. Printable
+/// ASCII without spaces.
+///
+/// Cheap to clone: it stands in many records.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[serde(try_from = "String")]
+pub struct GenerationId(Arc<str>);
+
+impl Serialize for GenerationId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+impl GenerationId {
+    /// As it is.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The first twelve characters of its last part, for tables and sentences.
+    #[must_use]
+    pub fn short(&self) -> &str {
+        let last = self.0.rsplit('/').next().unwrap_or_default();
+        last.get(..12).unwrap_or(last)
+    }
+}
+
+/// Why a text is not a [`GenerationId`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum GenerationIdError {
+    /// There is nothing.
+    #[error("a generation's name must not be empty")]
+    Empty,
+    /// More than [`GENERATION_MAX`] bytes.
+    #[error("a generation's name has at most {GENERATION_MAX} bytes, this one has {0}")]
+    TooLong(usize),
+    /// A space, a control character, or one beyond ASCII.
+    #[error("{0:?} is not allowed in a generation's name at position {1}: it has printable ASCII characters without spaces")]
+    BadCharacter(char, usize),
+}
+
+impl TryFrom<&str> for GenerationId {
+    type Error = GenerationIdError;
+
+    fn try_from(text: &str) -> Result<Self, GenerationIdError> {
+        if text.is_empty() {
+            return Err(GenerationIdError::Empty);
+        }
+        if text.len() > GENERATION_MAX {
+            return Err(GenerationIdError::TooLong(text.len()));
+        }
+        match text.char_indices().find(|(_, c)| !c.is_ascii_graphic()) {
+            Some((at, c)) => Err(GenerationIdError::BadCharacter(c, at)),
+            None => Ok(Self(text.into())),
+        }
+    }
+}
+
+impl TryFrom<String> for GenerationId {
+    type Error = GenerationIdError;
+
+    fn try_from(text: String) -> Result<Self, GenerationIdError> {
+        Self::try_from(text.as_str())
+    }
+}
+
+impl fmt::Display for GenerationId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 macro_rules! number {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*

@@ -5,8 +5,10 @@
 //! stands in every decision.
 
 pub mod change;
+mod generations;
 mod measured;
 
+pub use generations::{FILES_MAX, GenerationsPolicy, KEEP_MAX, ROLLBACKS_PER_DAY_MAX, Rollback, StoreKind};
 pub use measured::{Figure, LoopLagCheck, MetricCheck, Pending, ProgressCheck, Series, Source};
 
 use crate::ids::Name;
@@ -141,8 +143,8 @@ pub enum Mode {
 pub struct ServicePolicy {
     /// Program and arguments; at least one word. The first one as written: it is resolved at each spawn.
     pub command: Vec<String>,
-    /// Working directory, absolute.
-    pub directory: String,
+    /// Working directory, absolute; `None`: the release that it runs, which only a service has whose generations are releases.
+    pub directory: Option<String>,
     /// The user to run as, by name; `None`: the user Hale runs as.
     pub user: Option<String>,
     /// Variables set for the service.
@@ -170,6 +172,9 @@ pub struct ServicePolicy {
     pub log: LogPolicy,
     /// What tells whether it works, in the order of the file; names are unique.
     pub checks: Vec<CheckPolicy>,
+    /// `[service.NAME.generations]`; `None`: it has no generations that Hale knows of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generations: Option<GenerationsPolicy>,
 }
 
 /// What the whole tree of a service may use: enforced by the kernel for its cgroup, and by nothing where there is none.

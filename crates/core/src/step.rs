@@ -585,7 +585,7 @@ mod tests {
     pub(crate) fn service() -> ServicePolicy {
         ServicePolicy {
             command: vec![String::from("/bin/bot")],
-            directory: String::from("/"),
+            directory: Some(String::from("/")),
             user: None,
             environment: BTreeMap::new(),
             environment_files: Vec::new(),
@@ -607,6 +607,7 @@ mod tests {
             },
             log: LogPolicy { max_size_bytes: 4_096, keep: 1, rate_bytes: 4_096 },
             checks: Vec::new(),
+            generations: None,
         }
     }
 

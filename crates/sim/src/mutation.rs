@@ -227,7 +227,7 @@ impl Host for Mutated<'_, '_> {
             (self.mutation, &mut event)
             && let Reading::Valid { policy, .. } = reading
         {
-            policy.services.values_mut().for_each(|service| Arc::make_mut(service).directory.push('x'));
+            policy.services.values_mut().for_each(|service| Arc::make_mut(service).command.push(String::from("x")));
         }
         if self.mutation == Mutation::ExitTwice && matches!(event, Event::Exited { .. }) {
             self.again = Some(event.clone());

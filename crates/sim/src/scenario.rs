@@ -220,7 +220,7 @@ impl Scenario {
 pub fn default_service() -> ServicePolicy {
     ServicePolicy {
         command: vec![String::from("/bin/service")],
-        directory: String::from("/"),
+        directory: Some(String::from("/")),
         user: None,
         environment: BTreeMap::new(),
         environment_files: Vec::new(),
@@ -242,6 +242,7 @@ pub fn default_service() -> ServicePolicy {
         },
         log: LogPolicy { max_size_bytes: 64 << 20, keep: 8, rate_bytes: 16 << 20 },
         checks: Vec::new(),
+        generations: None,
     }
 }
 

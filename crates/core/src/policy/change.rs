@@ -88,6 +88,8 @@ pub fn needs_other_process(old: &ServicePolicy, new: &ServicePolicy) -> bool {
     let is_given = (&old.command, &old.directory, &old.user, &old.environment, &old.environment_files)
         == (&new.command, &new.directory, &new.user, &new.environment, &new.environment_files)
         && (old.open_files_limit, &old.listen) == (new.open_files_limit, &new.listen);
+    let store = |policy: &ServicePolicy| policy.generations.as_ref().map(|generations| generations.store.clone());
+    let is_given = is_given && store(old) == store(new);
     let is_untold = new.wants_notify() && !old.wants_notify();
     let is_slower = new.heartbeat_within().is_some_and(|new| old.heartbeat_within().is_none_or(|old| new < old));
     !is_given || is_untold || is_slower

@@ -326,7 +326,7 @@ mod tests {
         assert_eq!(loaded.files.len(), 3);
         assert!(loaded.files[1].ends_with("10-a.toml"));
         let b = &loaded.validated.policy.services[&"b".try_into().unwrap()];
-        assert_eq!(Path::new(&b.directory), dir.path().join("data"), "relative to the main file");
+        assert_eq!(Path::new(b.directory.as_deref().unwrap()), dir.path().join("data"), "relative to the main file");
     }
 
     #[test]

@@ -56,7 +56,8 @@ pub(super) fn prepare(policy: &ServicePolicy, paths: &Paths) -> Result<Prepared,
         None => None,
     };
     let word = policy.command.first().map(String::as_str).unwrap_or_default();
-    let program = program::resolve(word, &policy.directory).map_err(|error| failure("program", word, &error))?;
+    let directory = policy.directory.as_deref().unwrap_or("/");
+    let program = program::resolve(word, directory).map_err(|error| failure("program", word, &error))?;
     let given = Given {
         variables: &policy.environment,
         files: &policy.environment_files,
@@ -73,7 +74,7 @@ pub(super) fn prepare(policy: &ServicePolicy, paths: &Paths) -> Result<Prepared,
     for word in policy.command.iter().skip(1) {
         argv.push(text("arguments", word)?);
     }
-    let directory = text("directory", &policy.directory)?;
+    let directory = text("directory", directory)?;
     // Last: what could not be prepared is bound to nothing.
     let listening = listen(policy, &paths.listening, identity.as_ref())?;
     Ok(Prepared {

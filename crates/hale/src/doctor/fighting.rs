@@ -94,7 +94,7 @@ fn is_below(processes: &[Process], pid: i32, guardian: i32) -> bool {
 
 fn commands(policy: &Policy) -> Vec<(String, Vec<String>)> {
     let of_one = |(name, service): (&hale_core::ids::Name, &std::sync::Arc<hale_core::policy::ServicePolicy>)| {
-        let path = program::resolve(service.command.first()?, &service.directory).ok()?;
+        let path = program::resolve(service.command.first()?, service.directory.as_deref()?).ok()?;
         let words = std::iter::once(path.to_string_lossy().into_owned()).chain(service.command.iter().skip(1).cloned());
         Some((name.to_string(), words.collect()))
     };

@@ -104,7 +104,7 @@ fn of_groups(text: &str) -> Vec<Finding> {
 /// A program that is there, and that the service's user may not execute.
 fn of_program(name: &str, service: &ServicePolicy) -> Option<Finding> {
     // Not root: services run as the user who asks, and the kernel is asked.
-    let path = program::resolve(service.command.first()?, &service.directory).ok()?;
+    let path = program::resolve(service.command.first()?, service.directory.as_deref()?).ok()?;
     let path = Path::new(OsStr::from_bytes(path.to_bytes()));
     let who = match &service.user {
         Some(user) => user::lookup(user).ok().filter(|user| user.uid != 0)?,

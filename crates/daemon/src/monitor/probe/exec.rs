@@ -183,7 +183,7 @@ mod tests {
             "program no-such-check: not found in ",
         );
         let mut elsewhere = policy(command(&["/bin/true"]), LONG);
-        elsewhere.directory = String::from("/no/such/folder");
+        elsewhere.directory = Some(String::from("/no/such/folder"));
         let outcome = run_policy(elsewhere, trees()).await;
         assert_fails(&outcome, ProbeFailure::Wrong, "directory /no/such/folder: No such file or directory");
         let unknown = CheckKind::Exec { command: vec!["/bin/true".into()], user: Some("nobody-of-this-name".into()) };

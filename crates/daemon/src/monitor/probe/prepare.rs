@@ -33,7 +33,7 @@ impl<'a> Surroundings<'a> {
         match probed {
             Probed::Service { policy, .. } => Self {
                 user: policy.user.as_deref(),
-                directory: &policy.directory,
+                directory: policy.directory.as_deref().unwrap_or("/"),
                 environment: &policy.environment,
                 environment_files: &policy.environment_files,
                 open_files_limit: policy.open_files_limit,

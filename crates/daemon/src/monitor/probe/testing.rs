@@ -49,7 +49,7 @@ pub(super) fn policy(kind: CheckKind, timeout: Span) -> ServicePolicy {
     };
     ServicePolicy {
         command: vec![String::from("/bin/true")],
-        directory: String::from("/"),
+        directory: Some(String::from("/")),
         user: None,
         environment: BTreeMap::new(),
         environment_files: Vec::new(),
@@ -71,6 +71,7 @@ pub(super) fn policy(kind: CheckKind, timeout: Span) -> ServicePolicy {
         },
         log: LogPolicy { max_size_bytes: 4096, keep: 1, rate_bytes: 4096 },
         checks: vec![check],
+        generations: None,
     }
 }
 
