@@ -196,7 +196,7 @@ mod tests {
         };
         let anew: [fn(&mut ServicePolicy); 6] = [
             |new| new.command.push(String::from("-v")),
-            |new| new.directory.push_str("srv"),
+            |new| new.directory = Some(String::from("/srv")),
             |new| new.user = Some(String::from("bot")),
             |new| _ = new.environment.insert(String::from("A"), String::from("1")),
             |new| new.open_files_limit = Some(64),
