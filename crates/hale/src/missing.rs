@@ -1,7 +1,7 @@
 //! What a valid configuration names and this machine does not have now: starts would fail, if it does not come before them.
 
 use hale_core::ids::Name;
-use hale_core::policy::{CheckKind, CheckPolicy, Policy, ServicePolicy};
+use hale_core::policy::{CheckKind, CheckPolicy, Policy, ServicePolicy, StoreKind};
 use hale_daemon::execute::tree::delegate::{Controller, host_lacks};
 use hale_daemon::execute::tree::limits::asking;
 use hale_daemon::execute::{program, user};
@@ -15,7 +15,7 @@ pub fn missing(policy: &Policy) -> Vec<String> {
     let of_services = policy.services.iter().flat_map(|(name, service)| of_service(name, service));
     let of_dependencies = policy.dependencies.iter().flat_map(|(name, dependency)| {
         let told = |text| format!("dependency {name}: {text}");
-        of_checks(&dependency.checks, "/").into_iter().map(told).collect::<Vec<_>>()
+        of_checks(&dependency.checks, Some("/")).into_iter().map(told).collect::<Vec<_>>()
     });
     of_services.chain(of_dependencies).chain(limits_of_none(policy)).collect()
 }
@@ -40,20 +40,23 @@ fn of_service(name: &Name, service: &ServicePolicy) -> Vec<String> {
     let mut found = Vec::new();
     let mut tell = |missing: Option<String>| found.extend(missing.map(|text| format!("service {name}: {text}")));
     tell(service.user.as_deref().and_then(missing_user));
-    if is_missing(Path::new(&service.directory)) {
-        tell(Some(format!("there is no directory {}", service.directory)));
+    // What a release brings is not there before it.
+    let directory = service.directory.as_deref();
+    if let Some(directory) = directory.filter(|directory| is_missing(Path::new(directory))) {
+        tell(Some(format!("there is no directory {directory}")));
     }
-    tell(missing_program(&service.command, &service.directory));
+    let of_release = service.generations.as_ref().is_some_and(|generations| generations.store == StoreKind::Release);
+    tell(missing_program(&service.command, directory.filter(|_| !of_release)));
     for file in service.environment_files.iter().filter(|file| is_missing(Path::new(file))) {
         tell(Some(format!("there is no environment file {file}")));
     }
-    for text in of_checks(&service.checks, &service.directory) {
+    for text in of_checks(&service.checks, directory.filter(|_| !of_release)) {
         tell(Some(text));
     }
     found
 }
 
-fn of_checks(checks: &[CheckPolicy], directory: &str) -> Vec<String> {
+fn of_checks(checks: &[CheckPolicy], directory: Option<&str>) -> Vec<String> {
     let mut found = Vec::new();
     for check in checks {
         let mut of_check =
@@ -86,9 +89,14 @@ fn missing_user(name: &str) -> Option<String> {
     }
 }
 
-/// Found in the same way as at a start.
-fn missing_program(command: &[String], directory: &str) -> Option<String> {
+/// Found in the same way as at a start. `None`: what is relative is taken from a release.
+fn missing_program(command: &[String], directory: Option<&str>) -> Option<String> {
     let word = command.first()?;
+    let directory = match directory {
+        None if word.contains('/') && !word.starts_with('/') => return None,
+        None => "/",
+        Some(directory) => directory,
+    };
     match program::resolve(word, directory) {
         Err(error) => Some(format!("program {word}: {error}")),
         Ok(path) => {

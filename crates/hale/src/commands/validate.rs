@@ -107,7 +107,8 @@ fn as_text(path: &Path, loaded: &Loaded, out: &mut impl Write) -> Result<(), Fai
 
 fn lines(service: &ServicePolicy) -> Vec<String> {
     let user = service.user.as_ref().map_or(String::new(), |user| format!(" as {user}"));
-    let mut lines = vec![format!("runs {}{user}, in {}", service.command.join(" "), service.directory)];
+    let directory = service.directory.as_deref().unwrap_or("its release");
+    let mut lines = vec![format!("runs {}{user}, in {directory}", service.command.join(" "))];
     if !service.after.is_empty() {
         let after: Vec<&str> = service.after.iter().map(Name::as_str).collect();
         lines.push(format!("starts after {}", after.join(", ")));
