@@ -1,10 +1,10 @@
 //! What the core orders: complete, fenced, and in the order in which it must happen.
 
 use crate::descriptor::Stored;
-use crate::ids::{EffectId, Epoch, IncidentId, Name, OfferId, ProbeId, RequestId};
+use crate::ids::{EffectId, Epoch, GenerationId, IncidentId, Name, OfferId, ProbeId, RecordId, RequestId};
 use crate::policy::{DependencyPolicy, Policy, ServicePolicy, Signal};
 use crate::record::Refusal;
-use crate::status::StatusReport;
+use crate::status::{GenerationsReport, StatusReport};
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -47,6 +47,36 @@ pub enum Order {
         policy: Arc<ServicePolicy>,
         /// What it gets of what earlier processes left, in this order, behind the sockets of the policy.
         stored: Vec<Stored>,
+        /// Of which generation it is; none: it has none.
+        generation: Option<GenerationId>,
+    },
+    /// Look which generation is switched to. Idempotent. Answered by `GenerationSeen`.
+    LookAtStore,
+    /// Make sure that `to` is whole, and the way back too, and switch. Idempotent. Answered by `GenerationSwitched`. The
+    /// switch fences it: an executor refuses one that is older than the newest that it knows.
+    Switch {
+        /// Which switch.
+        switch: RecordId,
+        /// To what.
+        to: GenerationId,
+        /// What must be whole first; none: nothing.
+        back: Option<GenerationId>,
+        /// Whether it was switched to before.
+        towards: Towards,
+    },
+    /// What was switched to stays: finish whatever the store has to for that. Idempotent. Answered by `GenerationPromoted`.
+    Promote {
+        /// Which switch.
+        switch: RecordId,
+        /// What.
+        generation: GenerationId,
+    },
+    /// Of all generations keep these, and the newest others up to this number. Idempotent.
+    Retain {
+        /// Never removed.
+        needed: Vec<GenerationId>,
+        /// How many there may be in all.
+        keep: u32,
     },
     /// Keep an offered descriptor for the service's next processes. Idempotent: the second finds no offer. Whatever it
     /// concerns outlives processes, so that no epoch fences it; places are used again only after [`Unstore`](Self::Unstore).
@@ -160,6 +190,11 @@ impl Order {
             | Self::ProbeDependency { .. }
             | Self::Store { .. }
             | Self::Unstore { .. }
+            // Of no process; a switch has a fence of its own.
+            | Self::LookAtStore
+            | Self::Switch { .. }
+            | Self::Promote { .. }
+            | Self::Retain { .. }
             | Self::Reply { .. }
             | Self::Prove { .. }
             | Self::MayReboot { .. }
@@ -168,6 +203,16 @@ impl Order {
             | Self::EndDone => false,
         }
     }
+}
+
+/// In which direction a store switches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Towards {
+    /// To something new.
+    New,
+    /// To something that was switched to before.
+    Back,
 }
 
 /// What a client is told.
@@ -186,6 +231,18 @@ pub enum Answer {
         /// In a sentence.
         text: String,
     },
+    /// The change did not work, and what was there before works again.
+    RolledBack {
+        /// In a sentence.
+        text: String,
+    },
+    /// Another order of the kind is being carried out.
+    Busy {
+        /// In a sentence.
+        text: String,
+    },
+    /// To [`crate::event::Question::Generations`].
+    Generations(Box<GenerationsReport>),
     /// The order is refused.
     Refused(Refusal),
     /// There is no such service.

@@ -6,7 +6,7 @@ use crate::analyze::trace::Trace;
 use crate::descriptor::{FdName, Offer};
 use crate::examination::Examination;
 use crate::hardware::{Past, Timer};
-use crate::ids::{Epoch, IncidentId, Name, ProbeId, RecordId, RequestId};
+use crate::ids::{Epoch, GenerationId, IncidentId, Name, ProbeId, RecordId, RequestId};
 use crate::memory::{MemoryAtExit, MemoryReport, OomKills};
 use crate::policy::{Policy, PolicyHash, Signal};
 use crate::reason::Reason;
@@ -175,6 +175,33 @@ pub enum Event {
         /// How much.
         bytes: u64,
     },
+    /// What the store is switched to: the answer to [`crate::effect::Order::LookAtStore`], and told whenever it changes.
+    GenerationSeen {
+        /// Whose.
+        service: Name,
+        /// What.
+        seen: Seen,
+    },
+    /// What was asked for by [`crate::effect::Order::Switch`] is done, or is not.
+    GenerationSwitched {
+        /// Whose.
+        service: Name,
+        /// Which switch.
+        switch: RecordId,
+        /// What went wrong, if something did.
+        error: Option<SwitchError>,
+        /// What the store is switched to now.
+        seen: Seen,
+    },
+    /// What was asked for by [`crate::effect::Order::Promote`] is done, or is not.
+    GenerationPromoted {
+        /// Whose.
+        service: Name,
+        /// Which switch.
+        switch: RecordId,
+        /// What went wrong, if something did.
+        error: Option<String>,
+    },
     /// A client asks or orders.
     Asked {
         /// For the answer.
@@ -214,6 +241,35 @@ pub enum Event {
     End {
         /// Why.
         why: EndWhy,
+    },
+}
+
+/// What a store is found to be switched to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Seen {
+    /// To this one; none: to nothing yet.
+    Current(Option<GenerationId>),
+    /// It could not be told.
+    Unknown {
+        /// In the store's words.
+        error: String,
+    },
+}
+
+/// Why a store did not switch, or not surely.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "what", rename_all = "snake_case")]
+pub enum SwitchError {
+    /// What would be gone back to is not whole.
+    NoWayBack {
+        /// In the store's words.
+        error: String,
+    },
+    /// It failed.
+    Failed {
+        /// In the store's words.
+        error: String,
     },
 }
 
@@ -450,6 +506,11 @@ pub enum Question {
         /// Only this one.
         service: Option<Name>,
     },
+    /// What is known of the generations of one service.
+    Generations {
+        /// Whose.
+        service: Name,
+    },
     /// An operator's order.
     Order {
         /// Who, as the socket says.
@@ -517,7 +578,10 @@ impl Event {
             | Self::DescriptorGone { service, .. }
             | Self::Collected { service, .. }
             | Self::Examined { service, .. }
-            | Self::OutputDropped { service, .. } => Some(service),
+            | Self::OutputDropped { service, .. }
+            | Self::GenerationSeen { service, .. }
+            | Self::GenerationSwitched { service, .. }
+            | Self::GenerationPromoted { service, .. } => Some(service),
             Self::Begin
             | Self::TakeOver { .. }
             | Self::Challenged { .. }

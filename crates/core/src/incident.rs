@@ -10,6 +10,7 @@ use crate::memory::MemoryReport;
 use crate::plan::{before_limit, ladder, reboot};
 use crate::policy::Mode;
 use crate::reason::Reason;
+use crate::safeswitch::{End, Move};
 use crate::record::{Body, Record};
 use crate::time::{Now, Span};
 use crate::world::dependency::DependencyEdge;
@@ -139,7 +140,7 @@ pub enum Blame {
     Host,
     /// The service itself.
     Service,
-    /// A change of it. Not judged by this version.
+    /// A change of it.
     Change,
     /// Hale's own way to look at it.
     Probe,
@@ -185,9 +186,12 @@ pub enum Outcome {
     Recovered,
     /// Quick restarts were given up; retried slowly.
     Held,
+    /// The newest change was taken back, and all checks pass again.
+    RolledBack,
     /// The machine was reset.
     Rebooted,
-    /// What the service depends on came back, and all checks pass again: nothing was done about the service.
+    /// What the service depends on came back, and all checks pass again: nothing was done about the service. Or what was known to
+    /// be good failed in the same way.
     Environmental,
     /// An operator, or the end of Hale, stopped it.
     Stopped,
@@ -203,6 +207,7 @@ impl Outcome {
             Self::Open => "open",
             Self::Recovered => "recovered",
             Self::Held => "held",
+            Self::RolledBack => "rolled_back",
             Self::Rebooted => "rebooted",
             Self::Environmental => "environmental",
             Self::Stopped => "stopped",
@@ -337,6 +342,11 @@ impl Story {
             if decision.choice.verdict == ladder::Verdict::Observe {
                 self.outcome = Outcome::Observed;
             }
+        } else if let Body::Generation(Move::Ended { end: End::RolledBack { why }, .. }) = &record.body {
+            // Proven by experiment: without the change it works.
+            if let Reason::OnProbation { .. } | Reason::NewestChange { .. } = why {
+                self.blame = Blame::Change;
+            }
         } else if let Body::IncidentClosed { outcome, recovery_us, down_us, .. } = &record.body {
             self.closed = Some(record.at);
             self.outcome = *outcome;
@@ -350,12 +360,14 @@ impl Story {
 }
 
 /// What a decision does, after "to".
-fn deed(verdict: ladder::Verdict) -> String {
+fn deed(verdict: &ladder::Verdict) -> String {
     match verdict {
         ladder::Verdict::Observe => String::from("do nothing"),
         ladder::Verdict::Wait => String::from("leave it as it is"),
         ladder::Verdict::Restart { delay: Span::ZERO } => String::from("restart it at once"),
         ladder::Verdict::Restart { delay } => format!("restart it in {delay}"),
+        ladder::Verdict::TakeBack { to } => format!("go back to {}", to.short()),
+        ladder::Verdict::PutBack { to } => format!("go forward again to {}", to.short()),
         ladder::Verdict::Hold { delay, .. } => format!("hold it and to try again in {delay}"),
     }
 }
@@ -378,14 +390,14 @@ pub fn line(body: &Body) -> Option<(String, Option<String>)> {
         Body::Detected { finding, stall: Some(stall), .. } => plain(format!("detected: {finding}; {stall}")),
         Body::Decided(decision) => {
             let choice = &decision.choice;
-            let what = format!("decided to {}", deed(choice.verdict));
+            let what = format!("decided to {}", deed(&choice.verdict));
             let mut why = choice.reason.to_string();
             if choice.reason == Reason::ObserveMode {
                 // The record has all values that the rule reads.
                 let would = ladder::decide(&ladder::Read { mode: Mode::Heal, ..decision.read.clone() });
                 why.push_str(&format!(
                     "; with mode \"heal\" it would {}, because {}",
-                    deed(would.verdict),
+                    deed(&would.verdict),
                     would.reason
                 ));
             }
@@ -406,6 +418,7 @@ pub fn line(body: &Body) -> Option<(String, Option<String>)> {
                 check.as_ref().map_or(String::from("its start takes too long"), |check| format!("check {check} fails"));
             because(format!("{what}, and nothing is done: {}", blame.words()), reason)
         }
+        Body::Generation(moved) => crate::safeswitch::words::line(moved),
         Body::Waits { why } => because(String::from("waits"), why),
         Body::Blocked { on } => plain(format!("waits for {on} to be ready")),
         Body::RunsBlocked { on, .. } => plain(format!("blocked: {on} is down, and it is left as it is")),
@@ -458,8 +471,12 @@ pub fn line(body: &Body) -> Option<(String, Option<String>)> {
             let took = recovery_us.map(|us| format!(" in {}", Span::from_us(us))).unwrap_or_default();
             plain(format!("{proof}: recovered{took}"))
         }
+        Body::IncidentClosed { outcome: Outcome::RolledBack, recovery_us, .. } => {
+            let took = recovery_us.map(|us| format!(" in {}", Span::from_us(us))).unwrap_or_default();
+            plain(format!("what was good works again: rolled back{took}"))
+        }
         Body::IncidentClosed { outcome: Outcome::Environmental, .. } => {
-            plain(String::from("it works again by itself: what it depends on is there"))
+            plain(String::from("it works again: the cause was not in it"))
         }
         Body::IncidentClosed { outcome, .. } => plain(format!("closed: {outcome}")),
         Body::Ordered { actor, order, .. } => because(order_words(order), &format!("{actor} ordered it")),
@@ -567,6 +584,15 @@ pub fn order_words(order: &crate::record::OperatorOrder) -> String {
         OperatorOrder::Restart { service } => format!("order: restart {service}"),
         OperatorOrder::Pause { service, lasts } => format!("order: pause {service} for {lasts}"),
         OperatorOrder::Resume { service } => format!("order: resume {service}"),
+        OperatorOrder::Deploy { service, generation, force } => {
+            let forced = if *force { ", also if it is quarantined" } else { "" };
+            format!("order: deploy {} to {service}{forced}", generation.short())
+        }
+        OperatorOrder::Rollback { service, to: Some(to) } => format!("order: roll {service} back to {}", to.short()),
+        OperatorOrder::Rollback { service, to: None } => format!("order: roll {service} back"),
+        OperatorOrder::ClearQuarantine { service, generation } => {
+            format!("order: clear {} of {service} of quarantine", generation.short())
+        }
         OperatorOrder::Reload { .. } => String::from("order: reload the configuration"),
     }
 }

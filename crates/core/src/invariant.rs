@@ -66,6 +66,8 @@ fn stuck(world: &World, name: &Name, service: &Service) -> bool {
     match &service.known.phase {
         Phase::Down => !world.to_start.contains(name),
         Phase::Remains { .. } => service.known.violated.is_none() && world.mode() == crate::policy::Mode::Heal,
+        // The store owes an answer.
+        Phase::BackingOff { .. } | Phase::Held { .. } if service.awaits_store() => false,
         Phase::BackingOff { .. } => service.deadline().is_none() && !world.admission.waits(name),
         Phase::Held { .. } => service.deadline().is_none(),
         Phase::Spawning { .. } | Phase::Starting { .. } => !service.known.start_overdue && service.deadline().is_none(),

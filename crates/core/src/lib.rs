@@ -26,6 +26,7 @@ pub mod plan;
 pub mod policy;
 pub mod reason;
 pub mod record;
+pub mod safeswitch;
 pub mod status;
 pub mod step;
 pub mod text;

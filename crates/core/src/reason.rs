@@ -3,7 +3,7 @@
 use crate::analyze::trace::Fingerprint;
 use crate::analyze::trend::Reaches;
 use crate::event::EndWhy;
-use crate::ids::Name;
+use crate::ids::{GenerationId, Name};
 use crate::record::Actor;
 use crate::time::Span;
 use alloc::string::String;
@@ -69,6 +69,90 @@ pub enum Reason {
     },
     /// The rung needs generations, and there are none.
     NoGenerationsConfigured,
+    /// A change failed before it had proved itself.
+    OnProbation {
+        /// What was found.
+        finding: String,
+    },
+    /// A change fails before it has proved itself.
+    FailsOnProbation,
+    /// It is the newest change, and what was there before is known to be good.
+    NewestChange {
+        /// What was changed to.
+        change: Option<GenerationId>,
+    },
+    /// There is no older generation that is known to be good.
+    NoOlderGood,
+    /// The newest change is too long ago to be blamed.
+    ChangeTooOld {
+        /// How long ago it was.
+        ago: Span,
+        /// `generations.recent`.
+        recent: Span,
+    },
+    /// `generations.rollback = "ask"`.
+    RollbackAsk,
+    /// `generations.rollback = "never"`.
+    RollbackNever,
+    /// The ladder has taken back enough.
+    RollbacksSpent {
+        /// So many within 24 hours.
+        taken_back: u32,
+        /// `generations.rollbacks_per_day`.
+        per_day: u32,
+    },
+    /// What was known to be good failed in the same way.
+    CauseElsewhere,
+    /// Another switch of it is under way.
+    SwitchInProgress,
+    /// It has no release yet.
+    NoReleaseYet,
+    /// Its store was not looked at yet.
+    StoreNotSeen,
+    /// The store did not switch.
+    NotSwitched {
+        /// In its words.
+        error: String,
+    },
+    /// What would be gone back to is not there, or not what it was.
+    NoWayBack {
+        /// In the store's words.
+        error: String,
+    },
+    /// Hale ended, or the machine did, before it was done.
+    Interrupted,
+    /// The machine was started anew before the change had proved itself.
+    RestartedOnProbation,
+    /// Somebody else has switched meanwhile.
+    Superseded {
+        /// To what.
+        by: Option<GenerationId>,
+    },
+    /// A check fails that failed before, too.
+    FailsAsBefore {
+        /// Which.
+        check: Name,
+    },
+    /// What was switched back to fails, too.
+    GoodFailsToo {
+        /// What was found.
+        finding: String,
+    },
+    /// It has failed before.
+    Quarantined {
+        /// Why.
+        why: alloc::boxed::Box<Reason>,
+    },
+    /// It is not one of those that are known to be good.
+    NotKnownGood {
+        /// Which.
+        generation: GenerationId,
+    },
+    /// Another generation is switched to.
+    Switched {
+        /// To what.
+        to: GenerationId,
+    },
     /// The service is not in `hardware_watchdog.require`.
     NotRequired,
     /// `system.generations.reboot = "never"`.
@@ -255,6 +339,42 @@ impl fmt::Display for Reason {
             Self::DelayOver => f.write_str("its delay is over"),
             Self::HeldRetry { tries } => write!(f, "a held service is tried again, this is try {tries}"),
             Self::NoGenerationsConfigured => f.write_str("no generations configured"),
+            Self::FailsOnProbation => f.write_str("it fails on probation"),
+            Self::OnProbation { finding } => write!(f, "it is on probation: {finding}"),
+            Self::NewestChange { change: Some(change) } => {
+                write!(f, "{} is the newest change, and what was there before is known to be good", change.short())
+            }
+            Self::NewestChange { change: None } => f.write_str("it is the newest change"),
+            Self::NoOlderGood => f.write_str("there is no older generation that is known to be good"),
+            Self::ChangeTooOld { ago, recent } => {
+                write!(f, "the newest change is {ago} old, and only those of the last {recent} are blamed (recent)")
+            }
+            Self::RollbackAsk => f.write_str("rollback is \"ask\": `hale rollback` does it"),
+            Self::RollbackNever => f.write_str("rollback is \"never\": its data may have moved forward"),
+            Self::RollbacksSpent { taken_back, per_day } => {
+                write!(f, "{taken_back} changes taken back within 24 h spend the budget (rollbacks_per_day = {per_day})")
+            }
+            Self::CauseElsewhere => {
+                f.write_str("what was known to be good failed in the same way, so the cause is elsewhere")
+            }
+            Self::SwitchInProgress => f.write_str("another switch of it is under way"),
+            Self::NoReleaseYet => f.write_str("no release yet: `hale deploy` brings one"),
+            Self::StoreNotSeen => f.write_str("its store has not answered yet"),
+            Self::NotSwitched { error } => write!(f, "the store did not switch: {error}"),
+            Self::NoWayBack { error } => write!(f, "there would be no way back: {error}"),
+            Self::Interrupted => f.write_str("Hale, or the machine, ended before it was done"),
+            Self::RestartedOnProbation => {
+                f.write_str("the machine was started anew before the change had proved itself")
+            }
+            Self::Superseded { by: Some(by) } => write!(f, "somebody else has switched to {} meanwhile", by.short()),
+            Self::Superseded { by: None } => f.write_str("somebody else has taken away what was switched to"),
+            Self::FailsAsBefore { check } => {
+                write!(f, "check {check} fails, and it failed before the switch too, so that it tells nothing of the change")
+            }
+            Self::GoodFailsToo { finding } => write!(f, "what was known to be good fails, too: {finding}"),
+            Self::Quarantined { why } => write!(f, "it is quarantined, because {why}; --force tries it all the same"),
+            Self::NotKnownGood { generation } => write!(f, "{} is not known to be good", generation.short()),
+            Self::Switched { to } => write!(f, "it was switched to {}", to.short()),
             Self::NotRequired => f.write_str("it is not in hardware_watchdog.require"),
             Self::RebootNever => f.write_str("reboot is \"never\" in [system.generations]"),
             Self::NoTimer => f.write_str("no hardware timer runs"),

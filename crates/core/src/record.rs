@@ -13,7 +13,7 @@ use crate::descriptor::FdName;
 use crate::event::{EndWhy, ExitStatus, Lost, ProbeFailure, Process, SpawnFailure};
 use crate::examination::Examination;
 use crate::hardware::{PreviousBoot, Timer};
-use crate::ids::{Epoch, IncidentId, Name, RecordId, RequestId};
+use crate::ids::{Epoch, GenerationId, IncidentId, Name, RecordId, RequestId};
 use crate::incident::{Cause, Outcome};
 use crate::memory::{MemoryAtExit, MemoryReport, OomKills};
 use crate::plan::before_limit;
@@ -22,6 +22,7 @@ use crate::plan::reboot;
 use crate::policy::change::Listed;
 use crate::policy::{Mode, PolicyHash, Ready, Signal};
 use crate::reason::Reason;
+use crate::safeswitch::Move;
 use crate::time::{Monotonic, Now, Span};
 use crate::world::dependency::DependencyEdge;
 use crate::world::phase::Then;
@@ -32,7 +33,7 @@ use serde::{Deserialize, Serialize};
 
 /// The version of the core's rules: a decision can be recomputed by the same version only. Raised whenever a
 /// rule answers differently to the same values.
-pub const CORE_VERSION: u32 = 4;
+pub const CORE_VERSION: u32 = 5;
 
 /// One thing that was detected, decided, done or refused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -153,6 +154,9 @@ pub enum Body {
         epoch: Epoch,
         /// Why.
         why: Reason,
+        /// Of which generation; none: it has none.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        generation: Option<GenerationId>,
     },
     /// The process exists.
     Spawned {
@@ -527,6 +531,8 @@ pub enum Body {
         /// How long Hale waited for the disk.
         waited: Span,
     },
+    /// Something about its generations.
+    Generation(Move),
     /// A rule of Hale's own was broken. The service is only observed from here on.
     Violated {
         /// Which rule, and how.
@@ -544,6 +550,7 @@ impl Body {
                 reboot::Verdict::Permit | reboot::Verdict::Reboot => Class::Durable,
                 reboot::Verdict::Refuse => Class::State,
             },
+            Self::Generation(moved) => moved.class(),
             Self::Output { .. }
             | Self::Examined { .. }
             | Self::OutputDropped { .. }

@@ -4,9 +4,10 @@ use crate::analyze::checks::{CheckState, Probing};
 use crate::analyze::trend::Outlook;
 use crate::descriptor::FdName;
 use crate::hardware::Timer;
-use crate::ids::{IncidentId, Name};
-use crate::policy::{CheckPolicy, Mode};
-use crate::time::{Monotonic, Now};
+use crate::ids::{GenerationId, IncidentId, Name};
+use crate::policy::{CheckPolicy, Mode, StoreKind};
+use crate::safeswitch::{Generations, Grade, Stage};
+use crate::time::{Monotonic, Now, Span};
 use crate::world::World;
 use crate::world::dependency::{Dependency, Standing};
 use crate::world::phase::{Phase, StopStage};
@@ -81,6 +82,43 @@ pub struct ServiceStatus {
     /// The names of the descriptors that it left for its next process, oldest first.
     #[serde(default)]
     pub stored: Vec<FdName>,
+    /// What it is switched to, of a service with generations.
+    #[serde(default)]
+    pub generation: Option<GenerationId>,
+    /// How well that is known to be good, if it is.
+    #[serde(default)]
+    pub grade: Option<Grade>,
+    /// The switch that is under way.
+    #[serde(default)]
+    pub switch: Option<SwitchStatus>,
+}
+
+/// A switch that is under way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SwitchStatus {
+    /// What is switched to.
+    pub to: GenerationId,
+    /// What was switched to before.
+    pub from: Option<GenerationId>,
+    /// How far it is: `intended`, `switching`, `probation`, `committing`, `going_back` or `validating`.
+    pub stage: Cow<'static, str>,
+    /// How long all checks have to hold yet, on probation.
+    pub probation_left: Option<Span>,
+}
+
+/// All that is known of the generations of one service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GenerationsReport {
+    /// When it was true.
+    pub at: Now,
+    /// Whose.
+    pub service: Name,
+    /// Where they are kept; `None`: it has none.
+    pub store: Option<StoreKind>,
+    /// What its process is.
+    pub runs: Option<GenerationId>,
+    /// That.
+    pub known: Generations,
 }
 
 /// One check.
@@ -210,6 +248,7 @@ impl Service {
         match &self.known.phase {
             Phase::Stopped { why } => why.to_string(),
             Phase::Blocked { on } => format!("waits for {on} to be ready"),
+            Phase::BackingOff { .. } if self.awaits_store() => String::from("waits for its store"),
             Phase::BackingOff { until } if *until > now => format!("starts in {}", until.since(now)),
             Phase::BackingOff { .. } => String::from("waits for a place among restarts_in_flight"),
             Phase::Held { until, tries } => {
@@ -262,7 +301,26 @@ impl Service {
             observed: self.known.violated.clone(),
             paused_until_boot_us: None,
             stored: self.known.stored.iter().map(|stored| stored.name.clone()).collect(),
+            generation: self.policy.generations.as_ref().and_then(|_| self.known.generations.current.clone()),
+            grade: self.policy.generations.as_ref().and_then(|_| self.known.generations.current_grade()),
+            switch: self.switch_status(now),
         }
+    }
+
+    fn switch_status(&self, now: Monotonic) -> Option<SwitchStatus> {
+        let policy = self.policy.generations.as_ref()?;
+        let switch = self.known.generations.switch.as_ref()?;
+        let probation_left = if let Stage::Probation { held } = &switch.stage {
+            Some(held.left(policy.probation, now))
+        } else {
+            None
+        };
+        Some(SwitchStatus {
+            to: switch.intent.to.clone(),
+            from: switch.intent.from.clone(),
+            stage: Cow::Borrowed(switch.stage.as_str()),
+            probation_left,
+        })
     }
 }
 
@@ -295,6 +353,19 @@ impl Dependency {
 }
 
 impl World {
+    /// What is known of the generations of one service; `None`: there is no such service.
+    #[must_use]
+    pub fn generations(&self, at: Now, name: &Name) -> Option<GenerationsReport> {
+        let service = self.service(name)?;
+        Some(GenerationsReport {
+            at,
+            service: name.clone(),
+            store: service.policy.generations.as_ref().map(|policy| policy.store.clone()),
+            runs: service.known.runs.clone(),
+            known: service.known.generations.clone(),
+        })
+    }
+
     /// The live state of one service or of all; `None`: there is no such service.
     #[must_use]
     pub fn status(&self, at: Now, only: Option<&Name>) -> Option<StatusReport> {

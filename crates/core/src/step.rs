@@ -15,6 +15,8 @@ mod reloading;
 mod stalling;
 mod starting;
 mod stopping;
+mod switch_recovery;
+mod switching;
 mod takeover;
 
 use crate::analyze::blame::{self, Controlled};
@@ -149,11 +151,20 @@ impl Brain<'_> {
                 self.record(&service, Body::OutputDropped { bytes });
             }
             Event::Asked { request, question } => self.asked(request, question),
+            Event::GenerationSeen { service, seen } => self.generation_seen(&service, seen),
+            Event::GenerationSwitched { service, switch, error, seen } => {
+                self.generation_switched(&service, switch, error, seen);
+            }
+            Event::GenerationPromoted { service, switch, error } => self.generation_promoted(&service, switch, error),
             Event::Durable { up_to } => {
                 self.durable(up_to);
+                self.switches_durable(up_to);
                 self.hardware_durable(up_to);
             }
-            Event::NotDurable { record } => self.not_durable(record),
+            Event::NotDurable { record } => {
+                self.not_durable(record);
+                self.switch_not_durable(record);
+            }
             Event::LedgerDegraded { error } => {
                 if self.world.ledger_error.is_none() {
                     self.record_in(None, None, Body::LedgerDegraded { error: error.clone() });
@@ -190,7 +201,9 @@ impl Brain<'_> {
                 Body::IncidentClosed { outcome: Outcome::Stopped, recovery_us: None, down_us: None, checks: 0 };
             self.record_in(Some(&service), Some(incident), closed);
         }
-        self.world.to_start = self.world.services.keys().cloned().collect();
+        let names: Vec<Name> = self.world.services.keys().cloned().collect();
+        names.iter().for_each(|name| self.begin_generations(name));
+        self.world.to_start = names.into();
         self.begin_dependencies();
     }
 
@@ -205,6 +218,7 @@ impl Brain<'_> {
             }
             self.relieved_due(&name);
             self.asked_due(&name);
+            self.generations_due(&name);
             let Some(service) = self.world.services.get(&name) else { continue };
             let deadline_passed = |at: Option<Monotonic>| at.is_some_and(|at| at <= now);
             match service.known.phase.clone() {
@@ -308,25 +322,34 @@ impl Brain<'_> {
             self.hasten_dependencies(name);
         }
         let (failed, incident) = (self.known(name).last_epoch, self.known(name).incident.map(|open| open.id));
-        let reboot = self.reboot_rung(name);
-        self.decide_and_act(name, cause, blocked, reboot);
+        if !self.failed_while_switching(name, finding) {
+            let reboot = self.reboot_rung(name);
+            let decision = self.decide(name, cause, blocked, hardware::rung(reboot.as_ref()), None);
+            self.act(name, decision, reboot, &finding.to_string());
+        }
         // Evidence comes last: what it is about is in a file already, and the next process does not wait for it.
         if let Some(incident) = incident {
             self.effect(name, failed, Order::Collect { incident, lines: OUTPUT_LINES });
         }
     }
 
+    /// Decides once more about a failure that goes on. `no_undo`: why nothing is taken back, where that was tried just now.
+    fn decide_again(&mut self, name: &Name, cause: Cause, no_undo: Option<Reason>) {
+        let (blocked, reboot) = (self.blocked_by(name), self.reboot_rung(name));
+        let decision = self.decide(name, cause, blocked, hardware::rung(reboot.as_ref()), no_undo);
+        self.act(name, decision, reboot, cause.as_str());
+    }
+
     /// Takes the rung that the ladder gives.
-    fn decide_and_act(
+    fn act(
         &mut self,
         name: &Name,
-        cause: Cause,
-        blocked: Option<Name>,
+        decision: Decision,
         reboot: Option<crate::plan::reboot::Decision>,
+        finding: &str,
     ) {
-        let now = self.now();
-        let decision = self.decide(name, cause, blocked, hardware::rung(reboot.as_ref()));
-        let (verdict, reason) = (decision.choice.verdict, decision.choice.reason.clone());
+        let (now, cause) = (self.now(), decision.read.cause);
+        let (verdict, reason) = (decision.choice.verdict.clone(), decision.choice.reason.clone());
         self.record(name, Body::Decided(Box::new(decision)));
         match verdict {
             Verdict::Observe => self.only_observe(name, reason),
@@ -334,6 +357,8 @@ impl Brain<'_> {
             Verdict::Restart { delay } => {
                 self.bring_down(name, Then::Restart { until: now.after(delay) }, Reason::MustGo);
             }
+            Verdict::TakeBack { to } => self.take_back(name, to, cause, finding),
+            Verdict::PutBack { to } => self.put_back(name, to),
             Verdict::Hold { delay, tries } => {
                 self.bring_down(name, Then::Hold { until: now.after(delay), tries }, Reason::MustGo);
                 self.take_reboot_rung(reboot);
@@ -341,7 +366,14 @@ impl Brain<'_> {
         }
     }
 
-    fn decide(&self, name: &Name, cause: Cause, blocked: Option<Name>, reboot: ladder::RebootRung) -> Decision {
+    fn decide(
+        &self,
+        name: &Name,
+        cause: Cause,
+        blocked: Option<Name>,
+        reboot: ladder::RebootRung,
+        no_undo: Option<Reason>,
+    ) -> Decision {
         let service = &self.world.services[name];
         let known = &service.known;
         let jitter = ladder::jitter_permille(self.world.birth.seed, name, known.last_epoch.0);
@@ -350,6 +382,7 @@ impl Brain<'_> {
         let mut read = ladder::read(cause, self.world.mode(), violated, restart, &known.counters, self.now(), jitter);
         read.blocked = blocked;
         read.reboot = reboot;
+        read.take_back = self.could_take_back(name, cause, no_undo);
         read.paused = known.paused.as_ref().map(|paused| paused.actor.clone());
         Decision {
             rule: String::from(ladder::RULE),
@@ -399,14 +432,17 @@ impl Brain<'_> {
     }
 
     /// Closes the open incident, if there is one, because the service works again.
-    fn end_incident_well(&mut self, name: &Name) {
+    fn end_incident_well(&mut self, name: &Name, rolled_back: bool) {
         let now = self.now();
-        let Some(open) = self.known(name).incident else { return };
+        let known = self.known(name);
+        let Some(open) = known.incident else { return };
         let down_us = Some(now.since(open.last_good).as_us());
-        let (outcome, recovery_us) = if self.observes(name) || self.known(name).paused.is_some() {
+        let (outcome, recovery_us) = if self.observes(name) || known.paused.is_some() {
             (Outcome::Observed, None)
-        } else if open.cause == Cause::Dependency && !open.counts {
+        } else if (open.cause == Cause::Dependency && !open.counts) || known.generations.elsewhere {
             (Outcome::Environmental, None)
+        } else if rolled_back {
+            (Outcome::RolledBack, Some(now.since(open.detected).as_us()))
         } else {
             (Outcome::Recovered, Some(now.since(open.detected).as_us()))
         };
@@ -425,7 +461,8 @@ impl Brain<'_> {
         if service.known.healthy || !service.all_pass() {
             return;
         }
-        self.end_incident_well(name);
+        let rolled_back = self.validated(name);
+        self.end_incident_well(name, rolled_back);
         self.record(name, Body::BecameHealthy { epoch: run.epoch });
         let pid = run.pid;
         self.tell_waiters(name, service::Wanted::Healthy, |name| crate::effect::Answer::Done {
@@ -466,6 +503,9 @@ impl Brain<'_> {
         }
         if let Body::Reloaded(reload) = &record.body {
             self.world.take_up(&reload.to);
+        }
+        if let Body::TookOver { .. } = &record.body {
+            self.world.resume_proofs(self.at.mono);
         }
         if let Body::HostStalled { late, .. } = &record.body {
             self.world.credit(*late);
@@ -638,6 +678,7 @@ mod tests {
             first_record: RecordId(1),
             last_epoch: Epoch(0),
             open_incidents: Vec::new(),
+            generations: BTreeMap::new(),
         };
         (World::new(birth), name)
     }

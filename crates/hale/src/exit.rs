@@ -14,6 +14,8 @@ pub enum Exit {
     Usage = 2,
     /// No supervisor is running, and the command needs one.
     NoSupervisor = 3,
+    /// The change did not work, and what was there before works again.
+    RolledBack = 4,
     /// The ledger is altered or truncated.
     LedgerAltered = 5,
     /// The policy refuses it; the reason is printed.

@@ -99,6 +99,7 @@ fn problem(answer: &Answer) -> Failure {
     let exit = match problem.code {
         Code::Refused => Exit::Refused,
         Code::InvalidConfiguration => Exit::Configuration,
+        Code::RolledBack => Exit::RolledBack,
         Code::Busy => Exit::Busy,
         Code::BadRequest => Exit::Usage,
         Code::NotFound

@@ -64,6 +64,7 @@ pub const BODIES: [&str; 47] = [
 pub fn body_name(body: &Body) -> &'static str {
     match body {
         Body::Began { .. } => "began",
+        Body::Generation(_) => "generation",
         Body::Reloaded(_) => "reloaded",
         Body::ReloadRefused { .. } => "reload_refused",
         Body::Forgotten => "forgotten",

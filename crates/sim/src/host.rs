@@ -465,7 +465,7 @@ impl Host for FakeHost<'_> {
             }
         };
         match &effect.order {
-            Order::Spawn { policy, stored } => {
+            Order::Spawn { policy, stored, generation: _ } => {
                 self.with_kernel(|kernel, around| kernel.spawn(around, service, epoch, policy, stored));
             }
             Order::Store { stored, .. } => {
@@ -498,6 +498,8 @@ impl Host for FakeHost<'_> {
             Order::AckExit => self.kernel.acknowledge(service, epoch),
             // The kernel has nothing of what the host has made for it.
             Order::Forget => {}
+            // No scenario has generations yet.
+            Order::LookAtStore | Order::Switch { .. } | Order::Promote { .. } | Order::Retain { .. } => {}
             Order::ProbeDependency { .. }
             | Order::Control { .. }
             | Order::Adapt { .. }

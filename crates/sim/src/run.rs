@@ -44,6 +44,7 @@ fn birth(seed: u64, policy: Policy) -> Birth {
         guardian: String::from("simulated"),
         first_record: RecordId(1),
         last_epoch: hale_core::ids::Epoch(0),
+        generations: std::collections::BTreeMap::new(),
         open_incidents: Vec::new(),
     }
 }

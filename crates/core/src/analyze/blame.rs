@@ -14,7 +14,7 @@ use alloc::string::String;
 use serde::{Deserialize, Serialize};
 
 /// The rule's name in records. The number is raised with every change of what it answers.
-pub const RULE: &str = "blame/1";
+pub const RULE: &str = "blame/2";
 
 /// How long a decision waits at most for the control probes: they cost a healthy host a few milliseconds, and what does
 /// not answer within so many times that fails.
@@ -121,6 +121,9 @@ pub struct Read {
     pub of: u32,
     /// How long the host has been suspected, where most of them fail.
     pub suspected: Span,
+    /// Whether its process is of a change that has not proved itself yet.
+    #[serde(default)]
+    pub on_probation: bool,
 }
 
 /// The rule's answer.
@@ -205,6 +208,7 @@ pub fn judge(read: &Read) -> Judgement {
     }
     match read.dependencies {
         Dependencies::NotAsked => say(Blame::Unknown, Reason::DependenciesNotAsked),
+        Dependencies::None | Dependencies::Up if read.on_probation => say(Blame::Change, Reason::FailsOnProbation),
         Dependencies::None | Dependencies::Up => say(Blame::Service, Reason::NothingElseFails),
     }
 }
@@ -246,6 +250,7 @@ mod tests {
             failing: 1,
             of: 50,
             suspected: Span::ZERO,
+            on_probation: false,
         }
     }
 

@@ -3,6 +3,8 @@
 use crate::analyze::checks::CheckState;
 use crate::analyze::stall::RELIEVED_AFTER;
 use crate::policy::Ready;
+use crate::safeswitch::{KEPT_EVERY, Stage};
+use crate::step::DURABLE_WITHIN;
 use crate::time::Monotonic;
 use crate::world::phase::{Phase, StopStage, UNKILLABLE_AFTER};
 use crate::world::service::Service;
@@ -13,7 +15,10 @@ impl Service {
     pub fn deadline(&self) -> Option<Monotonic> {
         let by_phase = match &self.known.phase {
             // What is paused starts when the pause is over.
-            Phase::BackingOff { until } | Phase::Held { until, .. } => Some(*until).filter(|_| !self.known.rests()),
+            // So does what waits for its store, when that answers.
+            Phase::BackingOff { until } | Phase::Held { until, .. } => {
+                Some(*until).filter(|_| !self.known.rests() && !self.awaits_store())
+            }
             Phase::Spawning { .. } | Phase::Starting { .. } => self.start_times_out_at(),
             Phase::Running { .. } => self.forget_at(),
             Phase::Stopping { stage: StopStage::Asked { kill_at }, .. } => {
@@ -26,7 +31,24 @@ impl Service {
             | Phase::Blocked { .. }
             | Phase::Remains { .. } => None,
         };
-        by_phase.into_iter().chain(self.probes_due()).chain(self.relieved_at()).chain(self.asked_until()).min()
+        let of_process = self.probes_due().into_iter().chain(self.relieved_at()).chain(self.asked_until());
+        by_phase.into_iter().chain(of_process).chain(self.generations_due()).min()
+    }
+
+    /// When something about its generations is due that no event tells.
+    fn generations_due(&self) -> Option<Monotonic> {
+        let policy = self.policy.generations.as_ref()?;
+        let known = &self.known.generations;
+        let of_switch = match known.switch.as_ref().map(|switch| &switch.stage) {
+            Some(Stage::Intended { since }) => Some(since.after(DURABLE_WITHIN)),
+            Some(Stage::Probation { held }) => held.next_mark(policy.probation),
+            Some(
+                Stage::Switching | Stage::Committing { .. } | Stage::GoingBack { .. } | Stage::Validating { .. },
+            ) => None,
+            None => known.soak.next_mark(policy.soak),
+        };
+        let kept = self.senses.kept_at.map(|at| at.after(KEPT_EVERY));
+        of_switch.into_iter().chain(self.senses.look_until).chain(kept).min()
     }
 
     /// When it counts as waiting for memory no longer, unless that is said once more.

@@ -1,7 +1,8 @@
 //! The ladder: from a failure that counts to restart or hold, with every rung that was refused.
 
 use crate::analyze::alike::{Alike, Endings, SAME_EXCEPTION};
-use crate::ids::{Epoch, Name};
+use super::take_back;
+use crate::ids::{Epoch, GenerationId, Name};
 use crate::incident::Cause;
 use crate::policy::{CrashLoop, HELD_DELAY_MAX, Mode, PolicyHash, RestartPolicy};
 use crate::reason::Reason;
@@ -15,7 +16,7 @@ use core::iter;
 use serde::{Deserialize, Serialize};
 
 /// The rule's name in records. The number is raised with every change of what it answers.
-pub const RULE: &str = "ladder/4";
+pub const RULE: &str = "ladder/5";
 
 /// Jitter is only ever added, and at most a quarter: a delay in the configuration is a promise not to come
 /// back earlier, and a quarter is enough to take a hundred services apart that failed together.
@@ -112,6 +113,9 @@ pub struct Read {
     /// What it starts after and is down, if something is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub blocked: Option<Name>,
+    /// What the rule of taking back reads; `None`: it has no generations.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub take_back: Option<take_back::Read>,
     /// What the rule above this one says of rebooting.
     #[serde(default, skip_serializing_if = "RebootRung::is_not_required")]
     pub reboot: RebootRung,
@@ -149,7 +153,7 @@ impl RebootRung {
 }
 
 /// What is done about a failure.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
     /// Only watch.
@@ -160,6 +164,16 @@ pub enum Verdict {
     Restart {
         /// Jitter counted.
         delay: Span,
+    },
+    /// Switch back to an older generation, and start that at once.
+    TakeBack {
+        /// To which.
+        to: GenerationId,
+    },
+    /// Switch forward again to what was taken back and is not the cause, and hold that.
+    PutBack {
+        /// To which.
+        to: GenerationId,
     },
     /// Try it again after this delay, slower each time.
     Hold {
@@ -238,6 +252,7 @@ pub fn read(
         held_delay: policy.held_delay,
         healthy_after: policy.healthy_after,
         blocked: None,
+        take_back: None,
         reboot: RebootRung::NotRequired,
     }
 }
@@ -263,11 +278,18 @@ pub fn decide(read: &Read) -> Choice {
     if let Some(on) = &read.blocked {
         return wait(Verdict::Wait, Reason::DependencyDown { on: on.clone() });
     }
+    let undo = undo(read);
+    let refused_undo = match &undo {
+        Ok(choice) if read.take_back.as_ref().is_some_and(|back| back.on_probation) => return choice.clone(),
+        Ok(_) => None,
+        Err(refused) => Some(refused.clone()),
+    };
     if let Some(tries) = read.held_tries {
-        return hold(read, tries, Reason::StillFailing { tries });
+        return undo.unwrap_or_else(|refused| hold(read, tries, Reason::StillFailing { tries }, refused));
     }
     if let Some(rule) = read.crash_loop.filter(|rule| read.recent >= rule.failures) {
-        return hold(read, 0, Reason::CrashLoop { failures: read.recent, within: rule.within });
+        let reason = Reason::CrashLoop { failures: read.recent, within: rule.within };
+        return undo.unwrap_or_else(|refused| hold(read, 0, reason, refused));
     }
     let (delay, reason) = if read.failures <= 1 {
         (read.first_delay, Reason::FirstFailure { healthy_after: read.healthy_after })
@@ -278,27 +300,46 @@ pub fn decide(read: &Read) -> Choice {
     let restart =
         |reason, refused| Choice { rung: Rung::Restart, verdict: Verdict::Restart { delay }, reason, refused };
     match read.alike.filter(|alike| alike.times >= SAME_EXCEPTION) {
-        Some(Alike { times, exception }) => {
-            restart(Reason::SameException { failures: read.failures, times, exception }, vec![no_take_back()])
-        }
-        None => restart(reason, Vec::new()),
+        Some(Alike { times, exception }) => undo.unwrap_or_else(|refused| {
+            restart(Reason::SameException { failures: read.failures, times, exception }, vec![refused])
+        }),
+        // On probation nothing else comes first.
+        None => restart(reason, refused_undo.filter(|_| on_probation(read)).into_iter().collect()),
     }
 }
 
-/// There is nothing yet that could be taken back.
-fn no_take_back() -> RefusedRung {
-    RefusedRung { rung: Rung::TakeBack, reason: Reason::NoGenerationsConfigured }
+fn on_probation(read: &Read) -> bool {
+    read.take_back.as_ref().is_some_and(|back| back.on_probation)
+}
+
+/// The rung between restart and reboot, or why it is not taken.
+fn undo(read: &Read) -> Result<Choice, RefusedRung> {
+    let refused = |reason| RefusedRung { rung: Rung::TakeBack, reason };
+    let Some(back) = &read.take_back else { return Err(refused(Reason::NoGenerationsConfigured)) };
+    let choice = |verdict, reason| Choice { rung: Rung::TakeBack, verdict, reason, refused: Vec::new() };
+    match take_back::choose(back) {
+        take_back::Choice::TakeBack { to } => {
+            let reason = if back.on_probation {
+                Reason::FailsOnProbation
+            } else {
+                Reason::NewestChange { change: back.current.clone() }
+            };
+            Ok(choice(Verdict::TakeBack { to }, reason))
+        }
+        take_back::Choice::PutBack { to } => Ok(choice(Verdict::PutBack { to }, Reason::CauseElsewhere)),
+        take_back::Choice::Refuse { reason } => Err(refused(reason)),
+    }
 }
 
 /// Hold after `tries` tries; the rungs between restart and hold are refused.
-fn hold(read: &Read, tries: u32, reason: Reason) -> Choice {
+fn hold(read: &Read, tries: u32, reason: Reason, undo: RefusedRung) -> Choice {
     let delay = with_jitter(doubled(read.held_delay, tries, HELD_DELAY_MAX.max(read.held_delay)), read.jitter_permille);
     let reboot = read.reboot.refusal().map(|reason| RefusedRung { rung: Rung::Reboot, reason });
     Choice {
         rung: Rung::Hold,
         verdict: Verdict::Hold { delay, tries },
         reason,
-        refused: iter::once(no_take_back()).chain(reboot).collect(),
+        refused: iter::once(undo).chain(reboot).collect(),
     }
 }
 
@@ -356,14 +397,21 @@ mod tests {
             held_delay: Span::from_secs(300),
             healthy_after: Span::from_secs(60),
             blocked: None,
+            take_back: None,
             reboot: RebootRung::NotRequired,
         }
+    }
+
+    fn no_take_back() -> RefusedRung {
+        RefusedRung { rung: Rung::TakeBack, reason: Reason::NoGenerationsConfigured }
     }
 
     fn delay_of(read: &Read) -> Span {
         match decide(read).verdict {
             Verdict::Restart { delay } | Verdict::Hold { delay, .. } => delay,
-            Verdict::Observe | Verdict::Wait => panic!("does nothing"),
+            Verdict::Observe | Verdict::Wait | Verdict::TakeBack { .. } | Verdict::PutBack { .. } => {
+                panic!("does not wait")
+            }
         }
     }
 

@@ -5,3 +5,4 @@ pub mod before_limit;
 pub mod ladder;
 pub mod order;
 pub mod reboot;
+pub mod take_back;

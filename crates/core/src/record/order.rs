@@ -1,6 +1,6 @@
 //! Who orders what, and what is refused.
 
-use crate::ids::Name;
+use crate::ids::{GenerationId, Name};
 use crate::policy::PolicyHash;
 use crate::reason::Reason;
 use crate::time::Span;
@@ -61,6 +61,31 @@ pub enum OperatorOrder {
         /// Which.
         service: Name,
     },
+    /// Switch to another generation, which has to prove itself.
+    Deploy {
+        /// Of which.
+        service: Name,
+        /// To what.
+        generation: GenerationId,
+        /// Also if it is quarantined.
+        #[serde(default)]
+        force: bool,
+    },
+    /// Switch back to a generation that is known to be good.
+    Rollback {
+        /// Of which.
+        service: Name,
+        /// To which; none: to the newest one older than the current one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        to: Option<GenerationId>,
+    },
+    /// Forget that a generation failed.
+    ClearQuarantine {
+        /// Of which.
+        service: Name,
+        /// Which.
+        generation: GenerationId,
+    },
     /// Put another policy in force.
     Reload {
         /// Which.
@@ -77,7 +102,10 @@ impl OperatorOrder {
             | Self::Stop { service }
             | Self::Restart { service }
             | Self::Pause { service, .. }
-            | Self::Resume { service } => Some(service),
+            | Self::Resume { service }
+            | Self::Deploy { service, .. }
+            | Self::Rollback { service, .. }
+            | Self::ClearQuarantine { service, .. } => Some(service),
             Self::Reload { .. } => None,
         }
     }

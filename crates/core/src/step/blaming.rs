@@ -122,6 +122,8 @@ impl Brain<'_> {
             failing,
             of,
             suspected,
+            on_probation: self.generations(name).on_probation().is_some()
+                && self.known(name).runs == self.generations(name).current,
         };
         blame::Decision {
             rule: String::from(blame::RULE),

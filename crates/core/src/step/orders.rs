@@ -27,6 +27,13 @@ impl Brain<'_> {
                 };
                 self.reply(request, answer);
             }
+            Question::Generations { service } => {
+                let answer = match self.world.generations(self.at, &service) {
+                    Some(report) => Answer::Generations(alloc::boxed::Box::new(report)),
+                    None => Answer::Unknown { service: service.to_string() },
+                };
+                self.reply(request, answer);
+            }
             Question::Order { actor, order } => self.ordered(request, actor, order),
             Question::Reload { actor, reading } => self.reload_asked(request, actor, reading),
         }
@@ -125,7 +132,10 @@ impl Brain<'_> {
             | OperatorOrder::Stop { service }
             | OperatorOrder::Restart { service }
             | OperatorOrder::Pause { service, .. }
-            | OperatorOrder::Resume { service } => service.clone(),
+            | OperatorOrder::Resume { service }
+            | OperatorOrder::Deploy { service, .. }
+            | OperatorOrder::Rollback { service, .. }
+            | OperatorOrder::ClearQuarantine { service, .. } => service.clone(),
         };
         if !self.takes_orders(&name) {
             // A reload has removed it meanwhile.
@@ -145,6 +155,11 @@ impl Brain<'_> {
             OperatorOrder::Restart { .. } => self.order_restart(&name, request, why),
             OperatorOrder::Pause { lasts, .. } => self.order_pause(&name, request, actor, lasts, since),
             OperatorOrder::Resume { .. } => self.order_resume(&name, request, &why),
+            OperatorOrder::Deploy { generation, force, .. } => {
+                self.order_deploy(&name, request, actor, generation, force);
+            }
+            OperatorOrder::Rollback { to, .. } => self.order_rollback(&name, request, actor, to),
+            OperatorOrder::ClearQuarantine { generation, .. } => self.order_clear(&name, request, &generation, why),
             OperatorOrder::Reload { .. } => {}
         }
     }
@@ -206,7 +221,7 @@ impl Brain<'_> {
     }
 
     /// Remembers a client that waits for the end of its order; with too many it is answered at once.
-    fn wait_for(&mut self, name: &Name, request: RequestId, wants: Wanted) {
+    pub(super) fn wait_for(&mut self, name: &Name, request: RequestId, wants: Wanted) {
         // Who waits for a blocked service is told so.
         self.world.looks.insert(name.clone());
         let full = match self.service_mut(name) {

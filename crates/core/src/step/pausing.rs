@@ -62,8 +62,7 @@ impl Brain<'_> {
             | Phase::Starting { .. }
             | Phase::Running { .. } => match incident {
                 Some(open) if self.needs_healing(name) => {
-                    let (blocked, reboot) = (self.blocked_by(name), self.reboot_rung(name));
-                    self.decide_and_act(name, open.cause, blocked, reboot);
+                    self.decide_again(name, open.cause, None);
                 }
                 Some(_) => {}
                 None => self.go_on_without_failure(name, why),

@@ -102,6 +102,7 @@ impl Brain<'_> {
     /// A service that the policy before did not have; perhaps the one before that did, and it is not gone yet.
     fn add(&mut self, name: &Name) {
         self.touched.insert(name.clone());
+        self.begin_generations(name);
         match self.phase(name) {
             Phase::Down => {
                 self.world.added.insert(name.clone());
@@ -129,6 +130,7 @@ impl Brain<'_> {
         self.touched.insert(name.clone());
         // It may start after others now.
         self.world.looks.insert(name.clone());
+        self.begin_changed_generations(name);
         let Some(service) = self.world.services.get_mut(name) else { return };
         let (policy, own) = (service.policy.clone(), service.known.heartbeat_within);
         let Some(run) = service.known.phase.run() else { return };
@@ -166,8 +168,7 @@ impl Brain<'_> {
             let then = if has_finished { Then::Stay { why: Reason::Finished } } else { Then::Restart { until } };
             self.bring_down(name, then, Reason::LeftBehind);
         } else if let Some(open) = known.incident.filter(|_| self.needs_healing(name)) {
-            let (blocked, reboot) = (self.blocked_by(name), self.reboot_rung(name));
-            self.decide_and_act(name, open.cause, blocked, reboot);
+            self.decide_again(name, open.cause, None);
         }
     }
 

@@ -4,9 +4,9 @@ use super::Seen;
 use super::{Brain, SERVICES_PER_STEP};
 use crate::effect::{Answer, Order};
 use crate::event::{Process, SpawnFailure};
-use crate::ids::{Epoch, Name};
+use crate::ids::{Epoch, GenerationId, Name};
 use crate::incident::Cause;
-use crate::policy::{CheckKind, Ready};
+use crate::policy::{CheckKind, Ready, StoreKind};
 use crate::reason::Reason;
 use crate::record::{Body, Finding};
 use crate::time::Monotonic;
@@ -45,6 +45,17 @@ impl Brain<'_> {
             self.world.admission.leave(name);
             return;
         }
+        if self.world.services[name].awaits_store() {
+            // What it would run is known when the store has answered, and that wakes it.
+            if !matches!(self.phase(name), Phase::BackingOff { .. } | Phase::Held { .. }) {
+                let until = self.now();
+                self.record(name, Body::BackingOff { until });
+            }
+            return;
+        }
+        if self.needs_release(name) {
+            return self.stay_stopped(name, Reason::NoReleaseYet);
+        }
         if let Some(on) = self.not_ready(name) {
             self.block(name, &on);
             return;
@@ -59,7 +70,8 @@ impl Brain<'_> {
             return;
         }
         let epoch = self.known(name).last_epoch.next();
-        if self.record(name, Body::SpawnIntended { epoch, why }) {
+        let generation = self.to_run(name);
+        if self.record(name, Body::SpawnIntended { epoch, why, generation }) {
             let order = self.spawn_order(name);
             self.effect(name, epoch, order);
         }
@@ -67,7 +79,20 @@ impl Brain<'_> {
 
     /// All that its next process needs.
     pub(super) fn spawn_order(&self, name: &Name) -> Order {
-        Order::Spawn { policy: self.policy(name), stored: self.known(name).stored.clone() }
+        let known = self.known(name);
+        Order::Spawn { policy: self.policy(name), stored: known.stored.clone(), generation: known.runs.clone() }
+    }
+
+    /// The generation that its next process is of.
+    fn to_run(&self, name: &Name) -> Option<GenerationId> {
+        self.policy(name).generations.as_ref().and_then(|_| self.known(name).generations.current.clone())
+    }
+
+    /// Whether what it would run is in a release, and there is none.
+    fn needs_release(&self, name: &Name) -> bool {
+        let policy = self.policy(name);
+        let is_release = policy.generations.as_ref().is_some_and(|policy| policy.store == StoreKind::Release);
+        is_release && self.known(name).generations.current.is_none()
     }
 
     /// One of those that it starts after, which is not up; the search goes on where the last one has ended, so that all

@@ -49,6 +49,12 @@ impl World {
         self.askers.clear();
     }
 
+    /// A supervisor takes over: what nobody saw since the last record counts for no proof.
+    pub(crate) fn resume_proofs(&mut self, now: Monotonic) {
+        let all = self.services.values_mut().flat_map(|service| service.known.generations.proofs());
+        all.for_each(|held| held.resume(now));
+    }
+
     /// When the loop looked last.
     #[cfg(test)]
     pub(crate) fn last_step(&self) -> Option<Monotonic> {
@@ -65,6 +71,7 @@ impl Service {
     fn credit(&mut self, late: Span) {
         self.known.phase.credit(late);
         self.known.credited = self.known.credited.plus(late);
+        self.known.generations.proofs().for_each(|held| held.credit(late));
         self.known.extended_until = self.known.extended_until.map(|until| until.after(late));
         // Nobody saw whether it was healthy.
         let healthy_since = self.known.since;

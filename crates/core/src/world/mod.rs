@@ -18,6 +18,7 @@ use crate::plan::admission::Admission;
 use crate::plan::order::Order;
 use crate::policy::{Mode, Policy, PolicyHash};
 use crate::record::{Actor, OperatorOrder};
+use crate::safeswitch::Generations;
 use crate::time::Monotonic;
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::string::String;
@@ -50,6 +51,8 @@ pub struct Birth {
     /// Incidents that the ledger has open: those of a Hale before this one, and those that nobody remembers because the
     /// journal could not be written, are closed first.
     pub open_incidents: Vec<(Name, IncidentId)>,
+    /// What the ledger knows of services' generations; nothing, where the journal tells it.
+    pub generations: BTreeMap<Name, Generations>,
 }
 
 /// Everything that the core knows.
@@ -84,6 +87,8 @@ pub struct World {
     pub(crate) added: BTreeSet<Name>,
     /// Orders whose record is not durable yet.
     pub(crate) pending: BTreeMap<RecordId, Pending>,
+    /// Records of switches that must be durable before anything follows from them, and whose they are.
+    pub(crate) intended: BTreeMap<RecordId, Name>,
     pub(crate) next_record: RecordId,
     pub(crate) next_probe: ProbeId,
     pub(crate) next_effect: EffectId,
@@ -135,6 +140,7 @@ impl World {
             places_taken_up: 0,
             added: BTreeSet::new(),
             pending: BTreeMap::new(),
+            intended: BTreeMap::new(),
             next_record: birth.first_record,
             next_probe: ProbeId(1),
             next_effect: EffectId(1),

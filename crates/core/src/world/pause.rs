@@ -40,7 +40,12 @@ impl Known {
         match order {
             OperatorOrder::Start { .. } | OperatorOrder::Restart { .. } => self.insisted = true,
             OperatorOrder::Stop { .. } => self.insisted = false,
-            OperatorOrder::Pause { .. } | OperatorOrder::Resume { .. } | OperatorOrder::Reload { .. } => {}
+            OperatorOrder::Pause { .. }
+            | OperatorOrder::Resume { .. }
+            | OperatorOrder::Deploy { .. }
+            | OperatorOrder::Rollback { .. }
+            | OperatorOrder::ClearQuarantine { .. }
+            | OperatorOrder::Reload { .. } => {}
         }
     }
 

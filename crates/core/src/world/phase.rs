@@ -327,6 +327,7 @@ impl Phase {
             | Body::OrderNotDurable { .. }
             | Body::HeartbeatPromised { .. }
             | Body::Extended { .. }
+            | Body::Generation(_)
             | Body::DescriptorRefused { .. }
             | Body::DescriptorDropped { .. }
             | Body::HardwareTimer { .. }
@@ -384,7 +385,7 @@ mod tests {
     const AT: Now = Now { mono: Monotonic::from_us(1_000), boot_us: 0, wall_us: 0 };
 
     fn spawn(epoch: u64) -> Body {
-        Body::SpawnIntended { epoch: Epoch(epoch), why: Reason::HaleStarts }
+        Body::SpawnIntended { epoch: Epoch(epoch), why: Reason::HaleStarts, generation: None }
     }
 
     fn spawned(epoch: u64) -> Body {

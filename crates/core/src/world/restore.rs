@@ -5,6 +5,7 @@ use crate::event::{EndWhy, Process};
 use crate::ids::{Epoch, Name, RecordId, RequestId};
 use crate::policy::{Policy, PolicyHash, ServicePolicy};
 use crate::record::{Body, Record};
+use crate::safeswitch::Stage;
 use crate::world::dependency::{self, Dependency};
 use crate::world::service::{Known, Service};
 use alloc::collections::BTreeMap;
@@ -42,6 +43,20 @@ impl Snapshot {
     /// The processes that ran when it was taken.
     pub fn processes(&self) -> impl Iterator<Item = (&Name, &Process)> {
         self.services.iter().filter_map(|(name, known)| known.process.as_ref().map(|process| (name, process)))
+    }
+}
+
+/// The record of a switch that must be durable before anything follows from it.
+fn awaits_disk((name, service): (&Name, &Service)) -> Option<(RecordId, Name)> {
+    let switch = service.known.generations.switch.as_ref()?;
+    match switch.stage {
+        Stage::Intended { .. } => Some((switch.id, name.clone())),
+        Stage::Committing { proved, told: false } => Some((proved, name.clone())),
+        Stage::Switching
+        | Stage::Probation { .. }
+        | Stage::Committing { .. }
+        | Stage::GoingBack { .. }
+        | Stage::Validating { .. } => None,
     }
 }
 
@@ -113,6 +128,7 @@ impl World {
         }
         // The ledger may know newer ones, if the journal could not be written at the end.
         world.next_record = world.next_record.max(world.birth.first_record);
+        world.intended = world.services.iter().filter_map(awaits_disk).collect();
         world.pending.values_mut().for_each(|pending| pending.request = NOBODY);
         world
     }
@@ -139,6 +155,7 @@ impl World {
             Body::CarriedOut { ordered } | Body::OrderNotDurable { ordered, .. } => {
                 self.pending.remove(ordered);
             }
+            Body::TookOver { .. } => self.resume_proofs(record.at.mono),
             Body::HostStalled { late, .. } => self.credit(*late),
             Body::Reloaded(reload) if !self.take_up(&reload.to) => {
                 // What follows was written by a policy that is lost: only watching is safe.

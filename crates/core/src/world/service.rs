@@ -4,12 +4,13 @@ use crate::analyze::checks::CheckState;
 use crate::analyze::stall::Stall;
 use crate::descriptor::{STORES_EVERY, Stored};
 use crate::event::Process;
-use crate::ids::{Epoch, IncidentId, Name, RequestId};
+use crate::ids::{Epoch, GenerationId, IncidentId, Name, RecordId, RequestId};
 use crate::incident::Cause;
 use crate::memory::OomKills;
 use crate::plan::ladder::Counters;
-use crate::policy::ServicePolicy;
+use crate::policy::{CheckPolicy, ServicePolicy};
 use crate::reason::Reason;
+use crate::safeswitch::{Generations, Move};
 use crate::record::{Body, Finding, Record};
 use crate::time::{Monotonic, Span};
 use crate::world::pause::Paused;
@@ -109,6 +110,12 @@ pub(crate) struct Known {
     /// An operator has ordered it to run, and neither was it started since nor has it failed: what a pause does not stop.
     #[serde(default)]
     pub(crate) insisted: bool,
+    /// Its generations.
+    #[serde(default)]
+    pub(crate) generations: Generations,
+    /// The generation of its newest process.
+    #[serde(default)]
+    pub(crate) runs: Option<GenerationId>,
 }
 
 impl Known {
@@ -147,6 +154,10 @@ pub(crate) struct Senses {
     pub(crate) suspected: Option<(Monotonic, Monotonic)>,
     /// Clients that wait for the end of an order.
     pub(crate) waiters: VecDeque<Waiter>,
+    /// Until when the first look at its store is awaited, while it is.
+    pub(crate) look_until: Option<Monotonic>,
+    /// When all that is known of its generations was last written down.
+    pub(crate) kept_at: Option<Monotonic>,
 }
 
 /// A client that waits for the end of an order.
@@ -163,6 +174,8 @@ pub(crate) enum Wanted {
     Healthy,
     /// The service is stopped.
     Stopped,
+    /// This switch is over.
+    Switched(RecordId),
 }
 
 impl Service {
@@ -200,6 +213,8 @@ impl Service {
             unproven: BTreeSet::new(),
             before_first: last_epoch,
             insisted: false,
+            generations: Generations::default(),
+            runs: None,
         };
         Self { policy, known, senses: Senses { probes, ..Senses::default() } }
     }
@@ -257,9 +272,13 @@ impl Service {
             self.known.since = now;
             self.known.credited = Span::ZERO;
         }
+        if let Body::Generation(moved) = &record.body {
+            self.known.generations.apply(record, moved)?;
+        }
         self.known.phase = phase;
         match &record.body {
-            Body::SpawnIntended { epoch, .. } => {
+            Body::SpawnIntended { epoch, generation, .. } => {
+                self.known.runs.clone_from(generation);
                 self.known.restarts += u64::from(self.known.was_started());
                 self.known.last_epoch = *epoch;
                 self.known.blocked = None;
@@ -284,6 +303,7 @@ impl Service {
                     let failed = (self.known.last_epoch, finding.is_own_end());
                     self.known.counters.count(now, failed, self.policy.restart.crash_loop);
                     self.known.last_failure = Some(now);
+                    self.known.generations.failed();
                 }
                 self.known.insisted = false;
                 self.known.healthy = false;
@@ -307,6 +327,7 @@ impl Service {
                     self.known.oom = None;
                 }
                 self.known.last_epoch = *epoch;
+                self.known.runs.clone_from(&self.known.generations.current);
                 self.known.process = Some(process.clone());
                 self.known.blocked = None;
                 self.known.stalled = None;
@@ -353,7 +374,13 @@ impl Service {
             Body::Traced { epoch, trace, after } => {
                 self.known.counters.endings.traced(*epoch, trace.fingerprint, *after);
             }
-            Body::CountersForgotten => self.forget_counters(),
+            Body::CountersForgotten => {
+                self.forget_counters();
+                self.known.generations.is_well();
+            }
+            // Failures, delays and crash loops belong to the generation that runs.
+            Body::Generation(Move::Switched { .. }) => self.forget_counters(),
+            Body::Generation(_) => {}
             Body::Paused { actor, until_boot_us, .. } => {
                 self.known.paused = Some(Paused { actor: actor.clone(), until_boot_us: *until_boot_us });
             }
@@ -425,7 +452,29 @@ impl Service {
             | Body::ProbeLost { .. }
             | Body::ProbeUnable { .. } => {}
         }
+        let holds = self.holds();
+        self.known.generations.set_holds(holds, now);
         Ok(())
+    }
+
+    /// Whether no process may be made before its store has answered.
+    pub(crate) fn awaits_store(&self) -> bool {
+        let known = &self.known.generations;
+        self.policy.generations.is_some() && (!known.is_known || known.awaits_store())
+    }
+
+    /// Whether its process is of what is switched to, and shows that it works: all checks pass but those that failed before.
+    fn holds(&self) -> bool {
+        let known = &self.known;
+        let Some(current) = &known.generations.current else { return false };
+        let before = known.generations.on_probation().map(|switch| &switch.intent.failed_before);
+        let counts = |policy: &CheckPolicy| before.is_none_or(|before| !before.contains(&policy.name));
+        let mut checks = known.checks.iter().zip(&self.policy.checks).filter(|(_, policy)| counts(policy));
+        matches!(known.phase, Phase::Running { .. })
+            && known.runs.as_ref() == Some(current)
+            && known.paused.is_none()
+            && known.blocked.is_none()
+            && checks.all(|(state, _)| *state == CheckState::Passing)
     }
 
     fn forget_counters(&mut self) {

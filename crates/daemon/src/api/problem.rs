@@ -29,6 +29,8 @@ pub enum Code {
     InvalidConfiguration,
     /// It was tried and failed.
     Failed,
+    /// The change did not work, and what was there before works again.
+    RolledBack,
     /// The order was given, and its end was not reached while the client could wait.
     UnderWay,
     /// The loop did not answer in time.
@@ -37,7 +39,7 @@ pub enum Code {
 
 impl Code {
     /// All of them, for the description.
-    pub(super) const ALL: [Self; 10] = [
+    pub(super) const ALL: [Self; 11] = [
         Self::NotFound,
         Self::MethodNotAllowed,
         Self::BadRequest,
@@ -46,6 +48,7 @@ impl Code {
         Self::Refused,
         Self::InvalidConfiguration,
         Self::Failed,
+        Self::RolledBack,
         Self::UnderWay,
         Self::Busy,
     ];
@@ -57,7 +60,7 @@ impl Code {
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::BadRequest => StatusCode::BAD_REQUEST,
             Self::ReadOnly => StatusCode::FORBIDDEN,
-            Self::Refused => StatusCode::CONFLICT,
+            Self::Refused | Self::RolledBack => StatusCode::CONFLICT,
             Self::InvalidConfiguration => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Failed => StatusCode::INTERNAL_SERVER_ERROR,
             Self::UnderWay => StatusCode::GATEWAY_TIMEOUT,

@@ -244,6 +244,9 @@ async fn answered(coming: Option<oneshot::Receiver<Answer>>, within: Duration, i
             };
             Problem::new(code, detail).because(refusal.reason).into_response()
         }
+        Ok(Ok(Answer::RolledBack { text })) => Problem::new(Code::RolledBack, text).into_response(),
+        Ok(Ok(Answer::Busy { text })) => Problem::new(Code::Busy, text).into_response(),
+        Ok(Ok(Answer::Generations(report))) => Json(*report).into_response(),
         Ok(Ok(Answer::Unknown { service })) => unknown(&service).into_response(),
         Ok(Err(_)) => Problem::new(Code::Busy, "the supervisor is ending").into_response(),
         Err(_) if is_order => {
@@ -296,6 +299,7 @@ pub(super) mod testing {
             let name = match &question {
                 Question::Status { service } => service.as_ref().map(Name::to_string).unwrap_or_default(),
                 Question::Order { order, .. } => order.service().map(Name::to_string).unwrap_or_default(),
+                Question::Generations { service } => service.to_string(),
                 Question::Reload { .. } => String::new(),
             };
             let order = matches!(question, Question::Order { .. });

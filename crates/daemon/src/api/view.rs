@@ -376,14 +376,18 @@ impl From<&Story> for Incident {
 /// How long the recovery took. `None` where nothing recovered, whatever was measured until then.
 #[must_use]
 pub fn recovery(story: &Story) -> Option<Span> {
-    story.recovery_us.filter(|_| story.outcome == Outcome::Recovered).map(Span::from_us)
+    story.recovery_us.filter(|_| matches!(story.outcome, Outcome::Recovered | Outcome::RolledBack)).map(Span::from_us)
 }
 
 /// How long the service did not work. `None` while that is not over, or when nobody saw it end.
 #[must_use]
 pub fn down(story: &Story) -> Option<Span> {
     let seen = match story.outcome {
-        Outcome::Recovered | Outcome::Observed | Outcome::Rebooted | Outcome::Environmental => true,
+        Outcome::Recovered
+        | Outcome::RolledBack
+        | Outcome::Observed
+        | Outcome::Rebooted
+        | Outcome::Environmental => true,
         Outcome::Open | Outcome::Held | Outcome::Stopped => false,
     };
     story.down_us.filter(|_| seen).map(Span::from_us)
@@ -476,6 +480,9 @@ mod tests {
                 paused_until_boot_us: None,
                 observed: None,
                 stored: vec![FdName::default()],
+                generation: None,
+                grade: None,
+                switch: None,
             }],
             dependencies: vec![DependencyStatus {
                 name: Name::try_from("database").unwrap(),

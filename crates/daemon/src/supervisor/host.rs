@@ -587,6 +587,10 @@ impl Host for DaemonHost {
             (
                 Fence::Host,
                 Order::Spawn { .. }
+                | Order::LookAtStore
+                | Order::Switch { .. }
+                | Order::Promote { .. }
+                | Order::Retain { .. }
                 | Order::Signal { .. }
                 | Order::Kill
                 | Order::Store { .. }
@@ -615,7 +619,8 @@ impl DaemonHost {
             return;
         }
         match order {
-            Order::Spawn { policy, stored } => {
+            Order::LookAtStore | Order::Switch { .. } | Order::Promote { .. } | Order::Retain { .. } => {}
+            Order::Spawn { policy, stored, generation: _ } => {
                 hosted.begin(epoch, stored);
                 self.parts.prober.begin(service, epoch);
                 self.spawn(service, epoch, &policy);

@@ -112,6 +112,7 @@ mod tests {
             first_record: RecordId(1),
             last_epoch: hale_core::ids::Epoch(0),
             open_incidents: Vec::new(),
+            generations: BTreeMap::new(),
         };
         World::new(birth).snapshot()
     }

@@ -171,6 +171,7 @@ fn run(args: impl IntoIterator<Item = OsString>) -> Result<Ended, StartError> {
         first_record: recovered.first_record,
         last_epoch: Epoch(0),
         open_incidents: recovered.open_incidents.clone(),
+        generations: BTreeMap::new(),
     };
     let (mut world, lost) = match taken_over {
         Some((lost, left)) => {

@@ -60,7 +60,7 @@ fn row(story: &Story) -> [Cell; 8] {
 /// The colour of an outcome.
 pub fn tone(outcome: Outcome) -> Tone {
     match outcome {
-        Outcome::Recovered => Tone::Good,
+        Outcome::Recovered | Outcome::RolledBack => Tone::Good,
         Outcome::Open | Outcome::Observed | Outcome::Environmental => Tone::Attention,
         Outcome::Held | Outcome::Rebooted => Tone::Bad,
         Outcome::Stopped => Tone::Quiet,

@@ -79,7 +79,7 @@ impl Delays {
                     return Err(format!("{name} was healthy for healthy_after, and its counters were not forgotten"));
                 }
                 let (expected, held) = model.expected(restart, now_us);
-                match decision.choice.verdict {
+                match decision.choice.verdict.clone() {
                     Verdict::Observe if observes || model.paused => Ok(()),
                     _ if model.paused => Err(format!("{name}: decided to act in a pause")),
                     Verdict::Wait if !observes && decision.read.blocked.is_some() => Ok(()),

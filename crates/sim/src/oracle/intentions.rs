@@ -67,7 +67,29 @@ impl Reasons {
             Reason::Removed => facts.removed,
             Reason::LeftBehind => facts.strays,
             Reason::Finished => facts.finished,
-            Reason::InvalidConfiguration { .. }
+            Reason::Switched { .. }
+            | Reason::OnProbation { .. }
+            | Reason::FailsOnProbation
+            | Reason::NewestChange { .. }
+            | Reason::NoOlderGood
+            | Reason::ChangeTooOld { .. }
+            | Reason::RollbackAsk
+            | Reason::RollbackNever
+            | Reason::RollbacksSpent { .. }
+            | Reason::CauseElsewhere
+            | Reason::SwitchInProgress
+            | Reason::NoReleaseYet
+            | Reason::StoreNotSeen
+            | Reason::NotSwitched { .. }
+            | Reason::NoWayBack { .. }
+            | Reason::Interrupted
+            | Reason::RestartedOnProbation
+            | Reason::Superseded { .. }
+            | Reason::FailsAsBefore { .. }
+            | Reason::GoodFailsToo { .. }
+            | Reason::Quarantined { .. }
+            | Reason::NotKnownGood { .. }
+            | Reason::InvalidConfiguration { .. }
             | Reason::FixedWhileRunning { .. }
             | Reason::ReloadInProgress
             | Reason::PolicyNotKept { .. }

@@ -58,6 +58,8 @@ impl RecordsFirst {
             // With the end of the service, or of its own.
             Order::Unstore { .. } => ("unstore", written.over || written.spawn),
             Order::Forget => ("forget", written.gone),
+            // No scenario has generations yet.
+            Order::LookAtStore | Order::Switch { .. } | Order::Promote { .. } | Order::Retain { .. } => ("switch", false),
             Order::ProbeDependency { .. }
             | Order::Control { .. }
             | Order::Adapt { .. }

@@ -1,0 +1,459 @@
+//! SafeSwitch: what is known of a service's generations, and the one switch between two of them that may be under way.
+//!
+//! A switch is a transaction: its intent is durable before anything is done, what is switched to is on probation until all checks
+//! have held for long enough, and before that is on record every crash ends on what was good. [`switch`] is its machine.
+
+mod held;
+pub mod switch;
+pub mod words;
+
+pub use held::{Held, MARKS};
+pub use switch::{Aim, End, Intent, Stage, Switch};
+
+use crate::ids::{GenerationId, IncidentId, RecordId};
+use crate::incident::Cause;
+use crate::reason::Reason;
+use crate::record::{Class, Record};
+use crate::time::{Monotonic, Span};
+use crate::world::phase::Illegal;
+use alloc::boxed::Box;
+use alloc::string::String;
+use alloc::vec::Vec;
+use serde::{Deserialize, Serialize};
+
+/// How many generations are remembered as good: more than anybody goes back, and few enough for one record.
+pub const GOODS_MAX: usize = 20;
+
+/// How many are remembered as bad, the newest ones: whoever deploys more bad ones than that within [`QUARANTINED_FOR`] is a program.
+pub const QUARANTINE_MAX: usize = 64;
+
+/// How long a generation that failed is not switched to by itself again: what it failed by may be another thing after a month.
+pub const QUARANTINED_FOR: Span = Span::from_secs(30 * 24 * 3_600);
+
+/// How often all that is known of a service's generations is written down again: a start then has to read no more than half a
+/// day of the ledger.
+pub const KEPT_EVERY: Span = Span::from_secs(6 * 3_600);
+
+/// How long the first look at a store is waited for. Then the service starts by what is on record: a store that hangs must not keep it
+/// from that.
+pub const SEEN_WITHIN: Span = Span::from_secs(5);
+
+/// So many failures in a row of what was good, right after it was switched back to, say that the cause is elsewhere: one may be a
+/// hiccup of anything.
+pub const ELSEWHERE_FROM: u32 = 2;
+
+/// How well a generation is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Grade {
+    /// It was there when Hale first looked.
+    Assumed,
+    /// It passed probation.
+    Provisional,
+    /// It was healthy for the soak time, too.
+    Proven,
+}
+
+impl Grade {
+    /// Its name in JSON.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Assumed => "assumed",
+            Self::Provisional => "provisional",
+            Self::Proven => "proven",
+        }
+    }
+}
+
+/// A generation that is known to be good.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Good {
+    /// Which.
+    pub id: GenerationId,
+    /// How well that is known.
+    pub grade: Grade,
+    /// Since when, as the wall clock showed it.
+    pub since_wall_us: i64,
+}
+
+/// A generation that failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bad {
+    /// Which.
+    pub id: GenerationId,
+    /// Why it was taken back.
+    pub why: Reason,
+    /// In which incident, if there was one: its evidence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seen_in: Option<IncidentId>,
+    /// Since when, as the wall clock showed it.
+    pub since_wall_us: i64,
+    /// Until when.
+    pub until_wall_us: i64,
+}
+
+/// What was taken back last, while it is not certain that it was the cause.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TakenBack {
+    /// What.
+    pub id: GenerationId,
+    /// For which kind of failure.
+    pub cause: Cause,
+}
+
+/// All that is known of a service's generations. Changed by records alone, and rebuilt from them.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Generations {
+    /// What is switched to; none: nothing yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub current: Option<GenerationId>,
+    /// Whether the store was looked at once.
+    #[serde(default)]
+    pub is_known: bool,
+    /// Since when it is the current one, as the wall clock showed it.
+    #[serde(default)]
+    pub changed_wall_us: i64,
+    /// Known good ones, the newest first; at most [`GOODS_MAX`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub goods: Vec<Good>,
+    /// Those that failed, oldest first; at most [`QUARANTINE_MAX`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub bads: Vec<Bad>,
+    /// The switch that is under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub switch: Option<Switch>,
+    /// How long the current one has been healthy since it is known to be good, without a failure.
+    #[serde(default)]
+    pub soak: Held,
+    /// When the ladder took something back within the last day, as the wall clock showed it; oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub taken_back_wall_us: Vec<i64>,
+    /// What was taken back last, until the service was well for long enough or something else was switched to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub taken_back: Option<TakenBack>,
+    /// The cause of its failures was found to be elsewhere; until it was well for long enough, or something else was deployed.
+    #[serde(default)]
+    pub elsewhere: bool,
+}
+
+/// A day, for the budget of what the ladder takes back.
+pub const DAY_US: i64 = 24 * 3_600 * 1_000_000;
+
+/// One thing that happened to a service's generations.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "move", rename_all = "snake_case")]
+pub enum Move {
+    /// The store was looked at for the first time.
+    Seen {
+        /// What is switched to.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        current: Option<GenerationId>,
+    },
+    /// The store could not be looked at: what is on record counts.
+    Unseen {
+        /// In its words.
+        error: String,
+    },
+    /// A switch is about to begin; this record's id names it.
+    Intended {
+        /// What is to be done.
+        intent: Box<Intent>,
+    },
+    /// The store is told.
+    Begun {
+        /// Which switch.
+        switch: RecordId,
+    },
+    /// The store has switched.
+    Switched {
+        /// Which switch.
+        switch: RecordId,
+        /// To what.
+        to: GenerationId,
+    },
+    /// A part of the probation has passed.
+    Marked {
+        /// Which switch.
+        switch: RecordId,
+        /// How long all checks have held.
+        so_far: Span,
+    },
+    /// All checks have held for the probation.
+    Proved {
+        /// Which switch.
+        switch: RecordId,
+    },
+    /// The store is told that it stays.
+    Promoting {
+        /// Which switch.
+        switch: RecordId,
+    },
+    /// The store is told to go back.
+    GoesBack {
+        /// Which switch.
+        switch: RecordId,
+        /// To what.
+        to: GenerationId,
+        /// Why.
+        why: Reason,
+    },
+    /// A switch is over.
+    Ended {
+        /// Which.
+        switch: RecordId,
+        /// How.
+        #[serde(flatten)]
+        end: End,
+    },
+    /// A part of the soak time has passed.
+    Soaked {
+        /// How long it was healthy without a failure.
+        so_far: Span,
+    },
+    /// It was healthy for the soak time.
+    Proven {
+        /// Which.
+        generation: GenerationId,
+    },
+    /// It is not switched to by itself again.
+    Quarantined {
+        /// Which, and why.
+        bad: Box<Bad>,
+    },
+    /// It is quarantined no longer.
+    Cleared {
+        /// Which.
+        generation: GenerationId,
+        /// Why.
+        why: Reason,
+    },
+    /// All that is known, written down again so that nobody has to read the ledger from its beginning.
+    Kept {
+        /// That.
+        known: Box<Generations>,
+    },
+}
+
+impl Move {
+    /// How well it must be kept.
+    #[must_use]
+    pub fn class(&self) -> Class {
+        match self {
+            Self::Intended { .. }
+            | Self::Proved { .. }
+            | Self::GoesBack { .. }
+            | Self::Ended { .. }
+            | Self::Proven { .. }
+            | Self::Quarantined { .. }
+            | Self::Cleared { .. } => Class::Durable,
+            Self::Seen { .. }
+            | Self::Unseen { .. }
+            | Self::Begun { .. }
+            | Self::Switched { .. }
+            | Self::Marked { .. }
+            | Self::Promoting { .. }
+            | Self::Soaked { .. }
+            | Self::Kept { .. } => Class::State,
+        }
+    }
+}
+
+impl Generations {
+    /// What one record changes.
+    ///
+    /// # Errors
+    /// [`Illegal`] when the switch does not have this move; nothing is changed then.
+    pub fn apply(&mut self, record: &Record, moved: &Move) -> Result<(), Illegal> {
+        let switch = Switch::transition(self.switch.as_ref(), record, moved)?;
+        let ended = if let Move::Ended { end, .. } = moved { self.switch.take().map(|it| (it, end)) } else { None };
+        self.switch = switch;
+        let wall_us = record.at.wall_us;
+        match moved {
+            Move::Seen { current } => {
+                self.is_known = true;
+                let is_first = self.current.is_none() && self.goods.is_empty();
+                if let Some(id) = current.clone().filter(|_| is_first) {
+                    self.goods.insert(0, Good { id, grade: Grade::Assumed, since_wall_us: wall_us });
+                }
+                self.reach(current.clone(), wall_us);
+            }
+            Move::Unseen { .. } => self.is_known = true,
+            Move::Intended { intent } => match intent.aim {
+                Aim::Deploy { .. } | Aim::Return { .. } => {
+                    self.elsewhere = false;
+                    self.taken_back = None;
+                }
+                Aim::TakeBack { .. } => {
+                    self.taken_back_wall_us.retain(|&at| at > wall_us - DAY_US && at <= wall_us);
+                    self.taken_back_wall_us.push(wall_us);
+                }
+                Aim::Outside | Aim::PutBack { .. } => {}
+            },
+            Move::Switched { to, .. } => self.reach(Some(to.clone()), wall_us),
+            Move::Ended { .. } => {
+                if let Some((switch, end)) = ended {
+                    self.end(&switch, end, wall_us);
+                }
+            }
+            Move::Soaked { so_far } => self.soak.mark(*so_far, record.at.mono),
+            Move::Proven { generation } => {
+                if let Some(good) = self.goods.iter_mut().find(|good| good.id == *generation) {
+                    good.grade = Grade::Proven;
+                }
+            }
+            Move::Quarantined { bad } => {
+                self.bads.retain(|known| known.id != bad.id && known.until_wall_us > wall_us);
+                if self.bads.len() >= QUARANTINE_MAX {
+                    self.bads.remove(0);
+                }
+                self.bads.push((**bad).clone());
+            }
+            Move::Cleared { generation, .. } => self.bads.retain(|bad| bad.id != *generation),
+            Move::Kept { known } => *self = (**known).clone(),
+            Move::Begun { .. }
+            | Move::Marked { .. }
+            | Move::Proved { .. }
+            | Move::Promoting { .. }
+            | Move::GoesBack { .. } => {}
+        }
+        Ok(())
+    }
+
+    /// Another one is switched to.
+    fn reach(&mut self, current: Option<GenerationId>, wall_us: i64) {
+        if self.current != current {
+            self.current = current;
+            self.changed_wall_us = wall_us;
+            self.soak = Held::default();
+        }
+    }
+
+    fn end(&mut self, switch: &Switch, end: &End, wall_us: i64) {
+        let intent = &switch.intent;
+        match end {
+            End::Committed => {
+                let before = self.good(&intent.to).map(|good| good.grade);
+                let grade = before.unwrap_or(Grade::Provisional).max(Grade::Provisional);
+                self.goods.retain(|good| good.id != intent.to);
+                let good = Good { id: intent.to.clone(), grade, since_wall_us: wall_us };
+                self.goods.insert(0, good);
+                self.goods.truncate(GOODS_MAX);
+                self.soak = Held::default();
+            }
+            End::RolledBack { .. } => {
+                // What was left is not what one goes back to.
+                let left = if intent.aim.proves() { Some(&intent.to) } else { intent.from.as_ref() };
+                self.goods.retain(|good| Some(&good.id) != left);
+                self.taken_back = match (&intent.aim, &intent.from) {
+                    (Aim::TakeBack { cause, .. }, Some(id)) => Some(TakenBack { id: id.clone(), cause: *cause }),
+                    _ => None,
+                };
+            }
+            End::Environmental { .. } => {
+                self.elsewhere = true;
+                self.taken_back = None;
+                if let (Aim::PutBack { .. }, None) = (&intent.aim, self.good(&intent.to)) {
+                    let good = Good { id: intent.to.clone(), grade: Grade::Provisional, since_wall_us: wall_us };
+                    self.goods.insert(0, good);
+                }
+            }
+            End::Aborted { .. } | End::Held { .. } | End::Stopped { .. } => {}
+        }
+    }
+
+    /// A failure counts: the soak time begins anew.
+    pub(crate) fn failed(&mut self) {
+        self.soak.total = Span::ZERO;
+    }
+
+    /// The service was well for long enough: what was taken back was the cause, or the cause is gone.
+    pub(crate) fn is_well(&mut self) {
+        self.elsewhere = false;
+        self.taken_back = None;
+    }
+
+    /// The process of what is switched to holds, or does not, from now on.
+    pub(crate) fn set_holds(&mut self, holds: bool, now: Monotonic) {
+        match self.switch.as_mut().map(|switch| &mut switch.stage) {
+            Some(Stage::Probation { held }) => held.set(holds, now),
+            Some(_) => self.soak.set(false, now),
+            None => {
+                let soaks = self.current_grade() == Some(Grade::Provisional);
+                self.soak.set(holds && soaks, now);
+            }
+        }
+    }
+
+    /// Each proof that goes on.
+    pub(crate) fn proofs(&mut self) -> impl Iterator<Item = &mut Held> {
+        let held = match self.switch.as_mut().map(|switch| &mut switch.stage) {
+            Some(Stage::Probation { held }) => Some(held),
+            Some(_) | None => None,
+        };
+        held.into_iter().chain([&mut self.soak])
+    }
+
+    /// What is known of one that is good.
+    #[must_use]
+    pub fn good(&self, id: &GenerationId) -> Option<&Good> {
+        self.goods.iter().find(|good| good.id == *id)
+    }
+
+    /// How well the current one is known.
+    #[must_use]
+    pub fn current_grade(&self) -> Option<Grade> {
+        self.good(self.current.as_ref()?).map(|good| good.grade)
+    }
+
+    /// Why one is not to be switched to.
+    #[must_use]
+    pub fn bad(&self, id: &GenerationId, wall_us: i64) -> Option<&Bad> {
+        self.bads.iter().find(|bad| bad.id == *id && bad.until_wall_us > wall_us)
+    }
+
+    /// The newest good one older than the current one: where a change is taken back to.
+    #[must_use]
+    pub fn older_good(&self, wall_us: i64) -> Option<&Good> {
+        let at = self.goods.iter().position(|good| Some(&good.id) == self.current.as_ref());
+        let older = &self.goods[at.map_or(0, |at| at + 1)..];
+        older.iter().find(|good| self.bad(&good.id, wall_us).is_none())
+    }
+
+    /// How often the ladder took something back within the last day.
+    #[must_use]
+    pub fn taken_back_today(&self, wall_us: i64) -> u32 {
+        let recent = self.taken_back_wall_us.iter().filter(|&&at| at > wall_us - DAY_US);
+        u32::try_from(recent.count()).unwrap_or(u32::MAX)
+    }
+
+    /// What must not be removed: the current one, what is good, and both ends of a switch.
+    #[must_use]
+    pub fn needed(&self) -> Vec<GenerationId> {
+        let switch = self.switch.as_ref().map(|switch| &switch.intent);
+        let of_switch = switch.into_iter().flat_map(|intent| [intent.from.as_ref(), Some(&intent.to), intent.back.as_ref()]);
+        let goods = self.goods.iter().map(|good| Some(&good.id));
+        let all = goods.chain(of_switch).chain([self.current.as_ref()]).flatten();
+        let mut needed: Vec<GenerationId> = all.cloned().collect();
+        needed.sort();
+        needed.dedup();
+        needed
+    }
+
+    /// The switch, if it is that of something that has not proved itself yet.
+    #[must_use]
+    pub fn on_probation(&self) -> Option<&Switch> {
+        self.switch.as_ref().filter(|switch| matches!(switch.stage, Stage::Probation { .. }))
+    }
+
+    /// Whether no process may be made before the store has answered, or the disk: what it would run is not certain.
+    #[must_use]
+    pub fn awaits_store(&self) -> bool {
+        self.switch.as_ref().is_some_and(|switch| match &switch.stage {
+            Stage::GoingBack { .. } => true,
+            // What runs is left alone until something new is there; what fails is not started once more for it.
+            Stage::Intended { .. } | Stage::Switching => !switch.intent.aim.proves(),
+            Stage::Probation { .. } | Stage::Committing { .. } | Stage::Validating { .. } => false,
+        })
+    }
+}

@@ -1,0 +1,638 @@
+//! Switching: from an order, or a rung of the ladder, to what is on record, to the store, to the process that has to show that it
+//! works, and to one of the ends of a switch.
+
+use super::{Brain, DURABLE_WITHIN};
+use crate::effect::{Answer, Order, Towards};
+use crate::event::{Seen, SwitchError};
+use crate::ids::{GenerationId, Name, RecordId, RequestId};
+use crate::incident::Cause;
+use crate::plan::take_back;
+use crate::policy::{Mode, Rollback};
+use crate::reason::Reason;
+use crate::record::{Actor, Body, Finding, Refusal};
+use crate::safeswitch::{Aim, Bad, ELSEWHERE_FROM, End, Generations, Intent, Move, QUARANTINED_FOR, Stage, Switch};
+use crate::time::Monotonic;
+use crate::world::phase::{Phase, Then};
+use crate::world::service::Wanted;
+use alloc::boxed::Box;
+use alloc::collections::BTreeSet;
+use alloc::format;
+use alloc::string::{String, ToString};
+
+impl Brain<'_> {
+    pub(super) fn generations(&self, name: &Name) -> &Generations {
+        &self.known(name).generations
+    }
+
+    fn switch(&self, name: &Name) -> Option<&Switch> {
+        self.generations(name).switch.as_ref()
+    }
+
+    pub(super) fn moved(&mut self, name: &Name, moved: Move) -> bool {
+        self.record(name, Body::Generation(moved))
+    }
+
+    /// Why nothing may be switched now by an operator's order.
+    fn not_switchable(&self, name: &Name) -> Option<Reason> {
+        let known = self.known(name);
+        if self.policy(name).generations.is_none() {
+            Some(Reason::NoGenerationsConfigured)
+        } else if self.world.mode() == Mode::Observe {
+            Some(Reason::ObserveMode)
+        } else if let Some(what) = &known.violated {
+            Some(Reason::Violated { what: what.clone() })
+        } else if let Some(paused) = &known.paused {
+            Some(Reason::Paused { actor: paused.actor.clone() })
+        } else if !known.generations.is_known {
+            Some(Reason::StoreNotSeen)
+        } else {
+            None
+        }
+    }
+
+    fn refuse_switch(&mut self, request: RequestId, what: String, reason: Reason) {
+        self.reply(request, Answer::Refused(Refusal { what, reason }));
+    }
+
+    /// `hale deploy`, once the order is durable.
+    pub(super) fn order_deploy(
+        &mut self,
+        name: &Name,
+        request: RequestId,
+        actor: Actor,
+        to: GenerationId,
+        force: bool,
+    ) {
+        let what = || format!("order: deploy {} to {name}", to.short());
+        if let Some(reason) = self.not_switchable(name) {
+            return self.refuse_switch(request, what(), reason);
+        }
+        if let Some(switch) = self.switch(name) {
+            let text = format!("{name} is being switched to {}", switch.intent.to.short());
+            return self.reply(request, Answer::Busy { text });
+        }
+        let wall_us = self.at.wall_us;
+        let known = self.generations(name);
+        if let Some(bad) = known.bad(&to, wall_us).filter(|_| !force) {
+            let reason = Reason::Quarantined { why: Box::new(bad.why.clone()) };
+            return self.refuse_switch(request, what(), reason);
+        }
+        if known.current.as_ref() == Some(&to) && self.known(name).runs.as_ref() == Some(&to) {
+            let text = format!("{name} runs {} already", to.short());
+            return self.reply(request, Answer::Done { text });
+        }
+        if known.bad(&to, wall_us).is_some() {
+            let why = Reason::Ordered { actor: actor.clone() };
+            self.moved(name, Move::Cleared { generation: to.clone(), why });
+        }
+        let id = self.next_record();
+        if self.intend(name, Aim::Deploy { actor }, to) {
+            self.wait_for(name, request, Wanted::Switched(id));
+        }
+    }
+
+    /// `hale rollback`, once the order is durable.
+    pub(super) fn order_rollback(
+        &mut self,
+        name: &Name,
+        request: RequestId,
+        actor: Actor,
+        to: Option<GenerationId>,
+    ) {
+        let what = || format!("order: roll {name} back");
+        if let Some(reason) = self.not_switchable(name) {
+            return self.refuse_switch(request, what(), reason);
+        }
+        if self.policy(name).generations.as_ref().is_some_and(|policy| policy.rollback == Rollback::Never) {
+            return self.refuse_switch(request, what(), Reason::RollbackNever);
+        }
+        if let Some(switch) = self.switch(name) {
+            let (id, back) = (switch.id, switch.intent.back.clone());
+            let on_probation = matches!(switch.stage, Stage::Probation { .. });
+            return match back.filter(|back| on_probation && to.as_ref().is_none_or(|to| to == back)) {
+                Some(back) => {
+                    self.wait_for(name, request, Wanted::Switched(id));
+                    self.go_back(name, back, Reason::Ordered { actor });
+                }
+                None => {
+                    let text = format!("{name} is being switched, and cannot be rolled back before that is over");
+                    self.reply(request, Answer::Busy { text });
+                }
+            };
+        }
+        let known = self.generations(name);
+        let target = match to {
+            Some(to) if known.good(&to).is_none() => {
+                return self.refuse_switch(request, what(), Reason::NotKnownGood { generation: to });
+            }
+            Some(to) if known.current.as_ref() == Some(&to) => {
+                let text = format!("{name} is switched to {} already", to.short());
+                return self.reply(request, Answer::Done { text });
+            }
+            Some(to) => to,
+            None => match known.older_good(self.at.wall_us) {
+                Some(good) => good.id.clone(),
+                None => return self.refuse_switch(request, what(), Reason::NoOlderGood),
+            },
+        };
+        let id = self.next_record();
+        if self.intend(name, Aim::Return { actor }, target) {
+            self.wait_for(name, request, Wanted::Switched(id));
+        }
+    }
+
+    /// `hale quarantine clear`, once the order is durable.
+    pub(super) fn order_clear(&mut self, name: &Name, request: RequestId, generation: &GenerationId, why: Reason) {
+        let is_bad = self.generations(name).bads.iter().any(|bad| bad.id == *generation);
+        let text = if is_bad && self.moved(name, Move::Cleared { generation: generation.clone(), why }) {
+            format!("{} of {name} is quarantined no longer", generation.short())
+        } else {
+            format!("{} of {name} is not quarantined", generation.short())
+        };
+        self.reply(request, Answer::Done { text });
+    }
+
+    /// Puts on record what is to be switched to; the store is told once that is durable.
+    pub(super) fn intend(&mut self, name: &Name, aim: Aim, to: GenerationId) -> bool {
+        let known = self.generations(name);
+        let from = known.current.clone();
+        // What is left without proof is nothing to go back to, but the newest that was good before it is.
+        let back = match &aim {
+            Aim::Deploy { .. } | Aim::Outside => {
+                let is_good = |id: &&GenerationId| known.good(id).is_some() && **id != to;
+                let newest = known.goods.iter().map(|good| &good.id).find(|id| **id != to);
+                from.as_ref().filter(is_good).or(newest).cloned()
+            }
+            Aim::TakeBack { .. } => from.clone(),
+            Aim::PutBack { .. } | Aim::Return { .. } => None,
+        };
+        let failed_before = if aim.proves() { self.failing(name) } else { BTreeSet::new() };
+        let boot_id = self.world.birth.boot_id.clone();
+        let intent = Box::new(Intent { aim, from, to, back, failed_before, boot_id });
+        let id = self.next_record();
+        if !self.moved(name, Move::Intended { intent }) {
+            return false;
+        }
+        self.world.intended.insert(id, name.clone());
+        true
+    }
+
+    /// The checks that fail now.
+    fn failing(&self, name: &Name) -> BTreeSet<Name> {
+        let service = &self.world.services[name];
+        let fails = |state: &crate::analyze::checks::CheckState| {
+            matches!(state, crate::analyze::checks::CheckState::Failing { .. })
+        };
+        let checks = service.policy.checks.iter().zip(&service.known.checks);
+        checks.filter(|(_, state)| fails(state)).map(|(policy, _)| policy.name.clone()).collect()
+    }
+
+    /// Records up to this one are on the disk: what waits for that goes on.
+    pub(super) fn switches_durable(&mut self, up_to: RecordId) {
+        while let Some(first) = self.world.intended.first_entry().filter(|first| *first.key() <= up_to) {
+            let name = first.remove();
+            self.touched.insert(name.clone());
+            self.go_on_durable(&name, up_to);
+        }
+    }
+
+    fn go_on_durable(&mut self, name: &Name, up_to: RecordId) {
+        let Some(switch) = self.world.services.get(name).and_then(|service| service.known.generations.switch.clone())
+        else {
+            return;
+        };
+        match switch.stage {
+            Stage::Intended { .. } if switch.id <= up_to => {
+                if self.moved(name, Move::Begun { switch: switch.id }) {
+                    self.order_switch(name, &switch);
+                }
+            }
+            Stage::Committing { proved, told: false } if proved <= up_to => {
+                if self.moved(name, Move::Promoting { switch: switch.id }) {
+                    self.order_promote(name, &switch);
+                }
+            }
+            Stage::Intended { .. }
+            | Stage::Switching
+            | Stage::Probation { .. }
+            | Stage::Committing { .. }
+            | Stage::GoingBack { .. }
+            | Stage::Validating { .. } => {}
+        }
+    }
+
+    /// Tells the store what the stage of the switch calls for.
+    pub(super) fn order_switch(&mut self, name: &Name, switch: &Switch) {
+        let intent = &switch.intent;
+        let (to, back, towards) = match &switch.stage {
+            Stage::GoingBack { to, .. } => (to.clone(), None, Towards::Back),
+            Stage::Intended { .. }
+            | Stage::Switching
+            | Stage::Probation { .. }
+            | Stage::Committing { .. }
+            | Stage::Validating { .. } => match intent.aim {
+                Aim::Deploy { .. } | Aim::Outside => (intent.to.clone(), intent.back.clone(), Towards::New),
+                Aim::TakeBack { .. } | Aim::PutBack { .. } | Aim::Return { .. } => {
+                    (intent.to.clone(), None, Towards::Back)
+                }
+            },
+        };
+        let epoch = self.known(name).last_epoch;
+        self.effect(name, epoch, Order::Switch { switch: switch.id, to, back, towards });
+    }
+
+    pub(super) fn order_promote(&mut self, name: &Name, switch: &Switch) {
+        let (epoch, generation) = (self.known(name).last_epoch, switch.intent.to.clone());
+        self.effect(name, epoch, Order::Promote { switch: switch.id, generation });
+    }
+
+    /// A record of ours will never be durable.
+    pub(super) fn switch_not_durable(&mut self, record: RecordId) {
+        let Some(name) = self.world.intended.remove(&record) else { return };
+        let Some(switch) = self.world.services.get(&name).and_then(|service| service.known.generations.switch.clone())
+        else {
+            return;
+        };
+        self.touched.insert(name.clone());
+        match switch.stage {
+            Stage::Intended { .. } => self.abort(&name, Reason::NoDurableRecord),
+            Stage::Committing { told: false, .. } => {
+                self.end_switch(&name, End::Held { why: Reason::NoDurableRecord });
+            }
+            Stage::Switching
+            | Stage::Probation { .. }
+            | Stage::Committing { .. }
+            | Stage::GoingBack { .. }
+            | Stage::Validating { .. } => {}
+        }
+    }
+
+    /// What is due of a service's generations.
+    pub(super) fn generations_due(&mut self, name: &Name) {
+        let now = self.now();
+        let policy = self.policy(name);
+        let Some(policy) = &policy.generations else { return };
+        if self.world.services[name].senses.look_until.is_some_and(|until| until <= now) {
+            let error = String::from("it has not answered");
+            self.generation_seen(name, Seen::Unknown { error });
+        }
+        if self.world.services[name].senses.kept_at.is_some_and(|at| at.after(crate::safeswitch::KEPT_EVERY) <= now) {
+            self.keep_generations(name);
+        }
+        let due = |at: Option<Monotonic>| at.is_some_and(|at| at <= now);
+        let known = self.generations(name);
+        match known.switch.as_ref().map(|switch| (switch.id, &switch.stage)) {
+            Some((id, Stage::Intended { since })) => {
+                if since.after(DURABLE_WITHIN) <= now {
+                    self.world.intended.remove(&id);
+                    self.abort(name, Reason::NoDurableRecord);
+                }
+            }
+            Some((switch, Stage::Probation { held })) => {
+                let so_far = held.so_far(now);
+                if !due(held.next_mark(policy.probation)) {
+                } else if so_far < policy.probation {
+                    self.moved(name, Move::Marked { switch, so_far });
+                } else {
+                    let proved = self.next_record();
+                    if self.moved(name, Move::Proved { switch }) {
+                        self.world.intended.insert(proved, name.clone());
+                    }
+                }
+            }
+            Some(_) => {}
+            None if due(known.soak.next_mark(policy.soak)) => {
+                let so_far = known.soak.so_far(now);
+                let current = known.current.clone();
+                if let Some(generation) = current.filter(|_| so_far >= policy.soak) {
+                    self.moved(name, Move::Proven { generation });
+                } else {
+                    self.moved(name, Move::Soaked { so_far });
+                }
+            }
+            None => {}
+        }
+    }
+
+    /// Writes down all that is known of its generations, so that a start finds it near the ledger's end.
+    pub(super) fn keep_generations(&mut self, name: &Name) {
+        let (now, known) = (self.now(), Box::new(self.generations(name).clone()));
+        self.moved(name, Move::Kept { known });
+        if let Some(service) = self.service_mut(name) {
+            service.senses.kept_at = Some(now);
+        }
+    }
+
+    /// The store has switched, or has not.
+    pub(super) fn generation_switched(
+        &mut self,
+        name: &Name,
+        id: RecordId,
+        error: Option<SwitchError>,
+        seen: Seen,
+    ) {
+        let Some(switch) = self.switch(name).filter(|switch| switch.id == id).cloned() else { return };
+        let wanted = match &switch.stage {
+            Stage::Switching => &switch.intent.to,
+            Stage::GoingBack { to, .. } => to,
+            Stage::Intended { .. } | Stage::Probation { .. } | Stage::Committing { .. } | Stage::Validating { .. } => {
+                return;
+            }
+        };
+        let is_there = seen == Seen::Current(Some(wanted.clone()));
+        let goes_back = matches!(switch.stage, Stage::GoingBack { .. });
+        match error {
+            // On the way back what can be seen is enough: it is on record, and the next start does it again.
+            None if is_there => self.reached(name, &switch, wanted.clone()),
+            Some(_) if is_there && goes_back => self.reached(name, &switch, wanted.clone()),
+            error => {
+                let why = match error {
+                    Some(SwitchError::NoWayBack { error }) => Reason::NoWayBack { error },
+                    Some(SwitchError::Failed { error }) => Reason::NotSwitched { error },
+                    None => Reason::NotSwitched { error: format!("it says that it did, and {}", seen_words(&seen)) },
+                };
+                let unchanged = switch.intent.from.clone();
+                match (goes_back, switch.intent.back.clone()) {
+                    // Nobody knows what would be started: it is held, and somebody has to look.
+                    (true, _) => {
+                        self.end_switch(name, End::Held { why });
+                        self.hold_or_start(name);
+                    }
+                    (false, Some(back)) if seen != Seen::Current(unchanged) => self.go_back(name, back, why),
+                    (false, _) => self.abort(name, why),
+                }
+            }
+        }
+    }
+
+    /// It is switched to `to`: its process comes next.
+    pub(super) fn reached(&mut self, name: &Name, switch: &Switch, to: GenerationId) {
+        if !self.moved(name, Move::Switched { switch: switch.id, to: to.clone() }) {
+            return;
+        }
+        let until = self.now();
+        let put_back = match (&switch.intent.aim, &switch.stage) {
+            (Aim::PutBack { .. }, _) => true,
+            (Aim::TakeBack { .. }, Stage::GoingBack { .. }) => true,
+            (Aim::Deploy { .. } | Aim::Outside | Aim::Return { .. } | Aim::TakeBack { .. }, _) => false,
+        };
+        if put_back {
+            let why = if let Stage::GoingBack { why, .. } = &switch.stage { why.clone() } else { Reason::CauseElsewhere };
+            if self.generations(name).bads.iter().any(|bad| bad.id == to) {
+                self.moved(name, Move::Cleared { generation: to.clone(), why: Reason::CauseElsewhere });
+            }
+            self.end_switch(name, End::Environmental { why });
+        }
+        self.start_switched(name, until, Reason::Switched { to });
+    }
+
+    /// Ends what runs, and starts what is switched to; what is to stay stopped stays so.
+    fn start_switched(&mut self, name: &Name, until: Monotonic, why: Reason) {
+        if !matches!(self.phase(name), Phase::Stopping { then: Then::Stay { .. }, .. }) {
+            self.bring_down(name, Then::Restart { until }, why);
+        }
+    }
+
+    /// A deploy's way back, and what follows from a validation that failed.
+    pub(super) fn go_back(&mut self, name: &Name, to: GenerationId, why: Reason) {
+        let Some(id) = self.switch(name).map(|switch| switch.id) else { return };
+        if !self.moved(name, Move::GoesBack { switch: id, to, why }) {
+            return;
+        }
+        if let Some(switch) = self.switch(name).cloned() {
+            self.order_switch(name, &switch);
+        }
+        let until = self.now();
+        self.start_switched(name, until, Reason::MustGo);
+    }
+
+    /// Nothing was changed. What the ladder wanted to take back stays, and is held.
+    fn abort(&mut self, name: &Name, why: Reason) {
+        let by_ladder = self.switch(name).is_some_and(|switch| match switch.intent.aim {
+            Aim::TakeBack { .. } | Aim::PutBack { .. } => true,
+            Aim::Deploy { .. } | Aim::Outside | Aim::Return { .. } => false,
+        });
+        if !self.end_switch(name, End::Aborted { why: why.clone() }) {
+            return;
+        }
+        if by_ladder {
+            let cause = self.known(name).incident.map_or(Cause::Exit, |open| open.cause);
+            self.decide_again(name, cause, Some(why));
+        } else {
+            self.hold_or_start(name);
+        }
+    }
+
+    /// What was kept from starting by a switch goes on.
+    fn hold_or_start(&mut self, name: &Name) {
+        if matches!(self.phase(name), Phase::BackingOff { .. }) {
+            self.try_start(name, Reason::DelayOver);
+        }
+    }
+
+    /// A failure that counts, of a service that is being switched: what it means for that. Comes before the ladder. `true`:
+    /// nothing is left to be decided.
+    pub(super) fn failed_while_switching(&mut self, name: &Name, finding: &Finding) -> bool {
+        let Some(switch) = self.switch(name).cloned() else { return false };
+        let is_other = self.known(name).runs != self.generations(name).current;
+        if is_other || self.observes(name) || self.known(name).paused.is_some() || self.blocked_by(name).is_some() {
+            return false;
+        }
+        match &switch.stage {
+            Stage::Probation { .. } => {
+                if let Some(check) = self.failed_before(name, &switch, finding) {
+                    self.end_switch(name, End::Held { why: Reason::FailsAsBefore { check } });
+                } else if switch.intent.back.is_none() {
+                    self.stop_without_way_back(name, finding);
+                    return true;
+                } else if let Some(why) = self.kept_from_going_back(name) {
+                    self.end_switch(name, End::Held { why });
+                }
+            }
+            Stage::Validating { .. } if self.known(name).counters.failures >= ELSEWHERE_FROM => {
+                let why = Reason::GoodFailsToo { finding: finding.to_string() };
+                match (&switch.intent.aim, &switch.intent.back) {
+                    // What runs now is what was good, and it stays.
+                    (Aim::Deploy { .. } | Aim::Outside, _) => {
+                        self.end_switch(name, End::Environmental { why });
+                    }
+                    (Aim::Return { .. } | Aim::PutBack { .. }, _) | (Aim::TakeBack { .. }, None) => {
+                        self.end_switch(name, End::Held { why });
+                    }
+                    (Aim::TakeBack { .. }, Some(newer)) => {
+                        self.go_back(name, newer.clone(), why);
+                        return true;
+                    }
+                }
+            }
+            Stage::Intended { .. }
+            | Stage::Switching
+            | Stage::Committing { .. }
+            | Stage::GoingBack { .. }
+            | Stage::Validating { .. } => {}
+        }
+        false
+    }
+
+    /// The check that failed before the switch, too, if that is all that this failure is.
+    fn failed_before(&self, name: &Name, switch: &Switch, finding: &Finding) -> Option<Name> {
+        let before = &switch.intent.failed_before;
+        match finding {
+            Finding::Check { check, .. } | Finding::NoHeartbeat { check, .. } => {
+                before.contains(check).then(|| check.clone())
+            }
+            Finding::StartTimeout { .. } => {
+                let service = &self.world.services[name];
+                let checks = service.policy.checks.iter().zip(&service.known.checks);
+                let mut failing = checks
+                    .filter(|(_, state)| **state != crate::analyze::checks::CheckState::Passing)
+                    .map(|(policy, _)| &policy.name)
+                    .peekable();
+                let first = failing.peek().map(|name| (*name).clone());
+                failing.all(|name| before.contains(name)).then_some(first).flatten()
+            }
+            Finding::Exit { .. } | Finding::Oom { .. } | Finding::Spawn { .. } | Finding::Unkillable { .. } => None,
+        }
+    }
+
+    /// What the rule of taking back reads of a failure of this kind; `None`: it has no generations.
+    pub(super) fn could_take_back(&self, name: &Name, cause: Cause, refused: Option<Reason>) -> Option<take_back::Read> {
+        let policy = self.policy(name);
+        let known = self.known(name);
+        let mut read = take_back::read(policy.generations.as_ref()?, &known.generations, cause, self.at.wall_us);
+        if known.runs != known.generations.current {
+            // It is not of what was switched to that it fails.
+            read.switches |= read.on_probation;
+            read.on_probation = false;
+        }
+        read.refused = refused;
+        Some(read)
+    }
+
+    fn kept_from_going_back(&self, name: &Name) -> Option<Reason> {
+        match self.policy(name).generations.as_ref()?.rollback {
+            Rollback::Auto => None,
+            Rollback::Ask => Some(Reason::RollbackAsk),
+            Rollback::Never => Some(Reason::RollbackNever),
+        }
+    }
+
+    /// The rung of the ladder: what has not proved itself goes back at once; what has, once that is on the disk.
+    pub(super) fn take_back(&mut self, name: &Name, to: GenerationId, cause: Cause, finding: &str) {
+        if self.generations(name).on_probation().is_some() {
+            return self.go_back(name, to, Reason::OnProbation { finding: String::from(finding) });
+        }
+        let Some(incident) = self.known(name).incident.map(|open| open.id) else { return };
+        self.switch_by_ladder(name, Aim::TakeBack { incident, cause }, to);
+    }
+
+    /// The last rung: what was taken back is not the cause.
+    pub(super) fn put_back(&mut self, name: &Name, to: GenerationId) {
+        let Some(incident) = self.known(name).incident.map(|open| open.id) else { return };
+        self.switch_by_ladder(name, Aim::PutBack { incident }, to);
+    }
+
+    fn switch_by_ladder(&mut self, name: &Name, aim: Aim, to: GenerationId) {
+        if self.intend(name, aim, to) {
+            let until = self.now();
+            self.start_switched(name, until, Reason::MustGo);
+        }
+    }
+
+    /// The failure of a change that has nothing to go back to: the service stays down.
+    fn stop_without_way_back(&mut self, name: &Name, finding: &Finding) {
+        let why = Reason::OnProbation { finding: finding.to_string() };
+        self.end_switch(name, End::Stopped { why: why.clone() });
+        self.bring_down(name, Then::Stay { why: why.clone() }, why);
+    }
+
+    /// The service is healthy: what was switched back to is validated. `true`: that is how its incident ends.
+    pub(super) fn validated(&mut self, name: &Name) -> bool {
+        let Some(Switch { intent, stage: Stage::Validating { why }, .. }) = self.switch(name).cloned() else {
+            return false;
+        };
+        if self.known(name).runs != self.generations(name).current {
+            return false;
+        }
+        let left = if intent.aim.proves() { Some(intent.to.clone()) } else { intent.from.clone() };
+        let is_evidence = match &why {
+            Reason::OnProbation { .. } | Reason::NewestChange { .. } => true,
+            _ => false,
+        };
+        self.end_switch(name, End::RolledBack { why: why.clone() });
+        if let Some(id) = left.filter(|_| is_evidence && !matches!(intent.aim, Aim::Return { .. })) {
+            let since_wall_us = self.at.wall_us;
+            let until_wall_us = since_wall_us.saturating_add_unsigned(QUARANTINED_FOR.as_us());
+            let seen_in = self.known(name).incident.map(|open| open.id);
+            let bad = Box::new(Bad { id, why, seen_in, since_wall_us, until_wall_us });
+            self.moved(name, Move::Quarantined { bad });
+        }
+        true
+    }
+
+    /// The store says that it stays.
+    pub(super) fn generation_promoted(&mut self, name: &Name, id: RecordId, error: Option<String>) {
+        let Some(switch) = self.switch(name).filter(|switch| switch.id == id) else { return };
+        if !matches!(switch.stage, Stage::Committing { told: true, .. }) {
+            return;
+        }
+        let end = match error {
+            None => End::Committed,
+            Some(error) => End::Held { why: Reason::NotSwitched { error } },
+        };
+        self.end_switch(name, end);
+    }
+
+    /// One end of a switch: recorded, told to whoever waits, and what nobody needs any more is let go.
+    pub(super) fn end_switch(&mut self, name: &Name, end: End) -> bool {
+        let Some(switch) = self.switch(name).cloned() else { return false };
+        if !self.moved(name, Move::Ended { switch: switch.id, end: end.clone() }) {
+            return false;
+        }
+        self.world.intended.retain(|_, of| of != name);
+        let answer = end_words(name, &switch, &end);
+        self.tell_waiters(name, Wanted::Switched(switch.id), |_| answer.clone());
+        let (epoch, needed) = (self.known(name).last_epoch, self.generations(name).needed());
+        if let Some(policy) = &self.policy(name).generations {
+            self.effect(name, epoch, Order::Retain { needed, keep: policy.keep });
+        }
+        true
+    }
+}
+
+fn seen_words(seen: &Seen) -> String {
+    match seen {
+        Seen::Current(Some(id)) => format!("it is switched to {}", id.short()),
+        Seen::Current(None) => String::from("it is switched to nothing"),
+        Seen::Unknown { error } => format!("it cannot be told what it is switched to: {error}"),
+    }
+}
+
+/// The answer to whoever waits for the end of a switch.
+fn end_words(name: &Name, switch: &Switch, end: &End) -> Answer {
+    let intent = &switch.intent;
+    let to = intent.to.short();
+    let now = |id: &Option<GenerationId>| id.as_ref().map_or(String::from("nothing"), |id| String::from(id.short()));
+    match end {
+        End::Committed => Answer::Done { text: format!("{name} runs {to}, which is known to be good now") },
+        End::RolledBack { .. } if !intent.aim.proves() => {
+            Answer::Done { text: format!("{name} is back on {to} and healthy") }
+        }
+        End::RolledBack { why } => Answer::RolledBack {
+            text: format!("{name} was rolled back from {to} to {}, which is healthy again: {why}", now(&intent.back)),
+        },
+        End::Aborted { why: why @ (Reason::NoDurableRecord | Reason::NoWayBack { .. }) } => {
+            Answer::Refused(Refusal { what: format!("order: switch {name} to {to}"), reason: why.clone() })
+        }
+        End::Aborted { why } => Answer::Failed { text: format!("{name} was not switched to {to}: {why}") },
+        End::Held { why } => Answer::Failed {
+            text: format!("{name} stays on what it is switched to, which is not known to be good: {why}"),
+        },
+        End::Environmental { why } => Answer::Failed {
+            text: format!("{name} was switched back from {to} to {}, and the cause is elsewhere: {why}", now(&intent.back)),
+        },
+        End::Stopped { why } => Answer::Failed {
+            text: format!("{name} is stopped, because there is nothing to go back to: {why}"),
+        },
+    }
+}
