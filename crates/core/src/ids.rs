@@ -127,7 +127,9 @@ pub enum GenerationIdError {
     #[error("a generation's name has at most {GENERATION_MAX} bytes, this one has {0}")]
     TooLong(usize),
     /// A space, a control character, or one beyond ASCII.
-    #[error("{0:?} is not allowed in a generation's name at position {1}: it has printable ASCII characters without spaces")]
+    #[error(
+        "{0:?} is not allowed in a generation's name at position {1}: it has printable ASCII characters without spaces"
+    )]
     BadCharacter(char, usize),
 }
 

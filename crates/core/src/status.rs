@@ -310,11 +310,8 @@ impl Service {
     fn switch_status(&self, now: Monotonic) -> Option<SwitchStatus> {
         let policy = self.policy.generations.as_ref()?;
         let switch = self.known.generations.switch.as_ref()?;
-        let probation_left = if let Stage::Probation { held } = &switch.stage {
-            Some(held.left(policy.probation, now))
-        } else {
-            None
-        };
+        let probation_left =
+            if let Stage::Probation { held } = &switch.stage { Some(held.left(policy.probation, now)) } else { None };
         Some(SwitchStatus {
             to: switch.intent.to.clone(),
             from: switch.intent.from.clone(),

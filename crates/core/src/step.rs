@@ -341,13 +341,7 @@ impl Brain<'_> {
     }
 
     /// Takes the rung that the ladder gives.
-    fn act(
-        &mut self,
-        name: &Name,
-        decision: Decision,
-        reboot: Option<crate::plan::reboot::Decision>,
-        finding: &str,
-    ) {
+    fn act(&mut self, name: &Name, decision: Decision, reboot: Option<crate::plan::reboot::Decision>, finding: &str) {
         let (now, cause) = (self.now(), decision.read.cause);
         let (verdict, reason) = (decision.choice.verdict.clone(), decision.choice.reason.clone());
         self.record(name, Body::Decided(Box::new(decision)));

@@ -398,6 +398,9 @@ impl api::Loop for Stub {
             paused_until_boot_us: None,
             observed: None,
             stored: Vec::new(),
+            generation: None,
+            grade: None,
+            switch: None,
         };
         let answer = match question {
             Question::Status { service: Some(name) } if name != web() => Answer::Unknown { service: name.to_string() },

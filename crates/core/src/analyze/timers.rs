@@ -42,9 +42,9 @@ impl Service {
         let of_switch = match known.switch.as_ref().map(|switch| &switch.stage) {
             Some(Stage::Intended { since }) => Some(since.after(DURABLE_WITHIN)),
             Some(Stage::Probation { held }) => held.next_mark(policy.probation),
-            Some(
-                Stage::Switching | Stage::Committing { .. } | Stage::GoingBack { .. } | Stage::Validating { .. },
-            ) => None,
+            Some(Stage::Switching | Stage::Committing { .. } | Stage::GoingBack { .. } | Stage::Validating { .. }) => {
+                None
+            }
             None => known.soak.next_mark(policy.soak),
         };
         let kept = self.senses.kept_at.map(|at| at.after(KEPT_EVERY));

@@ -1,7 +1,7 @@
 //! The ladder: from a failure that counts to restart or hold, with every rung that was refused.
 
-use crate::analyze::alike::{Alike, Endings, SAME_EXCEPTION};
 use super::take_back;
+use crate::analyze::alike::{Alike, Endings, SAME_EXCEPTION};
 use crate::ids::{Epoch, GenerationId, Name};
 use crate::incident::Cause;
 use crate::policy::{CrashLoop, HELD_DELAY_MAX, Mode, PolicyHash, RestartPolicy};

@@ -431,7 +431,8 @@ impl Generations {
     #[must_use]
     pub fn needed(&self) -> Vec<GenerationId> {
         let switch = self.switch.as_ref().map(|switch| &switch.intent);
-        let of_switch = switch.into_iter().flat_map(|intent| [intent.from.as_ref(), Some(&intent.to), intent.back.as_ref()]);
+        let of_switch =
+            switch.into_iter().flat_map(|intent| [intent.from.as_ref(), Some(&intent.to), intent.back.as_ref()]);
         let goods = self.goods.iter().map(|good| Some(&good.id));
         let all = goods.chain(of_switch).chain([self.current.as_ref()]).flatten();
         let mut needed: Vec<GenerationId> = all.cloned().collect();

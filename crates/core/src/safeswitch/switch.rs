@@ -217,13 +217,14 @@ impl Switch {
             },
             Move::Switched { switch, to: reached } => match of(switch) {
                 Some(it) => match &it.stage {
-                    Stage::Switching if *reached == it.intent.to => {
-                        to(it, if it.intent.aim.proves() {
+                    Stage::Switching if *reached == it.intent.to => to(
+                        it,
+                        if it.intent.aim.proves() {
                             Stage::Probation { held: Held::default() }
                         } else {
                             Stage::Validating { why: it.intent.why() }
-                        })
-                    }
+                        },
+                    ),
                     Stage::GoingBack { to: back, why } if reached == back => {
                         to(it, Stage::Validating { why: why.clone() })
                     }
@@ -295,7 +296,10 @@ impl Stage {
             // Never before what was good is healthy.
             End::RolledBack { .. } | End::Environmental { .. } => matches!(self, Self::Validating { .. }),
             End::Aborted { .. } => {
-                matches!(self, Self::Intended { .. } | Self::Switching | Self::Probation { .. } | Self::GoingBack { .. })
+                matches!(
+                    self,
+                    Self::Intended { .. } | Self::Switching | Self::Probation { .. } | Self::GoingBack { .. }
+                )
             }
             End::Held { .. } => !matches!(self, Self::Intended { .. } | Self::Switching),
             End::Stopped { .. } => matches!(self, Self::Switching | Self::Probation { .. }),

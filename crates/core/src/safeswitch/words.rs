@@ -16,7 +16,9 @@ pub fn line(moved: &Move) -> Option<(String, Option<String>)> {
     match moved {
         Move::Seen { current: Some(id) } => plain(format!("is switched to {}", id.short())),
         Move::Seen { current: None } => plain(String::from("is switched to nothing yet")),
-        Move::Unseen { error } => plain(format!("its store cannot be looked at, so that what is on record counts: {error}")),
+        Move::Unseen { error } => {
+            plain(format!("its store cannot be looked at, so that what is on record counts: {error}"))
+        }
         Move::Intended { intent } => Some(intended(intent)),
         Move::Switched { to, .. } => plain(format!("switched to {}", to.short())),
         Move::Proved { .. } => plain(String::from("all checks have held for the probation")),
@@ -40,8 +42,12 @@ fn intended(intent: &Intent) -> (String, Option<String>) {
     let Intent { aim, from, to, .. } = intent;
     let (from, to) = (named(from.as_ref()), to.short());
     match aim {
-        Aim::Deploy { actor } => (format!("is to be switched from {from} to {to}"), Some(format!("{actor} deployed it"))),
-        Aim::Outside => (format!("somebody else has switched it from {from} to {to}, which its next process runs"), None),
+        Aim::Deploy { actor } => {
+            (format!("is to be switched from {from} to {to}"), Some(format!("{actor} deployed it")))
+        }
+        Aim::Outside => {
+            (format!("somebody else has switched it from {from} to {to}, which its next process runs"), None)
+        }
         Aim::TakeBack { .. } => (format!("is to go back from {from} to {to}"), None),
         Aim::PutBack { .. } => (format!("is to go forward again from {from} to {to}"), None),
         Aim::Return { actor } => (format!("is to go back from {from} to {to}"), Some(format!("{actor} ordered it"))),

@@ -92,13 +92,7 @@ impl Brain<'_> {
     }
 
     /// `hale rollback`, once the order is durable.
-    pub(super) fn order_rollback(
-        &mut self,
-        name: &Name,
-        request: RequestId,
-        actor: Actor,
-        to: Option<GenerationId>,
-    ) {
+    pub(super) fn order_rollback(&mut self, name: &Name, request: RequestId, actor: Actor, to: Option<GenerationId>) {
         let what = || format!("order: roll {name} back");
         if let Some(reason) = self.not_switchable(name) {
             return self.refuse_switch(request, what(), reason);
@@ -324,13 +318,7 @@ impl Brain<'_> {
     }
 
     /// The store has switched, or has not.
-    pub(super) fn generation_switched(
-        &mut self,
-        name: &Name,
-        id: RecordId,
-        error: Option<SwitchError>,
-        seen: Seen,
-    ) {
+    pub(super) fn generation_switched(&mut self, name: &Name, id: RecordId, error: Option<SwitchError>, seen: Seen) {
         let Some(switch) = self.switch(name).filter(|switch| switch.id == id).cloned() else { return };
         let wanted = match &switch.stage {
             Stage::Switching => &switch.intent.to,
@@ -377,7 +365,8 @@ impl Brain<'_> {
             (Aim::Deploy { .. } | Aim::Outside | Aim::Return { .. } | Aim::TakeBack { .. }, _) => false,
         };
         if put_back {
-            let why = if let Stage::GoingBack { why, .. } = &switch.stage { why.clone() } else { Reason::CauseElsewhere };
+            let why =
+                if let Stage::GoingBack { why, .. } = &switch.stage { why.clone() } else { Reason::CauseElsewhere };
             if self.generations(name).bads.iter().any(|bad| bad.id == to) {
                 self.moved(name, Move::Cleared { generation: to.clone(), why: Reason::CauseElsewhere });
             }
@@ -496,7 +485,12 @@ impl Brain<'_> {
     }
 
     /// What the rule of taking back reads of a failure of this kind; `None`: it has no generations.
-    pub(super) fn could_take_back(&self, name: &Name, cause: Cause, refused: Option<Reason>) -> Option<take_back::Read> {
+    pub(super) fn could_take_back(
+        &self,
+        name: &Name,
+        cause: Cause,
+        refused: Option<Reason>,
+    ) -> Option<take_back::Read> {
         let policy = self.policy(name);
         let known = self.known(name);
         let mut read = take_back::read(policy.generations.as_ref()?, &known.generations, cause, self.at.wall_us);
@@ -629,10 +623,13 @@ fn end_words(name: &Name, switch: &Switch, end: &End) -> Answer {
             text: format!("{name} stays on what it is switched to, which is not known to be good: {why}"),
         },
         End::Environmental { why } => Answer::Failed {
-            text: format!("{name} was switched back from {to} to {}, and the cause is elsewhere: {why}", now(&intent.back)),
+            text: format!(
+                "{name} was switched back from {to} to {}, and the cause is elsewhere: {why}",
+                now(&intent.back)
+            ),
         },
-        End::Stopped { why } => Answer::Failed {
-            text: format!("{name} is stopped, because there is nothing to go back to: {why}"),
-        },
+        End::Stopped { why } => {
+            Answer::Failed { text: format!("{name} is stopped, because there is nothing to go back to: {why}") }
+        }
     }
 }

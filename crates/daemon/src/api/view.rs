@@ -383,11 +383,9 @@ pub fn recovery(story: &Story) -> Option<Span> {
 #[must_use]
 pub fn down(story: &Story) -> Option<Span> {
     let seen = match story.outcome {
-        Outcome::Recovered
-        | Outcome::RolledBack
-        | Outcome::Observed
-        | Outcome::Rebooted
-        | Outcome::Environmental => true,
+        Outcome::Recovered | Outcome::RolledBack | Outcome::Observed | Outcome::Rebooted | Outcome::Environmental => {
+            true
+        }
         Outcome::Open | Outcome::Held | Outcome::Stopped => false,
     };
     story.down_us.filter(|_| seen).map(Span::from_us)

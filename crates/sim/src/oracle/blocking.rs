@@ -49,10 +49,9 @@ impl Blocking {
             }
             Body::Detected { blocked: None, finding, .. } if !is_unkillable(finding) => "has a failure that counts",
             Body::Decided(decision) => match &decision.choice.verdict {
-                Verdict::Restart { .. }
-                | Verdict::TakeBack { .. }
-                | Verdict::PutBack { .. }
-                | Verdict::Hold { .. } => "is to be restarted",
+                Verdict::Restart { .. } | Verdict::TakeBack { .. } | Verdict::PutBack { .. } | Verdict::Hold { .. } => {
+                    "is to be restarted"
+                }
                 Verdict::Observe | Verdict::Wait => return Ok(()),
             },
             Body::Unblocked { on: freed } if freed == on => "is no longer blocked",

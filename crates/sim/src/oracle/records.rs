@@ -59,7 +59,9 @@ impl RecordsFirst {
             Order::Unstore { .. } => ("unstore", written.over || written.spawn),
             Order::Forget => ("forget", written.gone),
             // No scenario has generations yet.
-            Order::LookAtStore | Order::Switch { .. } | Order::Promote { .. } | Order::Retain { .. } => ("switch", false),
+            Order::LookAtStore | Order::Switch { .. } | Order::Promote { .. } | Order::Retain { .. } => {
+                ("switch", false)
+            }
             Order::ProbeDependency { .. }
             | Order::Control { .. }
             | Order::Adapt { .. }
