@@ -183,7 +183,7 @@ fn http(fields: &Fields<'_>, timeout: Option<Span>, base_dir: &str, report: &mut
 fn exec(fields: &Fields<'_>, report: &mut Report<'_>) -> Option<CheckKind> {
     let command = fields.get(&probed::EXEC_COMMAND, report);
     if let Some(command) = &command {
-        program(command, fields.place("command"), report);
+        program("command", command, fields.place("command"), report);
     }
     let user = fields.given(&probed::EXEC_USER, report);
     Some(CheckKind::Exec { command: command?, user })

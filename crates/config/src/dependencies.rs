@@ -39,6 +39,7 @@ static KIND: Key<Choice<CheckName>> = Key {
     name: keys::KIND.name,
     doc: keys::KIND.doc,
     required: keys::KIND.required,
+    example: keys::KIND.example,
     kind: Choice { of: &KINDS, default: None },
 };
 

@@ -39,7 +39,7 @@ impl<'a> Fields<'a> {
             None => {
                 let default = key.kind.default();
                 if default.is_none() {
-                    let help = key.required.map(|example| format!("add {example}"));
+                    let help = key.example.map(|example| format!("add {example}"));
                     report.error(self.at, format!("`{}` is missing in {}", key.name, self.path), help);
                 }
                 default

@@ -1,6 +1,7 @@
 //! Every key of `hale.toml`, once: name, meaning, range and default. Reading, the nearest name for a typo, the
 //! JSON Schema and the check of docs/configuration.md all come from here and so cannot disagree.
 
+pub(crate) mod generations;
 pub(crate) mod measured;
 pub(crate) mod probed;
 pub(crate) mod tree;
@@ -21,8 +22,10 @@ pub(crate) struct Key<K> {
     pub name: &'static str,
     /// What it means, for the schema: sentences for an operator.
     pub doc: &'static str,
-    /// How to write it, for keys that must be there.
-    pub required: Option<&'static str>,
+    /// Whether it must be there, whatever else is.
+    pub required: bool,
+    /// How to write it, for keys that must be there, and for those that some other key needs.
+    pub example: Option<&'static str>,
     pub kind: K,
 }
 
@@ -80,7 +83,7 @@ impl<K: Kind + Sync> AnyKey for Key<K> {
     }
 
     fn is_required(&self) -> bool {
-        self.required.is_some()
+        self.required
     }
 
     fn content(&self) -> Content<'_> {
@@ -107,11 +110,16 @@ impl AnyKey for Tables {
 }
 
 const fn key<K>(name: &'static str, kind: K, doc: &'static str) -> Key<K> {
-    Key { name, doc, required: None, kind }
+    Key { name, doc, required: false, example: None, kind }
 }
 
 const fn required<K>(name: &'static str, kind: K, example: &'static str, doc: &'static str) -> Key<K> {
-    Key { name, doc, required: Some(example), kind }
+    Key { name, doc, required: true, example: Some(example), kind }
+}
+
+/// A key that must be there by what another one says.
+const fn needed<K>(name: &'static str, kind: K, example: &'static str, doc: &'static str) -> Key<K> {
+    Key { name, doc, required: false, example: Some(example), kind }
 }
 
 const fn text(check: crate::kinds::Check) -> Text {
@@ -278,8 +286,9 @@ pub(crate) static SERVICE: Section = Section {
         &RESTART_TABLE,
         &LOG_TABLE,
         &CHECK_TABLES,
+        &generations::TABLE,
     ],
-    planned: &["generations"],
+    planned: &[],
 };
 
 pub(crate) static COMMAND: Key<List<Text>> = required(
@@ -287,12 +296,14 @@ pub(crate) static COMMAND: Key<List<Text>> = required(
     command(),
     r#"command = ["bin/bot", "--port", "8080"]"#,
     "Program and arguments, one word each; no shell reads them. A program without a slash is searched in PATH; \
-     a relative one with a slash is taken from `directory`.",
+     a relative one with a slash is taken from the current release where the service has releases, else from \
+     `directory`.",
 );
 pub(crate) static DIRECTORY: Key<Text> = key(
     "directory",
-    Text { check: text::path, pattern: None, default: Some("/") },
-    "Working directory. A relative one is taken from the directory of the configuration.",
+    text(text::path),
+    "Working directory. A relative one is taken from the directory of the configuration. Default: the current release \
+     where the service has releases, else /.",
 );
 pub(crate) static USER: Key<Text> =
     key("user", text(text::user), "The user to run as, by name. Default: the user that Hale runs as.");
@@ -561,7 +572,7 @@ pub(crate) static SUCCESSES: Key<Number> = key(
 );
 
 /// All sections, to tell where a key that stands in the wrong one belongs.
-pub(crate) static ALL: [&Section; 25] = [
+pub(crate) static ALL: [&Section; 26] = [
     &ROOT,
     &HOST,
     &HARDWARE_WATCHDOG,
@@ -573,6 +584,7 @@ pub(crate) static ALL: [&Section; 25] = [
     &RESTART,
     &CRASH_LOOP,
     &LOG,
+    &generations::SECTION,
     &dependencies::SECTION,
     &probed::HTTP,
     &probed::TCP,

@@ -11,6 +11,7 @@ mod dependencies;
 mod diagnostic;
 mod document;
 mod fields;
+mod generations;
 mod hash;
 mod keys;
 mod kinds;

@@ -182,8 +182,8 @@ fn source(check: &Fields<'_>, report: &mut Report<'_>) -> Option<Source> {
         }
         (SourceName::Notify, None) => Some(Source::Notify),
         (SourceName::Metric, _) => {
-            let url = check.get(&keys::METRICS_URL, report);
-            let series = check.get(&keys::SERIES, report);
+            let url = check.get(&keys::SOURCE_URL, report);
+            let series = check.get(&keys::SOURCE_SERIES, report);
             Some(Source::Metric { url: url?, series: series? })
         }
     }

@@ -123,7 +123,7 @@ mod tests {
         compare("`[system.generations]`", system, |_| true);
         compare("`[service.NAME]`", service, |_| true);
         compare("`[dependency.NAME]`", &schema["properties"]["dependency"]["additionalProperties"], |_| true);
-        for table in ["start", "stop", "restart", "log"] {
+        for table in ["start", "stop", "restart", "log", "generations"] {
             compare(&format!("`[service.NAME.{table}]`"), &service["properties"][table], |_| true);
         }
         compare("`crash_loop`", &service["properties"]["restart"]["properties"]["crash_loop"]["anyOf"][0], |_| true);

@@ -5,11 +5,11 @@ use crate::document::{Entry, Item, Table, Value};
 use crate::fields::{Fields, nearest};
 use crate::listen::Taken;
 use crate::order::{self, After};
-use crate::{HostDefaults, checks, dependencies, keys, listen, text};
+use crate::{HostDefaults, checks, dependencies, generations, keys, listen, text};
 use hale_core::ids::Name;
 use hale_core::policy::{
-    CheckPolicy, CrashLoop, HardwareWatchdog, HostPolicy, LogPolicy, Policy, Ready, ResourceLimits, RestartPolicy,
-    ServicePolicy, StartPolicy, StopPolicy, SystemPolicy,
+    CheckPolicy, CrashLoop, GenerationsPolicy, HardwareWatchdog, HostPolicy, LogPolicy, Policy, Ready, ResourceLimits,
+    RestartPolicy, ServicePolicy, StartPolicy, StopPolicy, StoreKind, SystemPolicy,
 };
 use hale_core::time::Span;
 use std::collections::{BTreeMap, BTreeSet};
@@ -53,13 +53,15 @@ pub(crate) fn policy(root: &Table, defaults: &HostDefaults, base_dir: &str, repo
             continue;
         };
         let fields = Fields::open(table, &keys::SERVICE, format!("[service.{name}]"), entry.key_at, report);
-        let service = service(&fields, base_dir, report);
+        let state_dir = host.as_ref().map(|host| &*host.state_dir);
+        let service = service(&fields, state_dir, base_dir, report);
         if let Some(entry) = fields.entry(keys::LISTEN.name) {
             taken.add(&entry.item, report);
         }
         let Some(name) = checked else { continue };
         afters.insert(name.clone(), after(&fields));
         if let (Some(host), Some(service)) = (&host, &service) {
+            generations::warn_of_idle_releases(service, &host.state_dir, &fields, report);
             notify_path(&host.runtime_dir, &name, service, host_fields.place("runtime_dir"), fields.at, report);
         }
         services.insert(name, service);
@@ -173,12 +175,25 @@ fn system(fields: &Fields<'_>, report: &mut Report<'_>) -> Option<SystemPolicy> 
     Some(SystemPolicy { reboot: reboot?, reboots_per_day: reboots_per_day? })
 }
 
-fn service(fields: &Fields<'_>, base_dir: &str, report: &mut Report<'_>) -> Option<ServicePolicy> {
+fn service(
+    fields: &Fields<'_>,
+    state_dir: Option<&str>,
+    base_dir: &str,
+    report: &mut Report<'_>,
+) -> Option<ServicePolicy> {
     let command = fields.get(&keys::COMMAND, report);
     if let Some(command) = &command {
-        program(command, fields.place("command"), report);
+        program("command", command, fields.place("command"), report);
     }
-    let directory = fields.get(&keys::DIRECTORY, report).map(|path| absolute(base_dir, &path));
+    let generations = generations::read(fields, state_dir, base_dir, report);
+    let directory = match fields.entry(keys::DIRECTORY.name) {
+        Some(_) => fields.given(&keys::DIRECTORY, report).map(|path| Some(absolute(base_dir, &path))),
+        None => {
+            let is_release = |it: &GenerationsPolicy| it.store == StoreKind::Release;
+            let is_release = generations.as_ref().is_some_and(|it| it.as_ref().is_some_and(is_release));
+            Some((!is_release).then(|| "/".to_owned()))
+        }
+    };
     let user = fields.given(&keys::USER, report);
     let environment = fields.get(&keys::ENVIRONMENT, report);
     let environment_files = fields.get(&keys::ENVIRONMENT_FILES, report);
@@ -206,7 +221,7 @@ fn service(fields: &Fields<'_>, base_dir: &str, report: &mut Report<'_>) -> Opti
     });
     Some(ServicePolicy {
         command: command?,
-        directory: Some(directory?),
+        directory: directory?,
         user,
         environment: environment?,
         environment_files: environment_files?.iter().map(|path| absolute(base_dir, path)).collect(),
@@ -219,23 +234,23 @@ fn service(fields: &Fields<'_>, base_dir: &str, report: &mut Report<'_>) -> Opti
         restart: restart?,
         log: log?,
         checks: checks?,
-        generations: None,
+        generations: generations?,
     })
 }
 
-/// Checks the first word of a command.
-pub(crate) fn program(command: &[String], at: Place, report: &mut Report<'_>) {
+/// Checks the first word of the command `key`.
+pub(crate) fn program(key: &str, command: &[String], at: Place, report: &mut Report<'_>) {
     let Some(program) = command.first() else { return };
     if program.trim().is_empty() {
-        report.error(at, "`command` has an empty first word, where the program must stand", None);
+        report.error(at, format!("`{key}` has an empty first word, where the program must stand"), None);
     } else if program.ends_with('/') {
-        report.error(at, format!("`command` starts with {program:?}, which is a directory"), None);
+        report.error(at, format!("`{key}` starts with {program:?}, which is a directory"), None);
     } else if program.starts_with(['~', '$']) {
         let help = Some("write the path out; for a shell: [\"sh\", \"-c\", \"...\"]".to_owned());
-        report.error(at, format!("`command` starts with {program:?}: Hale does not expand `~` or variables"), help);
+        report.error(at, format!("`{key}` starts with {program:?}: Hale does not expand `~` or variables"), help);
     } else if program.contains(char::is_whitespace) && command.len() == 1 {
         let words = program.split_whitespace().map(|word| format!("{word:?}")).collect::<Vec<_>>().join(", ");
-        let message = format!("`command` is one program called {program:?}, spaces included");
+        let message = format!("`{key}` is one program called {program:?}, spaces included");
         report.warning(at, message, Some(format!("for a program with arguments write [{words}]")));
     }
 }
@@ -329,7 +344,7 @@ fn after(fields: &Fields<'_>) -> After {
 }
 
 /// The texts of a list with their places.
-fn names(list: Option<&Entry>) -> After {
+pub(crate) fn names(list: Option<&Entry>) -> After {
     let Some(Value::List(list)) = list.map(|entry| &entry.item.value) else { return After::new() };
     let name = |item: &Item| if let Value::Text(text) = &item.value { Some((text.clone(), item.at)) } else { None };
     list.iter().filter_map(name).collect()

@@ -1,9 +1,10 @@
 //! Configurations without mistakes: what they mean, and that their hash follows the meaning only.
 
 use hale_config::{HostDefaults, Source, Validated, parse, schema};
+use hale_core::policy::change::Change;
 use hale_core::policy::{
-    CheckKind, Figure, ListenAddress, LoopLagCheck, MemoryBound, MetricCheck, Mode, Pending, ProgressCheck, Ready,
-    ResourceLimits, Series, ServicePolicy, Signal, Source as FigureSource,
+    CheckKind, Figure, GenerationsPolicy, ListenAddress, LoopLagCheck, MemoryBound, MetricCheck, Mode, Pending,
+    ProgressCheck, Ready, ResourceLimits, Rollback, Series, ServicePolicy, Signal, Source as FigureSource, StoreKind,
 };
 use hale_core::time::Span;
 use std::path::Path;
@@ -12,6 +13,7 @@ use std::path::Path;
 const ALL_KEYS: &str = include_str!("all-keys.toml");
 const TREE_CHECKS: &str = include_str!("tree-checks.toml");
 const MEASURED_CHECKS: &str = include_str!("measured-checks.toml");
+const GENERATIONS: &str = include_str!("generations.toml");
 
 fn parse_files(texts: &[&str]) -> Result<Validated, String> {
     let defaults = HostDefaults {
@@ -31,8 +33,12 @@ fn good(text: &str) -> Validated {
 }
 
 fn bot(text: &str) -> ServicePolicy {
+    service(text, "bot")
+}
+
+fn service(text: &str, name: &str) -> ServicePolicy {
     let validated = good(text);
-    let name = "bot".try_into().expect("it is a name");
+    let name = name.try_into().expect("it is a name");
     ServicePolicy::clone(&validated.policy.services[&name])
 }
 
@@ -153,7 +159,7 @@ fn the_order_of_status_codes_means_nothing() {
 fn the_hash_sees_every_value() {
     // Each line that holds a value is changed in turn; none may leave the hash as it was.
     let mut changed = 0;
-    for text in [ALL_KEYS, TREE_CHECKS, MEASURED_CHECKS] {
+    for text in [ALL_KEYS, TREE_CHECKS, MEASURED_CHECKS, GENERATIONS] {
         let before = hash(text);
         for (number, line) in text.lines().enumerate() {
             let Some((_, other)) = line.split_once("# other: ") else { continue };
@@ -233,6 +239,89 @@ fn checks_of_what_a_service_measures_are_read() {
     assert_eq!(http.ca_file.as_deref(), Some("/etc/hale/ca.pem"), "from the configuration's own directory");
 }
 
+#[test]
+fn a_table_of_generations_turns_them_on() {
+    assert_eq!(bot(SHORT).generations, None);
+    let defaults = GenerationsPolicy {
+        store: StoreKind::Release,
+        probation: Span::from_secs(60),
+        soak: Span::from_secs(24 * 3_600),
+        keep: 10,
+        recent: Span::from_secs(7 * 24 * 3_600),
+        rollbacks_per_day: 3,
+        rollback: Rollback::Auto,
+        files: vec![],
+    };
+    assert_eq!(bot(&format!("{SHORT}[service.bot.generations]\n")).generations, Some(defaults.clone()));
+    assert_eq!(
+        bot(&format!("{SHORT}generations.soak = \"1m\"\n")).generations.map(|it| it.soak),
+        Some(defaults.probation)
+    );
+    let files = vec!["/etc/bot/bot.toml".into(), "/etc/hale/prompts/system.txt".into()];
+    assert_eq!(bot(GENERATIONS).generations, Some(GenerationsPolicy { files, ..defaults }));
+    assert_eq!(good(GENERATIONS).warnings, []);
+}
+
+#[test]
+fn each_store_of_generations_is_read() {
+    let store = |name: &str| service(GENERATIONS, name).generations.expect("it has generations").store;
+    assert_eq!(store("web"), StoreKind::NixProfile { profile: "/nix/var/nix/profiles/web".into() });
+    let hook = |word: &str| vec!["/usr/local/lib/db/generations".to_owned(), word.to_owned()];
+    let [list, current, stage, activate, revert] = ["list", "current", "stage", "activate", "revert"].map(hook);
+    assert_eq!(store("db"), StoreKind::Command { list, current, stage, activate, revert });
+    for name in ["bot", "web", "db"] {
+        let policy = service(GENERATIONS, name);
+        let text = serde_json::to_string(&policy).expect("it can be written");
+        assert_eq!(serde_json::from_str::<ServicePolicy>(&text).expect("it was written so"), policy, "{text}");
+    }
+    let relative = format!("{SHORT}generations = {{ store = \"nix-profile\", profile = \"profile\" }}\n");
+    let profile = StoreKind::NixProfile { profile: "/etc/hale/profile".into() };
+    assert_eq!(bot(&relative).generations.map(|it| it.store), Some(profile));
+}
+
+#[test]
+fn a_service_with_releases_runs_in_its_release() {
+    let directories = ["bot", "web", "db"].map(|name| service(GENERATIONS, name).directory);
+    assert_eq!(directories.each_ref().map(Option::as_deref), [None, Some("/"), Some("/")]);
+    let given = bot(&format!("{SHORT}directory = \"data\"\ngenerations = {{}}\n"));
+    assert_eq!(given.directory.as_deref(), Some("/etc/hale/data"));
+}
+
+#[test]
+fn a_release_that_changes_something_is_no_reason_to_warn() {
+    let warnings = |keys: &str| good(&format!("[service.bot]\n{keys}\ngenerations = {{}}\n")).warnings.len();
+    assert_eq!(warnings("command = [\"bot\"]\ndirectory = \"/srv\""), 1);
+    for keys in [
+        "command = [\"bot\"]",
+        "command = [\"bin/bot\"]\ndirectory = \"/srv\"",
+        "command = [\"bot\", \"/var/lib/hale/releases/bot/current/main.py\"]\ndirectory = \"/srv\"",
+        "command = [\"bot\"]\ndirectory = \"/var/lib/hale/releases/bot/current\"",
+        "command = [\"bot\"]\ndirectory = \"/srv\"\nenvironment = { PYTHONPATH = \"/x:/var/lib/hale/releases/bot/current\" }",
+        "command = [\"bot\"]\ndirectory = \"/srv\"\nenvironment_files = [\"/var/lib/hale/releases/bot/current/env\"]",
+    ] {
+        assert_eq!(warnings(keys), 0, "{keys}");
+    }
+}
+
+#[test]
+fn only_another_store_of_generations_asks_for_another_process() {
+    let old = good(GENERATIONS).policy;
+    let mut changed = 0;
+    for (number, line) in GENERATIONS.lines().enumerate() {
+        let Some((before, other)) = line.split_once("# other: ") else { continue };
+        let mut lines: Vec<&str> = GENERATIONS.lines().collect();
+        lines[number] = other;
+        let change = Change::between(&old, &good(&lines.join("\n")).policy);
+        let of_store = ["profile", "list", "current", "stage", "activate", "revert"];
+        let is_store = of_store.iter().any(|key| before.starts_with(&format!("{key} = ")));
+        assert_eq!((change.anew.len(), change.kept.len()), if is_store { (1, 0) } else { (0, 1) }, "{other}");
+        changed += 1;
+    }
+    assert_eq!(changed, 14, "every key but `store` has another value, and `rollback` has it twice");
+    let turned_on = Change::between(&good(SHORT).policy, &good(&format!("{SHORT}generations = {{}}\n")).policy);
+    assert_eq!(turned_on.anew.len(), 1, "it runs in its release from then on");
+}
+
 fn expected_bytes(kind: &CheckKind) -> u64 {
     let CheckKind::Memory { below } = kind else { panic!("not memory") };
     below.bytes()
@@ -291,7 +380,7 @@ fn the_file_with_all_keys_has_all_keys() {
     let has = |key: &str| {
         let value = format!("{key} = ");
         let tables = [format!("[{key}]"), format!("[{key}."), format!(".{key}]")];
-        let all = [ALL_KEYS, TREE_CHECKS, MEASURED_CHECKS, WITH_DEPENDENCIES].concat();
+        let all = [ALL_KEYS, TREE_CHECKS, MEASURED_CHECKS, GENERATIONS, WITH_DEPENDENCIES].concat();
         let inline = |line: &str| line.contains(&format!("{{ {value}")) || line.contains(&format!(", {value}"));
         all.lines().any(|line| line.starts_with(&value) || line.contains(&format!(".{value}")) || inline(line))
             || tables.iter().any(|table| all.contains(table))

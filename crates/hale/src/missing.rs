@@ -1,7 +1,7 @@
 //! What a valid configuration names and this machine does not have now: starts would fail, if it does not come before them.
 
 use hale_core::ids::Name;
-use hale_core::policy::{CheckKind, CheckPolicy, Policy, ServicePolicy, StoreKind};
+use hale_core::policy::{CheckKind, CheckPolicy, GenerationsPolicy, Policy, ServicePolicy, StoreKind};
 use hale_daemon::execute::tree::delegate::{Controller, host_lacks};
 use hale_daemon::execute::tree::limits::asking;
 use hale_daemon::execute::{program, user};
@@ -53,7 +53,24 @@ fn of_service(name: &Name, service: &ServicePolicy) -> Vec<String> {
     for text in of_checks(&service.checks, directory.filter(|_| !of_release)) {
         tell(Some(text));
     }
+    if let Some(generations) = &service.generations {
+        of_generations(generations).into_iter().for_each(|text| tell(Some(text)));
+    }
     found
+}
+
+/// A profile that is not there yet is made by its first generation.
+fn of_generations(generations: &GenerationsPolicy) -> Vec<String> {
+    let programs: Vec<&[String]> = match &generations.store {
+        StoreKind::Release | StoreKind::NixProfile { .. } => Vec::new(),
+        StoreKind::Command { list, current, stage, activate, revert } => vec![list, current, stage, activate, revert],
+    };
+    let mut found: Vec<String> = programs.into_iter().filter_map(|words| missing_program(words, None)).collect();
+    // One program with five words for its orders is missing once.
+    found.dedup();
+    let files = generations.files.iter().filter(|file| is_missing(Path::new(file)));
+    found.extend(files.map(|file| format!("there is no file {file}")));
+    found.into_iter().map(|text| format!("generations: {text}")).collect()
 }
 
 fn of_checks(checks: &[CheckPolicy], directory: Option<&str>) -> Vec<String> {

@@ -114,6 +114,61 @@ fn a_wrong_configuration_is_told_with_its_place() {
 }
 
 #[test]
+fn the_generations_of_a_service_are_told_with_their_store() {
+    let host = Host::new();
+    let text = r#"
+        [service.bot]
+        command = ["bin/bot"]
+        [service.bot.generations]
+        rollback = "ask"
+        files = ["/etc/hostname", "/no/such/file"]
+        [service.web]
+        command = ["sh"]
+        [service.web.generations]
+        store = "nix-profile"
+        profile = "/no/such/profile"
+        [service.db]
+        command = ["sh"]
+        [service.db.generations]
+        store = "command"
+        list = ["/no/such/program", "list"]
+        current = ["/no/such/program", "current"]
+        stage = ["/bin/sh"]
+        activate = ["/bin/sh"]
+        revert = ["/bin/sh"]
+        [service.without]
+        command = ["sh"]
+    "#;
+    fs::write(host.path("hale.toml"), text).unwrap();
+    let output = host.hale(&["validate"]);
+    code(&output, 0);
+    for line in [
+        "  runs bin/bot, in its release",
+        "  its generations are releases in Hale's own store: good after 1 min, proven after 1 d more, taken back by an operator's order only",
+        "  with each generation /etc/hostname, /no/such/file",
+        "  its generations are those of the Nix profile /no/such/profile: good after 1 min, proven after 1 d more, taken back by Hale",
+        "  its generations are those that /no/such/program list lists: good after 1 min, proven after 1 d more, taken back by Hale",
+    ] {
+        assert!(out(&output).lines().any(|other| other == line), "{line}\nin {}", out(&output));
+    }
+    assert_eq!(out(&output).matches("generations are").count(), 3);
+    let missing = [
+        "warning: service bot: generations: there is no file /no/such/file",
+        "warning: service db: generations: there is no program /no/such/program",
+    ];
+    assert_eq!(err(&output).lines().collect::<Vec<_>>(), missing);
+
+    let json: Value = serde_json::from_slice(&host.hale(&["validate", "--json"]).stdout).unwrap();
+    let of = |index: usize| &json["services"][index]["generations"];
+    assert_eq!(
+        (&of(0)["store"], &of(0)["probation_ms"], &of(0)["rollback"]),
+        (&"release".into(), &60_000.0.into(), &"ask".into())
+    );
+    // In the order of their names: bot, db, web, without.
+    assert_eq!((&of(1)["store"], &of(2)["store"], of(3)), (&"command".into(), &"nix-profile".into(), &Value::Null));
+}
+
+#[test]
 fn what_a_configuration_names_and_nobody_has_is_a_warning() {
     let host = Host::new();
     let text = r#"

@@ -3,7 +3,7 @@
 use super::probed::URL_PATTERN;
 use super::{
     CHECK_NAME, CONFIRM, EVERY, FAILURES, HEARTBEAT_FAILURES, KIND, Key, SUCCESSES, Section, Shape, TIMEOUT, Tables,
-    key, required,
+    key, needed, required,
 };
 use crate::kinds::{Choice, Duration, Text};
 use crate::measured::{Decimal, SeriesText, SourceName};
@@ -90,8 +90,8 @@ pub(crate) static SOURCE: Key<Choice<SourceName>> = key(
     "`notify`: the service says it on its notify socket. `metric`: it stands among its metrics, at `url`. Default: \
      `metric` if there is a `url`, else `notify`.",
 );
-pub(crate) static SOURCE_URL: Key<Text> = Key { required: None, ..key("url", url(), METRICS_URL_DOC) };
-pub(crate) static SOURCE_SERIES: Key<SeriesText> = key("metric", SeriesText, SERIES_DOC);
+pub(crate) static SOURCE_URL: Key<Text> = needed("url", url(), METRICS_URL_EXAMPLE, METRICS_URL_DOC);
+pub(crate) static SOURCE_SERIES: Key<SeriesText> = needed("metric", SeriesText, SERIES_EXAMPLE, SERIES_DOC);
 
 pub(crate) static PENDING_TABLE: Tables = Tables {
     name: "while_pending",

@@ -9,8 +9,8 @@ use crate::terminal::escape;
 use hale_core::ids::Name;
 use hale_core::memory::Size;
 use hale_core::policy::{
-    CheckKind, CheckPolicy, DependencyPolicy, LoopLagCheck, MemoryBound, MetricCheck, Mode, Pending, ProgressCheck,
-    Ready, ServicePolicy, Source,
+    CheckKind, CheckPolicy, DependencyPolicy, GenerationsPolicy, LoopLagCheck, MemoryBound, MetricCheck, Mode, Pending,
+    ProgressCheck, Ready, Rollback, ServicePolicy, Source, StoreKind,
 };
 use hale_daemon::api::view::ms;
 use hale_daemon::monitor::config_file::{self, LoadError, Loaded};
@@ -50,6 +50,7 @@ fn as_json(loaded: &Loaded) -> Value {
             "user": service.user,
             "after": service.after,
             "checks": service.checks.iter().map(check_json).collect::<Vec<_>>(),
+            "generations": service.generations.as_ref().map(generations_json),
         })
     };
     let dependency = |(name, dependency): (&Name, &Arc<DependencyPolicy>)| json!({ "name": name, "checks": dependency.checks.iter().map(check_json).collect::<Vec<_>>() });
@@ -76,6 +77,19 @@ fn check_json(check: &CheckPolicy) -> Value {
         "timeout_ms": ms(check.timeout),
         "failures": check.failures,
         "successes": check.successes,
+    })
+}
+
+fn generations_json(generations: &GenerationsPolicy) -> Value {
+    json!({
+        "store": generations.store.as_str(),
+        "probation_ms": ms(generations.probation),
+        "soak_ms": ms(generations.soak),
+        "keep": generations.keep,
+        "recent_ms": ms(generations.recent),
+        "rollbacks_per_day": generations.rollbacks_per_day,
+        "rollback": generations.rollback,
+        "files": generations.files,
     })
 }
 
@@ -120,6 +134,27 @@ fn lines(service: &ServicePolicy) -> Vec<String> {
     };
     lines.push(format!("is ready when {ready}, within {}", service.start.within));
     lines.extend(service.checks.iter().map(check_line));
+    lines.extend(service.generations.iter().flat_map(generations_lines));
+    lines
+}
+
+fn generations_lines(generations: &GenerationsPolicy) -> Vec<String> {
+    let GenerationsPolicy { store, probation, soak, rollback, files, .. } = generations;
+    let store = match store {
+        StoreKind::Release => "are releases in Hale's own store".to_owned(),
+        StoreKind::NixProfile { profile } => format!("are those of the Nix profile {profile}"),
+        StoreKind::Command { list, .. } => format!("are those that {} lists", list.join(" ")),
+    };
+    let rollback = match rollback {
+        Rollback::Auto => "taken back by Hale",
+        Rollback::Ask => "taken back by an operator's order only",
+        Rollback::Never => "never taken back",
+    };
+    let mut lines =
+        vec![format!("its generations {store}: good after {probation}, proven after {soak} more, {rollback}")];
+    if !files.is_empty() {
+        lines.push(format!("with each generation {}", files.join(", ")));
+    }
     lines
 }
 
