@@ -467,6 +467,7 @@ impl api::Loop for Stub {
                 dependencies: Vec::new(),
                 services: vec![service],
             })),
+            Question::Generations { service } => Answer::Unknown { service: service.to_string() },
             Question::Order { actor, order } => {
                 let service = order.service().unwrap();
                 Answer::Failed { text: format!("{}: {service} did not become healthy", actor.uid) }
