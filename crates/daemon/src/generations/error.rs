@@ -4,9 +4,11 @@ use super::Id;
 use super::import::{DEPTH_MAX, ENTRIES_MAX, NAMES_BYTES_MAX, PATH_BYTES_MAX};
 use super::manifest::escape;
 use super::stream::WINDOW_BYTES_MAX;
+use hale_core::ids::GenerationId;
 use rustix::io::Errno;
 use std::fmt;
 use std::io;
+use std::time::Duration;
 
 /// What went wrong in the store.
 #[derive(Debug, thiserror::Error)]
@@ -73,13 +75,65 @@ pub enum StoreError {
     ForeignCurrent(String),
     /// It was switched, and a loss of power might undo it.
     #[error(
-        "`current` is {id} now, but it is not certain that it stays so after a loss of power: {source}; check the disk"
+        "{id} is current now, but it is not certain that it stays so after a loss of power: {source}; check the disk"
     )]
     NotDurable {
         /// The new one.
-        id: Id,
+        id: GenerationId,
         /// What the system said.
         source: io::Error,
+    },
+    /// Nobody can tell whether it was switched.
+    #[error("it is not known whether {id} is current now: {why}")]
+    Unknown {
+        /// What it was to be switched to.
+        id: GenerationId,
+        /// Why the store does not tell.
+        why: Box<StoreError>,
+    },
+    /// It was looked at afterwards, and is not what was asked for.
+    #[error("{id} did not become current, {} is: {why}", found.as_ref().map_or("nothing", GenerationId::as_str))]
+    NotSwitched {
+        /// What it was to be switched to.
+        id: GenerationId,
+        /// What is current.
+        found: Option<GenerationId>,
+        /// What the program said that was to switch.
+        why: String,
+    },
+    /// This store has no such ids.
+    #[error("{id} cannot be a generation of this service: {why}")]
+    NotAnId {
+        /// What was given.
+        id: GenerationId,
+        /// What an id of this store is.
+        why: String,
+    },
+    /// No generation has this id; for [`Missing`](Self::Missing) releases there is another text.
+    #[error("{id} is not there: {why}")]
+    NotThere {
+        /// What was given.
+        id: GenerationId,
+        /// Who says so, and what to do.
+        why: String,
+    },
+    /// What is current was made by nobody that Hale knows.
+    #[error("{what} {why}")]
+    Foreign {
+        /// What was looked at.
+        what: String,
+        /// What it is, and what to do.
+        why: String,
+    },
+    /// A program of the store did not do its work.
+    #[error("cannot {what}: {program} {fault}")]
+    Program {
+        /// What for.
+        what: String,
+        /// Which one.
+        program: String,
+        /// What it did instead.
+        fault: ProgramFault,
     },
     /// Two would take each other's files away.
     #[error("the releases of this service are in use by another process; is Hale running already?")]
@@ -92,6 +146,51 @@ pub enum StoreError {
         /// What the system said.
         source: io::Error,
     },
+}
+
+impl StoreError {
+    pub(super) fn not_an_id(id: &GenerationId, why: impl Into<String>) -> Self {
+        Self::NotAnId { id: id.clone(), why: why.into() }
+    }
+}
+
+/// How a program failed. `Display` follows its name; what it said is escaped and bounded.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ProgramFault {
+    /// It is nowhere.
+    #[error("is not in {searched}; install it, or start Hale with a PATH that has it")]
+    NotFound {
+        /// Where it was looked for.
+        searched: String,
+    },
+    /// The system did not start it.
+    #[error("could not be started: {0}")]
+    NotStarted(String),
+    /// It was killed at its bound.
+    #[error("did not end within {} s and was killed{said}", within.as_secs_f64())]
+    Hung {
+        /// The bound.
+        within: Duration,
+        /// The end of what it had written, after `: `.
+        said: String,
+    },
+    /// It was killed for it.
+    #[error("wrote more than {max_bytes} bytes and was killed")]
+    TooMuch {
+        /// The bound.
+        max_bytes: usize,
+    },
+    /// Its exit status says so.
+    #[error("failed ({status}){said}")]
+    Failed {
+        /// Its exit code or its signal.
+        status: String,
+        /// The end of what it wrote, after `: `.
+        said: String,
+    },
+    /// What it wrote is no answer.
+    #[error("wrote what is no answer: {0}")]
+    Rubbish(String),
 }
 
 /// Why one entry cannot be part of a release. `Display` follows its name.
@@ -270,6 +369,11 @@ pub(super) fn shown(path: &[u8]) -> String {
         name.push('…');
     }
     name
+}
+
+/// A release as a generation.
+pub(super) fn name_of(id: Id) -> GenerationId {
+    GenerationId::try_from(id.to_string()).expect("a hash is 64 hexadecimal digits, each of them printable")
 }
 
 pub(super) fn entry(path: &[u8], why: EntryFault) -> StoreError {

@@ -1,4 +1,4 @@
-//! The embedded store of releases: immutable trees, named by their content, and a link to the current one of each service.
+//! The places where generations are kept, behind one trait: Hale's own releases, a profile of Nix, or an operator's programs.
 //!
 //! Blocking code for a thread of its own. Nothing of Hale calls it yet: the supervisor gets it together with SafeSwitch.
 //!
@@ -15,16 +15,119 @@ mod error;
 mod import;
 mod manifest;
 mod pack;
+mod release;
 mod store;
 mod stream;
 #[cfg(test)]
 mod testing;
 mod tree;
 
-pub use error::{ArchiveFault, Change, Drift, EntryFault, StoreError};
+use hale_core::ids::{GenerationId, Name};
+use hale_core::policy::StoreKind;
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+pub use error::{ArchiveFault, Change, Drift, EntryFault, ProgramFault, StoreError};
 pub use import::Limits;
 pub use pack::pack;
+pub use release::{Arrival, Importer, Releases};
 pub use store::{Imported, Listed, Owner, Store, Verified};
 
 /// What names a release: the SHA-256 of its manifest.
 pub type Id = hale_ledger::Hash;
+
+/// What SafeSwitch needs of a place where the generations of a service are kept. All of it may block, each within a bound.
+pub trait Generations: Send {
+    /// All that can be switched to, newest first, each once.
+    ///
+    /// # Errors
+    /// They cannot be told.
+    fn list(&mut self) -> Result<Vec<Kept>, StoreError>;
+
+    /// What is switched to, whoever did that; `None` when nothing is.
+    ///
+    /// # Errors
+    /// It cannot be told, or is nothing that could be switched back to.
+    fn current(&mut self) -> Result<Option<GenerationId>, StoreError>;
+
+    /// Reads all of a generation, as far as the store can, and compares it with its id.
+    ///
+    /// # Errors
+    /// It is missing or damaged, or cannot be read.
+    fn verify(&mut self, id: &GenerationId) -> Result<(), StoreError>;
+
+    /// Verifies a generation, and protects it beside what is protected already: from here on switching to it needs no network.
+    ///
+    /// # Errors
+    /// It is missing or damaged, or cannot be protected.
+    fn prepare(&mut self, id: &GenerationId) -> Result<(), StoreError>;
+
+    /// Switches, durably. Fine when it is switched to already. Never from a network.
+    ///
+    /// # Errors
+    /// [`StoreError::NotDurable`] when it was switched and may not stay so; [`StoreError::Unknown`] when nobody can tell; with
+    /// any other error the generation is not the current one.
+    fn activate(&mut self, id: &GenerationId, towards: Towards) -> Result<(), StoreError>;
+
+    /// Protects these and no others from whoever else removes generations.
+    ///
+    /// # Errors
+    /// One of them is missing or cannot be protected; then what was protected before still is.
+    fn pin(&mut self, ids: &BTreeSet<GenerationId>) -> Result<(), StoreError>;
+
+    /// Removes what is neither current, nor in `pinned`, nor among the `keep` newest, and tells what that was.
+    ///
+    /// # Errors
+    /// One of them cannot be removed; others may have been.
+    fn retain(&mut self, keep: usize, pinned: &BTreeSet<GenerationId>) -> Result<Vec<GenerationId>, StoreError>;
+
+    /// From where a relative command of this generation is taken; `None` where the store keeps no directories.
+    fn root(&self, id: &GenerationId) -> Option<PathBuf>;
+
+    /// A directory, and the name in it that is replaced when somebody switches; `None` where only [`current`](Self::current)
+    /// tells. For inotify(7): a change of the name may also mean nothing.
+    fn watched(&self) -> Option<(PathBuf, OsString)>;
+
+    /// What takes new generations in, for another thread; `None` where they come by other ways.
+    fn importer(&self) -> Option<Importer> {
+        None
+    }
+}
+
+/// A generation that is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kept {
+    /// What names it.
+    pub id: GenerationId,
+    /// When it came, or came last; `None` where the store does not know.
+    pub came: Option<SystemTime>,
+}
+
+/// Which way a switch goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Towards {
+    /// To a candidate.
+    New,
+    /// To one that was active before.
+    Back,
+}
+
+/// Opens the place where this service's generations are kept. `owner` says whom releases belong to; `None` where Hale is not root.
+///
+/// # Errors
+/// Another service or process has it open, or Hale's own files for it cannot be made.
+pub fn open(
+    kind: &StoreKind,
+    state_dir: &Path,
+    service: &Name,
+    owner: Option<Owner>,
+) -> Result<Box<dyn Generations>, StoreError> {
+    Ok(match kind {
+        StoreKind::Release => Box::new(Releases::open(state_dir, service, owner)?),
+        StoreKind::NixProfile { .. } | StoreKind::Command { .. } => {
+            return Err(StoreError::Busy);
+        }
+    })
+}

@@ -2,7 +2,7 @@
 
 use super::Id;
 use super::beneath::{names, open, open_dir, random_name, remove};
-use super::error::{Change, Drift, StoreError, io, shown};
+use super::error::{Change, Drift, StoreError, io, name_of, shown};
 use super::import::{Limits, room, unpack};
 use super::manifest::Manifest;
 use super::tree;
@@ -13,14 +13,15 @@ use rustix::fs::{
     readlinkat, renameat, statat, symlinkat, syncfs, unlinkat,
 };
 use rustix::io::Errno;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 
-const CURRENT: &str = "current";
+pub(super) const CURRENT: &str = "current";
 /// What is not yet or no longer a release begins with one of these.
 const IMPORTING: &str = ".import-";
 const REMOVING: &str = ".remove-";
@@ -47,10 +48,23 @@ pub struct Owner {
     pub gid: u32,
 }
 
+/// How long a release counts as verified if nobody has written to it: two days, so that one that is verified every day can
+/// always be switched to without being read. What a disk loses without a write is found by reading alone.
+const VERIFIED_FOR: Duration = Duration::from_secs(2 * 24 * 3600);
+
 /// The releases of one service. Locked: a second one of the same service cannot be opened.
 #[derive(Debug)]
 pub struct Store {
     dir: OwnedFd,
+    /// Those that this process has verified: at most as many as there are.
+    verified: Mutex<BTreeMap<Id, Mark>>,
+}
+
+/// That a release was read and was what its id says, and how its files looked to the kernel before that.
+#[derive(Debug, Clone, Copy)]
+struct Mark {
+    look: Id,
+    at: Instant,
 }
 
 /// A release that is there and is what its id says. Only such a one can be activated, and none can be removed meanwhile.
@@ -108,7 +122,7 @@ impl Store {
             Errno::WOULDBLOCK => StoreError::Busy,
             other => io(what(), other),
         })?;
-        let store = Self { dir };
+        let store = Self { dir, verified: Mutex::default() };
         store.clean().map_err(|error| io(what(), error))?;
         Ok(store)
     }
@@ -125,10 +139,12 @@ impl Store {
                 let _tried_again = remove(&self.dir, name);
             }
         }
+        let mut are_new = false;
         for id in names.iter().filter_map(|name| Id::from_hex(name)) {
-            let _tried_again = prepare_link(&self.dir, id);
+            // Where it cannot be made now, a switch tries again.
+            are_new |= prepare_link(&self.dir, id).unwrap_or(false);
         }
-        Ok(())
+        if are_new { syncfs(&self.dir) } else { Ok(()) }
     }
 
     /// Makes a release of a tar, plain or compressed by gzip or zstd. Reads to the end of the stream, and blocks as long as
@@ -147,20 +163,19 @@ impl Store {
         let text = manifest.to_text();
         room(self.dir.as_fd(), "the release's manifest", text.len() as u64, limits)?;
         staging.settle(id, text.as_bytes())?;
-        Ok(Imported::New(Verified { store: self, id }))
+        let look = tree::look(self.root(id)?.as_fd())?;
+        Ok(Imported::New(self.mark(id, look)))
     }
 
-    /// Reads all of a release and compares it with its id.
+    /// Reads all of a release and compares it with its id. It is on the disk then.
     ///
     /// # Errors
     /// It is missing, damaged, or cannot be read.
     pub fn verify(&self, id: Id) -> Result<Verified<'_>, StoreError> {
-        let root = match open_dir(&self.dir, id.to_string().as_bytes()) {
-            Err(Errno::NOENT) => return Err(StoreError::Missing(id)),
-            // Something else has its name.
-            Err(Errno::NOTDIR | Errno::LOOP) => return Err(damaged(id, vec![Drift::new(b"", Change::Content)])),
-            other => other.map_err(|error| io(format!("open release {id}"), error))?,
-        };
+        self.marks().remove(&id);
+        let root = self.root(id)?;
+        // Before it is read: what is written meanwhile makes the next look another one.
+        let look = tree::look(root.as_fd());
         let (found, mut drift) = match tree::manifest(root.as_fd()) {
             // More than a release can have.
             Err(StoreError::Entry { name, .. }) => {
@@ -170,7 +185,10 @@ impl Store {
             other => other?,
         };
         if found.id() == id && drift.is_empty() {
-            return Ok(Verified { store: self, id });
+            let look = look?;
+            // It may have come by another way than an import: ext4 and others may keep a later rename and lose this.
+            syncfs(&root).map_err(|error| io(format!("sync release {id}"), error))?;
+            return Ok(self.mark(id, look));
         }
         if found.id() != id {
             match self.manifest(id)? {
@@ -179,6 +197,48 @@ impl Store {
             }
         }
         Err(damaged(id, drift))
+    }
+
+    /// The release without reading it, if this process has read it lately and nobody has written to it since; else as
+    /// [`verify`](Self::verify).
+    ///
+    /// # Errors
+    /// It is missing, damaged, or cannot be read.
+    pub fn ready(&self, id: Id) -> Result<Verified<'_>, StoreError> {
+        let mark = self.marks().get(&id).copied().filter(|mark| mark.at.elapsed() < VERIFIED_FOR);
+        match mark {
+            Some(mark) if tree::look(self.root(id)?.as_fd()).is_ok_and(|look| look == mark.look) => {
+                Ok(Verified { store: self, id })
+            }
+            Some(_) | None => self.verify(id),
+        }
+    }
+
+    fn mark(&self, id: Id, look: Id) -> Verified<'_> {
+        self.marks().insert(id, Mark { look, at: Instant::now() });
+        Verified { store: self, id }
+    }
+
+    fn marks(&self) -> MutexGuard<'_, BTreeMap<Id, Mark>> {
+        self.verified.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The release's directory, whatever is in it.
+    fn root(&self, id: Id) -> Result<OwnedFd, StoreError> {
+        match open_dir(&self.dir, id.to_string().as_bytes()) {
+            Err(Errno::NOENT) => Err(StoreError::Missing(id)),
+            // Something else has its name.
+            Err(Errno::NOTDIR | Errno::LOOP) => Err(damaged(id, vec![Drift::new(b"", Change::Content)])),
+            other => other.map_err(|error| io(format!("open release {id}"), error)),
+        }
+    }
+
+    /// Whether there is such a release, verified or not.
+    ///
+    /// # Errors
+    /// There is not, or it cannot be told.
+    pub fn find(&self, id: Id) -> Result<(), StoreError> {
+        self.root(id).map(drop)
     }
 
     /// The manifest that was written beside the release; `None` if it is gone or another one.
@@ -240,6 +300,7 @@ impl Store {
             return Err(StoreError::IsPinned(id));
         }
         let failed = |error| io(format!("remove release {id}"), error);
+        self.marks().remove(&id);
         let gone = random_name(REMOVING).map_err(failed)?;
         // At once: what is half removed never has the name of a release.
         match renameat(&self.dir, id.to_string(), &self.dir, &gone) {
@@ -278,15 +339,17 @@ impl Verified<'_> {
     /// # Errors
     /// [`StoreError::NotDurable`] when it was switched and may not stay so; with any other error it was not.
     pub fn activate(self) -> Result<(), StoreError> {
-        let Self { store: Store { dir }, id } = self;
+        let Self { store: Store { dir, .. }, id } = self;
         let failed = |error| io(format!("switch `current` to {id}"), error);
         // What somebody made by hand is not replaced.
         self.store.current()?;
-        prepare_link(dir, id).map_err(failed)?;
-        // Before the name leads to it: ext4 and others may keep a rename and lose what was written before it.
-        syncfs(dir).map_err(failed)?;
+        // The tree is on the disk since it was verified, and so is a link that was made in advance. A whole `syncfs` here would
+        // wait for whatever else is being written to the same disk.
+        if prepare_link(dir, id).map_err(failed)? {
+            syncfs(dir).map_err(failed)?;
+        }
         renameat(dir, link_name(id), dir, CURRENT).map_err(failed)?;
-        fsync(dir).map_err(|error| StoreError::NotDurable { id, source: error.into() })?;
+        fsync(dir).map_err(|error| StoreError::NotDurable { id: name_of(id), source: error.into() })?;
         // For the way back to this one: another name of the same link. Whatever hinders it now, the next one makes it.
         let _made_by_the_next = linkat(dir, CURRENT, dir, link_name(id), AtFlags::empty());
         Ok(())
@@ -301,15 +364,15 @@ fn link_name(id: Id) -> String {
     format!("{LINK}{id}")
 }
 
-/// Sees to it that there is a link to the release beside it.
-fn prepare_link(dir: &OwnedFd, id: Id) -> Result<(), Errno> {
+/// Sees to it that there is a link to the release beside it; whether it was made now.
+fn prepare_link(dir: &OwnedFd, id: Id) -> Result<bool, Errno> {
     match readlinkat(dir, link_name(id), Vec::new()) {
-        Ok(target) if target.to_bytes() == id.to_hex() => return Ok(()),
+        Ok(target) if target.to_bytes() == id.to_hex() => return Ok(false),
         Ok(_) | Err(Errno::INVAL) => remove(dir, link_name(id).as_bytes())?,
         Err(Errno::NOENT) => {}
         Err(error) => return Err(error),
     }
-    symlinkat(id.to_string(), dir, link_name(id))
+    symlinkat(id.to_string(), dir, link_name(id)).map(|()| true)
 }
 
 fn damaged(id: Id, mut drift: Vec<Drift>) -> StoreError {

@@ -7,7 +7,7 @@ use super::import::{DEPTH_MAX, ENTRIES_MAX, NAMES_BYTES_MAX, PATH_BYTES_MAX};
 use super::manifest::{Manifest, Node};
 use hale_ledger::hash::Hasher;
 use rustix::fd::BorrowedFd;
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, fstat, readlinkat, statat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, fstat, readlinkat, statat};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
@@ -24,6 +24,7 @@ const MODE_BITS: u32 = 0o7777;
 pub(super) struct Found {
     pub(super) kind: Kind,
     pub(super) mode: u32,
+    traits: [u64; 5],
 }
 
 pub(super) enum Kind {
@@ -71,7 +72,7 @@ pub(super) fn scan(root: BorrowedFd<'_>) -> Result<BTreeMap<Vec<u8>, Found>, Sto
                 dirs.push(below.clone());
             }
             names_bytes += below.len() + if let Kind::Link { target } = &kind { target.len() } else { 0 };
-            all.insert(below, Found { kind, mode: stat.st_mode & MODE_BITS });
+            all.insert(below, Found { kind, mode: stat.st_mode & MODE_BITS, traits: traits(&stat) });
             if all.len() > ENTRIES_MAX {
                 return Err(StoreError::Archive(ArchiveFault::TooMany));
             }
@@ -104,12 +105,13 @@ pub(super) fn manifest(root: BorrowedFd<'_>) -> Result<(Manifest, Vec<Drift>), S
     }
     let mut buffer = vec![0; 64 << 10];
     for (path, found) in scan(root)? {
+        let (own_mode, executable) = (found.mode, found.is_executable());
         let (node, mode) = match found.kind {
             Kind::Dir => (Node::Dir, Some(DIR_MODE)),
             Kind::File => {
-                let mode = if found.is_executable() { PROGRAM_MODE } else { FILE_MODE };
+                let mode = if executable { PROGRAM_MODE } else { FILE_MODE };
                 let (size, hash) = content(root, &path, &mut buffer)?;
-                (Node::File { executable: found.is_executable(), size, hash }, Some(mode))
+                (Node::File { executable, size, hash }, Some(mode))
             }
             Kind::Link { target } => (Node::Link { target }, None),
             Kind::Special(_) => {
@@ -117,12 +119,33 @@ pub(super) fn manifest(root: BorrowedFd<'_>) -> Result<(Manifest, Vec<Drift>), S
                 continue;
             }
         };
-        if mode.is_some_and(|mode| mode.as_raw_mode() != found.mode) {
+        if mode.is_some_and(|mode| mode.as_raw_mode() != own_mode) {
             changes.push(Drift::new(&path, Change::Mode));
         }
         nodes.insert(path, node);
     }
     Ok((Manifest(nodes), changes))
+}
+
+/// How a release looks to the kernel without being read; it stays the same as long as nobody writes to it. Whatever changes a
+/// file, its mode or its name sets the time of its last change (inode(7)), and to the current time alone.
+pub(super) fn look(root: BorrowedFd<'_>) -> Result<Id, StoreError> {
+    let mut hasher = Hasher::default();
+    let mut take = |path: &[u8], traits: [u64; 5]| {
+        // A NUL is in no path, so it is clear where each of them ends.
+        hasher.update(path);
+        hasher.update(&[0]);
+        traits.iter().for_each(|number| hasher.update(&number.to_le_bytes()));
+    };
+    take(b"", traits(&fstat(root).map_err(|error| io("look at the release", error))?));
+    scan(root)?.iter().for_each(|(path, found)| take(path, found.traits));
+    Ok(hasher.value())
+}
+
+/// Which file it is, and what no change leaves as it was.
+fn traits(stat: &Stat) -> [u64; 5] {
+    let nanoseconds = u64::try_from(stat.st_ctime_nsec).unwrap_or(0);
+    [stat.st_dev, stat.st_ino, stat.st_size.cast_unsigned(), stat.st_ctime.cast_unsigned(), nanoseconds]
 }
 
 fn content(root: BorrowedFd<'_>, path: &[u8], buffer: &mut [u8]) -> Result<(u64, Id), StoreError> {
