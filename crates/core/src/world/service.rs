@@ -237,6 +237,12 @@ impl Service {
         self.known.process.as_ref()
     }
 
+    /// The generation that its newest process is of, where it has any.
+    #[must_use]
+    pub fn generation(&self) -> Option<&GenerationId> {
+        self.known.runs.as_ref()
+    }
+
     /// The newest process that may exist, if one may.
     #[must_use]
     pub fn epoch(&self) -> Option<Epoch> {

@@ -1,5 +1,6 @@
 //! Which file a command means.
 
+use hale_core::policy::ServicePolicy;
 use rustix::fs::{FileType, stat};
 use std::ffi::{CString, OsStr, OsString};
 use std::os::unix::ffi::OsStringExt;
@@ -48,6 +49,16 @@ pub fn resolve(word: &str, directory: &str) -> Result<CString, ProgramError> {
     let path = std::env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
     let own = std::env::current_exe().ok().and_then(|file| file.parent().map(Path::to_owned));
     search(word, &path, own)
+}
+
+/// From where a relative program of a service is taken, and where it runs: in the directory of its generation, where it has one, and
+/// in the configured one.
+#[must_use]
+pub fn places<'a>(policy: &'a ServicePolicy, root: Option<&'a Path>) -> (&'a str, &'a str) {
+    // Both ways in which generations are named are ASCII, and the state directory is text in the configuration.
+    let root = root.and_then(Path::to_str);
+    let directory = policy.directory.as_deref().or(root).unwrap_or("/");
+    (root.unwrap_or(directory), directory)
 }
 
 fn search(word: &str, path: &OsStr, own: Option<PathBuf>) -> Result<CString, ProgramError> {

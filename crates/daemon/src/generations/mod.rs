@@ -1,6 +1,6 @@
 //! The places where generations are kept, behind one trait: Hale's own releases, a profile of Nix, or an operator's programs.
 //!
-//! Blocking code for a thread of its own. Nothing of Hale calls it yet: the supervisor gets it together with SafeSwitch.
+//! Blocking code: [`Stores`] has the threads for it.
 //!
 //! ```text
 //! <state_dir>/releases/<service>/<id>/           a release, read-only
@@ -17,10 +17,12 @@ mod manifest;
 mod pack;
 mod release;
 mod store;
+mod stores;
 mod stream;
 #[cfg(test)]
 mod testing;
 mod tree;
+mod watch;
 
 use hale_core::ids::{GenerationId, Name};
 use hale_core::policy::StoreKind;
@@ -30,10 +32,12 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 pub use error::{ArchiveFault, Change, Drift, EntryFault, ProgramFault, StoreError};
+pub use hale_core::effect::Towards;
 pub use import::Limits;
 pub use pack::pack;
 pub use release::{Arrival, Importer, Releases};
 pub use store::{Imported, Listed, Owner, Store, Verified};
+pub use stores::{Import, NoStore, Stores};
 
 /// What names a release: the SHA-256 of its manifest.
 pub type Id = hale_ledger::Hash;
@@ -105,13 +109,17 @@ pub struct Kept {
     pub came: Option<SystemTime>,
 }
 
-/// Which way a switch goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Towards {
-    /// To a candidate.
-    New,
-    /// To one that was active before.
-    Back,
+/// From where a relative command of this generation is taken; `None` where the store keeps no directories. Touches nothing.
+#[must_use]
+pub fn root(kind: &StoreKind, state_dir: &Path, service: &Name, id: &GenerationId) -> Option<PathBuf> {
+    match kind {
+        StoreKind::Release => {
+            Id::from_hex(id.as_str().as_bytes())?;
+            Some(state_dir.join("releases").join(service.as_str()).join(id.as_str()))
+        }
+        StoreKind::NixProfile { .. } => Some(PathBuf::from(id.as_str())).filter(|path| path.is_absolute()),
+        StoreKind::Command { .. } => None,
+    }
 }
 
 /// Opens the place where this service's generations are kept. `owner` says whom releases belong to; `None` where Hale is not root.

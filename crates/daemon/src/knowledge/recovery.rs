@@ -5,6 +5,7 @@ use super::trail::Trail;
 use hale_core::event::Process;
 use hale_core::ids::{IncidentId, Name, RecordId};
 use hale_core::record::{Body, Record};
+use hale_core::safeswitch::Generations;
 use hale_core::world::Snapshot;
 use std::collections::BTreeMap;
 
@@ -17,6 +18,8 @@ pub struct Recovered {
     pub processes: Vec<Process>,
     /// Incidents that were never closed.
     pub open_incidents: Vec<(Name, IncidentId)>,
+    /// What is known of services' generations.
+    pub generations: BTreeMap<Name, Generations>,
 }
 
 /// From what the ledger leaves behind and from the journal. What cannot be read is passed over: a start must not fail by it.
@@ -48,6 +51,7 @@ pub fn recover(replay: &Replay, mut trail: Trail) -> Recovered {
     Recovered {
         first_record: trail.next,
         processes: living.into_values().collect(),
+        generations: trail.generations,
         open_incidents: trail.open.into_iter().map(|(incident, service)| (service, incident)).collect(),
     }
 }

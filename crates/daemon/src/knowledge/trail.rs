@@ -4,6 +4,10 @@ use super::layout::Layout;
 use super::ledger_queue::Item;
 use super::ledger_read::Records;
 use hale_core::ids::{IncidentId, Name, RecordId};
+use hale_core::record::{Body, Record};
+use hale_core::safeswitch::{Generations, KEPT_EVERY};
+use hale_core::time::Now;
+use hale_ledger::SegmentId;
 use hale_ledger::record::check_payload;
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -16,12 +20,16 @@ pub struct Trail {
     pub next: RecordId,
     /// Incidents that were not closed.
     pub open: BTreeMap<IncidentId, Name>,
+    /// What is known of services' generations.
+    pub generations: BTreeMap<Name, Generations>,
+    /// A Hale began in it, which wrote down all that is known of generations.
+    pub(super) has_begin: bool,
 }
 
 /// Nothing.
 impl Default for Trail {
     fn default() -> Self {
-        Self { next: RecordId(1), open: BTreeMap::new() }
+        Self { next: RecordId(1), open: BTreeMap::new(), generations: BTreeMap::new(), has_begin: false }
     }
 }
 
@@ -42,12 +50,16 @@ impl Trail {
     #[must_use]
     pub fn read(dir: &Path) -> Self {
         let layout = Layout::new(dir);
-        for segment in layout.segments().unwrap_or_default().into_iter().rev() {
+        let segments = layout.segments().unwrap_or_default();
+        for (index, &segment) in segments.iter().enumerate().rev() {
             let mut trail = Self::default();
             for entry in Records::starting_at(layout.clone(), segment, 0).filter_map(Result::ok) {
                 trail.follow(&entry.payload);
             }
             if trail.next > RecordId(1) {
+                if !trail.has_begin {
+                    trail.generations = generations(&layout, &segments[..=index]);
+                }
                 return trail;
             }
         }
@@ -57,15 +69,31 @@ impl Trail {
     pub(super) fn follow(&mut self, payload: &[u8]) {
         let Ok(Outline { id, kind, service, incident }) = serde_json::from_slice(payload) else { return };
         self.next = self.next.max(id.map_or(RecordId(1), RecordId::next));
+        self.has_begin |= kind == "began";
         match (kind.as_str(), service, incident) {
             // Evidence may come after the end.
-            ("output", ..) | (_, None, _) | (_, _, None) => {}
+            ("output", ..) | (_, None, _) => {}
+            ("generation", Some(_), None) => self.follow_generation(payload),
+            ("generation", Some(service), Some(incident)) => {
+                self.open.insert(incident, service);
+                self.follow_generation(payload);
+            }
+            (_, _, None) => {}
             ("incident_closed", _, Some(incident)) => {
                 self.open.remove(&incident);
             }
             (_, Some(service), Some(incident)) => {
                 self.open.insert(incident, service);
             }
+        }
+    }
+
+    /// What a later version wrote that this one cannot read, or what does not fit to what is known, is passed over: the store is
+    /// looked at before anything is done.
+    fn follow_generation(&mut self, payload: &[u8]) {
+        let Ok(record) = serde_json::from_slice::<Record>(payload) else { return };
+        if let (Some(service), Body::Generation(moved)) = (&record.service, &record.body) {
+            let _passed_over = self.generations.entry(service.clone()).or_default().apply(&record, moved);
         }
     }
 
@@ -77,5 +105,73 @@ impl Trail {
             Some(Item { payload, id: Some(id.0) })
         };
         payloads.into_iter().filter_map(item).collect()
+    }
+}
+
+/// How many segments are read for what is known of generations: half a day of the busiest ledger that was measured fills one or two
+/// (docs/ledger.md).
+const SEGMENTS_MAX: usize = 16;
+
+/// What these segments say of services' generations. All of it is written down again at each start of Hale and each
+/// [`KEPT_EVERY`]: what is older than the newest start, or than two of these, is said again later.
+fn generations(layout: &Layout, segments: &[SegmentId]) -> BTreeMap<Name, Generations> {
+    let mut from = segments.len();
+    let mut newest_us: Option<i64> = None;
+    for (index, &segment) in segments.iter().enumerate().rev().take(SEGMENTS_MAX) {
+        from = index;
+        let (mut began, mut first_us) = (false, None);
+        for entry in Records::starting_at(layout.clone(), segment, 0).filter_map(Result::ok) {
+            let Ok(Dated { at, kind }) = serde_json::from_slice(&entry.payload) else { continue };
+            began |= kind == "began";
+            first_us.get_or_insert(at.wall_us);
+            newest_us = newest_us.max(Some(at.wall_us));
+        }
+        let age_us = newest_us.zip(first_us).map_or(0, |(newest, first)| newest.saturating_sub(first));
+        if began || u64::try_from(age_us).is_ok_and(|age| age > 2 * KEPT_EVERY.as_us()) {
+            break;
+        }
+    }
+    let mut trail = Trail::default();
+    for &segment in &segments[from..] {
+        for entry in Records::starting_at(layout.clone(), segment, 0).filter_map(Result::ok) {
+            trail.follow(&entry.payload);
+        }
+    }
+    trail.generations
+}
+
+/// When a record was made, and of what kind.
+#[derive(Deserialize)]
+struct Dated {
+    at: Now,
+    kind: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hale_core::ids::GenerationId;
+    use hale_core::safeswitch::Move;
+
+    fn moved(id: u64, moved: Move) -> Vec<u8> {
+        let service = Some(Name::try_from("bot").unwrap());
+        let record =
+            Record { id: RecordId(id), at: Now::default(), service, incident: None, body: Body::Generation(moved) };
+        serde_json::to_vec(&record).unwrap()
+    }
+
+    #[test]
+    fn what_is_known_of_generations_is_what_their_records_say() {
+        let mut trail = Trail::default();
+        let current = Some(GenerationId::try_from("one").unwrap());
+        trail.follow(&moved(1, Move::Seen { current: current.clone() }));
+        // It does not fit to anything.
+        trail.follow(&moved(2, Move::Begun { switch: RecordId(1) }));
+        let known = &trail.generations[&Name::try_from("bot").unwrap()];
+        assert_eq!((&known.current, known.goods.len(), &known.switch), (&current, 1, &None));
+        let kept = Generations::default();
+        trail.follow(&moved(3, Move::Kept { known: Box::new(kept.clone()) }));
+        assert_eq!(trail.generations[&Name::try_from("bot").unwrap()], kept);
+        assert_eq!(trail.next, RecordId(4));
     }
 }

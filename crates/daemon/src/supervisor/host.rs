@@ -24,6 +24,7 @@ use super::said::Said;
 use super::service::Hosted;
 use crate::api::Hub;
 use crate::execute::tree::{Trees, Until, Watcher};
+use crate::generations::Stores;
 use crate::keeper::client::KeeperClient;
 use crate::keeper::protocol::KeeperEvent;
 use crate::knowledge::ledger_store::LedgerStore;
@@ -91,6 +92,8 @@ pub(super) struct Parts {
     pub(super) said: Said,
     /// Whoever listens to records.
     pub(super) hub: Hub,
+    /// Where services' generations are kept.
+    pub(super) stores: Stores,
 }
 
 /// The real host.
@@ -167,7 +170,9 @@ impl DaemonHost {
         let policy = world.policy();
         let hosted = |(name, service): (&Name, &Service)| {
             let slot = reloads.slot(name)?;
-            Some((name.clone(), Hosted::new(name, slot, service.policy(), &policy.host)))
+            let mut hosted = Hosted::new(name, slot, service.policy(), &policy.host);
+            hosted.runs_in(parts.stores.root(name, service.policy(), service.generation()));
+            Some((name.clone(), hosted))
         };
         let services: BTreeMap<Name, Hosted> = world.services().filter_map(hosted).collect();
         let mut host = Self {
@@ -619,9 +624,11 @@ impl DaemonHost {
             return;
         }
         match order {
-            Order::LookAtStore | Order::Switch { .. } | Order::Promote { .. } | Order::Retain { .. } => {}
-            Order::Spawn { policy, stored, generation: _ } => {
-                hosted.begin(epoch, stored);
+            Order::LookAtStore | Order::Switch { .. } | Order::Promote { .. } | Order::Retain { .. } => {
+                self.parts.stores.order(service, order);
+            }
+            Order::Spawn { policy, stored, generation } => {
+                hosted.begin(epoch, stored, self.parts.stores.root(service, &policy, generation.as_ref()));
                 self.parts.prober.begin(service, epoch);
                 self.spawn(service, epoch, &policy);
             }
@@ -634,7 +641,8 @@ impl DaemonHost {
                 self.watch_tree(service, epoch, Until::Killed);
             }
             Order::Probe { probe, check, policy, anew } => {
-                let of = Probed::Service { policy, tree: hosted.tree().cloned(), anew };
+                let (tree, root) = (hosted.tree().cloned(), hosted.root().cloned());
+                let of = Probed::Service { policy, root, tree, anew };
                 self.parts.prober.probe(ProbeOrder { service: service.clone(), epoch, probe, check, of });
             }
             Order::Collect { incident, lines } => {

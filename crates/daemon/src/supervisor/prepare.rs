@@ -22,6 +22,8 @@ pub(super) struct Paths {
     pub(super) notify: Option<PathBuf>,
     /// The sockets that are bound already.
     pub(super) listening: Listening,
+    /// The directory of its generation.
+    pub(super) root: Option<PathBuf>,
 }
 
 /// A service's sockets by their names.
@@ -56,8 +58,8 @@ pub(super) fn prepare(policy: &ServicePolicy, paths: &Paths) -> Result<Prepared,
         None => None,
     };
     let word = policy.command.first().map(String::as_str).unwrap_or_default();
-    let directory = policy.directory.as_deref().unwrap_or("/");
-    let program = program::resolve(word, directory).map_err(|error| failure("program", word, &error))?;
+    let (from, directory) = program::places(policy, paths.root.as_deref());
+    let program = program::resolve(word, from).map_err(|error| failure("program", word, &error))?;
     let given = Given {
         variables: &policy.environment,
         files: &policy.environment_files,
@@ -114,7 +116,7 @@ mod tests {
         let defaults =
             hale_config::HostDefaults { state_dir: "/s".into(), runtime_dir: "/r".into(), log_dir: "/l".into() };
         let policy = hale_config::parse(&[source], &defaults, "/").unwrap().policy;
-        let paths = Paths { tag: "HALE_SERVICE=0:bot".into(), notify: None, listening: Listening::new() };
+        let paths = Paths { tag: "HALE_SERVICE=0:bot".into(), notify: None, listening: Listening::new(), root: None };
         prepare(policy.services.values().next().unwrap(), &paths).unwrap_err()
     }
 

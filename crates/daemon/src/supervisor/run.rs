@@ -11,6 +11,7 @@ use super::past;
 use super::said::Said;
 use crate::api;
 use crate::execute::tree::{self, Kind, Trees};
+use crate::generations::Stores;
 use crate::guardian::launch::LEAVE;
 use crate::keeper::client::KeeperClient;
 use crate::knowledge::journal::{Journal, Replay};
@@ -171,7 +172,8 @@ fn run(args: impl IntoIterator<Item = OsString>) -> Result<Ended, StartError> {
         first_record: recovered.first_record,
         last_epoch: Epoch(0),
         open_incidents: recovered.open_incidents.clone(),
-        generations: BTreeMap::new(),
+        // Who takes over has it from the journal.
+        generations: if taken_over.is_some() { BTreeMap::new() } else { recovered.generations.clone() },
     };
     let (mut world, lost) = match taken_over {
         Some((lost, left)) => {
@@ -191,6 +193,8 @@ fn run(args: impl IntoIterator<Item = OsString>) -> Result<Ended, StartError> {
     let asker = Asker::new(inbox.clone(), file);
     let listeners = inherited.stored(StoreKey::ReadApi).zip(inherited.stored(StoreKey::ControlApi));
     let hub = api::Hub::default();
+    let to_loop = inbox.clone();
+    let stores = Stores::new(world.policy(), move |event| to_loop.send(event));
     let (prober, listeners) = start_runtime(host_policy, listeners, &inbox, (&asker, &hub), &trees)?;
     for (key, fd) in [StoreKey::ReadApi, StoreKey::ControlApi].into_iter().zip(&listeners) {
         guardian.store(key, fd.as_fd()).map_err(|error| failed("keep the API's sockets")(io::Error::other(error)))?;
@@ -236,6 +240,7 @@ fn run(args: impl IntoIterator<Item = OsString>) -> Result<Ended, StartError> {
         leaves_services: without_guardian.as_os_str().as_bytes() == LEAVE.to_bytes(),
         said,
         hub,
+        stores,
     };
     past::read(host_policy, boot_id(), &to_past);
     let mut host = DaemonHost::new(parts, &world, reloads, first).map_err(failed("listen to the kernel"))?;

@@ -76,6 +76,8 @@ pub(super) struct Hosted {
     pub(super) muted: bool,
     /// What the last order was about, for failures that name only a step.
     last: (String, String),
+    /// The directory of the generation that the newest process is of, where it has one.
+    root: Option<PathBuf>,
 }
 
 #[derive(Debug)]
@@ -144,6 +146,7 @@ impl Hosted {
             resent: false,
             muted: false,
             last: (String::new(), String::new()),
+            root: None,
         }
     }
 
@@ -241,8 +244,19 @@ impl Hosted {
         self.newest
     }
 
-    /// Takes an order for a new process, which gets these of what earlier ones left.
-    pub(super) fn begin(&mut self, epoch: Epoch, passing: Vec<Stored>) {
+    /// The directory of the generation that the newest process is of, where it has one.
+    pub(super) fn root(&self) -> Option<&PathBuf> {
+        self.root.as_ref()
+    }
+
+    /// Takes over a process that is of a generation in this directory.
+    pub(super) fn runs_in(&mut self, root: Option<PathBuf>) {
+        self.root = root;
+    }
+
+    /// Takes an order for a new process, which gets these of what earlier ones left, and is of a generation in this directory.
+    pub(super) fn begin(&mut self, epoch: Epoch, passing: Vec<Stored>, root: Option<PathBuf>) {
+        self.root = root;
         self.newest = epoch;
         self.passing = passing;
         self.ending = None;
@@ -367,6 +381,7 @@ impl Hosted {
             tag: trees.environment_tag(&self.name),
             notify: self.notify_path.clone(),
             listening: self.listening.clone(),
+            root: self.root.clone(),
         }
     }
 

@@ -382,7 +382,7 @@ mod tests {
 
         async fn probe(&self, kind: &CheckKind) -> Verdict {
             let policy = Arc::new(policy(kind.clone(), TIMEOUT));
-            let of = Probed::Service { policy: policy.clone(), tree: None, anew: self.anew };
+            let of = Probed::Service { policy: policy.clone(), root: None, tree: None, anew: self.anew };
             let order = ProbeOrder { service: self.name(), epoch: Epoch(self.epoch), probe: ProbeId(1), check: 0, of };
             let (check, deadline) = (&policy.checks[0], Deadline::start(TIMEOUT));
             let verdict = match kind {

@@ -37,7 +37,7 @@ use rustix::io::Errno;
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
@@ -73,6 +73,8 @@ pub enum Probed {
     Service {
         /// Its policy.
         policy: Arc<ServicePolicy>,
+        /// The directory of the generation that its process is of, where it has one.
+        root: Option<PathBuf>,
         /// Its processes, for checks that look at them.
         tree: Option<Tree>,
         /// Time that was counted before counts no longer.

@@ -21,6 +21,8 @@ pub(super) struct Prepared {
 /// What a probe's process shares with the service; a dependency has nothing of it.
 struct Surroundings<'a> {
     user: Option<&'a str>,
+    /// From where a relative program is taken.
+    from: &'a str,
     directory: &'a str,
     environment: &'a BTreeMap<String, String>,
     environment_files: &'a [String],
@@ -31,15 +33,20 @@ impl<'a> Surroundings<'a> {
     fn of(probed: &'a Probed) -> Self {
         static NONE: BTreeMap<String, String> = BTreeMap::new();
         match probed {
-            Probed::Service { policy, .. } => Self {
-                user: policy.user.as_deref(),
-                directory: policy.directory.as_deref().unwrap_or("/"),
-                environment: &policy.environment,
-                environment_files: &policy.environment_files,
-                open_files_limit: policy.open_files_limit,
-            },
+            Probed::Service { policy, root, .. } => {
+                let (from, directory) = program::places(policy, root.as_deref());
+                Self {
+                    user: policy.user.as_deref(),
+                    from,
+                    directory,
+                    environment: &policy.environment,
+                    environment_files: &policy.environment_files,
+                    open_files_limit: policy.open_files_limit,
+                }
+            }
             Probed::Dependency(_) => {
-                Self { user: None, directory: "/", environment: &NONE, environment_files: &[], open_files_limit: None }
+                let (from, directory) = ("/", "/");
+                Self { user: None, from, directory, environment: &NONE, environment_files: &[], open_files_limit: None }
             }
         }
     }
@@ -54,8 +61,7 @@ pub(super) fn prepare(probed: &Probed, command: &[String], user: Option<&str>, t
     let identity = user.or(around.user).map(find).transpose()?;
     let wrong = |detail: String| Verdict::wrong(detail);
     let word = command.first().ok_or_else(|| Verdict::wrong("the check has no command"))?;
-    let program =
-        program::resolve(word, around.directory).map_err(|error| wrong(format!("program {word}: {error}")))?;
+    let program = program::resolve(word, around.from).map_err(|error| wrong(format!("program {word}: {error}")))?;
     let given = Given {
         variables: around.environment,
         files: around.environment_files,

@@ -29,7 +29,7 @@ async fn probe(kind: CheckKind, trees: Arc<Trees>) -> ProbeOutcome {
     );
     let policy = Arc::new(policy(kind, LONG));
     let service = Name::try_from("bot").unwrap();
-    let of = Probed::Service { policy, tree: None, anew: false };
+    let of = Probed::Service { policy, root: None, tree: None, anew: false };
     prober.probe(ProbeOrder { service, epoch: Epoch(1), probe: ProbeId(1), check: 0, of });
     match events.recv().await {
         Some(Event::Probed { outcome, .. }) => outcome,

@@ -83,7 +83,7 @@ pub(super) async fn run_policy(policy: ServicePolicy, trees: Arc<Trees>) -> Prob
     let service = Name::try_from("bot").unwrap();
     static PROBES: AtomicU64 = AtomicU64::new(1);
     let id = ProbeId(PROBES.fetch_add(1, Ordering::Relaxed));
-    let of = Probed::Service { policy: Arc::new(policy), tree: None, anew: false };
+    let of = Probed::Service { policy: Arc::new(policy), root: None, tree: None, anew: false };
     prober.probe(ProbeOrder { service, epoch: Epoch(7), probe: id, check: 0, of });
     let Some(Event::Probed { service, epoch: Epoch(7), probe, outcome }) = events.recv().await else {
         panic!("not the answer to the order")

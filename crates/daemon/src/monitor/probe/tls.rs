@@ -227,7 +227,7 @@ mod tests {
         async fn probe(&mut self, url: &str, ca_file: Option<&Path>) -> ProbeOutcome {
             let ca_file = ca_file.map(|path| path.display().to_string());
             let policy = policy(CheckKind::Http(HttpCheck { ca_file, ..get(url.to_owned()) }), LONG);
-            let of = Probed::Service { policy: Arc::new(policy), tree: None, anew: false };
+            let of = Probed::Service { policy: Arc::new(policy), root: None, tree: None, anew: false };
             let service = Name::try_from("bot").expect("a name");
             self.prober.probe(ProbeOrder { service, epoch: Epoch(1), probe: ProbeId(1), check: 0, of });
             match self.events.recv().await {

@@ -311,7 +311,7 @@ mod tests {
     fn order(tree: Option<Tree>, epoch: u64, check: usize) -> ProbeOrder {
         let policy = Arc::new(policy(CheckKind::OpenFiles { below: 1 }, LONG));
         let service = Name::try_from("bot").unwrap();
-        let of = Probed::Service { policy, tree, anew: false };
+        let of = Probed::Service { policy, root: None, tree, anew: false };
         ProbeOrder { service, epoch: Epoch(epoch), probe: ProbeId(1), check, of }
     }
 

@@ -206,6 +206,7 @@ impl DaemonHost {
     pub(super) fn adapt(&mut self, policy: &Policy) {
         self.say_not_enforced(policy);
         self.share_history(policy);
+        self.parts.stores.adapt(policy);
         for (name, service) in &policy.services {
             if let Some(hosted) = self.services.get_mut(name) {
                 if hosted.adapt(service, &policy.host)

@@ -1,0 +1,398 @@
+//! The stores of all services, and the threads that work on them: the loop orders, and is told what came of it.
+
+use super::watch::Watch;
+use super::{Generations, Importer, Kept, Owner, StoreError, Towards, open, root};
+use crate::execute::user;
+use hale_core::effect::Order;
+use hale_core::event::{Event, Seen, SwitchError};
+use hale_core::ids::{GenerationId, Name, RecordId};
+use hale_core::policy::{Policy, ServicePolicy, StoreKind};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// How many services' stores are worked on at once. Each may hang with its disk or its program; whoever has more than so many that
+/// hang has no disk. The others wait, and start by what is on record meanwhile.
+const THREADS_MAX: usize = 16;
+
+/// How tells the loop. Never blocks.
+type Tell = Box<dyn Fn(Event) + Send + Sync>;
+
+/// All stores. Cheap to clone.
+#[derive(Clone)]
+pub struct Stores(Arc<Inner>);
+
+struct Inner {
+    state_dir: PathBuf,
+    tell: Tell,
+    table: Mutex<Table>,
+    watch: Option<Watch>,
+}
+
+/// Who has a store, and what is to be done with it.
+#[derive(Default)]
+struct Table {
+    stores: BTreeMap<Name, Entry>,
+    /// Services that have something to do and no thread at it, in the order in which they got it.
+    ready: VecDeque<Name>,
+    threads: usize,
+}
+
+struct Entry {
+    kind: StoreKind,
+    user: Option<String>,
+    jobs: VecDeque<Job>,
+    /// A thread is at it, or will be: it is among the ready.
+    is_taken: bool,
+    /// Open, and not in a thread's hands.
+    store: Option<Box<dyn Generations>>,
+    importer: Option<Importer>,
+    imports: bool,
+    /// The newest switch that was ordered: older orders come too late.
+    newest: RecordId,
+}
+
+/// What is to be done with one store.
+enum Job {
+    Look,
+    Switch { switch: RecordId, to: GenerationId, back: Option<GenerationId>, towards: Towards },
+    Promote { switch: RecordId },
+    Retain { needed: Vec<GenerationId>, keep: u32 },
+    List(Sender<Result<Vec<Kept>, StoreError>>),
+    Verify(GenerationId, Sender<Result<(), StoreError>>),
+}
+
+/// The right to import for one service, until it is dropped.
+pub struct Import {
+    stores: Stores,
+    service: Name,
+    importer: Importer,
+}
+
+impl Import {
+    /// What takes the release in.
+    #[must_use]
+    pub fn importer(&self) -> &Importer {
+        &self.importer
+    }
+}
+
+impl Drop for Import {
+    fn drop(&mut self) {
+        if let Some(entry) = self.stores.table().stores.get_mut(&self.service) {
+            entry.imports = false;
+        }
+    }
+}
+
+/// Why nothing can be asked of a service's store now.
+#[derive(Debug, thiserror::Error)]
+pub enum NoStore {
+    /// It has none.
+    #[error("{0} has no generations: [service.{0}.generations] is not configured")]
+    NotConfigured(Name),
+    /// It has one, and nothing can be brought there this way.
+    #[error("the store of {0} takes no releases in: deploy a generation that is in it by its name")]
+    TakesNothing(Name),
+    /// Another import of this service is going on.
+    #[error("another release is being brought in for {0}")]
+    Busy(Name),
+    /// It was not opened yet, or could not be.
+    #[error("the store of {0} is not open: {1}")]
+    NotOpen(Name, String),
+}
+
+impl Stores {
+    /// The stores of these services; none is touched before something is ordered. `tell` tells the loop, from any thread.
+    pub fn new(policy: &Policy, tell: impl Fn(Event) + Send + Sync + 'static) -> Self {
+        let state_dir = PathBuf::from(&policy.host.state_dir);
+        let inner = Arc::new_cyclic(|own: &std::sync::Weak<Inner>| {
+            let own = own.clone();
+            // Somebody may have switched: whoever is asked finds out.
+            let changed = move |service: &Name| {
+                if let Some(inner) = own.upgrade() {
+                    Self(inner).push(service, Job::Look);
+                }
+            };
+            Inner { state_dir, tell: Box::new(tell), table: Mutex::default(), watch: Watch::start(changed).ok() }
+        });
+        let stores = Self(inner);
+        stores.adapt(policy);
+        stores
+    }
+
+    /// Another policy is in force.
+    pub fn adapt(&self, policy: &Policy) {
+        let mut table = self.table();
+        for (name, service) in &policy.services {
+            let Some(generations) = &service.generations else {
+                table.stores.remove(name);
+                continue;
+            };
+            let same = |entry: &Entry| entry.kind == generations.store && entry.user == service.user;
+            if !table.stores.get(name).is_some_and(same) {
+                let entry = Entry {
+                    kind: generations.store.clone(),
+                    user: service.user.clone(),
+                    jobs: VecDeque::new(),
+                    is_taken: false,
+                    store: None,
+                    importer: None,
+                    imports: false,
+                    newest: RecordId(0),
+                };
+                table.stores.insert(name.clone(), entry);
+            }
+        }
+        table.stores.retain(|name, _| policy.services.contains_key(name));
+    }
+
+    /// Takes an order of the loop's.
+    pub fn order(&self, service: &Name, order: Order) {
+        match order {
+            Order::LookAtStore => self.push(service, Job::Look),
+            Order::Switch { switch, to, back, towards } => {
+                self.push(service, Job::Switch { switch, to, back, towards })
+            }
+            Order::Promote { switch, .. } => self.push(service, Job::Promote { switch }),
+            Order::Retain { needed, keep } => self.push(service, Job::Retain { needed, keep }),
+            _ => {}
+        }
+    }
+
+    /// The directory of the generation that a process of this policy is of, where it has one.
+    #[must_use]
+    pub fn root(&self, service: &Name, policy: &ServicePolicy, id: Option<&GenerationId>) -> Option<PathBuf> {
+        root(&policy.generations.as_ref()?.store, &self.0.state_dir, service, id?)
+    }
+
+    /// All generations that are there, newest first.
+    ///
+    /// # Errors
+    /// There is no store, or it cannot be read; the receiver ends without an answer where it was closed meanwhile.
+    pub fn list(&self, service: &Name) -> Result<Receiver<Result<Vec<Kept>, StoreError>>, NoStore> {
+        let (sender, receiver) = channel();
+        self.known(service)?;
+        self.push(service, Job::List(sender));
+        Ok(receiver)
+    }
+
+    /// Reads all of one.
+    ///
+    /// # Errors
+    /// As [`Self::list`].
+    pub fn verify(&self, service: &Name, id: &GenerationId) -> Result<Receiver<Result<(), StoreError>>, NoStore> {
+        let (sender, receiver) = channel();
+        self.known(service)?;
+        self.push(service, Job::Verify(id.clone(), sender));
+        Ok(receiver)
+    }
+
+    /// Begins to bring a release in, beside whatever else is done with the store.
+    ///
+    /// # Errors
+    /// There is no such store, or another import goes on.
+    pub fn import(&self, service: &Name) -> Result<Import, NoStore> {
+        self.known(service)?;
+        let mut table = self.table();
+        let Some(entry) = table.stores.get_mut(service) else { return Err(NoStore::NotConfigured(service.clone())) };
+        if entry.kind != StoreKind::Release {
+            return Err(NoStore::TakesNothing(service.clone()));
+        }
+        if entry.imports {
+            return Err(NoStore::Busy(service.clone()));
+        }
+        let Some(importer) = entry.importer.clone() else {
+            let why = String::from("it could not be opened, or the disk does not answer; try again in a moment");
+            return Err(NoStore::NotOpen(service.clone(), why));
+        };
+        entry.imports = true;
+        Ok(Import { stores: self.clone(), service: service.clone(), importer })
+    }
+
+    fn known(&self, service: &Name) -> Result<(), NoStore> {
+        let is_known = self.table().stores.contains_key(service);
+        if is_known { Ok(()) } else { Err(NoStore::NotConfigured(service.clone())) }
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        // A thread that panicked left no entry half changed.
+        self.0.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Hands a job to a thread, now or when there is one.
+    fn push(&self, service: &Name, job: Job) {
+        let mut table = self.table();
+        let Some(entry) = table.stores.get_mut(service) else { return };
+        // Who looks later sees as much.
+        if matches!(job, Job::Look) && matches!(entry.jobs.back(), Some(Job::Look)) {
+            return;
+        }
+        if let Job::Switch { switch, .. } = &job {
+            entry.newest = entry.newest.max(*switch);
+        }
+        entry.jobs.push_back(job);
+        if std::mem::replace(&mut entry.is_taken, true) {
+            return;
+        }
+        table.ready.push_back(service.clone());
+        if table.threads < THREADS_MAX {
+            let own = self.clone();
+            let work = move || own.work();
+            if std::thread::Builder::new().name(String::from("stores")).spawn(work).is_ok() {
+                table.threads += 1;
+            }
+            // Without a thread it waits for one that is there, or for the next order.
+        }
+    }
+
+    /// Works on whatever is ready, until nothing is.
+    fn work(&self) {
+        let mut table = self.table();
+        while let Some(service) = table.ready.pop_front() {
+            let Some(entry) = table.stores.get_mut(&service) else { continue };
+            let Some(job) = entry.jobs.pop_front() else {
+                entry.is_taken = false;
+                continue;
+            };
+            let (kind, user, newest) = (entry.kind.clone(), entry.user.clone(), entry.newest);
+            let store = entry.store.take();
+            drop(table);
+            let store = match store {
+                Some(store) => Ok(store),
+                None => self.open(&kind, &service, user.as_deref()),
+            };
+            let store = self.perform(&service, job, store, newest);
+            table = self.table();
+            // A reload may have changed what it is, and then this one is closed.
+            if let Some(entry) = table.stores.get_mut(&service).filter(|entry| entry.kind == kind && entry.user == user)
+            {
+                if entry.importer.is_none() {
+                    entry.importer = store.as_ref().and_then(|store| store.importer());
+                }
+                entry.store = store;
+                if entry.jobs.is_empty() {
+                    entry.is_taken = false;
+                } else {
+                    table.ready.push_back(service);
+                }
+            }
+        }
+        table.threads -= 1;
+    }
+
+    fn open(&self, kind: &StoreKind, service: &Name, user: Option<&str>) -> Result<Box<dyn Generations>, String> {
+        let own = rustix::process::geteuid();
+        let owner = match user.filter(|_| own.is_root()) {
+            Some(name) => {
+                let found = user::lookup(name).map_err(|error| format!("user {name}: {error}"))?;
+                Some(Owner { uid: own.as_raw(), gid: found.gid })
+            }
+            None => None,
+        };
+        if owner.is_some() && *kind == StoreKind::Release {
+            let_others_pass(&self.0.state_dir).map_err(|error| {
+                format!("{} cannot be made passable for the service's user: {error}", self.0.state_dir.display())
+            })?;
+        }
+        let store = open(kind, &self.0.state_dir, service, owner).map_err(|error| error.to_string())?;
+        if let (Some(watch), Some((dir, name))) = (&self.0.watch, store.watched()) {
+            watch.add(service, &dir, &name);
+        }
+        Ok(store)
+    }
+
+    /// Does it, and says so. Gives the store back.
+    fn perform(
+        &self,
+        service: &Name,
+        job: Job,
+        store: Result<Box<dyn Generations>, String>,
+        newest: RecordId,
+    ) -> Option<Box<dyn Generations>> {
+        let mut store = match store {
+            Ok(store) => store,
+            Err(error) => {
+                self.not_open(service, job, error);
+                return None;
+            }
+        };
+        let service = service.clone();
+        match job {
+            Job::Look => (self.0.tell)(Event::GenerationSeen { service, seen: seen(&mut *store) }),
+            Job::Switch { switch, .. } if switch < newest => {}
+            Job::Switch { switch, to, back, towards } => {
+                let error = switch_to(&mut *store, &to, back.as_ref(), towards).err();
+                let seen = seen(&mut *store);
+                (self.0.tell)(Event::GenerationSwitched { service, switch, error, seen });
+            }
+            // What these stores are switched to is theirs for good already.
+            Job::Promote { switch } => (self.0.tell)(Event::GenerationPromoted { service, switch, error: None }),
+            Job::Retain { needed, keep } => {
+                let needed: BTreeSet<GenerationId> = needed.into_iter().collect();
+                let kept = store.pin(&needed);
+                // What cannot be protected might be removed: then nothing is, until the next time.
+                let done = kept.and_then(|()| store.retain(keep as usize, &needed).map(drop));
+                if let Err(error) = done {
+                    eprintln!("hale: {service}: old generations stay as they are: {error}");
+                }
+            }
+            Job::List(answer) => drop(answer.send(store.list())),
+            Job::Verify(id, answer) => drop(answer.send(store.verify(&id))),
+        }
+        Some(store)
+    }
+
+    fn not_open(&self, service: &Name, job: Job, error: String) {
+        let service = service.clone();
+        match job {
+            Job::Look => (self.0.tell)(Event::GenerationSeen { service, seen: Seen::Unknown { error } }),
+            Job::Switch { switch, .. } => {
+                let seen = Seen::Unknown { error: error.clone() };
+                let error = Some(SwitchError::Failed { error });
+                (self.0.tell)(Event::GenerationSwitched { service, switch, error, seen });
+            }
+            Job::Promote { switch } => {
+                (self.0.tell)(Event::GenerationPromoted { service, switch, error: Some(error) });
+            }
+            Job::Retain { .. } => eprintln!("hale: {service}: old generations stay as they are: {error}"),
+            // Whoever asked sees the end of the answer.
+            Job::List(_) | Job::Verify(..) => {}
+        }
+    }
+}
+
+fn seen(store: &mut dyn Generations) -> Seen {
+    match store.current() {
+        Ok(current) => Seen::Current(current),
+        Err(error) => Seen::Unknown { error: error.to_string() },
+    }
+}
+
+/// Switches, if there is a way back.
+fn switch_to(
+    store: &mut dyn Generations,
+    to: &GenerationId,
+    back: Option<&GenerationId>,
+    towards: Towards,
+) -> Result<(), SwitchError> {
+    if let Some(back) = back {
+        store.prepare(back).map_err(|error| SwitchError::NoWayBack { error: error.to_string() })?;
+    }
+    let failed = |error: StoreError| SwitchError::Failed { error: error.to_string() };
+    if towards == Towards::New {
+        store.prepare(to).map_err(failed)?;
+    }
+    store.activate(to, towards).map_err(failed)
+}
+
+/// Services' users have to get to their releases; what else is in the directory has rights of its own.
+fn let_others_pass(state_dir: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let mode = std::fs::metadata(state_dir)?.permissions().mode();
+    if mode & 0o011 == 0o011 {
+        return Ok(());
+    }
+    std::fs::set_permissions(state_dir, std::fs::Permissions::from_mode(mode | 0o011))
+}
