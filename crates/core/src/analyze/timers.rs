@@ -85,9 +85,11 @@ impl Service {
             && awaited.all(|(_, probing)| probing.was_not_run())
     }
 
-    /// When delays and counters are forgotten, while it is healthy and there are any.
+    /// When delays and counters are forgotten, while it is healthy and there are any, and with them what is not certain of a change
+    /// that was taken back.
     pub(crate) fn forget_at(&self) -> Option<Monotonic> {
-        let last = self.known.last_failure.filter(|_| self.known.healthy)?;
+        let uncertain = self.known.generations.is_uncertain().then_some(self.known.since);
+        let last = self.known.last_failure.or(uncertain).filter(|_| self.known.healthy)?;
         Some(last.max(self.known.since).after(self.policy.restart.healthy_after))
     }
 

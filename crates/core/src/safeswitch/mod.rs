@@ -367,6 +367,11 @@ impl Generations {
         self.soak.total = Span::ZERO;
     }
 
+    /// Whether it has to show for a while that it is well before it is certain what its failures were about.
+    pub(crate) fn is_uncertain(&self) -> bool {
+        self.taken_back.is_some() || self.elsewhere
+    }
+
     /// The service was well for long enough: what was taken back was the cause, or the cause is gone.
     pub(crate) fn is_well(&mut self) {
         self.elsewhere = false;

@@ -633,3 +633,329 @@ fn end_words(name: &Name, switch: &Switch, end: &End) -> Answer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{Event, Process, Question};
+    use crate::ids::Epoch;
+    use crate::incident::Outcome;
+    use crate::policy::{CrashLoop, GenerationsPolicy, ServicePolicy, StoreKind};
+    use crate::record::{OperatorOrder, Record};
+    use crate::safeswitch::Grade;
+    use crate::step::Output;
+    use crate::step::tests::{at, exited, service, step, world};
+    use crate::time::{Now, Span};
+    use crate::world::World;
+    use alloc::vec::Vec;
+
+    fn id(text: &str) -> GenerationId {
+        GenerationId::try_from(text).unwrap()
+    }
+
+    fn bot() -> Name {
+        Name::try_from("bot").unwrap()
+    }
+
+    fn policy() -> ServicePolicy {
+        let generations = GenerationsPolicy {
+            store: StoreKind::Release,
+            probation: Span::from_secs(8),
+            soak: Span::from_secs(80),
+            keep: 3,
+            recent: Span::from_secs(3_600),
+            rollbacks_per_day: 2,
+            rollback: Rollback::Auto,
+            files: Vec::new(),
+        };
+        let mut policy = ServicePolicy { generations: Some(generations), ..service() };
+        policy.restart.crash_loop = Some(CrashLoop { failures: 3, within: Span::from_secs(60) });
+        policy
+    }
+
+    /// A host whose store does what it is told and whose disk is fast; what its processes do is the test's.
+    struct Bench {
+        world: World,
+        ms: u64,
+        current: Option<GenerationId>,
+        records: Vec<Record>,
+        answers: Vec<Answer>,
+        /// The processes that were ordered, and of what.
+        spawned: Vec<(Epoch, Option<GenerationId>)>,
+        durable: bool,
+    }
+
+    impl Bench {
+        fn new(policy: ServicePolicy, current: Option<&str>) -> Self {
+            let (world, _) = world(policy);
+            let mut bench = Self {
+                world,
+                ms: 0,
+                current: current.map(id),
+                records: Vec::new(),
+                answers: Vec::new(),
+                spawned: Vec::new(),
+                durable: true,
+            };
+            bench.take(Event::Begin);
+            bench
+        }
+
+        fn now(&self) -> Now {
+            Now { wall_us: 1_000_000_000 + i64::try_from(self.ms * 1_000).unwrap(), ..at(self.ms) }
+        }
+
+        /// One event, and all that follows from it at once.
+        fn take(&mut self, event: Event) {
+            self.ms += 1;
+            let now = self.now();
+            let Output { records, effects } = step(&mut self.world, now, event);
+            let newest = records.last().map(|record| record.id);
+            self.records.extend(records);
+            let mut events = Vec::new();
+            for effect in effects {
+                match effect.order {
+                    Order::LookAtStore => {
+                        events.push(Event::GenerationSeen { service: bot(), seen: Seen::Current(self.current.clone()) });
+                    }
+                    Order::Switch { switch, to, .. } => {
+                        self.current = Some(to);
+                        let seen = Seen::Current(self.current.clone());
+                        events.push(Event::GenerationSwitched { service: bot(), switch, error: None, seen });
+                    }
+                    Order::Promote { switch, .. } => {
+                        events.push(Event::GenerationPromoted { service: bot(), switch, error: None });
+                    }
+                    Order::Spawn { generation, .. } => {
+                        let epoch = self.world.services[&bot()].known.last_epoch;
+                        self.spawned.push((epoch, generation));
+                        let process = Process { pid: 100, start_ticks: 1, pidfd_inode: 1, cgroup: None };
+                        events.push(Event::Spawned { service: bot(), epoch, process });
+                        events.push(Event::Executed { service: bot(), epoch });
+                    }
+                    Order::Signal { .. } | Order::Kill => {
+                        let epoch = self.world.services[&bot()].known.last_epoch;
+                        events.push(exited(&bot(), epoch.0));
+                    }
+                    Order::Reply { answer, .. } => self.answers.push(answer),
+                    _ => {}
+                }
+            }
+            if let (Some(up_to), true) = (newest, self.durable) {
+                events.push(Event::Durable { up_to });
+            }
+            events.into_iter().for_each(|event| self.take(event));
+        }
+
+        fn order(&mut self, order: OperatorOrder) {
+            let actor = Actor { uid: 0, pid: 1, user: None };
+            let question = Question::Order { actor, order };
+            self.take(Event::Asked { request: RequestId(9), question });
+        }
+
+        fn deploy(&mut self, generation: &str) {
+            self.order(OperatorOrder::Deploy { service: bot(), generation: id(generation), force: false });
+        }
+
+        /// The newest process ends with status 1.
+        fn crash(&mut self) {
+            let epoch = self.world.services[&bot()].known.last_epoch;
+            self.take(exited(&bot(), epoch.0));
+        }
+
+        /// Until this moment nothing happens but what is due.
+        fn pass(&mut self, span: Span) {
+            let end = self.ms + span.as_ms();
+            while let Some(due) = self.world.next_deadline().map(|due| due.as_us().div_ceil(1_000)).filter(|due| *due < end) {
+                self.ms = self.ms.max(due);
+                self.take(Event::Tick);
+            }
+            self.ms = end;
+        }
+
+        fn known(&self) -> &Generations {
+            &self.world.services[&bot()].known.generations
+        }
+
+        fn ends(&self) -> Vec<&End> {
+            self.records
+                .iter()
+                .filter_map(|record| {
+                    if let Body::Generation(Move::Ended { end, .. }) = &record.body { Some(end) } else { None }
+                })
+                .collect()
+        }
+
+        fn runs(&self) -> Option<&str> {
+            let known = &self.world.services[&bot()].known;
+            known.phase.run().and_then(|_| known.runs.as_ref()).map(GenerationId::as_str)
+        }
+
+        fn outcomes(&self) -> Vec<Outcome> {
+            let outcome = |record: &Record| {
+                if let Body::IncidentClosed { outcome, .. } = record.body { Some(outcome) } else { None }
+            };
+            self.records.iter().filter_map(outcome).collect()
+        }
+    }
+
+    #[test]
+    fn what_has_no_release_waits_for_one_and_its_first_is_committed() {
+        let mut bench = Bench::new(policy(), None);
+        let status = &bench.world.status(bench.now(), None).unwrap().services[0];
+        assert_eq!((status.state, &*status.detail), (crate::status::State::Stopped, &*Reason::NoReleaseYet.to_string()));
+        bench.deploy("one");
+        assert_eq!(bench.runs(), Some("one"));
+        assert!(bench.answers.is_empty() && bench.known().switch.is_some());
+        bench.pass(Span::from_secs(7));
+        assert!(bench.known().switch.is_some());
+        bench.pass(Span::from_secs(2));
+        assert_eq!(bench.ends(), [&End::Committed]);
+        assert!(matches!(&bench.answers[..], [Answer::Done { .. }]), "{:?}", bench.answers);
+        assert_eq!(bench.known().current_grade(), Some(Grade::Provisional));
+        bench.pass(Span::from_secs(90));
+        assert_eq!(bench.known().current_grade(), Some(Grade::Proven));
+        let marks = bench.records.iter().filter(|record| matches!(record.body, Body::Generation(Move::Marked { .. })));
+        assert_eq!(marks.count(), 7, "the eighth is the proof");
+    }
+
+    #[test]
+    fn the_first_release_that_fails_leaves_the_service_stopped() {
+        let mut bench = Bench::new(policy(), None);
+        bench.deploy("bad");
+        bench.crash();
+        assert!(matches!(bench.ends()[..], [End::Stopped { .. }]), "{:?}", bench.ends());
+        assert!(matches!(&bench.answers[..], [Answer::Failed { text }] if text.contains("status 1")), "{:?}", bench.answers);
+        assert_eq!(bench.world.service(&bot()).unwrap().state(), crate::status::State::Stopped);
+        assert_eq!(bench.outcomes(), [Outcome::Stopped]);
+    }
+
+    #[test]
+    fn what_fails_on_probation_goes_back_at_once_and_is_never_tried_again_by_itself() {
+        let mut bench = Bench::new(policy(), Some("good"));
+        assert_eq!((bench.runs(), bench.known().current_grade()), (Some("good"), Some(Grade::Assumed)));
+        bench.deploy("bad");
+        assert_eq!(bench.runs(), Some("bad"));
+        bench.pass(Span::from_secs(3));
+        let before = bench.spawned.len();
+        bench.crash();
+        assert_eq!((bench.runs(), &bench.current), (Some("good"), &Some(id("good"))));
+        assert_eq!(bench.spawned.len(), before + 1, "no restart between");
+        assert!(matches!(bench.ends()[..], [End::RolledBack { why: Reason::OnProbation { .. } }]), "{:?}", bench.ends());
+        assert!(matches!(&bench.answers[..], [Answer::RolledBack { .. }]), "{:?}", bench.answers);
+        assert_eq!(bench.outcomes(), [Outcome::RolledBack]);
+        let known = &bench.world.services[&bot()].known;
+        assert_eq!(known.counters.failures, 0, "they are not the service's");
+        bench.deploy("bad");
+        let Some(Answer::Refused(refusal)) = bench.answers.last() else { panic!("{:?}", bench.answers) };
+        assert!(matches!(refusal.reason, Reason::Quarantined { .. }));
+        bench.order(OperatorOrder::Deploy { service: bot(), generation: id("bad"), force: true });
+        assert_eq!(bench.runs(), Some("bad"));
+    }
+
+    #[test]
+    fn a_crash_loop_after_the_commit_takes_the_newest_change_back_and_then_the_next_older() {
+        let mut bench = Bench::new(policy(), Some("one"));
+        for change in ["two", "three"] {
+            bench.deploy(change);
+            bench.pass(Span::from_secs(70));
+            assert_eq!(bench.known().current_grade(), Some(Grade::Provisional));
+        }
+        let crash_loop = |bench: &mut Bench| {
+            for _ in 0..3 {
+                bench.crash();
+                bench.pass(Span::from_ms(200));
+            }
+        };
+        crash_loop(&mut bench);
+        assert_eq!(bench.runs(), Some("two"));
+        assert_eq!(bench.outcomes().last(), Some(&Outcome::RolledBack));
+        // Another kind of failure than the one that was cured: the next older.
+        bench.pass(Span::from_secs(70));
+        crash_loop(&mut bench);
+        assert_eq!(bench.runs(), Some("one"));
+        bench.pass(Span::from_secs(70));
+        crash_loop(&mut bench);
+        assert!(matches!(bench.world.services[&bot()].known.phase, Phase::Held { .. }), "nothing older is left");
+    }
+
+    #[test]
+    fn what_fails_in_the_same_way_without_the_change_gets_it_back() {
+        let mut bench = Bench::new(policy(), Some("one"));
+        bench.deploy("two");
+        bench.pass(Span::from_secs(70));
+        for _ in 0..3 {
+            bench.crash();
+            bench.pass(Span::from_ms(200));
+        }
+        assert_eq!(bench.runs(), Some("one"));
+        for _ in 0..3 {
+            bench.crash();
+            bench.pass(Span::from_ms(200));
+        }
+        assert_eq!(bench.runs(), Some("two"));
+        assert!(bench.known().elsewhere && bench.known().bads.is_empty());
+        assert!(matches!(bench.ends().last(), Some(End::Environmental { .. })));
+        for _ in 0..3 {
+            bench.crash();
+            bench.pass(Span::from_ms(200));
+        }
+        assert!(matches!(bench.world.services[&bot()].known.phase, Phase::Held { .. }), "nothing is switched any more");
+        assert_eq!(bench.current, Some(id("two")));
+    }
+
+    #[test]
+    fn without_a_durable_record_nothing_is_switched() {
+        let mut bench = Bench::new(policy(), Some("one"));
+        bench.deploy("two");
+        bench.pass(Span::from_secs(70));
+        bench.durable = false;
+        for _ in 0..3 {
+            bench.crash();
+            bench.pass(Span::from_ms(200));
+        }
+        bench.pass(Span::from_secs(6));
+        assert_eq!(bench.current, Some(id("two")));
+        assert!(matches!(bench.ends().last(), Some(End::Aborted { why: Reason::NoDurableRecord })));
+        assert!(matches!(bench.world.services[&bot()].known.phase, Phase::Held { .. }));
+    }
+
+    #[test]
+    fn somebody_elses_switch_is_not_fought_and_proves_itself_from_the_next_process_on() {
+        let mut bench = Bench::new(policy(), Some("one"));
+        let processes = bench.spawned.len();
+        bench.current = Some(id("theirs"));
+        bench.take(Event::GenerationSeen { service: bot(), seen: Seen::Current(Some(id("theirs"))) });
+        assert_eq!((bench.runs(), bench.spawned.len()), (Some("one"), processes));
+        bench.pass(Span::from_secs(30));
+        assert!(bench.known().on_probation().is_some(), "nothing of it runs yet");
+        bench.order(OperatorOrder::Restart { service: bot() });
+        assert_eq!(bench.runs(), Some("theirs"));
+        bench.crash();
+        assert_eq!(bench.runs(), Some("one"));
+    }
+
+    #[test]
+    fn an_order_goes_back_and_forth() {
+        let mut bench = Bench::new(policy(), Some("one"));
+        bench.order(OperatorOrder::Rollback { service: bot(), to: None });
+        assert!(matches!(&bench.answers[..], [Answer::Refused(refusal)] if refusal.reason == Reason::NoOlderGood));
+        bench.deploy("two");
+        bench.order(OperatorOrder::Rollback { service: bot(), to: None });
+        assert_eq!(bench.runs(), Some("one"));
+        assert!(bench.known().bads.is_empty(), "nothing was found against it");
+        bench.deploy("two");
+        bench.pass(Span::from_secs(10));
+        bench.order(OperatorOrder::Rollback { service: bot(), to: Some(id("one")) });
+        assert_eq!(bench.runs(), Some("one"));
+        assert!(matches!(bench.answers.last(), Some(Answer::Done { .. })), "{:?}", bench.answers);
+    }
+
+    #[test]
+    fn a_second_deploy_waits_for_the_first_to_end() {
+        let mut bench = Bench::new(policy(), Some("one"));
+        bench.deploy("two");
+        bench.deploy("three");
+        assert!(matches!(&bench.answers[..], [Answer::Busy { .. }]), "{:?}", bench.answers);
+    }
+}
