@@ -153,7 +153,7 @@ impl Brain<'_> {
             Event::Asked { request, question } => self.asked(request, question),
             Event::GenerationSeen { service, seen } => self.generation_seen(&service, seen),
             Event::GenerationSwitched { service, switch, error, seen } => {
-                self.generation_switched(&service, switch, error, seen);
+                self.generation_switched(&service, switch, error, &seen);
             }
             Event::GenerationPromoted { service, switch, error } => self.generation_promoted(&service, switch, error),
             Event::Durable { up_to } => {

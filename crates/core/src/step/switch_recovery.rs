@@ -42,7 +42,7 @@ impl Brain<'_> {
                 | Stage::GoingBack { .. }
                 | Stage::Validating { .. } => End::Held { why },
             };
-            self.end_switch(name, end);
+            self.end_switch(name, &end);
         }
     }
 
@@ -114,7 +114,7 @@ impl Brain<'_> {
         match stage {
             // Nothing was done, or all of it was undone.
             Stage::Intended { .. } | Stage::Switching if is_where_it_was && !is_there => {
-                self.end_switch(name, End::Aborted { why: Reason::Interrupted });
+                self.end_switch(name, &End::Aborted { why: Reason::Interrupted });
             }
             Stage::Intended { .. } | Stage::Switching if is_there => {
                 if matches!(stage, Stage::Intended { .. }) {
@@ -170,7 +170,7 @@ impl Brain<'_> {
             Stage::Intended { .. } | Stage::Switching | Stage::Probation { .. } => End::Aborted { why },
             Stage::Committing { .. } | Stage::GoingBack { .. } | Stage::Validating { .. } => End::Held { why },
         };
-        self.end_switch(name, end);
+        self.end_switch(name, &end);
         if seen != self.generations(name).current {
             self.outside(name, seen);
         }

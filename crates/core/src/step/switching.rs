@@ -251,7 +251,7 @@ impl Brain<'_> {
         match switch.stage {
             Stage::Intended { .. } => self.abort(&name, Reason::NoDurableRecord),
             Stage::Committing { told: false, .. } => {
-                self.end_switch(&name, End::Held { why: Reason::NoDurableRecord });
+                self.end_switch(&name, &End::Held { why: Reason::NoDurableRecord });
             }
             Stage::Switching
             | Stage::Probation { .. }
@@ -276,11 +276,9 @@ impl Brain<'_> {
         let due = |at: Option<Monotonic>| at.is_some_and(|at| at <= now);
         let known = self.generations(name);
         match known.switch.as_ref().map(|switch| (switch.id, &switch.stage)) {
-            Some((id, Stage::Intended { since })) => {
-                if since.after(DURABLE_WITHIN) <= now {
-                    self.world.intended.remove(&id);
-                    self.abort(name, Reason::NoDurableRecord);
-                }
+            Some((id, Stage::Intended { since })) if since.after(DURABLE_WITHIN) <= now => {
+                self.world.intended.remove(&id);
+                self.abort(name, Reason::NoDurableRecord);
             }
             Some((switch, Stage::Probation { held })) => {
                 let so_far = held.so_far(now);
@@ -318,7 +316,7 @@ impl Brain<'_> {
     }
 
     /// The store has switched, or has not.
-    pub(super) fn generation_switched(&mut self, name: &Name, id: RecordId, error: Option<SwitchError>, seen: Seen) {
+    pub(super) fn generation_switched(&mut self, name: &Name, id: RecordId, error: Option<SwitchError>, seen: &Seen) {
         let Some(switch) = self.switch(name).filter(|switch| switch.id == id).cloned() else { return };
         let wanted = match &switch.stage {
             Stage::Switching => &switch.intent.to,
@@ -327,7 +325,7 @@ impl Brain<'_> {
                 return;
             }
         };
-        let is_there = seen == Seen::Current(Some(wanted.clone()));
+        let is_there = *seen == Seen::Current(Some(wanted.clone()));
         let goes_back = matches!(switch.stage, Stage::GoingBack { .. });
         match error {
             // On the way back what can be seen is enough: it is on record, and the next start does it again.
@@ -337,16 +335,16 @@ impl Brain<'_> {
                 let why = match error {
                     Some(SwitchError::NoWayBack { error }) => Reason::NoWayBack { error },
                     Some(SwitchError::Failed { error }) => Reason::NotSwitched { error },
-                    None => Reason::NotSwitched { error: format!("it says that it did, and {}", seen_words(&seen)) },
+                    None => Reason::NotSwitched { error: format!("it says that it did, and {}", seen_words(seen)) },
                 };
                 let unchanged = switch.intent.from.clone();
                 match (goes_back, switch.intent.back.clone()) {
                     // Nobody knows what would be started: it is held, and somebody has to look.
                     (true, _) => {
-                        self.end_switch(name, End::Held { why });
+                        self.end_switch(name, &End::Held { why });
                         self.hold_or_start(name);
                     }
-                    (false, Some(back)) if seen != Seen::Current(unchanged) => self.go_back(name, back, why),
+                    (false, Some(back)) if *seen != Seen::Current(unchanged) => self.go_back(name, back, why),
                     (false, _) => self.abort(name, why),
                 }
             }
@@ -370,7 +368,7 @@ impl Brain<'_> {
             if self.generations(name).bads.iter().any(|bad| bad.id == to) {
                 self.moved(name, Move::Cleared { generation: to.clone(), why: Reason::CauseElsewhere });
             }
-            self.end_switch(name, End::Environmental { why });
+            self.end_switch(name, &End::Environmental { why });
         }
         self.start_switched(name, until, Reason::Switched { to });
     }
@@ -401,7 +399,7 @@ impl Brain<'_> {
             Aim::TakeBack { .. } | Aim::PutBack { .. } => true,
             Aim::Deploy { .. } | Aim::Outside | Aim::Return { .. } => false,
         });
-        if !self.end_switch(name, End::Aborted { why: why.clone() }) {
+        if !self.end_switch(name, &End::Aborted { why: why.clone() }) {
             return;
         }
         if by_ladder {
@@ -430,12 +428,12 @@ impl Brain<'_> {
         match &switch.stage {
             Stage::Probation { .. } => {
                 if let Some(check) = self.failed_before(name, &switch, finding) {
-                    self.end_switch(name, End::Held { why: Reason::FailsAsBefore { check } });
+                    self.end_switch(name, &End::Held { why: Reason::FailsAsBefore { check } });
                 } else if switch.intent.back.is_none() {
                     self.stop_without_way_back(name, finding);
                     return true;
                 } else if let Some(why) = self.kept_from_going_back(name) {
-                    self.end_switch(name, End::Held { why });
+                    self.end_switch(name, &End::Held { why });
                 }
             }
             Stage::Validating { .. } if self.known(name).counters.failures >= ELSEWHERE_FROM => {
@@ -443,10 +441,10 @@ impl Brain<'_> {
                 match (&switch.intent.aim, &switch.intent.back) {
                     // What runs now is what was good, and it stays.
                     (Aim::Deploy { .. } | Aim::Outside, _) => {
-                        self.end_switch(name, End::Environmental { why });
+                        self.end_switch(name, &End::Environmental { why });
                     }
                     (Aim::Return { .. } | Aim::PutBack { .. }, _) | (Aim::TakeBack { .. }, None) => {
-                        self.end_switch(name, End::Held { why });
+                        self.end_switch(name, &End::Held { why });
                     }
                     (Aim::TakeBack { .. }, Some(newer)) => {
                         self.go_back(name, newer.clone(), why);
@@ -536,7 +534,7 @@ impl Brain<'_> {
     /// The failure of a change that has nothing to go back to: the service stays down.
     fn stop_without_way_back(&mut self, name: &Name, finding: &Finding) {
         let why = Reason::OnProbation { finding: finding.to_string() };
-        self.end_switch(name, End::Stopped { why: why.clone() });
+        self.end_switch(name, &End::Stopped { why: why.clone() });
         self.bring_down(name, Then::Stay { why: why.clone() }, why);
     }
 
@@ -549,11 +547,8 @@ impl Brain<'_> {
             return false;
         }
         let left = if intent.aim.proves() { Some(intent.to.clone()) } else { intent.from.clone() };
-        let is_evidence = match &why {
-            Reason::OnProbation { .. } | Reason::NewestChange { .. } => true,
-            _ => false,
-        };
-        self.end_switch(name, End::RolledBack { why: why.clone() });
+        let is_evidence = matches!(why, Reason::OnProbation { .. } | Reason::NewestChange { .. });
+        self.end_switch(name, &End::RolledBack { why: why.clone() });
         if let Some(id) = left.filter(|_| is_evidence && !matches!(intent.aim, Aim::Return { .. })) {
             let since_wall_us = self.at.wall_us;
             let until_wall_us = since_wall_us.saturating_add_unsigned(QUARANTINED_FOR.as_us());
@@ -574,17 +569,17 @@ impl Brain<'_> {
             None => End::Committed,
             Some(error) => End::Held { why: Reason::NotSwitched { error } },
         };
-        self.end_switch(name, end);
+        self.end_switch(name, &end);
     }
 
     /// One end of a switch: recorded, told to whoever waits, and what nobody needs any more is let go.
-    pub(super) fn end_switch(&mut self, name: &Name, end: End) -> bool {
+    pub(super) fn end_switch(&mut self, name: &Name, end: &End) -> bool {
         let Some(switch) = self.switch(name).cloned() else { return false };
         if !self.moved(name, Move::Ended { switch: switch.id, end: end.clone() }) {
             return false;
         }
         self.world.intended.retain(|_, of| of != name);
-        let answer = end_words(name, &switch, &end);
+        let answer = end_words(name, &switch, end);
         self.tell_waiters(name, Wanted::Switched(switch.id), |_| answer.clone());
         let (epoch, needed) = (self.known(name).last_epoch, self.generations(name).needed());
         if let Some(policy) = &self.policy(name).generations {
@@ -714,31 +709,25 @@ mod tests {
             self.records.extend(records);
             let mut events = Vec::new();
             for effect in effects {
-                match effect.order {
-                    Order::LookAtStore => {
-                        events.push(Event::GenerationSeen { service: bot(), seen: Seen::Current(self.current.clone()) });
-                    }
-                    Order::Switch { switch, to, .. } => {
-                        self.current = Some(to);
-                        let seen = Seen::Current(self.current.clone());
-                        events.push(Event::GenerationSwitched { service: bot(), switch, error: None, seen });
-                    }
-                    Order::Promote { switch, .. } => {
-                        events.push(Event::GenerationPromoted { service: bot(), switch, error: None });
-                    }
-                    Order::Spawn { generation, .. } => {
-                        let epoch = self.world.services[&bot()].known.last_epoch;
-                        self.spawned.push((epoch, generation));
-                        let process = Process { pid: 100, start_ticks: 1, pidfd_inode: 1, cgroup: None };
-                        events.push(Event::Spawned { service: bot(), epoch, process });
-                        events.push(Event::Executed { service: bot(), epoch });
-                    }
-                    Order::Signal { .. } | Order::Kill => {
-                        let epoch = self.world.services[&bot()].known.last_epoch;
-                        events.push(exited(&bot(), epoch.0));
-                    }
-                    Order::Reply { answer, .. } => self.answers.push(answer),
-                    _ => {}
+                if effect.order == Order::LookAtStore {
+                    events.push(Event::GenerationSeen { service: bot(), seen: Seen::Current(self.current.clone()) });
+                } else if let Order::Switch { switch, to, .. } = effect.order {
+                    self.current = Some(to);
+                    let seen = Seen::Current(self.current.clone());
+                    events.push(Event::GenerationSwitched { service: bot(), switch, error: None, seen });
+                } else if let Order::Promote { switch, .. } = effect.order {
+                    events.push(Event::GenerationPromoted { service: bot(), switch, error: None });
+                } else if let Order::Spawn { generation, .. } = effect.order {
+                    let epoch = self.world.services[&bot()].known.last_epoch;
+                    self.spawned.push((epoch, generation));
+                    let process = Process { pid: 100, start_ticks: 1, pidfd_inode: 1, cgroup: None };
+                    events.push(Event::Spawned { service: bot(), epoch, process });
+                    events.push(Event::Executed { service: bot(), epoch });
+                } else if let Order::Signal { .. } | Order::Kill = effect.order {
+                    let epoch = self.world.services[&bot()].known.last_epoch;
+                    events.push(exited(&bot(), epoch.0));
+                } else if let Order::Reply { answer, .. } = effect.order {
+                    self.answers.push(answer);
                 }
             }
             if let (Some(up_to), true) = (newest, self.durable) {
@@ -766,7 +755,9 @@ mod tests {
         /// Until this moment nothing happens but what is due.
         fn pass(&mut self, span: Span) {
             let end = self.ms + span.as_ms();
-            while let Some(due) = self.world.next_deadline().map(|due| due.as_us().div_ceil(1_000)).filter(|due| *due < end) {
+            while let Some(due) =
+                self.world.next_deadline().map(|due| due.as_us().div_ceil(1_000)).filter(|due| *due < end)
+            {
                 self.ms = self.ms.max(due);
                 self.take(Event::Tick);
             }
@@ -780,15 +771,17 @@ mod tests {
         fn ends(&self) -> Vec<&End> {
             self.records
                 .iter()
-                .filter_map(|record| {
-                    if let Body::Generation(Move::Ended { end, .. }) = &record.body { Some(end) } else { None }
-                })
+                .filter_map(
+                    |record| {
+                        if let Body::Generation(Move::Ended { end, .. }) = &record.body { Some(end) } else { None }
+                    },
+                )
                 .collect()
         }
 
         fn runs(&self) -> Option<&str> {
             let known = &self.world.services[&bot()].known;
-            known.phase.run().and_then(|_| known.runs.as_ref()).map(GenerationId::as_str)
+            known.phase.run().and(known.runs.as_ref()).map(GenerationId::as_str)
         }
 
         fn outcomes(&self) -> Vec<Outcome> {
@@ -803,7 +796,10 @@ mod tests {
     fn what_has_no_release_waits_for_one_and_its_first_is_committed() {
         let mut bench = Bench::new(policy(), None);
         let status = &bench.world.status(bench.now(), None).unwrap().services[0];
-        assert_eq!((status.state, &*status.detail), (crate::status::State::Stopped, &*Reason::NoReleaseYet.to_string()));
+        assert_eq!(
+            (status.state, &*status.detail),
+            (crate::status::State::Stopped, &*Reason::NoReleaseYet.to_string())
+        );
         bench.deploy("one");
         assert_eq!(bench.runs(), Some("one"));
         assert!(bench.answers.is_empty() && bench.known().switch.is_some());
@@ -825,7 +821,11 @@ mod tests {
         bench.deploy("bad");
         bench.crash();
         assert!(matches!(bench.ends()[..], [End::Stopped { .. }]), "{:?}", bench.ends());
-        assert!(matches!(&bench.answers[..], [Answer::Failed { text }] if text.contains("status 1")), "{:?}", bench.answers);
+        assert!(
+            matches!(&bench.answers[..], [Answer::Failed { text }] if text.contains("status 1")),
+            "{:?}",
+            bench.answers
+        );
         assert_eq!(bench.world.service(&bot()).unwrap().state(), crate::status::State::Stopped);
         assert_eq!(bench.outcomes(), [Outcome::Stopped]);
     }
@@ -841,7 +841,11 @@ mod tests {
         bench.crash();
         assert_eq!((bench.runs(), &bench.current), (Some("good"), &Some(id("good"))));
         assert_eq!(bench.spawned.len(), before + 1, "no restart between");
-        assert!(matches!(bench.ends()[..], [End::RolledBack { why: Reason::OnProbation { .. } }]), "{:?}", bench.ends());
+        assert!(
+            matches!(bench.ends()[..], [End::RolledBack { why: Reason::OnProbation { .. } }]),
+            "{:?}",
+            bench.ends()
+        );
         assert!(matches!(&bench.answers[..], [Answer::RolledBack { .. }]), "{:?}", bench.answers);
         assert_eq!(bench.outcomes(), [Outcome::RolledBack]);
         let known = &bench.world.services[&bot()].known;

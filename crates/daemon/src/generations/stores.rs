@@ -153,7 +153,7 @@ impl Stores {
         match order {
             Order::LookAtStore => self.push(service, Job::Look),
             Order::Switch { switch, to, back, towards } => {
-                self.push(service, Job::Switch { switch, to, back, towards })
+                self.push(service, Job::Switch { switch, to, back, towards });
             }
             Order::Promote { switch, .. } => self.push(service, Job::Promote { switch }),
             Order::Retain { needed, keep } => self.push(service, Job::Retain { needed, keep }),
@@ -314,7 +314,7 @@ impl Stores {
         let mut store = match store {
             Ok(store) => store,
             Err(error) => {
-                self.not_open(service, job, error);
+                self.not_open(service, &job, error);
                 return None;
             }
         };
@@ -344,16 +344,16 @@ impl Stores {
         Some(store)
     }
 
-    fn not_open(&self, service: &Name, job: Job, error: String) {
+    fn not_open(&self, service: &Name, job: &Job, error: String) {
         let service = service.clone();
         match job {
             Job::Look => (self.0.tell)(Event::GenerationSeen { service, seen: Seen::Unknown { error } }),
-            Job::Switch { switch, .. } => {
+            &Job::Switch { switch, .. } => {
                 let seen = Seen::Unknown { error: error.clone() };
                 let error = Some(SwitchError::Failed { error });
                 (self.0.tell)(Event::GenerationSwitched { service, switch, error, seen });
             }
-            Job::Promote { switch } => {
+            &Job::Promote { switch } => {
                 (self.0.tell)(Event::GenerationPromoted { service, switch, error: Some(error) });
             }
             Job::Retain { .. } => eprintln!("hale: {service}: old generations stay as they are: {error}"),
