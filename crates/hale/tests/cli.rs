@@ -490,7 +490,7 @@ impl api::Loop for Stub {
 fn serve(sockets: api::sockets::Sockets) {
     std::thread::spawn(|| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build().unwrap();
-        runtime.block_on(api::serve(sockets, Arc::new(Stub), api::Hub::default()))
+        runtime.block_on(api::serve(sockets, Arc::new(Stub), Arc::new(api::stores::NoStores), api::Hub::default()))
     });
 }
 

@@ -13,6 +13,7 @@ mod pausing;
 pub mod problem;
 mod server;
 pub mod sockets;
+pub mod stores;
 mod stream;
 pub mod view;
 

@@ -5,6 +5,7 @@ use super::openapi::{self, OrderAnswers, QuestionProblems};
 use super::pausing;
 use super::problem::{Code, Problem};
 use super::sockets::{SocketError, Sockets};
+use super::stores::GenerationStores;
 use super::stream::{self, Hub};
 use super::{Loop, view};
 use axum::extract::rejection::PathRejection;
@@ -37,6 +38,7 @@ const BODY_MAX_BYTES: usize = 4 * 1024;
 #[derive(Clone)]
 pub(super) struct Api {
     the_loop: Arc<dyn Loop>,
+    pub(super) stores: Arc<dyn GenerationStores>,
     pub(super) hub: Hub,
     /// Whether orders are taken.
     control: bool,
@@ -49,12 +51,18 @@ type ServiceInPath = Result<Path<String>, PathRejection>;
 ///
 /// # Errors
 /// The runtime cannot watch a socket.
-pub async fn serve(sockets: Sockets, the_loop: Arc<dyn Loop>, hub: Hub) -> Result<(), SocketError> {
+pub async fn serve(
+    sockets: Sockets,
+    the_loop: Arc<dyn Loop>,
+    stores: Arc<dyn GenerationStores>,
+    hub: Hub,
+) -> Result<(), SocketError> {
     let read = UnixListener::from_std(sockets.read).map_err(SocketError::watch)?;
     let control = UnixListener::from_std(sockets.control).map_err(SocketError::watch)?;
+    let api = Api { the_loop, stores, hub, control: false };
     tokio::join!(
-        accept(read, router(Api { the_loop: the_loop.clone(), hub: hub.clone(), control: false }), QUESTION_WITHIN),
-        accept(control, router(Api { the_loop, hub, control: true }), ORDER_WITHIN),
+        accept(read, router(api.clone()), QUESTION_WITHIN),
+        accept(control, router(Api { control: true, ..api }), ORDER_WITHIN),
     );
     Ok(())
 }
@@ -280,6 +288,7 @@ fn unknown(service: &str) -> Problem {
 #[cfg(test)]
 pub(super) mod testing {
     use super::*;
+    use crate::api::stores::NoStores;
     use crate::api::{client, sockets};
     use hale_core::policy::Mode;
     use hale_core::record::Refusal;
@@ -353,7 +362,12 @@ pub(super) mod testing {
         pub(crate) fn start() -> Self {
             let directory = tempfile::tempdir().unwrap();
             let (scripted, hub) = (Arc::new(Scripted::default()), Hub::default());
-            tokio::spawn(serve(sockets::bind(directory.path()).unwrap(), scripted.clone(), hub.clone()));
+            tokio::spawn(serve(
+                sockets::bind(directory.path()).unwrap(),
+                scripted.clone(),
+                Arc::new(NoStores),
+                hub.clone(),
+            ));
             Self { directory, scripted, hub }
         }
 
@@ -380,6 +394,7 @@ mod tests {
     use super::testing::Served;
     use super::*;
     use crate::api::connections::{CONNECTIONS_MAX, HEAD_MAX_BYTES};
+    use crate::api::stores::NoStores;
     use crate::api::{client, problem, sockets};
     use hale_core::reason::Reason;
     use hyper::Method;
@@ -465,7 +480,8 @@ mod tests {
         let served = Served::start();
         assert_eq!(code(&served.get("/v1/status/silent").await), Code::Busy);
         // The order's minute is not waited for here: its bound is the argument that is given.
-        let api = Api { the_loop: served.scripted.clone(), hub: Hub::default(), control: true };
+        let (the_loop, hub) = (served.scripted.clone(), Hub::default());
+        let api = Api { the_loop, stores: Arc::new(NoStores), hub, control: true };
         let actor = Actor { uid: 0, pid: 1, user: None };
         let order = OperatorOrder::Stop { service: Name::try_from("silent").unwrap() };
         let response = answer(&api, Question::Order { actor, order }, Duration::from_millis(1)).await;

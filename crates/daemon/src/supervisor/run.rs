@@ -482,7 +482,8 @@ fn start_runtime(
             match copies {
                 Ok((sockets, copies)) => {
                     let _ = started.send(Ok(copies));
-                    if let Err(error) = api::serve(sockets, Arc::new(asker), hub).await {
+                    if let Err(error) = api::serve(sockets, Arc::new(asker), Arc::new(api::stores::NoStores), hub).await
+                    {
                         eprintln!("hale: the API has ended: {error}");
                     }
                 }
