@@ -1,16 +1,20 @@
 //! The stores of all services, and the threads that work on them: the loop orders, and is told what came of it.
 
 use super::watch::Watch;
+use super::{Arrival, Limits};
 use super::{Generations, Importer, Kept, Owner, StoreError, Towards, open, root};
+use crate::api::stores::{GenerationStores, ProblemKind, StoreProblem};
 use crate::execute::user;
 use hale_core::effect::Order;
 use hale_core::event::{Event, Seen, SwitchError};
 use hale_core::ids::{GenerationId, Name, RecordId};
 use hale_core::policy::{Policy, ServicePolicy, StoreKind};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// How many services' stores are worked on at once. Each may hang with its disk or its program; whoever has more than so many that
 /// hang has no disk. The others wait, and start by what is on record meanwhile.
@@ -360,6 +364,52 @@ impl Stores {
             // Whoever asked sees the end of the answer.
             Job::List(_) | Job::Verify(..) => {}
         }
+    }
+}
+
+/// How long a client waits for a store that has to read all of a generation: gigabytes, from a slow disk.
+const VERIFIED_WITHIN: Duration = Duration::from_secs(600);
+
+/// How long a client waits for a store that has something else to do first: a switch with its syncs.
+const LISTED_WITHIN: Duration = Duration::from_secs(60);
+
+impl GenerationStores for Stores {
+    fn import(&self, service: &Name, from: &mut dyn Read) -> Result<Arrival, StoreProblem> {
+        let import = self.import(service)?;
+        Ok(import.importer().import(from, &Limits::default())?)
+    }
+
+    fn list(&self, service: &Name) -> Result<Vec<Kept>, StoreProblem> {
+        answer(service, &self.list(service)?, LISTED_WITHIN)
+    }
+
+    fn verify(&self, service: &Name, generation: &GenerationId) -> Result<(), StoreProblem> {
+        answer(service, &self.verify(service, generation)?, VERIFIED_WITHIN)
+    }
+}
+
+fn answer<T>(service: &Name, coming: &Receiver<Result<T, StoreError>>, within: Duration) -> Result<T, StoreProblem> {
+    let problem = |kind, text| StoreProblem { kind, text };
+    match coming.recv_timeout(within) {
+        Ok(answer) => Ok(answer?),
+        Err(RecvTimeoutError::Timeout) => {
+            let text = format!("the store of {service} has not answered within {} s", within.as_secs());
+            Err(problem(ProblemKind::Busy, text))
+        }
+        Err(RecvTimeoutError::Disconnected) => {
+            Err(problem(ProblemKind::Failed, format!("the store of {service} cannot be opened; see Hale's own output")))
+        }
+    }
+}
+
+impl From<NoStore> for StoreProblem {
+    fn from(none: NoStore) -> Self {
+        let kind = match &none {
+            NoStore::NotConfigured(_) | NoStore::TakesNothing(_) => ProblemKind::NoStore,
+            NoStore::Busy(_) => ProblemKind::Busy,
+            NoStore::NotOpen(..) => ProblemKind::Failed,
+        };
+        Self { kind, text: none.to_string() }
     }
 }
 

@@ -195,7 +195,7 @@ fn run(args: impl IntoIterator<Item = OsString>) -> Result<Ended, StartError> {
     let hub = api::Hub::default();
     let to_loop = inbox.clone();
     let stores = Stores::new(world.policy(), move |event| to_loop.send(event));
-    let (prober, listeners) = start_runtime(host_policy, listeners, &inbox, (&asker, &hub), &trees)?;
+    let (prober, listeners) = start_runtime(host_policy, listeners, &inbox, (&asker, &hub, &stores), &trees)?;
     for (key, fd) in [StoreKey::ReadApi, StoreKey::ControlApi].into_iter().zip(&listeners) {
         guardian.store(key, fd.as_fd()).map_err(|error| failed("keep the API's sockets")(io::Error::other(error)))?;
     }
@@ -451,7 +451,7 @@ fn start_runtime(
     host: &HostPolicy,
     listeners: Option<(OwnedFd, OwnedFd)>,
     inbox: &Inbox,
-    (asker, hub): (&Asker, &api::Hub),
+    (asker, hub, stores): (&Asker, &api::Hub, &Stores),
     trees: &Arc<Trees>,
 ) -> Result<(Prober, [OwnedFd; 2]), StartError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -468,6 +468,7 @@ fn start_runtime(
         (Path::new(&host.state_dir), Path::new(&host.runtime_dir)),
     );
     let (runtime_dir, asker, hub) = (PathBuf::from(&host.runtime_dir), asker.clone(), hub.clone());
+    let stores = stores.clone();
     let (started, result) = sync_channel(1);
     let serve = move || {
         runtime.block_on(async {
@@ -482,8 +483,7 @@ fn start_runtime(
             match copies {
                 Ok((sockets, copies)) => {
                     let _ = started.send(Ok(copies));
-                    if let Err(error) = api::serve(sockets, Arc::new(asker), Arc::new(api::stores::NoStores), hub).await
-                    {
+                    if let Err(error) = api::serve(sockets, Arc::new(asker), Arc::new(stores), hub).await {
                         eprintln!("hale: the API has ended: {error}");
                     }
                 }
