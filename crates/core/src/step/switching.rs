@@ -1,149 +1,32 @@
-//! Switching: from an order, or a rung of the ladder, to what is on record, to the store, to the process that has to show that it
-//! works, and to one of the ends of a switch.
+//! Switching: what is to be switched to is put on record, then the store is told, then the process is started anew; and the ends of it.
 
-use super::{Brain, DURABLE_WITHIN};
+use super::Brain;
 use crate::effect::{Answer, Order, Towards};
 use crate::event::{Seen, SwitchError};
-use crate::ids::{GenerationId, Name, RecordId, RequestId};
+use crate::ids::{GenerationId, Name, RecordId};
 use crate::incident::Cause;
-use crate::plan::take_back;
-use crate::policy::{Mode, Rollback};
 use crate::reason::Reason;
-use crate::record::{Actor, Body, Finding, Refusal};
-use crate::safeswitch::{Aim, Bad, ELSEWHERE_FROM, End, Generations, Intent, Move, QUARANTINED_FOR, Stage, Switch};
+use crate::record::{Body, Refusal};
+use crate::safeswitch::{Aim, End, Generations, Intent, Move, Stage, Switch};
 use crate::time::Monotonic;
 use crate::world::phase::{Phase, Then};
 use crate::world::service::Wanted;
 use alloc::boxed::Box;
 use alloc::collections::BTreeSet;
 use alloc::format;
-use alloc::string::{String, ToString};
+use alloc::string::String;
 
 impl Brain<'_> {
     pub(super) fn generations(&self, name: &Name) -> &Generations {
         &self.known(name).generations
     }
 
-    fn switch(&self, name: &Name) -> Option<&Switch> {
+    pub(super) fn switch(&self, name: &Name) -> Option<&Switch> {
         self.generations(name).switch.as_ref()
     }
 
     pub(super) fn moved(&mut self, name: &Name, moved: Move) -> bool {
         self.record(name, Body::Generation(moved))
-    }
-
-    /// Why nothing may be switched now by an operator's order.
-    fn not_switchable(&self, name: &Name) -> Option<Reason> {
-        let known = self.known(name);
-        if self.policy(name).generations.is_none() {
-            Some(Reason::NoGenerationsConfigured)
-        } else if self.world.mode() == Mode::Observe {
-            Some(Reason::ObserveMode)
-        } else if let Some(what) = &known.violated {
-            Some(Reason::Violated { what: what.clone() })
-        } else if let Some(paused) = &known.paused {
-            Some(Reason::Paused { actor: paused.actor.clone() })
-        } else if !known.generations.is_known {
-            Some(Reason::StoreNotSeen)
-        } else {
-            None
-        }
-    }
-
-    fn refuse_switch(&mut self, request: RequestId, what: String, reason: Reason) {
-        self.reply(request, Answer::Refused(Refusal { what, reason }));
-    }
-
-    /// `hale deploy`, once the order is durable.
-    pub(super) fn order_deploy(
-        &mut self,
-        name: &Name,
-        request: RequestId,
-        actor: Actor,
-        to: GenerationId,
-        force: bool,
-    ) {
-        let what = || format!("order: deploy {} to {name}", to.short());
-        if let Some(reason) = self.not_switchable(name) {
-            return self.refuse_switch(request, what(), reason);
-        }
-        if let Some(switch) = self.switch(name) {
-            let text = format!("{name} is being switched to {}", switch.intent.to.short());
-            return self.reply(request, Answer::Busy { text });
-        }
-        let wall_us = self.at.wall_us;
-        let known = self.generations(name);
-        if let Some(bad) = known.bad(&to, wall_us).filter(|_| !force) {
-            let reason = Reason::Quarantined { why: Box::new(bad.why.clone()) };
-            return self.refuse_switch(request, what(), reason);
-        }
-        if known.current.as_ref() == Some(&to) && self.known(name).runs.as_ref() == Some(&to) {
-            let text = format!("{name} runs {} already", to.short());
-            return self.reply(request, Answer::Done { text });
-        }
-        if known.bad(&to, wall_us).is_some() {
-            let why = Reason::Ordered { actor: actor.clone() };
-            self.moved(name, Move::Cleared { generation: to.clone(), why });
-        }
-        let id = self.next_record();
-        if self.intend(name, Aim::Deploy { actor }, to) {
-            self.wait_for(name, request, Wanted::Switched(id));
-        }
-    }
-
-    /// `hale rollback`, once the order is durable.
-    pub(super) fn order_rollback(&mut self, name: &Name, request: RequestId, actor: Actor, to: Option<GenerationId>) {
-        let what = || format!("order: roll {name} back");
-        if let Some(reason) = self.not_switchable(name) {
-            return self.refuse_switch(request, what(), reason);
-        }
-        if self.policy(name).generations.as_ref().is_some_and(|policy| policy.rollback == Rollback::Never) {
-            return self.refuse_switch(request, what(), Reason::RollbackNever);
-        }
-        if let Some(switch) = self.switch(name) {
-            let (id, back) = (switch.id, switch.intent.back.clone());
-            let on_probation = matches!(switch.stage, Stage::Probation { .. });
-            return match back.filter(|back| on_probation && to.as_ref().is_none_or(|to| to == back)) {
-                Some(back) => {
-                    self.wait_for(name, request, Wanted::Switched(id));
-                    self.go_back(name, back, Reason::Ordered { actor });
-                }
-                None => {
-                    let text = format!("{name} is being switched, and cannot be rolled back before that is over");
-                    self.reply(request, Answer::Busy { text });
-                }
-            };
-        }
-        let known = self.generations(name);
-        let target = match to {
-            Some(to) if known.good(&to).is_none() => {
-                return self.refuse_switch(request, what(), Reason::NotKnownGood { generation: to });
-            }
-            Some(to) if known.current.as_ref() == Some(&to) => {
-                let text = format!("{name} is switched to {} already", to.short());
-                return self.reply(request, Answer::Done { text });
-            }
-            Some(to) => to,
-            None => match known.older_good(self.at.wall_us) {
-                Some(good) => good.id.clone(),
-                None => return self.refuse_switch(request, what(), Reason::NoOlderGood),
-            },
-        };
-        let id = self.next_record();
-        if self.intend(name, Aim::Return { actor }, target) {
-            self.wait_for(name, request, Wanted::Switched(id));
-        }
-    }
-
-    /// `hale quarantine clear`, once the order is durable.
-    pub(super) fn order_clear(&mut self, name: &Name, request: RequestId, generation: &GenerationId, why: Reason) {
-        let is_bad = self.generations(name).bads.iter().any(|bad| bad.id == *generation);
-        let text = if is_bad && self.moved(name, Move::Cleared { generation: generation.clone(), why }) {
-            format!("{} of {name} is quarantined no longer", generation.short())
-        } else {
-            format!("{} of {name} is not quarantined", generation.short())
-        };
-        self.reply(request, Answer::Done { text });
     }
 
     /// Puts on record what is to be switched to; the store is told once that is durable.
@@ -261,60 +144,6 @@ impl Brain<'_> {
         }
     }
 
-    /// What is due of a service's generations.
-    pub(super) fn generations_due(&mut self, name: &Name) {
-        let now = self.now();
-        let policy = self.policy(name);
-        let Some(policy) = &policy.generations else { return };
-        if self.world.services[name].senses.look_until.is_some_and(|until| until <= now) {
-            let error = String::from("it has not answered");
-            self.generation_seen(name, Seen::Unknown { error });
-        }
-        if self.world.services[name].senses.kept_at.is_some_and(|at| at.after(crate::safeswitch::KEPT_EVERY) <= now) {
-            self.keep_generations(name);
-        }
-        let due = |at: Option<Monotonic>| at.is_some_and(|at| at <= now);
-        let known = self.generations(name);
-        match known.switch.as_ref().map(|switch| (switch.id, &switch.stage)) {
-            Some((id, Stage::Intended { since })) if since.after(DURABLE_WITHIN) <= now => {
-                self.world.intended.remove(&id);
-                self.abort(name, Reason::NoDurableRecord);
-            }
-            Some((switch, Stage::Probation { held })) => {
-                let so_far = held.so_far(now);
-                if !due(held.next_mark(policy.probation)) {
-                } else if so_far < policy.probation {
-                    self.moved(name, Move::Marked { switch, so_far });
-                } else {
-                    let proved = self.next_record();
-                    if self.moved(name, Move::Proved { switch }) {
-                        self.world.intended.insert(proved, name.clone());
-                    }
-                }
-            }
-            Some(_) => {}
-            None if due(known.soak.next_mark(policy.soak)) => {
-                let so_far = known.soak.so_far(now);
-                let current = known.current.clone();
-                if let Some(generation) = current.filter(|_| so_far >= policy.soak) {
-                    self.moved(name, Move::Proven { generation });
-                } else {
-                    self.moved(name, Move::Soaked { so_far });
-                }
-            }
-            None => {}
-        }
-    }
-
-    /// Writes down all that is known of its generations, so that a start finds it near the ledger's end.
-    pub(super) fn keep_generations(&mut self, name: &Name) {
-        let (now, known) = (self.now(), Box::new(self.generations(name).clone()));
-        self.moved(name, Move::Kept { known });
-        if let Some(service) = self.service_mut(name) {
-            service.senses.kept_at = Some(now);
-        }
-    }
-
     /// The store has switched, or has not.
     pub(super) fn generation_switched(&mut self, name: &Name, id: RecordId, error: Option<SwitchError>, seen: &Seen) {
         let Some(switch) = self.switch(name).filter(|switch| switch.id == id).cloned() else { return };
@@ -374,7 +203,7 @@ impl Brain<'_> {
     }
 
     /// Ends what runs, and starts what is switched to; what is to stay stopped stays so.
-    fn start_switched(&mut self, name: &Name, until: Monotonic, why: Reason) {
+    pub(super) fn start_switched(&mut self, name: &Name, until: Monotonic, why: Reason) {
         if !matches!(self.phase(name), Phase::Stopping { then: Then::Stay { .. }, .. }) {
             self.bring_down(name, Then::Restart { until }, why);
         }
@@ -394,7 +223,7 @@ impl Brain<'_> {
     }
 
     /// Nothing was changed. What the ladder wanted to take back stays, and is held.
-    fn abort(&mut self, name: &Name, why: Reason) {
+    pub(super) fn abort(&mut self, name: &Name, why: Reason) {
         let by_ladder = self.switch(name).is_some_and(|switch| match switch.intent.aim {
             Aim::TakeBack { .. } | Aim::PutBack { .. } => true,
             Aim::Deploy { .. } | Aim::Outside | Aim::Return { .. } => false,
@@ -415,148 +244,6 @@ impl Brain<'_> {
         if matches!(self.phase(name), Phase::BackingOff { .. }) {
             self.try_start(name, Reason::DelayOver);
         }
-    }
-
-    /// A failure that counts, of a service that is being switched: what it means for that. Comes before the ladder. `true`:
-    /// nothing is left to be decided.
-    pub(super) fn failed_while_switching(&mut self, name: &Name, finding: &Finding) -> bool {
-        let Some(switch) = self.switch(name).cloned() else { return false };
-        let is_other = self.known(name).runs != self.generations(name).current;
-        if is_other || self.observes(name) || self.known(name).paused.is_some() || self.blocked_by(name).is_some() {
-            return false;
-        }
-        match &switch.stage {
-            Stage::Probation { .. } => {
-                if let Some(check) = self.failed_before(name, &switch, finding) {
-                    self.end_switch(name, &End::Held { why: Reason::FailsAsBefore { check } });
-                } else if switch.intent.back.is_none() {
-                    self.stop_without_way_back(name, finding);
-                    return true;
-                } else if let Some(why) = self.kept_from_going_back(name) {
-                    self.end_switch(name, &End::Held { why });
-                }
-            }
-            Stage::Validating { .. } if self.known(name).counters.failures >= ELSEWHERE_FROM => {
-                let why = Reason::GoodFailsToo { finding: finding.to_string() };
-                match (&switch.intent.aim, &switch.intent.back) {
-                    // What runs now is what was good, and it stays.
-                    (Aim::Deploy { .. } | Aim::Outside, _) => {
-                        self.end_switch(name, &End::Environmental { why });
-                    }
-                    (Aim::Return { .. } | Aim::PutBack { .. }, _) | (Aim::TakeBack { .. }, None) => {
-                        self.end_switch(name, &End::Held { why });
-                    }
-                    (Aim::TakeBack { .. }, Some(newer)) => {
-                        self.go_back(name, newer.clone(), why);
-                        return true;
-                    }
-                }
-            }
-            Stage::Intended { .. }
-            | Stage::Switching
-            | Stage::Committing { .. }
-            | Stage::GoingBack { .. }
-            | Stage::Validating { .. } => {}
-        }
-        false
-    }
-
-    /// The check that failed before the switch, too, if that is all that this failure is.
-    fn failed_before(&self, name: &Name, switch: &Switch, finding: &Finding) -> Option<Name> {
-        let before = &switch.intent.failed_before;
-        match finding {
-            Finding::Check { check, .. } | Finding::NoHeartbeat { check, .. } => {
-                before.contains(check).then(|| check.clone())
-            }
-            Finding::StartTimeout { .. } => {
-                let service = &self.world.services[name];
-                let checks = service.policy.checks.iter().zip(&service.known.checks);
-                let mut failing = checks
-                    .filter(|(_, state)| **state != crate::analyze::checks::CheckState::Passing)
-                    .map(|(policy, _)| &policy.name)
-                    .peekable();
-                let first = failing.peek().map(|name| (*name).clone());
-                failing.all(|name| before.contains(name)).then_some(first).flatten()
-            }
-            Finding::Exit { .. } | Finding::Oom { .. } | Finding::Spawn { .. } | Finding::Unkillable { .. } => None,
-        }
-    }
-
-    /// What the rule of taking back reads of a failure of this kind; `None`: it has no generations.
-    pub(super) fn could_take_back(
-        &self,
-        name: &Name,
-        cause: Cause,
-        refused: Option<Reason>,
-    ) -> Option<take_back::Read> {
-        let policy = self.policy(name);
-        let known = self.known(name);
-        let mut read = take_back::read(policy.generations.as_ref()?, &known.generations, cause, self.at.wall_us);
-        if known.runs != known.generations.current {
-            // It is not of what was switched to that it fails.
-            read.switches |= read.on_probation;
-            read.on_probation = false;
-        }
-        read.refused = refused;
-        Some(read)
-    }
-
-    fn kept_from_going_back(&self, name: &Name) -> Option<Reason> {
-        match self.policy(name).generations.as_ref()?.rollback {
-            Rollback::Auto => None,
-            Rollback::Ask => Some(Reason::RollbackAsk),
-            Rollback::Never => Some(Reason::RollbackNever),
-        }
-    }
-
-    /// The rung of the ladder: what has not proved itself goes back at once; what has, once that is on the disk.
-    pub(super) fn take_back(&mut self, name: &Name, to: GenerationId, cause: Cause, finding: &str) {
-        if self.generations(name).on_probation().is_some() {
-            return self.go_back(name, to, Reason::OnProbation { finding: String::from(finding) });
-        }
-        let Some(incident) = self.known(name).incident.map(|open| open.id) else { return };
-        self.switch_by_ladder(name, Aim::TakeBack { incident, cause }, to);
-    }
-
-    /// The last rung: what was taken back is not the cause.
-    pub(super) fn put_back(&mut self, name: &Name, to: GenerationId) {
-        let Some(incident) = self.known(name).incident.map(|open| open.id) else { return };
-        self.switch_by_ladder(name, Aim::PutBack { incident }, to);
-    }
-
-    fn switch_by_ladder(&mut self, name: &Name, aim: Aim, to: GenerationId) {
-        if self.intend(name, aim, to) {
-            let until = self.now();
-            self.start_switched(name, until, Reason::MustGo);
-        }
-    }
-
-    /// The failure of a change that has nothing to go back to: the service stays down.
-    fn stop_without_way_back(&mut self, name: &Name, finding: &Finding) {
-        let why = Reason::OnProbation { finding: finding.to_string() };
-        self.end_switch(name, &End::Stopped { why: why.clone() });
-        self.bring_down(name, Then::Stay { why: why.clone() }, why);
-    }
-
-    /// The service is healthy: what was switched back to is validated. `true`: that is how its incident ends.
-    pub(super) fn validated(&mut self, name: &Name) -> bool {
-        let Some(Switch { intent, stage: Stage::Validating { why }, .. }) = self.switch(name).cloned() else {
-            return false;
-        };
-        if self.known(name).runs != self.generations(name).current {
-            return false;
-        }
-        let left = if intent.aim.proves() { Some(intent.to.clone()) } else { intent.from.clone() };
-        let is_evidence = matches!(why, Reason::OnProbation { .. } | Reason::NewestChange { .. });
-        self.end_switch(name, &End::RolledBack { why: why.clone() });
-        if let Some(id) = left.filter(|_| is_evidence && !matches!(intent.aim, Aim::Return { .. })) {
-            let since_wall_us = self.at.wall_us;
-            let until_wall_us = since_wall_us.saturating_add_unsigned(QUARANTINED_FOR.as_us());
-            let seen_in = self.known(name).incident.map(|open| open.id);
-            let bad = Box::new(Bad { id, why, seen_in, since_wall_us, until_wall_us });
-            self.moved(name, Move::Quarantined { bad });
-        }
-        true
     }
 
     /// The store says that it stays.
@@ -633,15 +320,16 @@ fn end_words(name: &Name, switch: &Switch, end: &End) -> Answer {
 mod tests {
     use super::*;
     use crate::event::{Event, Process, Question};
-    use crate::ids::Epoch;
+    use crate::ids::{Epoch, RequestId};
     use crate::incident::Outcome;
-    use crate::policy::{CrashLoop, GenerationsPolicy, ServicePolicy, StoreKind};
-    use crate::record::{OperatorOrder, Record};
+    use crate::policy::{CrashLoop, GenerationsPolicy, Rollback, ServicePolicy, StoreKind};
+    use crate::record::{Actor, OperatorOrder, Record};
     use crate::safeswitch::Grade;
     use crate::step::Output;
     use crate::step::tests::{at, exited, service, step, world};
     use crate::time::{Now, Span};
     use crate::world::World;
+    use alloc::string::ToString;
     use alloc::vec::Vec;
 
     fn id(text: &str) -> GenerationId {

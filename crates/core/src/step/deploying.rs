@@ -1,0 +1,129 @@
+//! What operators order about generations: deploy, roll back, clear of quarantine.
+
+use super::Brain;
+use crate::effect::Answer;
+use crate::ids::{GenerationId, Name, RequestId};
+use crate::policy::{Mode, Rollback};
+use crate::reason::Reason;
+use crate::record::{Actor, Refusal};
+use crate::safeswitch::{Aim, Move, Stage};
+use crate::world::service::Wanted;
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::string::String;
+
+impl Brain<'_> {
+    /// Why nothing may be switched now by an operator's order.
+    fn not_switchable(&self, name: &Name) -> Option<Reason> {
+        let known = self.known(name);
+        if self.policy(name).generations.is_none() {
+            Some(Reason::NoGenerationsConfigured)
+        } else if self.world.mode() == Mode::Observe {
+            Some(Reason::ObserveMode)
+        } else if let Some(what) = &known.violated {
+            Some(Reason::Violated { what: what.clone() })
+        } else if let Some(paused) = &known.paused {
+            Some(Reason::Paused { actor: paused.actor.clone() })
+        } else if !known.generations.is_known {
+            Some(Reason::StoreNotSeen)
+        } else {
+            None
+        }
+    }
+
+    fn refuse_switch(&mut self, request: RequestId, what: String, reason: Reason) {
+        self.reply(request, Answer::Refused(Refusal { what, reason }));
+    }
+
+    /// `hale deploy`, once the order is durable.
+    pub(super) fn order_deploy(
+        &mut self,
+        name: &Name,
+        request: RequestId,
+        actor: Actor,
+        to: GenerationId,
+        force: bool,
+    ) {
+        let what = || format!("order: deploy {} to {name}", to.short());
+        if let Some(reason) = self.not_switchable(name) {
+            return self.refuse_switch(request, what(), reason);
+        }
+        if let Some(switch) = self.switch(name) {
+            let text = format!("{name} is being switched to {}", switch.intent.to.short());
+            return self.reply(request, Answer::Busy { text });
+        }
+        let wall_us = self.at.wall_us;
+        let known = self.generations(name);
+        if let Some(bad) = known.bad(&to, wall_us).filter(|_| !force) {
+            let reason = Reason::Quarantined { why: Box::new(bad.why.clone()) };
+            return self.refuse_switch(request, what(), reason);
+        }
+        if known.current.as_ref() == Some(&to) && self.known(name).runs.as_ref() == Some(&to) {
+            let text = format!("{name} runs {} already", to.short());
+            return self.reply(request, Answer::Done { text });
+        }
+        if known.bad(&to, wall_us).is_some() {
+            let why = Reason::Ordered { actor: actor.clone() };
+            self.moved(name, Move::Cleared { generation: to.clone(), why });
+        }
+        let id = self.next_record();
+        if self.intend(name, Aim::Deploy { actor }, to) {
+            self.wait_for(name, request, Wanted::Switched(id));
+        }
+    }
+
+    /// `hale rollback`, once the order is durable.
+    pub(super) fn order_rollback(&mut self, name: &Name, request: RequestId, actor: Actor, to: Option<GenerationId>) {
+        let what = || format!("order: roll {name} back");
+        if let Some(reason) = self.not_switchable(name) {
+            return self.refuse_switch(request, what(), reason);
+        }
+        if self.policy(name).generations.as_ref().is_some_and(|policy| policy.rollback == Rollback::Never) {
+            return self.refuse_switch(request, what(), Reason::RollbackNever);
+        }
+        if let Some(switch) = self.switch(name) {
+            let (id, back) = (switch.id, switch.intent.back.clone());
+            let on_probation = matches!(switch.stage, Stage::Probation { .. });
+            return match back.filter(|back| on_probation && to.as_ref().is_none_or(|to| to == back)) {
+                Some(back) => {
+                    self.wait_for(name, request, Wanted::Switched(id));
+                    self.go_back(name, back, Reason::Ordered { actor });
+                }
+                None => {
+                    let text = format!("{name} is being switched, and cannot be rolled back before that is over");
+                    self.reply(request, Answer::Busy { text });
+                }
+            };
+        }
+        let known = self.generations(name);
+        let target = match to {
+            Some(to) if known.good(&to).is_none() => {
+                return self.refuse_switch(request, what(), Reason::NotKnownGood { generation: to });
+            }
+            Some(to) if known.current.as_ref() == Some(&to) => {
+                let text = format!("{name} is switched to {} already", to.short());
+                return self.reply(request, Answer::Done { text });
+            }
+            Some(to) => to,
+            None => match known.older_good(self.at.wall_us) {
+                Some(good) => good.id.clone(),
+                None => return self.refuse_switch(request, what(), Reason::NoOlderGood),
+            },
+        };
+        let id = self.next_record();
+        if self.intend(name, Aim::Return { actor }, target) {
+            self.wait_for(name, request, Wanted::Switched(id));
+        }
+    }
+
+    /// `hale quarantine clear`, once the order is durable.
+    pub(super) fn order_clear(&mut self, name: &Name, request: RequestId, generation: &GenerationId, why: Reason) {
+        let is_bad = self.generations(name).bads.iter().any(|bad| bad.id == *generation);
+        let text = if is_bad && self.moved(name, Move::Cleared { generation: generation.clone(), why }) {
+            format!("{} of {name} is quarantined no longer", generation.short())
+        } else {
+            format!("{} of {name} is not quarantined", generation.short())
+        };
+        self.reply(request, Answer::Done { text });
+    }
+}
