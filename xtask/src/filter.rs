@@ -37,6 +37,7 @@ const NEEDS: &[Need] = &[
     Need { module: "needs_python", why_not: "no python3", is_met: || find_program("python3").is_some() },
     Need { module: "needs_iproute2", why_not: "no ip (iproute2)", is_met: || find_program("ip").is_some() },
     Need { module: "needs_node", why_not: "no node", is_met: || find_program("node").is_some() },
+    Need { module: "needs_nix", why_not: "no nix-env (nix-bin)", is_met: || find_program("nix-env").is_some() },
     Need {
         module: "needs_node_exporter",
         why_not: "no prometheus-node-exporter",

@@ -27,6 +27,7 @@ const PACKAGES: &[Package] = &[
         program: "prometheus-node-exporter",
         why: "metrics of somebody else's program",
     },
+    Package { name: "nix-bin", program: "nix-env", why: "profiles of Nix, in a store that each test makes" },
     Package { name: "curl", program: "curl", why: "the transcripts in README.md break the demo services with it" },
     Package { name: "jq", program: "jq", why: "the ledger's chain can be checked without Hale" },
     Package { name: "systemd", program: "systemd-notify", why: "systemd-notify talks to Hale's notify socket" },

@@ -117,6 +117,14 @@ pub enum StoreError {
         /// Who says so, and what to do.
         why: String,
     },
+    /// Nix found other contents than it had put there.
+    #[error("{id} is damaged{said}; repair it (nix-store --repair-path PATH) or deploy another one")]
+    Altered {
+        /// Which one.
+        id: GenerationId,
+        /// What Nix said, after `: `.
+        said: String,
+    },
     /// What is current was made by nobody that Hale knows.
     #[error("{what} {why}")]
     Foreign {
@@ -138,6 +146,9 @@ pub enum StoreError {
     /// Two would take each other's files away.
     #[error("the releases of this service are in use by another process; is Hale running already?")]
     Busy,
+    /// Two would take each other's switches back.
+    #[error("the profile {0} is in use by another service or process; give each service a profile of its own")]
+    ProfileBusy(String),
     /// Anything else that the system refused.
     #[error("cannot {what}: {source}")]
     Io {

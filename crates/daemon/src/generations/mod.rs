@@ -11,10 +11,14 @@
 
 mod archive;
 mod beneath;
+mod command;
 mod error;
 mod import;
 mod manifest;
+mod nix;
+mod nix_profile;
 mod pack;
+mod program;
 mod release;
 mod store;
 mod stores;
@@ -24,6 +28,7 @@ mod testing;
 mod tree;
 mod watch;
 
+use command::Programs;
 use hale_core::ids::{GenerationId, Name};
 use hale_core::policy::StoreKind;
 use std::collections::BTreeSet;
@@ -31,9 +36,11 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+pub use command::Commands;
 pub use error::{ArchiveFault, Change, Drift, EntryFault, ProgramFault, StoreError};
 pub use hale_core::effect::Towards;
 pub use import::Limits;
+pub use nix_profile::NixProfile;
 pub use pack::pack;
 pub use release::{Arrival, Importer, Releases};
 pub use store::{Imported, Listed, Owner, Store, Verified};
@@ -72,7 +79,7 @@ pub trait Generations: Send {
     ///
     /// # Errors
     /// [`StoreError::NotDurable`] when it was switched and may not stay so; [`StoreError::Unknown`] when nobody can tell; with
-    /// any other error the generation is not the current one.
+    /// any other error nothing was switched to it.
     fn activate(&mut self, id: &GenerationId, towards: Towards) -> Result<(), StoreError>;
 
     /// Protects these and no others from whoever else removes generations.
@@ -134,8 +141,12 @@ pub fn open(
 ) -> Result<Box<dyn Generations>, StoreError> {
     Ok(match kind {
         StoreKind::Release => Box::new(Releases::open(state_dir, service, owner)?),
-        StoreKind::NixProfile { .. } | StoreKind::Command { .. } => {
-            return Err(StoreError::Busy);
+        StoreKind::NixProfile { profile } => {
+            Box::new(NixProfile::open(Path::new(profile), state_dir, service, |name| std::env::var_os(name))?)
+        }
+        StoreKind::Command { list, current, stage, activate, revert } => {
+            let [list, current, stage, activate, revert] = [list, current, stage, activate, revert].map(Vec::clone);
+            Box::new(Commands::new(Programs { list, current, stage, activate, revert }, service))
         }
     })
 }

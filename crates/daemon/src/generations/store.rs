@@ -144,7 +144,11 @@ impl Store {
             // Where it cannot be made now, a switch tries again.
             are_new |= prepare_link(&self.dir, id).unwrap_or(false);
         }
-        if are_new { syncfs(&self.dir) } else { Ok(()) }
+        if are_new {
+            // Where that fails, a switch syncs the directory all the same.
+            let _tried_again = syncfs(&self.dir);
+        }
+        Ok(())
     }
 
     /// Makes a release of a tar, plain or compressed by gzip or zstd. Reads to the end of the stream, and blocks as long as
@@ -324,6 +328,13 @@ impl Store {
             Err(Errno::NOENT) => Ok(false),
             Err(error) => Err(io(format!("look for release {id}"), error)),
         }
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        // A child that another thread is just starting has the lock's descriptor too, until its program runs.
+        let _ends_with_its_descriptors = flock(&self.dir, FlockOperation::Unlock);
     }
 }
 

@@ -144,8 +144,7 @@ pub(super) fn look(root: BorrowedFd<'_>) -> Result<Id, StoreError> {
 
 /// Which file it is, and what no change leaves as it was.
 fn traits(stat: &Stat) -> [u64; 5] {
-    let nanoseconds = u64::try_from(stat.st_ctime_nsec).unwrap_or(0);
-    [stat.st_dev, stat.st_ino, stat.st_size.cast_unsigned(), stat.st_ctime.cast_unsigned(), nanoseconds]
+    [stat.st_dev, stat.st_ino, stat.st_size.cast_unsigned(), stat.st_ctime.cast_unsigned(), stat.st_ctime_nsec]
 }
 
 fn content(root: BorrowedFd<'_>, path: &[u8], buffer: &mut [u8]) -> Result<(u64, Id), StoreError> {

@@ -9,6 +9,6 @@ pub mod notify;
 pub mod pressure;
 pub mod probe;
 pub(crate) mod sock_diag;
-mod text;
+pub(crate) mod text;
 pub(crate) mod tree_sample;
 pub mod watchdog_chain;

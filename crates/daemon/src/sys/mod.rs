@@ -5,6 +5,7 @@ pub mod clock;
 pub mod datagram;
 pub mod fds;
 pub mod packet;
+pub mod parent;
 pub mod pidfd;
 pub mod signals;
 pub mod strict;
