@@ -52,7 +52,7 @@ impl From<StoreError> for StoreProblem {
     fn from(error: StoreError) -> Self {
         let kind = match &error {
             StoreError::Entry { .. } | StoreError::Archive(_) | StoreError::NotAnId { .. } => ProblemKind::Refused,
-            StoreError::Busy => ProblemKind::Busy,
+            StoreError::Busy | StoreError::ProfileBusy(_) => ProblemKind::Busy,
             StoreError::NoRoom { .. }
             | StoreError::Full { .. }
             | StoreError::Damaged { .. }
@@ -64,6 +64,7 @@ impl From<StoreError> for StoreProblem {
             | StoreError::Unknown { .. }
             | StoreError::NotSwitched { .. }
             | StoreError::NotThere { .. }
+            | StoreError::Altered { .. }
             | StoreError::Foreign { .. }
             | StoreError::Program { .. }
             | StoreError::Io { .. } => ProblemKind::Failed,

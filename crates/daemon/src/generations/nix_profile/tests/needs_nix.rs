@@ -372,3 +372,39 @@ fn a_profile_is_of_one_service() {
     drop(store);
     nix.open_as("other").unwrap();
 }
+
+mod needs_root {
+    use super::*;
+
+    /// Whoever may not write among Nix's own roots pins by links in Hale's directory.
+    #[test]
+    fn an_ordinary_user_pins_too() {
+        const INSIDE: &str = "HALE_TEST_INSIDE";
+        if std::env::var_os(INSIDE).is_none() {
+            let test = "generations::nix_profile::tests::needs_nix::needs_root::an_ordinary_user_pins_too";
+            let mut command = Command::new("setpriv");
+            command.args(["--reuid", "54321", "--regid", "54321", "--clear-groups", "--no-new-privs"]);
+            command.arg(std::env::current_exe().unwrap()).args(["--exact", test, "--nocapture"]);
+            let output = command.env(INSIDE, "1").output().unwrap();
+            let text = String::from_utf8_lossy(&output.stdout);
+            assert!(output.status.success() && text.contains("1 passed"), "{output:?}");
+            return;
+        }
+        let nix = Private::new();
+        let [one, two, other] = ["1", "2", "other"].map(|content| nix.add("bot", content));
+        assert!(nix.set(&other).status().unwrap().success());
+        let roots = nix.at("state/gcroots");
+        fs::set_permissions(&roots, fs::Permissions::from_mode(0o555)).unwrap();
+        let mut store = nix.open();
+        assert!(nix.at("hale/nix/roots/bot").exists() && !roots.join("hale").exists());
+        for (id, towards) in [(&one, Towards::New), (&two, Towards::New)] {
+            store.activate(id, towards).unwrap();
+        }
+        nix.collect_garbage();
+        assert!(is_there(&one) && !is_there(&other));
+        store.activate(&one, Towards::Back).unwrap();
+        store.pin(&set_of([&one])).unwrap();
+        nix.collect_garbage();
+        assert!(!is_there(&two));
+    }
+}
