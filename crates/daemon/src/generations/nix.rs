@@ -24,9 +24,10 @@ const READ_WITHIN: Duration = Duration::from_secs(15 * 60);
 /// How many paths are given to one program: the kernel takes 2 MiB of arguments, and a path has at most 255 bytes.
 const PATHS_AT_ONCE: usize = 1000;
 
-/// The variables of Hale's own environment that say where Nix is (nix-store(1), "Common environment variables").
-const VARIABLES: [&str; 6] =
-    ["NIX_STORE_DIR", "NIX_STATE_DIR", "NIX_LOG_DIR", "NIX_CONF_DIR", "NIX_REMOTE", "NIX_DAEMON_SOCKET_PATH"];
+/// The variables of Hale's own environment that say where Nix is (nix-store(1), "Common environment variables"), and who asks:
+/// Nix does nothing for a user without a name, which a user of a container alone can be.
+const VARIABLES: [&str; 7] =
+    ["NIX_STORE_DIR", "NIX_STATE_DIR", "NIX_LOG_DIR", "NIX_CONF_DIR", "NIX_REMOTE", "NIX_DAEMON_SOCKET_PATH", "USER"];
 
 /// The alphabet of the hash in a store path (`base32Chars` of libutil/hash.cc), and its length.
 const HASH_CHARACTERS: &str = "0123456789abcdfghijklmnpqrsvwxyz";

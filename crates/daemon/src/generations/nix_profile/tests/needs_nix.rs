@@ -53,6 +53,7 @@ impl Private {
                 let all = std::iter::once(self.stubs.clone()).chain(std::env::split_paths(&rest));
                 return Some(std::env::join_paths(all).unwrap());
             }
+            "USER" => return Some("bot".into()),
             _ => return None,
         };
         Some(path.into())
@@ -62,7 +63,7 @@ impl Private {
     fn command(&self, program: &str) -> Command {
         let mut command = Command::new(program);
         command.env_clear().env("HOME", self.at("home")).env("PATH", std::env::var_os("PATH").unwrap());
-        for name in ["NIX_STORE_DIR", "NIX_STATE_DIR", "NIX_LOG_DIR", "NIX_CONF_DIR"] {
+        for name in ["NIX_STORE_DIR", "NIX_STATE_DIR", "NIX_LOG_DIR", "NIX_CONF_DIR", "USER"] {
             command.env(name, self.variable(name).unwrap());
         }
         command.stdin(Stdio::null()).stderr(Stdio::null());
@@ -394,6 +395,7 @@ mod needs_root {
         let [one, two, other] = ["1", "2", "other"].map(|content| nix.add("bot", content));
         assert!(nix.set(&other).status().unwrap().success());
         let roots = nix.at("state/gcroots");
+        assert!(roots.join("auto").exists());
         fs::set_permissions(&roots, fs::Permissions::from_mode(0o555)).unwrap();
         let mut store = nix.open();
         assert!(nix.at("hale/nix/roots/bot").exists() && !roots.join("hale").exists());
