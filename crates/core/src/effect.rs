@@ -4,6 +4,7 @@ use crate::descriptor::Stored;
 use crate::ids::{EffectId, Epoch, GenerationId, IncidentId, Name, OfferId, ProbeId, RecordId, RequestId};
 use crate::policy::{DependencyPolicy, Policy, ServicePolicy, Signal};
 use crate::record::Refusal;
+use crate::safeswitch::Part;
 use crate::status::{GenerationsReport, StatusReport};
 use alloc::boxed::Box;
 use alloc::string::String;
@@ -51,10 +52,15 @@ pub enum Order {
         generation: Option<GenerationId>,
     },
     /// Look which generation is switched to. Idempotent. Answered by `GenerationSeen`.
-    LookAtStore,
+    LookAtStore {
+        /// At which.
+        part: Part,
+    },
     /// Make sure that `to` is whole, and the way back too, and switch. Idempotent. Answered by `GenerationSwitched`. The
     /// switch fences it: an executor refuses one that is older than the newest that it knows.
     Switch {
+        /// Of which part.
+        part: Part,
         /// Which switch.
         switch: RecordId,
         /// To what.
@@ -66,6 +72,8 @@ pub enum Order {
     },
     /// What was switched to stays: finish whatever the store has to for that. Idempotent. Answered by `GenerationPromoted`.
     Promote {
+        /// Of which part.
+        part: Part,
         /// Which switch.
         switch: RecordId,
         /// What.
@@ -73,6 +81,8 @@ pub enum Order {
     },
     /// Of all generations keep these, and the newest others up to this number. Idempotent.
     Retain {
+        /// Of which part.
+        part: Part,
         /// Never removed.
         needed: Vec<GenerationId>,
         /// How many there may be in all.
@@ -191,7 +201,7 @@ impl Order {
             | Self::Store { .. }
             | Self::Unstore { .. }
             // Of no process; a switch has a fence of its own.
-            | Self::LookAtStore
+            | Self::LookAtStore { .. }
             | Self::Switch { .. }
             | Self::Promote { .. }
             | Self::Retain { .. }

@@ -11,6 +11,7 @@ use crate::memory::{MemoryAtExit, MemoryReport, OomKills};
 use crate::policy::{Policy, PolicyHash, Signal};
 use crate::reason::Reason;
 use crate::record::{Actor, OperatorOrder};
+use crate::safeswitch::Part;
 use crate::time::Span;
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
@@ -179,6 +180,8 @@ pub enum Event {
     GenerationSeen {
         /// Whose.
         service: Name,
+        /// Of which part.
+        part: Part,
         /// What.
         seen: Seen,
     },
@@ -186,6 +189,8 @@ pub enum Event {
     GenerationSwitched {
         /// Whose.
         service: Name,
+        /// Of which part.
+        part: Part,
         /// Which switch.
         switch: RecordId,
         /// What went wrong, if something did.
@@ -197,6 +202,8 @@ pub enum Event {
     GenerationPromoted {
         /// Whose.
         service: Name,
+        /// Of which part.
+        part: Part,
         /// Which switch.
         switch: RecordId,
         /// What went wrong, if something did.

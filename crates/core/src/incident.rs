@@ -11,7 +11,7 @@ use crate::plan::{before_limit, ladder, reboot};
 use crate::policy::Mode;
 use crate::reason::Reason;
 use crate::record::{Body, Record};
-use crate::safeswitch::{End, Move};
+use crate::safeswitch::{End, Move, Part};
 use crate::time::{Now, Span};
 use crate::world::dependency::DependencyEdge;
 use alloc::format;
@@ -342,7 +342,7 @@ impl Story {
             if decision.choice.verdict == ladder::Verdict::Observe {
                 self.outcome = Outcome::Observed;
             }
-        } else if let Body::Generation(Move::Ended { end: End::RolledBack { why }, .. }) = &record.body {
+        } else if let Some((_, Move::Ended { end: End::RolledBack { why }, .. })) = record.body.moved() {
             // Proven by experiment: without the change it works.
             if let Reason::OnProbation { .. } | Reason::NewestChange { .. } = why {
                 self.blame = Blame::Change;
@@ -366,8 +366,12 @@ fn deed(verdict: &ladder::Verdict) -> String {
         ladder::Verdict::Wait => String::from("leave it as it is"),
         ladder::Verdict::Restart { delay: Span::ZERO } => String::from("restart it at once"),
         ladder::Verdict::Restart { delay } => format!("restart it in {delay}"),
-        ladder::Verdict::TakeBack { to } => format!("go back to {}", to.short()),
-        ladder::Verdict::PutBack { to } => format!("go forward again to {}", to.short()),
+        ladder::Verdict::TakeBack { part: Part::Store, to } => format!("go back to {}", to.short()),
+        ladder::Verdict::PutBack { part: Part::Store, to } => format!("go forward again to {}", to.short()),
+        ladder::Verdict::TakeBack { part: Part::Files, to } => format!("put its files back as in {}", to.short()),
+        ladder::Verdict::PutBack { part: Part::Files, to } => {
+            format!("put its changed files back as in {}", to.short())
+        }
         ladder::Verdict::Hold { delay, .. } => format!("hold it and to try again in {delay}"),
     }
 }
@@ -418,7 +422,8 @@ pub fn line(body: &Body) -> Option<(String, Option<String>)> {
                 check.as_ref().map_or(String::from("its start takes too long"), |check| format!("check {check} fails"));
             because(format!("{what}, and nothing is done: {}", blame.words()), reason)
         }
-        Body::Generation(moved) => crate::safeswitch::words::line(moved),
+        Body::Generation(moved) => crate::safeswitch::words::line(Part::Store, moved),
+        Body::Files(moved) => crate::safeswitch::words::line(Part::Files, moved),
         Body::Waits { why } => because(String::from("waits"), why),
         Body::Blocked { on } => plain(format!("waits for {on} to be ready")),
         Body::RunsBlocked { on, .. } => plain(format!("blocked: {on} is down, and it is left as it is")),

@@ -22,7 +22,7 @@ use crate::plan::reboot;
 use crate::policy::change::Listed;
 use crate::policy::{Mode, PolicyHash, Ready, Signal};
 use crate::reason::Reason;
-use crate::safeswitch::Move;
+use crate::safeswitch::{Move, Part};
 use crate::time::{Monotonic, Now, Span};
 use crate::world::dependency::DependencyEdge;
 use crate::world::phase::Then;
@@ -157,6 +157,9 @@ pub enum Body {
         /// Of which generation; none: it has none.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         generation: Option<GenerationId>,
+        /// And of which of its files.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        files: Option<GenerationId>,
     },
     /// The process exists.
     Spawned {
@@ -531,8 +534,10 @@ pub enum Body {
         /// How long Hale waited for the disk.
         waited: Span,
     },
-    /// Something about its generations.
+    /// Something about the generations of what it runs.
     Generation(Move),
+    /// Something about the generations of its files.
+    Files(Move),
     /// A rule of Hale's own was broken. The service is only observed from here on.
     Violated {
         /// Which rule, and how.
@@ -541,6 +546,26 @@ pub enum Body {
 }
 
 impl Body {
+    /// Something about the generations of this part.
+    #[must_use]
+    pub fn of_part(part: Part, moved: Move) -> Self {
+        match part {
+            Part::Store => Self::Generation(moved),
+            Part::Files => Self::Files(moved),
+        }
+    }
+
+    /// What it says of generations, and of which part.
+    #[must_use]
+    #[expect(clippy::wildcard_enum_match_arm, reason = "only these two are about generations")]
+    pub fn moved(&self) -> Option<(Part, &Move)> {
+        match self {
+            Self::Generation(moved) => Some((Part::Store, moved)),
+            Self::Files(moved) => Some((Part::Files, moved)),
+            _ => None,
+        }
+    }
+
     /// How well it must be kept.
     #[must_use]
     pub fn class(&self) -> Class {
@@ -550,7 +575,7 @@ impl Body {
                 reboot::Verdict::Permit | reboot::Verdict::Reboot => Class::Durable,
                 reboot::Verdict::Refuse => Class::State,
             },
-            Self::Generation(moved) => moved.class(),
+            Self::Generation(moved) | Self::Files(moved) => moved.class(),
             Self::Output { .. }
             | Self::Examined { .. }
             | Self::OutputDropped { .. }

@@ -6,7 +6,7 @@ use crate::descriptor::FdName;
 use crate::hardware::Timer;
 use crate::ids::{GenerationId, IncidentId, Name};
 use crate::policy::{CheckPolicy, Mode, StoreKind};
-use crate::safeswitch::{Generations, Grade, Stage};
+use crate::safeswitch::{Generations, Grade, Part, Parts, Stage};
 use crate::time::{Monotonic, Now, Span};
 use crate::world::World;
 use crate::world::dependency::{Dependency, Standing};
@@ -96,6 +96,8 @@ pub struct ServiceStatus {
 /// A switch that is under way.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SwitchStatus {
+    /// Of which part.
+    pub part: Part,
     /// What is switched to.
     pub to: GenerationId,
     /// What was switched to before.
@@ -116,9 +118,9 @@ pub struct GenerationsReport {
     /// Where they are kept; `None`: it has none.
     pub store: Option<StoreKind>,
     /// What its process is.
-    pub runs: Option<GenerationId>,
+    pub runs: Parts<Option<GenerationId>>,
     /// That.
-    pub known: Generations,
+    pub known: Parts<Generations>,
 }
 
 /// One check.
@@ -301,18 +303,20 @@ impl Service {
             observed: self.known.violated.clone(),
             paused_until_boot_us: None,
             stored: self.known.stored.iter().map(|stored| stored.name.clone()).collect(),
-            generation: self.policy.generations.as_ref().and_then(|_| self.known.generations.current.clone()),
-            grade: self.policy.generations.as_ref().and_then(|_| self.known.generations.current_grade()),
+            generation: self.policy.generations.as_ref().and_then(|_| self.known.generations.store.current.clone()),
+            grade: self.policy.generations.as_ref().and_then(|_| self.known.generations.store.current_grade()),
             switch: self.switch_status(now),
         }
     }
 
     fn switch_status(&self, now: Monotonic) -> Option<SwitchStatus> {
         let policy = self.policy.generations.as_ref()?;
-        let switch = self.known.generations.switch.as_ref()?;
+        let of = |part: Part| Some((part, self.known.generations[part].switch.as_ref()?));
+        let (part, switch) = self.parts().find_map(of)?;
         let probation_left =
             if let Stage::Probation { held } = &switch.stage { Some(held.left(policy.probation, now)) } else { None };
         Some(SwitchStatus {
+            part,
             to: switch.intent.to.clone(),
             from: switch.intent.from.clone(),
             stage: Cow::Borrowed(switch.stage.as_str()),

@@ -153,11 +153,13 @@ impl Brain<'_> {
                 self.record(&service, Body::OutputDropped { bytes });
             }
             Event::Asked { request, question } => self.asked(request, question),
-            Event::GenerationSeen { service, seen } => self.generation_seen(&service, seen),
-            Event::GenerationSwitched { service, switch, error, seen } => {
-                self.generation_switched(&service, switch, error, &seen);
+            Event::GenerationSeen { service, part, seen } => self.generation_seen(&service, part, seen),
+            Event::GenerationSwitched { service, part, switch, error, seen } => {
+                self.generation_switched(&service, part, switch, error, &seen);
             }
-            Event::GenerationPromoted { service, switch, error } => self.generation_promoted(&service, switch, error),
+            Event::GenerationPromoted { service, part, switch, error } => {
+                self.generation_promoted(&service, part, switch, error);
+            }
             Event::Durable { up_to } => {
                 self.durable(up_to);
                 self.switches_durable(up_to);
@@ -336,7 +338,7 @@ impl Brain<'_> {
     }
 
     /// Decides once more about a failure that goes on. `no_undo`: why nothing is taken back, where that was tried just now.
-    fn decide_again(&mut self, name: &Name, cause: Cause, no_undo: Option<Reason>) {
+    fn decide_again(&mut self, name: &Name, cause: Cause, no_undo: Option<&Reason>) {
         let (blocked, reboot) = (self.blocked_by(name), self.reboot_rung(name));
         let decision = self.decide(name, cause, blocked, hardware::rung(reboot.as_ref()), no_undo);
         self.act(name, decision, reboot, cause.as_str());
@@ -353,8 +355,8 @@ impl Brain<'_> {
             Verdict::Restart { delay } => {
                 self.bring_down(name, Then::Restart { until: now.after(delay) }, Reason::MustGo);
             }
-            Verdict::TakeBack { to } => self.take_back(name, to, cause, finding),
-            Verdict::PutBack { to } => self.put_back(name, to),
+            Verdict::TakeBack { part, to } => self.take_back(name, part, to, cause, finding),
+            Verdict::PutBack { part, to } => self.put_back(name, part, to),
             Verdict::Hold { delay, tries } => {
                 self.bring_down(name, Then::Hold { until: now.after(delay), tries }, Reason::MustGo);
                 self.take_reboot_rung(reboot);
@@ -368,7 +370,7 @@ impl Brain<'_> {
         cause: Cause,
         blocked: Option<Name>,
         reboot: ladder::RebootRung,
-        no_undo: Option<Reason>,
+        no_undo: Option<&Reason>,
     ) -> Decision {
         let service = &self.world.services[name];
         let known = &service.known;
@@ -435,7 +437,9 @@ impl Brain<'_> {
         let down_us = Some(now.since(open.last_good).as_us());
         let (outcome, recovery_us) = if self.observes(name) || known.paused.is_some() {
             (Outcome::Observed, None)
-        } else if (open.cause == Cause::Dependency && !open.counts) || known.generations.elsewhere {
+        } else if (open.cause == Cause::Dependency && !open.counts)
+            || known.generations.each().iter().any(|of| of.elsewhere)
+        {
             (Outcome::Environmental, None)
         } else if rolled_back {
             (Outcome::RolledBack, Some(now.since(open.detected).as_us()))

@@ -65,6 +65,7 @@ pub fn body_name(body: &Body) -> &'static str {
     match body {
         Body::Began { .. } => "began",
         Body::Generation(_) => "generation",
+        Body::Files(_) => "files",
         Body::Reloaded(_) => "reloaded",
         Body::ReloadRefused { .. } => "reload_refused",
         Body::Forgotten => "forgotten",

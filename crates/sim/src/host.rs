@@ -499,7 +499,7 @@ impl Host for FakeHost<'_> {
             // The kernel has nothing of what the host has made for it.
             Order::Forget => {}
             // No scenario has generations yet.
-            Order::LookAtStore | Order::Switch { .. } | Order::Promote { .. } | Order::Retain { .. } => {}
+            Order::LookAtStore { .. } | Order::Switch { .. } | Order::Promote { .. } | Order::Retain { .. } => {}
             Order::ProbeDependency { .. }
             | Order::Control { .. }
             | Order::Adapt { .. }

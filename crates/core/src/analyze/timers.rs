@@ -3,7 +3,7 @@
 use crate::analyze::checks::CheckState;
 use crate::analyze::stall::RELIEVED_AFTER;
 use crate::policy::Ready;
-use crate::safeswitch::{KEPT_EVERY, Stage};
+use crate::safeswitch::{KEPT_EVERY, Part, Stage};
 use crate::step::DURABLE_WITHIN;
 use crate::time::Monotonic;
 use crate::world::phase::{Phase, StopStage, UNKILLABLE_AFTER};
@@ -37,18 +37,22 @@ impl Service {
 
     /// When something about its generations is due that no event tells.
     fn generations_due(&self) -> Option<Monotonic> {
+        let kept = self.senses.kept_at.map(|at| at.after(KEPT_EVERY));
+        let of_parts = self.parts().flat_map(|part| [self.part_due(part), self.senses.look_until[part]]);
+        of_parts.chain([kept]).flatten().min()
+    }
+
+    fn part_due(&self, part: Part) -> Option<Monotonic> {
         let policy = self.policy.generations.as_ref()?;
-        let known = &self.known.generations;
-        let of_switch = match known.switch.as_ref().map(|switch| &switch.stage) {
+        let known = &self.known.generations[part];
+        match known.switch.as_ref().map(|switch| &switch.stage) {
             Some(Stage::Intended { since }) => Some(since.after(DURABLE_WITHIN)),
             Some(Stage::Probation { held }) => held.next_mark(policy.probation),
             Some(Stage::Switching | Stage::Committing { .. } | Stage::GoingBack { .. } | Stage::Validating { .. }) => {
                 None
             }
             None => known.soak.next_mark(policy.soak),
-        };
-        let kept = self.senses.kept_at.map(|at| at.after(KEPT_EVERY));
-        of_switch.into_iter().chain(self.senses.look_until).chain(kept).min()
+        }
     }
 
     /// When it counts as waiting for memory no longer, unless that is said once more.
@@ -88,7 +92,8 @@ impl Service {
     /// When delays and counters are forgotten, while it is healthy and there are any, and with them what is not certain of a change
     /// that was taken back.
     pub(crate) fn forget_at(&self) -> Option<Monotonic> {
-        let uncertain = self.known.generations.is_uncertain().then_some(self.known.since);
+        let uncertain = self.parts().any(|part| self.known.generations[part].is_uncertain());
+        let uncertain = uncertain.then_some(self.known.since);
         let last = self.known.last_failure.or(uncertain).filter(|_| self.known.healthy)?;
         Some(last.max(self.known.since).after(self.policy.restart.healthy_after))
     }

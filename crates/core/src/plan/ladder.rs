@@ -7,6 +7,7 @@ use crate::incident::Cause;
 use crate::policy::{CrashLoop, HELD_DELAY_MAX, Mode, PolicyHash, RestartPolicy};
 use crate::reason::Reason;
 use crate::record::Actor;
+use crate::safeswitch::Part;
 use crate::time::{Monotonic, Span};
 use alloc::collections::VecDeque;
 use alloc::string::String;
@@ -167,11 +168,15 @@ pub enum Verdict {
     },
     /// Switch back to an older generation, and start that at once.
     TakeBack {
+        /// Of which part.
+        part: Part,
         /// To which.
         to: GenerationId,
     },
     /// Switch forward again to what was taken back and is not the cause, and hold that.
     PutBack {
+        /// Of which part.
+        part: Part,
         /// To which.
         to: GenerationId,
     },
@@ -324,9 +329,11 @@ fn undo(read: &Read) -> Result<Choice, RefusedRung> {
             } else {
                 Reason::NewestChange { change: back.current.clone() }
             };
-            Ok(choice(Verdict::TakeBack { to }, reason))
+            Ok(choice(Verdict::TakeBack { part: back.part, to }, reason))
         }
-        take_back::Choice::PutBack { to } => Ok(choice(Verdict::PutBack { to }, Reason::CauseElsewhere)),
+        take_back::Choice::PutBack { to } => {
+            Ok(choice(Verdict::PutBack { part: back.part, to }, Reason::CauseElsewhere))
+        }
         take_back::Choice::Refuse { reason } => Err(refused(reason)),
     }
 }

@@ -4,13 +4,15 @@ use crate::ids::GenerationId;
 use crate::incident::Cause;
 use crate::policy::{GenerationsPolicy, Rollback};
 use crate::reason::Reason;
-use crate::safeswitch::{Generations, Stage};
+use crate::safeswitch::{Generations, Part, Stage};
 use crate::time::Span;
 use serde::{Deserialize, Serialize};
 
 /// All values that the rule reads.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Read {
+    /// Which part of the service has the newest change that could be taken back, or the newest at all.
+    pub part: Part,
     /// `generations.rollback`.
     pub rollback: Rollback,
     /// What runs; none: nothing was ever switched to.
@@ -67,7 +69,7 @@ pub enum Choice {
 
 /// The values that the rule reads of a failure of this kind.
 #[must_use]
-pub fn read(policy: &GenerationsPolicy, known: &Generations, cause: Cause, wall_us: i64) -> Read {
+pub fn read(policy: &GenerationsPolicy, part: Part, known: &Generations, cause: Cause, wall_us: i64) -> Read {
     let on_probation = known.on_probation();
     let is_validated = known.switch.as_ref().is_some_and(|switch| matches!(switch.stage, Stage::Validating { .. }));
     let back = match on_probation {
@@ -77,6 +79,7 @@ pub fn read(policy: &GenerationsPolicy, known: &Generations, cause: Cause, wall_
     let ago_us = u64::try_from(wall_us.saturating_sub(known.changed_wall_us)).unwrap_or(0);
     let in_vain = known.taken_back.as_ref().filter(|taken| taken.cause == cause).map(|taken| taken.id.clone());
     Read {
+        part,
         rollback: policy.rollback,
         current: known.current.clone(),
         on_probation: on_probation.is_some(),
@@ -139,6 +142,7 @@ mod tests {
 
     fn sample() -> Read {
         Read {
+            part: Part::Store,
             rollback: Rollback::Auto,
             current: Some(id("new")),
             on_probation: false,

@@ -1,5 +1,6 @@
 //! `[service.NAME.generations]`: where the versions of a service are kept, and what a change has to show.
 
+use crate::safeswitch::Part;
 use crate::time::Span;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -34,6 +35,17 @@ pub struct GenerationsPolicy {
     pub rollback: Rollback,
     /// Absolute paths of the files that belong to a generation; at most [`FILES_MAX`], each once.
     pub files: Vec<String>,
+}
+
+impl GenerationsPolicy {
+    /// Whether this part has generations.
+    #[must_use]
+    pub fn has(&self, part: Part) -> bool {
+        match part {
+            Part::Store => true,
+            Part::Files => !self.files.is_empty(),
+        }
+    }
 }
 
 /// Where generations are kept.

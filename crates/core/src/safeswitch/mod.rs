@@ -4,10 +4,12 @@
 //! have held for long enough, and before that is on record every crash ends on what was good. [`switch`] is its machine.
 
 mod held;
+mod part;
 pub mod switch;
 pub mod words;
 
 pub use held::{Held, MARKS};
+pub use part::{Part, Parts};
 pub use switch::{Aim, End, Intent, Stage, Switch};
 
 use crate::ids::{GenerationId, IncidentId, RecordId};

@@ -1,6 +1,6 @@
 //! Moves of generations as lines of a story.
 
-use super::{Aim, End, Intent, Move};
+use super::{Aim, End, Intent, Move, Part};
 use crate::ids::GenerationId;
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -11,7 +11,16 @@ fn named(id: Option<&GenerationId>) -> &str {
 
 /// What happened, and why where something was decided. `None`: not worth a line.
 #[must_use]
-pub fn line(moved: &Move) -> Option<(String, Option<String>)> {
+pub fn line(part: Part, moved: &Move) -> Option<(String, Option<String>)> {
+    let (what, why) = words(moved)?;
+    let what = match part {
+        Part::Store => what,
+        Part::Files => format!("its files: {what}"),
+    };
+    Some((what, why))
+}
+
+fn words(moved: &Move) -> Option<(String, Option<String>)> {
     let plain = |what: String| Some((what, None));
     match moved {
         Move::Seen { current: Some(id) } => plain(format!("is switched to {}", id.short())),

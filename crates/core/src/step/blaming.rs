@@ -122,8 +122,7 @@ impl Brain<'_> {
             failing,
             of,
             suspected,
-            on_probation: self.generations(name).on_probation().is_some()
-                && self.known(name).runs == self.generations(name).current,
+            on_probation: self.is_on_probation(name),
         };
         blame::Decision {
             rule: String::from(blame::RULE),

@@ -6,7 +6,7 @@ use crate::ids::{GenerationId, Name, RequestId};
 use crate::policy::{Mode, Rollback};
 use crate::reason::Reason;
 use crate::record::{Actor, Refusal};
-use crate::safeswitch::{Aim, Move, Stage};
+use crate::safeswitch::{Aim, Move, Part, Stage};
 use crate::world::service::Wanted;
 use alloc::boxed::Box;
 use alloc::format;
@@ -24,7 +24,7 @@ impl Brain<'_> {
             Some(Reason::Violated { what: what.clone() })
         } else if let Some(paused) = &known.paused {
             Some(Reason::Paused { actor: paused.actor.clone() })
-        } else if !known.generations.is_known {
+        } else if self.world.services[name].parts().any(|part| !known.generations[part].is_known) {
             Some(Reason::StoreNotSeen)
         } else {
             None
@@ -44,30 +44,31 @@ impl Brain<'_> {
         to: GenerationId,
         force: bool,
     ) {
+        let part = Part::Store;
         let what = || format!("order: deploy {} to {name}", to.short());
         if let Some(reason) = self.not_switchable(name) {
             return self.refuse_switch(request, what(), reason);
         }
-        if let Some(switch) = self.switch(name) {
+        if let Some(switch) = self.switch(name, part) {
             let text = format!("{name} is being switched to {}", switch.intent.to.short());
             return self.reply(request, Answer::Busy { text });
         }
         let wall_us = self.at.wall_us;
-        let known = self.generations(name);
+        let known = self.generations(name, part);
         if let Some(bad) = known.bad(&to, wall_us).filter(|_| !force) {
             let reason = Reason::Quarantined { why: Box::new(bad.why.clone()) };
             return self.refuse_switch(request, what(), reason);
         }
-        if known.current.as_ref() == Some(&to) && self.known(name).runs.as_ref() == Some(&to) {
+        if known.current.as_ref() == Some(&to) && self.known(name).runs[part].as_ref() == Some(&to) {
             let text = format!("{name} runs {} already", to.short());
             return self.reply(request, Answer::Done { text });
         }
         if known.bad(&to, wall_us).is_some() {
             let why = Reason::Ordered { actor: actor.clone() };
-            self.moved(name, Move::Cleared { generation: to.clone(), why });
+            self.moved(name, part, Move::Cleared { generation: to.clone(), why });
         }
         let id = self.next_record();
-        if self.intend(name, Aim::Deploy { actor }, to) {
+        if self.intend(name, part, Aim::Deploy { actor }, to) {
             self.wait_for(name, request, Wanted::Switched(id));
         }
     }
@@ -81,13 +82,14 @@ impl Brain<'_> {
         if self.policy(name).generations.as_ref().is_some_and(|policy| policy.rollback == Rollback::Never) {
             return self.refuse_switch(request, what(), Reason::RollbackNever);
         }
-        if let Some(switch) = self.switch(name) {
+        let part = self.part_to_return(name, to.as_ref());
+        if let Some(switch) = self.switch(name, part) {
             let (id, back) = (switch.id, switch.intent.back.clone());
             let on_probation = matches!(switch.stage, Stage::Probation { .. });
             return match back.filter(|back| on_probation && to.as_ref().is_none_or(|to| to == back)) {
                 Some(back) => {
                     self.wait_for(name, request, Wanted::Switched(id));
-                    self.go_back(name, back, Reason::Ordered { actor });
+                    self.go_back(name, part, back, Reason::Ordered { actor });
                 }
                 None => {
                     let text = format!("{name} is being switched, and cannot be rolled back before that is over");
@@ -95,7 +97,7 @@ impl Brain<'_> {
                 }
             };
         }
-        let known = self.generations(name);
+        let known = self.generations(name, part);
         let target = match to {
             Some(to) if known.good(&to).is_none() => {
                 return self.refuse_switch(request, what(), Reason::NotKnownGood { generation: to });
@@ -111,15 +113,31 @@ impl Brain<'_> {
             },
         };
         let id = self.next_record();
-        if self.intend(name, Aim::Return { actor }, target) {
+        if self.intend(name, part, Aim::Return { actor }, target) {
             self.wait_for(name, request, Wanted::Switched(id));
         }
     }
 
+    /// Which part goes back: the one in which this is good; else the one that was changed last, of those that can.
+    fn part_to_return(&self, name: &Name, to: Option<&GenerationId>) -> Part {
+        let newest_first = self.newest_first(name);
+        let has = |part: &Part| {
+            let known = self.generations(name, *part);
+            match to {
+                Some(to) => known.good(to).is_some(),
+                None => known.on_probation().is_some() || known.older_good(self.at.wall_us).is_some(),
+            }
+        };
+        newest_first.into_iter().find(has).unwrap_or(Part::Store)
+    }
+
     /// `hale quarantine clear`, once the order is durable.
     pub(super) fn order_clear(&mut self, name: &Name, request: RequestId, generation: &GenerationId, why: Reason) {
-        let is_bad = self.generations(name).bads.iter().any(|bad| bad.id == *generation);
-        let text = if is_bad && self.moved(name, Move::Cleared { generation: generation.clone(), why }) {
+        let is_bad = |part: &Part| self.generations(name, *part).bads.iter().any(|bad| bad.id == *generation);
+        let part = Part::ALL.into_iter().find(is_bad);
+        let text = if let Some(part) = part
+            && self.moved(name, part, Move::Cleared { generation: generation.clone(), why })
+        {
             format!("{} of {name} is quarantined no longer", generation.short())
         } else {
             format!("{} of {name} is not quarantined", generation.short())

@@ -8,63 +8,75 @@ use crate::plan::take_back;
 use crate::policy::Rollback;
 use crate::reason::Reason;
 use crate::record::Finding;
-use crate::safeswitch::{Aim, Bad, ELSEWHERE_FROM, End, Move, QUARANTINED_FOR, Stage, Switch};
+use crate::safeswitch::{Aim, Bad, ELSEWHERE_FROM, End, KEPT_EVERY, Move, Part, QUARANTINED_FOR, Stage, Switch};
 use crate::step::DURABLE_WITHIN;
 use crate::time::Monotonic;
 use crate::world::phase::Then;
 use alloc::boxed::Box;
 use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::cmp::Reverse;
 
 impl Brain<'_> {
     /// What is due of a service's generations.
     pub(super) fn generations_due(&mut self, name: &Name) {
         let now = self.now();
-        let policy = self.policy(name);
-        let Some(policy) = &policy.generations else { return };
-        if self.world.services[name].senses.look_until.is_some_and(|until| until <= now) {
-            let error = String::from("it has not answered");
-            self.generation_seen(name, Seen::Unknown { error });
+        let parts: Vec<Part> = self.world.services[name].parts().collect();
+        for &part in &parts {
+            if self.world.services[name].senses.look_until[part].is_some_and(|until| until <= now) {
+                let error = String::from("it has not answered");
+                self.generation_seen(name, part, Seen::Unknown { error });
+            }
+            self.part_due(name, part);
         }
-        if self.world.services[name].senses.kept_at.is_some_and(|at| at.after(crate::safeswitch::KEPT_EVERY) <= now) {
+        if self.world.services[name].senses.kept_at.is_some_and(|at| at.after(KEPT_EVERY) <= now) {
             self.keep_generations(name);
         }
-        let due = |at: Option<Monotonic>| at.is_some_and(|at| at <= now);
-        let known = self.generations(name);
+    }
+
+    fn part_due(&mut self, name: &Name, part: Part) {
+        let now = self.now();
+        let policy = self.policy(name);
+        let Some(policy) = &policy.generations else { return };
+        let is_due = |at: Option<Monotonic>| at.is_some_and(|at| at <= now);
+        let known = self.generations(name, part);
         match known.switch.as_ref().map(|switch| (switch.id, &switch.stage)) {
             Some((id, Stage::Intended { since })) if since.after(DURABLE_WITHIN) <= now => {
                 self.world.intended.remove(&id);
-                self.abort(name, Reason::NoDurableRecord);
+                self.abort(name, part, Reason::NoDurableRecord);
             }
-            Some((switch, Stage::Probation { held })) => {
+            Some((switch, Stage::Probation { held })) if is_due(held.next_mark(policy.probation)) => {
                 let so_far = held.so_far(now);
-                if !due(held.next_mark(policy.probation)) {
-                } else if so_far < policy.probation {
-                    self.moved(name, Move::Marked { switch, so_far });
-                } else {
-                    let proved = self.next_record();
-                    if self.moved(name, Move::Proved { switch }) {
-                        self.world.intended.insert(proved, name.clone());
-                    }
+                if so_far < policy.probation {
+                    self.moved(name, part, Move::Marked { switch, so_far });
+                    return;
+                }
+                let proved = self.next_record();
+                if self.moved(name, part, Move::Proved { switch }) {
+                    self.world.intended.insert(proved, (name.clone(), part));
                 }
             }
-            Some(_) => {}
-            None if due(known.soak.next_mark(policy.soak)) => {
+            None if is_due(known.soak.next_mark(policy.soak)) => {
                 let so_far = known.soak.so_far(now);
                 let current = known.current.clone();
                 if let Some(generation) = current.filter(|_| so_far >= policy.soak) {
-                    self.moved(name, Move::Proven { generation });
+                    self.moved(name, part, Move::Proven { generation });
                 } else {
-                    self.moved(name, Move::Soaked { so_far });
+                    self.moved(name, part, Move::Soaked { so_far });
                 }
             }
-            None => {}
+            Some(_) | None => {}
         }
     }
 
     /// Writes down all that is known of its generations, so that a start finds it near the ledger's end.
     pub(super) fn keep_generations(&mut self, name: &Name) {
-        let (now, known) = (self.now(), Box::new(self.generations(name).clone()));
-        self.moved(name, Move::Kept { known });
+        let now = self.now();
+        let parts: Vec<Part> = self.world.services[name].parts().collect();
+        for part in parts {
+            let known = Box::new(self.generations(name, part).clone());
+            self.moved(name, part, Move::Kept { known });
+        }
         if let Some(service) = self.service_mut(name) {
             service.senses.kept_at = Some(now);
         }
@@ -73,20 +85,48 @@ impl Brain<'_> {
     /// A failure that counts, of a service that is being switched: what it means for that. Comes before the ladder. `true`:
     /// nothing is left to be decided.
     pub(super) fn failed_while_switching(&mut self, name: &Name, finding: &Finding) -> bool {
-        let Some(switch) = self.switch(name).cloned() else { return false };
-        let is_other = self.known(name).runs != self.generations(name).current;
-        if is_other || self.observes(name) || self.known(name).paused.is_some() || self.blocked_by(name).is_some() {
+        if self.observes(name) || self.known(name).paused.is_some() || self.blocked_by(name).is_some() {
+            return false;
+        }
+        let parts = self.newest_first(name);
+        parts.into_iter().any(|part| self.part_failed(name, part, finding))
+    }
+
+    /// The parts of it that have generations, the one that was changed last first.
+    pub(super) fn newest_first(&self, name: &Name) -> Vec<Part> {
+        let service = &self.world.services[name];
+        let mut parts: Vec<Part> = service.parts().collect();
+        parts.sort_by_key(|part| Reverse(service.known.generations[*part].changed_wall_us));
+        parts
+    }
+
+    /// Whether its newest process is of what this part is switched to.
+    fn runs_current(&self, name: &Name, part: Part) -> bool {
+        let known = self.known(name);
+        known.runs[part] == known.generations[part].current
+    }
+
+    /// Whether its newest process is of a change that has not proved itself yet.
+    pub(super) fn is_on_probation(&self, name: &Name) -> bool {
+        let is_new =
+            |part: Part| self.generations(name, part).on_probation().is_some() && self.runs_current(name, part);
+        self.world.services[name].parts().any(is_new)
+    }
+
+    fn part_failed(&mut self, name: &Name, part: Part, finding: &Finding) -> bool {
+        let Some(switch) = self.switch(name, part).cloned() else { return false };
+        if !self.runs_current(name, part) {
             return false;
         }
         match &switch.stage {
             Stage::Probation { .. } => {
                 if let Some(check) = self.failed_before(name, &switch, finding) {
-                    self.end_switch(name, &End::Held { why: Reason::FailsAsBefore { check } });
-                } else if switch.intent.back.is_none() {
-                    self.stop_without_way_back(name, finding);
+                    self.end_switch(name, part, &End::Held { why: Reason::FailsAsBefore { check } });
+                } else if switch.intent.back.is_none() && matches!(switch.intent.aim, Aim::Deploy { .. }) {
+                    self.stop_without_way_back(name, part, finding);
                     return true;
                 } else if let Some(why) = self.kept_from_going_back(name) {
-                    self.end_switch(name, &End::Held { why });
+                    self.end_switch(name, part, &End::Held { why });
                 }
             }
             Stage::Validating { .. } if self.known(name).counters.failures >= ELSEWHERE_FROM => {
@@ -94,13 +134,13 @@ impl Brain<'_> {
                 match (&switch.intent.aim, &switch.intent.back) {
                     // What runs now is what was good, and it stays.
                     (Aim::Deploy { .. } | Aim::Outside, _) => {
-                        self.end_switch(name, &End::Environmental { why });
+                        self.end_switch(name, part, &End::Environmental { why });
                     }
                     (Aim::Return { .. } | Aim::PutBack { .. }, _) | (Aim::TakeBack { .. }, None) => {
-                        self.end_switch(name, &End::Held { why });
+                        self.end_switch(name, part, &End::Held { why });
                     }
                     (Aim::TakeBack { .. }, Some(newer)) => {
-                        self.go_back(name, newer.clone(), why);
+                        self.go_back(name, part, newer.clone(), why);
                         return true;
                     }
                 }
@@ -135,23 +175,30 @@ impl Brain<'_> {
         }
     }
 
-    /// What the rule of taking back reads of a failure of this kind; `None`: it has no generations.
+    /// What the rule of taking back reads of a failure of this kind, of the newest change that can be taken back, or else of the
+    /// newest; `None`: it has no generations.
     pub(super) fn could_take_back(
         &self,
         name: &Name,
         cause: Cause,
-        refused: Option<Reason>,
+        refused: Option<&Reason>,
     ) -> Option<take_back::Read> {
         let policy = self.policy(name);
-        let known = self.known(name);
-        let mut read = take_back::read(policy.generations.as_ref()?, &known.generations, cause, self.at.wall_us);
-        if known.runs != known.generations.current {
-            // It is not of what was switched to that it fails.
-            read.switches |= read.on_probation;
-            read.on_probation = false;
-        }
-        read.refused = refused;
-        Some(read)
+        let policy = policy.generations.as_ref()?;
+        let read = |part: Part| {
+            let known = self.generations(name, part);
+            let mut read = take_back::read(policy, part, known, cause, self.at.wall_us);
+            if !self.runs_current(name, part) {
+                // It is not of what was switched to that it fails.
+                read.switches |= read.on_probation;
+                read.on_probation = false;
+            }
+            read.refused = refused.cloned();
+            read
+        };
+        let reads: Vec<take_back::Read> = self.newest_first(name).into_iter().map(read).collect();
+        let can = |read: &&take_back::Read| !matches!(take_back::choose(read), take_back::Choice::Refuse { .. });
+        reads.iter().find(can).or(reads.first()).cloned()
     }
 
     fn kept_from_going_back(&self, name: &Name) -> Option<Reason> {
@@ -163,51 +210,56 @@ impl Brain<'_> {
     }
 
     /// The rung of the ladder: what has not proved itself goes back at once; what has, once that is on the disk.
-    pub(super) fn take_back(&mut self, name: &Name, to: GenerationId, cause: Cause, finding: &str) {
-        if self.generations(name).on_probation().is_some() {
-            return self.go_back(name, to, Reason::OnProbation { finding: String::from(finding) });
+    pub(super) fn take_back(&mut self, name: &Name, part: Part, to: GenerationId, cause: Cause, finding: &str) {
+        if self.generations(name, part).on_probation().is_some() {
+            return self.go_back(name, part, to, Reason::OnProbation { finding: String::from(finding) });
         }
         let Some(incident) = self.known(name).incident.map(|open| open.id) else { return };
-        self.switch_by_ladder(name, Aim::TakeBack { incident, cause }, to);
+        self.switch_by_ladder(name, part, Aim::TakeBack { incident, cause }, to);
     }
 
     /// The last rung: what was taken back is not the cause.
-    pub(super) fn put_back(&mut self, name: &Name, to: GenerationId) {
+    pub(super) fn put_back(&mut self, name: &Name, part: Part, to: GenerationId) {
         let Some(incident) = self.known(name).incident.map(|open| open.id) else { return };
-        self.switch_by_ladder(name, Aim::PutBack { incident }, to);
+        self.switch_by_ladder(name, part, Aim::PutBack { incident }, to);
     }
 
-    fn switch_by_ladder(&mut self, name: &Name, aim: Aim, to: GenerationId) {
-        if self.intend(name, aim, to) {
+    fn switch_by_ladder(&mut self, name: &Name, part: Part, aim: Aim, to: GenerationId) {
+        if self.intend(name, part, aim, to) {
             let until = self.now();
             self.start_switched(name, until, Reason::MustGo);
         }
     }
 
     /// The failure of a change that has nothing to go back to: the service stays down.
-    fn stop_without_way_back(&mut self, name: &Name, finding: &Finding) {
+    fn stop_without_way_back(&mut self, name: &Name, part: Part, finding: &Finding) {
         let why = Reason::OnProbation { finding: finding.to_string() };
-        self.end_switch(name, &End::Stopped { why: why.clone() });
+        self.end_switch(name, part, &End::Stopped { why: why.clone() });
         self.bring_down(name, Then::Stay { why: why.clone() }, why);
     }
 
     /// The service is healthy: what was switched back to is validated. `true`: that is how its incident ends.
     pub(super) fn validated(&mut self, name: &Name) -> bool {
-        let Some(Switch { intent, stage: Stage::Validating { why }, .. }) = self.switch(name).cloned() else {
+        let parts: Vec<Part> = self.world.services[name].parts().collect();
+        parts.into_iter().fold(false, |any, part| self.part_validated(name, part) || any)
+    }
+
+    fn part_validated(&mut self, name: &Name, part: Part) -> bool {
+        let Some(Switch { intent, stage: Stage::Validating { why }, .. }) = self.switch(name, part).cloned() else {
             return false;
         };
-        if self.known(name).runs != self.generations(name).current {
+        if !self.runs_current(name, part) {
             return false;
         }
         let left = if intent.aim.proves() { Some(intent.to.clone()) } else { intent.from.clone() };
         let is_evidence = matches!(why, Reason::OnProbation { .. } | Reason::NewestChange { .. });
-        self.end_switch(name, &End::RolledBack { why: why.clone() });
+        self.end_switch(name, part, &End::RolledBack { why: why.clone() });
         if let Some(id) = left.filter(|_| is_evidence && !matches!(intent.aim, Aim::Return { .. })) {
             let since_wall_us = self.at.wall_us;
             let until_wall_us = since_wall_us.saturating_add_unsigned(QUARANTINED_FOR.as_us());
             let seen_in = self.known(name).incident.map(|open| open.id);
             let bad = Box::new(Bad { id, why, seen_in, since_wall_us, until_wall_us });
-            self.moved(name, Move::Quarantined { bad });
+            self.moved(name, part, Move::Quarantined { bad });
         }
         true
     }

@@ -9,6 +9,7 @@ use crate::incident::Cause;
 use crate::policy::{CheckKind, Ready, StoreKind};
 use crate::reason::Reason;
 use crate::record::{Body, Finding};
+use crate::safeswitch::Part;
 use crate::time::Monotonic;
 use crate::world::phase::{Phase, StopStage, Then};
 use crate::world::service::Wanted;
@@ -70,8 +71,8 @@ impl Brain<'_> {
             return;
         }
         let epoch = self.known(name).last_epoch.next();
-        let generation = self.to_run(name);
-        if self.record(name, Body::SpawnIntended { epoch, why, generation }) {
+        let (generation, files) = (self.to_run(name, Part::Store), self.to_run(name, Part::Files));
+        if self.record(name, Body::SpawnIntended { epoch, why, generation, files }) {
             let order = self.spawn_order(name);
             self.effect(name, epoch, order);
         }
@@ -80,19 +81,21 @@ impl Brain<'_> {
     /// All that its next process needs.
     pub(super) fn spawn_order(&self, name: &Name) -> Order {
         let known = self.known(name);
-        Order::Spawn { policy: self.policy(name), stored: known.stored.clone(), generation: known.runs.clone() }
+        Order::Spawn { policy: self.policy(name), stored: known.stored.clone(), generation: known.runs.store.clone() }
     }
 
     /// The generation that its next process is of.
-    fn to_run(&self, name: &Name) -> Option<GenerationId> {
-        self.policy(name).generations.as_ref().and_then(|_| self.known(name).generations.current.clone())
+    fn to_run(&self, name: &Name, part: Part) -> Option<GenerationId> {
+        let service = &self.world.services[name];
+        let has = service.parts().any(|has| has == part);
+        service.known.generations[part].current.clone().filter(|_| has)
     }
 
     /// Whether what it would run is in a release, and there is none.
     fn needs_release(&self, name: &Name) -> bool {
         let policy = self.policy(name);
         let is_release = policy.generations.as_ref().is_some_and(|policy| policy.store == StoreKind::Release);
-        is_release && self.known(name).generations.current.is_none()
+        is_release && self.known(name).generations.store.current.is_none()
     }
 
     /// One of those that it starts after, which is not up; the search goes on where the last one has ended, so that all

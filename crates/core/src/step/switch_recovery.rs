@@ -8,105 +8,125 @@ use crate::effect::Order;
 use crate::event::Seen;
 use crate::ids::{GenerationId, Name};
 use crate::reason::Reason;
-use crate::safeswitch::{Aim, End, Move, SEEN_WITHIN, Stage, Switch};
+use crate::safeswitch::{Aim, End, Move, Part, SEEN_WITHIN, Stage, Switch};
+use alloc::vec::Vec;
 
 impl Brain<'_> {
-    /// A service is new to this Hale: what the ledger knows of its generations counts, and its store is looked at.
+    /// A service is new to this Hale: what the ledger knows of its generations counts, and its stores are looked at.
     pub(super) fn begin_generations(&mut self, name: &Name) {
         if self.policy(name).generations.is_none() {
             return;
         }
         let mut known = self.world.birth.generations.remove(name).unwrap_or_default();
-        // Somebody may have switched since.
-        known.is_known = false;
-        known.proofs().for_each(|held| held.since = None);
+        for part in known.each_mut() {
+            // Somebody may have switched since.
+            part.is_known = false;
+            part.proofs().for_each(|held| held.since = None);
+        }
         if let Some(service) = self.service_mut(name) {
             service.known.generations = known;
         }
         self.keep_generations(name);
-        self.look_at_store(name);
+        self.look_at_stores(name);
     }
 
     /// A service goes on by another policy, by which it may have generations, or none any more.
     pub(super) fn begin_changed_generations(&mut self, name: &Name) {
-        let has = self.policy(name).generations.is_some();
-        let known = self.generations(name);
-        if has && !known.is_known && self.world.services[name].senses.look_until.is_none() {
-            self.begin_generations(name);
-        } else if !has && let Some(switch) = &known.switch {
-            let why = Reason::Reloaded;
-            let end = match switch.stage {
-                Stage::Intended { .. } | Stage::Switching => End::Aborted { why },
-                Stage::Probation { .. }
-                | Stage::Committing { .. }
-                | Stage::GoingBack { .. }
-                | Stage::Validating { .. } => End::Held { why },
-            };
-            self.end_switch(name, &end);
+        let has: Vec<Part> = self.world.services[name].parts().collect();
+        for part in Part::ALL {
+            let known = self.generations(name, part);
+            let is_new = !known.is_known && self.world.services[name].senses.look_until[part].is_none();
+            if has.contains(&part) {
+                if is_new {
+                    self.look_at_store(name, part);
+                }
+            } else if let Some(switch) = &known.switch {
+                let why = Reason::Reloaded;
+                let end = match switch.stage {
+                    Stage::Intended { .. } | Stage::Switching => End::Aborted { why },
+                    Stage::Probation { .. }
+                    | Stage::Committing { .. }
+                    | Stage::GoingBack { .. }
+                    | Stage::Validating { .. } => End::Held { why },
+                };
+                self.end_switch(name, part, &end);
+            }
+        }
+        let now = self.now();
+        if let Some(service) = self.service_mut(name) {
+            service.senses.kept_at = (!has.is_empty()).then(|| service.senses.kept_at.unwrap_or(now));
         }
     }
 
     /// A supervisor takes over: what the one before had told the store is told again, and both are held against each other.
-    pub(super) fn resume_switch(&mut self, name: &Name) {
-        if self.policy(name).generations.is_none() {
-            return;
-        }
-        let now = self.now();
-        if let Some(service) = self.service_mut(name) {
-            service.senses.kept_at = Some(now);
-        }
-        if let Some(switch) = self.generations(name).switch.clone() {
+    pub(super) fn resume_switches(&mut self, name: &Name) {
+        let parts: Vec<Part> = self.world.services[name].parts().collect();
+        for &part in &parts {
+            let Some(switch) = self.generations(name, part).switch.clone() else { continue };
             match switch.stage {
-                Stage::Switching | Stage::GoingBack { .. } => self.order_switch(name, &switch),
-                Stage::Committing { told: true, .. } => self.order_promote(name, &switch),
+                Stage::Switching | Stage::GoingBack { .. } => self.order_switch(name, part, &switch),
+                Stage::Committing { told: true, .. } => self.order_promote(name, part, &switch),
                 Stage::Intended { .. }
                 | Stage::Probation { .. }
                 | Stage::Committing { .. }
                 | Stage::Validating { .. } => {}
             }
         }
-        self.look_at_store(name);
+        if !parts.is_empty() {
+            let now = self.now();
+            if let Some(service) = self.service_mut(name) {
+                service.senses.kept_at = Some(now);
+            }
+            self.look_at_stores(name);
+        }
     }
 
-    fn look_at_store(&mut self, name: &Name) {
+    fn look_at_stores(&mut self, name: &Name) {
+        let parts: Vec<Part> = self.world.services[name].parts().collect();
+        parts.into_iter().for_each(|part| self.look_at_store(name, part));
+    }
+
+    fn look_at_store(&mut self, name: &Name, part: Part) {
         let (now, epoch) = (self.now(), self.known(name).last_epoch);
-        let is_known = self.generations(name).is_known;
+        let is_known = self.generations(name, part).is_known;
         if let Some(service) = self.service_mut(name) {
-            service.senses.look_until = (!is_known).then(|| now.after(SEEN_WITHIN));
+            service.senses.look_until[part] = (!is_known).then(|| now.after(SEEN_WITHIN));
         }
-        self.effect(name, epoch, Order::LookAtStore);
+        self.effect(name, epoch, Order::LookAtStore { part });
     }
 
     /// What the store is switched to.
-    pub(super) fn generation_seen(&mut self, name: &Name, seen: Seen) {
-        if self.policy(name).generations.is_none() {
+    pub(super) fn generation_seen(&mut self, name: &Name, part: Part, seen: Seen) {
+        if !self.world.services[name].parts().any(|has| has == part) {
             return;
         }
         if let Some(service) = self.service_mut(name) {
-            service.senses.look_until = None;
+            service.senses.look_until[part] = None;
         }
-        let known = self.generations(name);
+        let known = self.generations(name, part);
         let is_first = !known.is_known;
         match seen {
             Seen::Unknown { error } => {
                 if is_first {
-                    self.moved(name, Move::Unseen { error });
+                    self.moved(name, part, Move::Unseen { error });
                 }
             }
             Seen::Current(current) if is_first => {
                 let on_record = known.current.clone();
                 let never = on_record.is_none() && known.goods.is_empty() && known.switch.is_none();
                 let counts = if never { current.clone() } else { on_record };
-                self.moved(name, Move::Seen { current: counts });
-                self.hold_against(name, current);
+                self.moved(name, part, Move::Seen { current: counts });
+                self.hold_against(name, part, current);
             }
-            Seen::Current(current) => self.look_for_others(name, current),
+            Seen::Current(current) => self.look_for_others(name, part, current),
         }
     }
 
     /// The first look since a start: a switch that was interrupted ends, or goes on.
-    fn hold_against(&mut self, name: &Name, seen: Option<GenerationId>) {
-        let Some(switch) = self.generations(name).switch.clone() else { return self.look_for_others(name, seen) };
+    fn hold_against(&mut self, name: &Name, part: Part, seen: Option<GenerationId>) {
+        let Some(switch) = self.generations(name, part).switch.clone() else {
+            return self.look_for_others(name, part, seen);
+        };
         let Switch { id, intent, stage } = &switch;
         let is_there = seen.as_ref() == Some(&intent.to);
         let is_where_it_was = seen == intent.from;
@@ -114,48 +134,50 @@ impl Brain<'_> {
         match stage {
             // Nothing was done, or all of it was undone.
             Stage::Intended { .. } | Stage::Switching if is_where_it_was && !is_there => {
-                self.end_switch(name, &End::Aborted { why: Reason::Interrupted });
+                self.end_switch(name, part, &End::Aborted { why: Reason::Interrupted });
             }
             Stage::Intended { .. } | Stage::Switching if is_there => {
                 if matches!(stage, Stage::Intended { .. }) {
-                    self.moved(name, Move::Begun { switch: *id });
+                    self.moved(name, part, Move::Begun { switch: *id });
                 }
                 match (&intent.aim, intent.back.clone()) {
                     // Never forward again to what has not proved itself.
-                    (Aim::Deploy { .. } | Aim::Outside, Some(back)) => self.go_back(name, back, Reason::Interrupted),
-                    _ => self.reached(name, &switch, intent.to.clone()),
+                    (Aim::Deploy { .. } | Aim::Outside, Some(back)) => {
+                        self.go_back(name, part, back, Reason::Interrupted)
+                    }
+                    _ => self.reached(name, part, &switch, intent.to.clone()),
                 }
             }
             Stage::Probation { .. } if is_there => {
                 if let Some(back) = intent.back.clone().filter(|_| !same_boot) {
-                    self.go_back(name, back, Reason::RestartedOnProbation);
+                    self.go_back(name, part, back, Reason::RestartedOnProbation);
                 }
             }
             Stage::Committing { .. } if is_there => {
                 // It was read from the ledger.
-                self.moved(name, Move::Promoting { switch: *id });
-                self.order_promote(name, &switch);
+                self.moved(name, part, Move::Promoting { switch: *id });
+                self.order_promote(name, part, &switch);
             }
-            Stage::GoingBack { .. } => self.order_switch(name, &switch),
-            Stage::Validating { .. } if seen == self.generations(name).current => {}
+            Stage::GoingBack { .. } => self.order_switch(name, part, &switch),
+            Stage::Validating { .. } if seen == self.generations(name, part).current => {}
             Stage::Intended { .. }
             | Stage::Switching
             | Stage::Probation { .. }
             | Stage::Committing { .. }
-            | Stage::Validating { .. } => self.superseded(name, seen),
+            | Stage::Validating { .. } => self.superseded(name, part, seen),
         }
     }
 
     /// Somebody else may have switched.
-    fn look_for_others(&mut self, name: &Name, seen: Option<GenerationId>) {
-        let known = self.generations(name);
+    fn look_for_others(&mut self, name: &Name, part: Part, seen: Option<GenerationId>) {
+        let known = self.generations(name, part);
         if seen == known.current {
             return;
         }
         match known.switch.as_ref().map(|switch| &switch.stage) {
-            None => self.outside(name, seen),
+            None => self.outside(name, part, seen),
             Some(Stage::Probation { .. } | Stage::Committing { .. } | Stage::Validating { .. }) => {
-                self.superseded(name, seen);
+                self.superseded(name, part, seen);
             }
             // The store's own answer comes.
             Some(Stage::Intended { .. } | Stage::Switching | Stage::GoingBack { .. }) => {}
@@ -163,30 +185,30 @@ impl Brain<'_> {
     }
 
     /// A switch is over because somebody else has switched.
-    fn superseded(&mut self, name: &Name, seen: Option<GenerationId>) {
+    fn superseded(&mut self, name: &Name, part: Part, seen: Option<GenerationId>) {
         let why = Reason::Superseded { by: seen.clone() };
-        let Some(switch) = &self.generations(name).switch else { return };
+        let Some(switch) = &self.generations(name, part).switch else { return };
         let end = match switch.stage {
             Stage::Intended { .. } | Stage::Switching | Stage::Probation { .. } => End::Aborted { why },
             Stage::Committing { .. } | Stage::GoingBack { .. } | Stage::Validating { .. } => End::Held { why },
         };
-        self.end_switch(name, &end);
-        if seen != self.generations(name).current {
-            self.outside(name, seen);
+        self.end_switch(name, part, &end);
+        if seen != self.generations(name, part).current {
+            self.outside(name, part, seen);
         }
     }
 
     /// Somebody else has switched: that is never fought, and has to prove itself from its next process on.
-    fn outside(&mut self, name: &Name, seen: Option<GenerationId>) {
+    fn outside(&mut self, name: &Name, part: Part, seen: Option<GenerationId>) {
         let Some(to) = seen else {
-            self.moved(name, Move::Seen { current: None });
+            self.moved(name, part, Move::Seen { current: None });
             return;
         };
         let switch = self.next_record();
-        if self.intend(name, Aim::Outside, to.clone()) && self.moved(name, Move::Begun { switch }) {
+        if self.intend(name, part, Aim::Outside, to.clone()) && self.moved(name, part, Move::Begun { switch }) {
             // It is so already.
             self.world.intended.remove(&switch);
-            self.moved(name, Move::Switched { switch, to });
+            self.moved(name, part, Move::Switched { switch, to });
         }
     }
 }

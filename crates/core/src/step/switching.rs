@@ -7,7 +7,7 @@ use crate::ids::{GenerationId, Name, RecordId};
 use crate::incident::Cause;
 use crate::reason::Reason;
 use crate::record::{Body, Refusal};
-use crate::safeswitch::{Aim, End, Generations, Intent, Move, Stage, Switch};
+use crate::safeswitch::{Aim, End, Generations, Intent, Move, Part, Stage, Switch};
 use crate::time::Monotonic;
 use crate::world::phase::{Phase, Then};
 use crate::world::service::Wanted;
@@ -17,21 +17,21 @@ use alloc::format;
 use alloc::string::String;
 
 impl Brain<'_> {
-    pub(super) fn generations(&self, name: &Name) -> &Generations {
-        &self.known(name).generations
+    pub(super) fn generations(&self, name: &Name, part: Part) -> &Generations {
+        &self.known(name).generations[part]
     }
 
-    pub(super) fn switch(&self, name: &Name) -> Option<&Switch> {
-        self.generations(name).switch.as_ref()
+    pub(super) fn switch(&self, name: &Name, part: Part) -> Option<&Switch> {
+        self.generations(name, part).switch.as_ref()
     }
 
-    pub(super) fn moved(&mut self, name: &Name, moved: Move) -> bool {
-        self.record(name, Body::Generation(moved))
+    pub(super) fn moved(&mut self, name: &Name, part: Part, moved: Move) -> bool {
+        self.record(name, Body::of_part(part, moved))
     }
 
     /// Puts on record what is to be switched to; the store is told once that is durable.
-    pub(super) fn intend(&mut self, name: &Name, aim: Aim, to: GenerationId) -> bool {
-        let known = self.generations(name);
+    pub(super) fn intend(&mut self, name: &Name, part: Part, aim: Aim, to: GenerationId) -> bool {
+        let known = self.generations(name, part);
         let from = known.current.clone();
         // What is left without proof is nothing to go back to, but the newest that was good before it is.
         let back = match &aim {
@@ -47,10 +47,10 @@ impl Brain<'_> {
         let boot_id = self.world.birth.boot_id.clone();
         let intent = Box::new(Intent { aim, from, to, back, failed_before, boot_id });
         let id = self.next_record();
-        if !self.moved(name, Move::Intended { intent }) {
+        if !self.moved(name, part, Move::Intended { intent }) {
             return false;
         }
-        self.world.intended.insert(id, name.clone());
+        self.world.intended.insert(id, (name.clone(), part));
         true
     }
 
@@ -67,26 +67,27 @@ impl Brain<'_> {
     /// Records up to this one are on the disk: what waits for that goes on.
     pub(super) fn switches_durable(&mut self, up_to: RecordId) {
         while let Some(first) = self.world.intended.first_entry().filter(|first| *first.key() <= up_to) {
-            let name = first.remove();
+            let (name, part) = first.remove();
             self.touched.insert(name.clone());
-            self.go_on_durable(&name, up_to);
+            self.go_on_durable(&name, part, up_to);
         }
     }
 
-    fn go_on_durable(&mut self, name: &Name, up_to: RecordId) {
-        let Some(switch) = self.world.services.get(name).and_then(|service| service.known.generations.switch.clone())
+    fn go_on_durable(&mut self, name: &Name, part: Part, up_to: RecordId) {
+        let Some(switch) =
+            self.world.services.get(name).and_then(|service| service.known.generations[part].switch.clone())
         else {
             return;
         };
         match switch.stage {
             Stage::Intended { .. } if switch.id <= up_to => {
-                if self.moved(name, Move::Begun { switch: switch.id }) {
-                    self.order_switch(name, &switch);
+                if self.moved(name, part, Move::Begun { switch: switch.id }) {
+                    self.order_switch(name, part, &switch);
                 }
             }
             Stage::Committing { proved, told: false } if proved <= up_to => {
-                if self.moved(name, Move::Promoting { switch: switch.id }) {
-                    self.order_promote(name, &switch);
+                if self.moved(name, part, Move::Promoting { switch: switch.id }) {
+                    self.order_promote(name, part, &switch);
                 }
             }
             Stage::Intended { .. }
@@ -99,7 +100,7 @@ impl Brain<'_> {
     }
 
     /// Tells the store what the stage of the switch calls for.
-    pub(super) fn order_switch(&mut self, name: &Name, switch: &Switch) {
+    pub(super) fn order_switch(&mut self, name: &Name, part: Part, switch: &Switch) {
         let intent = &switch.intent;
         let (to, back, towards) = match &switch.stage {
             Stage::GoingBack { to, .. } => (to.clone(), None, Towards::Back),
@@ -115,26 +116,27 @@ impl Brain<'_> {
             },
         };
         let epoch = self.known(name).last_epoch;
-        self.effect(name, epoch, Order::Switch { switch: switch.id, to, back, towards });
+        self.effect(name, epoch, Order::Switch { part, switch: switch.id, to, back, towards });
     }
 
-    pub(super) fn order_promote(&mut self, name: &Name, switch: &Switch) {
+    pub(super) fn order_promote(&mut self, name: &Name, part: Part, switch: &Switch) {
         let (epoch, generation) = (self.known(name).last_epoch, switch.intent.to.clone());
-        self.effect(name, epoch, Order::Promote { switch: switch.id, generation });
+        self.effect(name, epoch, Order::Promote { part, switch: switch.id, generation });
     }
 
     /// A record of ours will never be durable.
     pub(super) fn switch_not_durable(&mut self, record: RecordId) {
-        let Some(name) = self.world.intended.remove(&record) else { return };
-        let Some(switch) = self.world.services.get(&name).and_then(|service| service.known.generations.switch.clone())
+        let Some((name, part)) = self.world.intended.remove(&record) else { return };
+        let Some(switch) =
+            self.world.services.get(&name).and_then(|service| service.known.generations[part].switch.clone())
         else {
             return;
         };
         self.touched.insert(name.clone());
         match switch.stage {
-            Stage::Intended { .. } => self.abort(&name, Reason::NoDurableRecord),
+            Stage::Intended { .. } => self.abort(&name, part, Reason::NoDurableRecord),
             Stage::Committing { told: false, .. } => {
-                self.end_switch(&name, &End::Held { why: Reason::NoDurableRecord });
+                self.end_switch(&name, part, &End::Held { why: Reason::NoDurableRecord });
             }
             Stage::Switching
             | Stage::Probation { .. }
@@ -145,8 +147,15 @@ impl Brain<'_> {
     }
 
     /// The store has switched, or has not.
-    pub(super) fn generation_switched(&mut self, name: &Name, id: RecordId, error: Option<SwitchError>, seen: &Seen) {
-        let Some(switch) = self.switch(name).filter(|switch| switch.id == id).cloned() else { return };
+    pub(super) fn generation_switched(
+        &mut self,
+        name: &Name,
+        part: Part,
+        id: RecordId,
+        error: Option<SwitchError>,
+        seen: &Seen,
+    ) {
+        let Some(switch) = self.switch(name, part).filter(|switch| switch.id == id).cloned() else { return };
         let wanted = match &switch.stage {
             Stage::Switching => &switch.intent.to,
             Stage::GoingBack { to, .. } => to,
@@ -158,8 +167,8 @@ impl Brain<'_> {
         let goes_back = matches!(switch.stage, Stage::GoingBack { .. });
         match error {
             // On the way back what can be seen is enough: it is on record, and the next start does it again.
-            None if is_there => self.reached(name, &switch, wanted.clone()),
-            Some(_) if is_there && goes_back => self.reached(name, &switch, wanted.clone()),
+            None if is_there => self.reached(name, part, &switch, wanted.clone()),
+            Some(_) if is_there && goes_back => self.reached(name, part, &switch, wanted.clone()),
             error => {
                 let why = match error {
                     Some(SwitchError::NoWayBack { error }) => Reason::NoWayBack { error },
@@ -170,19 +179,19 @@ impl Brain<'_> {
                 match (goes_back, switch.intent.back.clone()) {
                     // Nobody knows what would be started: it is held, and somebody has to look.
                     (true, _) => {
-                        self.end_switch(name, &End::Held { why });
+                        self.end_switch(name, part, &End::Held { why });
                         self.hold_or_start(name);
                     }
-                    (false, Some(back)) if *seen != Seen::Current(unchanged) => self.go_back(name, back, why),
-                    (false, _) => self.abort(name, why),
+                    (false, Some(back)) if *seen != Seen::Current(unchanged) => self.go_back(name, part, back, why),
+                    (false, _) => self.abort(name, part, why),
                 }
             }
         }
     }
 
     /// It is switched to `to`: its process comes next.
-    pub(super) fn reached(&mut self, name: &Name, switch: &Switch, to: GenerationId) {
-        if !self.moved(name, Move::Switched { switch: switch.id, to: to.clone() }) {
+    pub(super) fn reached(&mut self, name: &Name, part: Part, switch: &Switch, to: GenerationId) {
+        if !self.moved(name, part, Move::Switched { switch: switch.id, to: to.clone() }) {
             return;
         }
         let until = self.now();
@@ -194,10 +203,10 @@ impl Brain<'_> {
         if put_back {
             let why =
                 if let Stage::GoingBack { why, .. } = &switch.stage { why.clone() } else { Reason::CauseElsewhere };
-            if self.generations(name).bads.iter().any(|bad| bad.id == to) {
-                self.moved(name, Move::Cleared { generation: to.clone(), why: Reason::CauseElsewhere });
+            if self.generations(name, part).bads.iter().any(|bad| bad.id == to) {
+                self.moved(name, part, Move::Cleared { generation: to.clone(), why: Reason::CauseElsewhere });
             }
-            self.end_switch(name, &End::Environmental { why });
+            self.end_switch(name, part, &End::Environmental { why });
         }
         self.start_switched(name, until, Reason::Switched { to });
     }
@@ -210,30 +219,30 @@ impl Brain<'_> {
     }
 
     /// A deploy's way back, and what follows from a validation that failed.
-    pub(super) fn go_back(&mut self, name: &Name, to: GenerationId, why: Reason) {
-        let Some(id) = self.switch(name).map(|switch| switch.id) else { return };
-        if !self.moved(name, Move::GoesBack { switch: id, to, why }) {
+    pub(super) fn go_back(&mut self, name: &Name, part: Part, to: GenerationId, why: Reason) {
+        let Some(id) = self.switch(name, part).map(|switch| switch.id) else { return };
+        if !self.moved(name, part, Move::GoesBack { switch: id, to, why }) {
             return;
         }
-        if let Some(switch) = self.switch(name).cloned() {
-            self.order_switch(name, &switch);
+        if let Some(switch) = self.switch(name, part).cloned() {
+            self.order_switch(name, part, &switch);
         }
         let until = self.now();
         self.start_switched(name, until, Reason::MustGo);
     }
 
     /// Nothing was changed. What the ladder wanted to take back stays, and is held.
-    pub(super) fn abort(&mut self, name: &Name, why: Reason) {
-        let by_ladder = self.switch(name).is_some_and(|switch| match switch.intent.aim {
+    pub(super) fn abort(&mut self, name: &Name, part: Part, why: Reason) {
+        let by_ladder = self.switch(name, part).is_some_and(|switch| match switch.intent.aim {
             Aim::TakeBack { .. } | Aim::PutBack { .. } => true,
             Aim::Deploy { .. } | Aim::Outside | Aim::Return { .. } => false,
         });
-        if !self.end_switch(name, &End::Aborted { why: why.clone() }) {
+        if !self.end_switch(name, part, &End::Aborted { why: why.clone() }) {
             return;
         }
         if by_ladder {
             let cause = self.known(name).incident.map_or(Cause::Exit, |open| open.cause);
-            self.decide_again(name, cause, Some(why));
+            self.decide_again(name, cause, Some(&why));
         } else {
             self.hold_or_start(name);
         }
@@ -247,8 +256,8 @@ impl Brain<'_> {
     }
 
     /// The store says that it stays.
-    pub(super) fn generation_promoted(&mut self, name: &Name, id: RecordId, error: Option<String>) {
-        let Some(switch) = self.switch(name).filter(|switch| switch.id == id) else { return };
+    pub(super) fn generation_promoted(&mut self, name: &Name, part: Part, id: RecordId, error: Option<String>) {
+        let Some(switch) = self.switch(name, part).filter(|switch| switch.id == id) else { return };
         if !matches!(switch.stage, Stage::Committing { told: true, .. }) {
             return;
         }
@@ -256,21 +265,21 @@ impl Brain<'_> {
             None => End::Committed,
             Some(error) => End::Held { why: Reason::NotSwitched { error } },
         };
-        self.end_switch(name, &end);
+        self.end_switch(name, part, &end);
     }
 
     /// One end of a switch: recorded, told to whoever waits, and what nobody needs any more is let go.
-    pub(super) fn end_switch(&mut self, name: &Name, end: &End) -> bool {
-        let Some(switch) = self.switch(name).cloned() else { return false };
-        if !self.moved(name, Move::Ended { switch: switch.id, end: end.clone() }) {
+    pub(super) fn end_switch(&mut self, name: &Name, part: Part, end: &End) -> bool {
+        let Some(switch) = self.switch(name, part).cloned() else { return false };
+        if !self.moved(name, part, Move::Ended { switch: switch.id, end: end.clone() }) {
             return false;
         }
-        self.world.intended.retain(|_, of| of != name);
+        self.world.intended.retain(|_, (of, its)| of != name || *its != part);
         let answer = end_words(name, &switch, end);
         self.tell_waiters(name, Wanted::Switched(switch.id), |_| answer.clone());
-        let (epoch, needed) = (self.known(name).last_epoch, self.generations(name).needed());
+        let (epoch, needed) = (self.known(name).last_epoch, self.generations(name, part).needed());
         if let Some(policy) = &self.policy(name).generations {
-            self.effect(name, epoch, Order::Retain { needed, keep: policy.keep });
+            self.effect(name, epoch, Order::Retain { part, needed, keep: policy.keep });
         }
         true
     }
@@ -397,14 +406,24 @@ mod tests {
             self.records.extend(records);
             let mut events = Vec::new();
             for effect in effects {
-                if effect.order == Order::LookAtStore {
-                    events.push(Event::GenerationSeen { service: bot(), seen: Seen::Current(self.current.clone()) });
+                if let Order::LookAtStore { part } = effect.order {
+                    events.push(Event::GenerationSeen {
+                        service: bot(),
+                        part,
+                        seen: Seen::Current(self.current.clone()),
+                    });
                 } else if let Order::Switch { switch, to, .. } = effect.order {
                     self.current = Some(to);
                     let seen = Seen::Current(self.current.clone());
-                    events.push(Event::GenerationSwitched { service: bot(), switch, error: None, seen });
+                    events.push(Event::GenerationSwitched {
+                        service: bot(),
+                        part: Part::Store,
+                        switch,
+                        error: None,
+                        seen,
+                    });
                 } else if let Order::Promote { switch, .. } = effect.order {
-                    events.push(Event::GenerationPromoted { service: bot(), switch, error: None });
+                    events.push(Event::GenerationPromoted { service: bot(), part: Part::Store, switch, error: None });
                 } else if let Order::Spawn { generation, .. } = effect.order {
                     let epoch = self.world.services[&bot()].known.last_epoch;
                     self.spawned.push((epoch, generation));
@@ -453,7 +472,7 @@ mod tests {
         }
 
         fn known(&self) -> &Generations {
-            &self.world.services[&bot()].known.generations
+            &self.world.services[&bot()].known.generations.store
         }
 
         fn ends(&self) -> Vec<&End> {
@@ -469,7 +488,7 @@ mod tests {
 
         fn runs(&self) -> Option<&str> {
             let known = &self.world.services[&bot()].known;
-            known.phase.run().and(known.runs.as_ref()).map(GenerationId::as_str)
+            known.phase.run().and(known.runs.store.as_ref()).map(GenerationId::as_str)
         }
 
         fn outcomes(&self) -> Vec<Outcome> {
@@ -617,7 +636,11 @@ mod tests {
         let mut bench = Bench::new(policy(), Some("one"));
         let processes = bench.spawned.len();
         bench.current = Some(id("theirs"));
-        bench.take(Event::GenerationSeen { service: bot(), seen: Seen::Current(Some(id("theirs"))) });
+        bench.take(Event::GenerationSeen {
+            service: bot(),
+            part: Part::Store,
+            seen: Seen::Current(Some(id("theirs"))),
+        });
         assert_eq!((bench.runs(), bench.spawned.len()), (Some("one"), processes));
         bench.pass(Span::from_secs(30));
         assert!(bench.known().on_probation().is_some(), "nothing of it runs yet");

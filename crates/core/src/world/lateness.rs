@@ -51,7 +51,7 @@ impl World {
 
     /// A supervisor takes over: what nobody saw since the last record counts for no proof.
     pub(crate) fn resume_proofs(&mut self, now: Monotonic) {
-        let all = self.services.values_mut().flat_map(|service| service.known.generations.proofs());
+        let all = self.services.values_mut().flat_map(|service| service.known.proofs());
         all.for_each(|held| held.resume(now));
     }
 
@@ -71,7 +71,7 @@ impl Service {
     fn credit(&mut self, late: Span) {
         self.known.phase.credit(late);
         self.known.credited = self.known.credited.plus(late);
-        self.known.generations.proofs().for_each(|held| held.credit(late));
+        self.known.proofs().for_each(|held| held.credit(late));
         self.known.extended_until = self.known.extended_until.map(|until| until.after(late));
         // Nobody saw whether it was healthy.
         let healthy_since = self.known.since;

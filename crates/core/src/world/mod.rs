@@ -18,7 +18,7 @@ use crate::plan::admission::Admission;
 use crate::plan::order::Order;
 use crate::policy::{Mode, Policy, PolicyHash};
 use crate::record::{Actor, OperatorOrder};
-use crate::safeswitch::Generations;
+use crate::safeswitch::{Generations, Part, Parts};
 use crate::time::Monotonic;
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::string::String;
@@ -52,7 +52,7 @@ pub struct Birth {
     /// journal could not be written, are closed first.
     pub open_incidents: Vec<(Name, IncidentId)>,
     /// What the ledger knows of services' generations; nothing, where the journal tells it.
-    pub generations: BTreeMap<Name, Generations>,
+    pub generations: BTreeMap<Name, Parts<Generations>>,
 }
 
 /// Everything that the core knows.
@@ -88,7 +88,7 @@ pub struct World {
     /// Orders whose record is not durable yet.
     pub(crate) pending: BTreeMap<RecordId, Pending>,
     /// Records of switches that must be durable before anything follows from them, and whose they are.
-    pub(crate) intended: BTreeMap<RecordId, Name>,
+    pub(crate) intended: BTreeMap<RecordId, (Name, Part)>,
     pub(crate) next_record: RecordId,
     pub(crate) next_probe: ProbeId,
     pub(crate) next_effect: EffectId,

@@ -328,6 +328,7 @@ impl Phase {
             | Body::HeartbeatPromised { .. }
             | Body::Extended { .. }
             | Body::Generation(_)
+            | Body::Files(_)
             | Body::DescriptorRefused { .. }
             | Body::DescriptorDropped { .. }
             | Body::HardwareTimer { .. }
@@ -385,7 +386,7 @@ mod tests {
     const AT: Now = Now { mono: Monotonic::from_us(1_000), boot_us: 0, wall_us: 0 };
 
     fn spawn(epoch: u64) -> Body {
-        Body::SpawnIntended { epoch: Epoch(epoch), why: Reason::HaleStarts, generation: None }
+        Body::SpawnIntended { epoch: Epoch(epoch), why: Reason::HaleStarts, generation: None, files: None }
     }
 
     fn spawned(epoch: u64) -> Body {

@@ -5,7 +5,7 @@ use crate::event::{EndWhy, Process};
 use crate::ids::{Epoch, Name, RecordId, RequestId};
 use crate::policy::{Policy, PolicyHash, ServicePolicy};
 use crate::record::{Body, Record};
-use crate::safeswitch::Stage;
+use crate::safeswitch::{Generations, Part, Stage};
 use crate::world::dependency::{self, Dependency};
 use crate::world::service::{Known, Service};
 use alloc::collections::BTreeMap;
@@ -47,11 +47,16 @@ impl Snapshot {
 }
 
 /// The record of a switch that must be durable before anything follows from it.
-fn awaits_disk((name, service): (&Name, &Service)) -> Option<(RecordId, Name)> {
-    let switch = service.known.generations.switch.as_ref()?;
+fn awaits_disk<'a>((name, service): (&'a Name, &'a Service)) -> impl Iterator<Item = (RecordId, (Name, Part))> + 'a {
+    let record = |part| Some((awaited(&service.known.generations[part])?, (name.clone(), part)));
+    Part::ALL.into_iter().filter_map(record)
+}
+
+fn awaited(known: &Generations) -> Option<RecordId> {
+    let switch = known.switch.as_ref()?;
     match switch.stage {
-        Stage::Intended { .. } => Some((switch.id, name.clone())),
-        Stage::Committing { proved, told: false } => Some((proved, name.clone())),
+        Stage::Intended { .. } => Some(switch.id),
+        Stage::Committing { proved, told: false } => Some(proved),
         Stage::Switching
         | Stage::Probation { .. }
         | Stage::Committing { .. }
@@ -128,7 +133,7 @@ impl World {
         }
         // The ledger may know newer ones, if the journal could not be written at the end.
         world.next_record = world.next_record.max(world.birth.first_record);
-        world.intended = world.services.iter().filter_map(awaits_disk).collect();
+        world.intended = world.services.iter().flat_map(awaits_disk).collect();
         world.pending.values_mut().for_each(|pending| pending.request = NOBODY);
         world
     }

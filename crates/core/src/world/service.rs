@@ -11,7 +11,7 @@ use crate::plan::ladder::Counters;
 use crate::policy::{CheckPolicy, ServicePolicy};
 use crate::reason::Reason;
 use crate::record::{Body, Finding, Record};
-use crate::safeswitch::{Generations, Move};
+use crate::safeswitch::{Generations, Held, Move, Part, Parts};
 use crate::time::{Monotonic, Span};
 use crate::world::pause::Paused;
 use crate::world::phase::{Illegal, Phase, StopStage};
@@ -112,13 +112,18 @@ pub(crate) struct Known {
     pub(crate) insisted: bool,
     /// Its generations.
     #[serde(default)]
-    pub(crate) generations: Generations,
-    /// The generation of its newest process.
+    pub(crate) generations: Parts<Generations>,
+    /// Those of its newest process.
     #[serde(default)]
-    pub(crate) runs: Option<GenerationId>,
+    pub(crate) runs: Parts<Option<GenerationId>>,
 }
 
 impl Known {
+    /// Each proof that goes on.
+    pub(crate) fn proofs(&mut self) -> impl Iterator<Item = &mut Held> {
+        self.generations.each_mut().into_iter().flat_map(Generations::proofs)
+    }
+
     /// Whether it has had a process before.
     pub(crate) fn was_started(&self) -> bool {
         self.last_epoch > self.before_first
@@ -154,8 +159,8 @@ pub(crate) struct Senses {
     pub(crate) suspected: Option<(Monotonic, Monotonic)>,
     /// Clients that wait for the end of an order.
     pub(crate) waiters: VecDeque<Waiter>,
-    /// Until when the first look at its store is awaited, while it is.
-    pub(crate) look_until: Option<Monotonic>,
+    /// Until when the first look at its store, or its files, is awaited, while it is.
+    pub(crate) look_until: Parts<Option<Monotonic>>,
     /// When all that is known of its generations was last written down.
     pub(crate) kept_at: Option<Monotonic>,
 }
@@ -213,8 +218,8 @@ impl Service {
             unproven: BTreeSet::new(),
             before_first: last_epoch,
             insisted: false,
-            generations: Generations::default(),
-            runs: None,
+            generations: Parts::default(),
+            runs: Parts::default(),
         };
         Self { policy, known, senses: Senses { probes, ..Senses::default() } }
     }
@@ -240,7 +245,7 @@ impl Service {
     /// The generation that its newest process is of, where it has any.
     #[must_use]
     pub fn generation(&self) -> Option<&GenerationId> {
-        self.known.runs.as_ref()
+        self.known.runs.store.as_ref()
     }
 
     /// The newest process that may exist, if one may.
@@ -278,13 +283,13 @@ impl Service {
             self.known.since = now;
             self.known.credited = Span::ZERO;
         }
-        if let Body::Generation(moved) = &record.body {
-            self.known.generations.apply(record, moved)?;
+        if let Some((part, moved)) = record.body.moved() {
+            self.known.generations[part].apply(record, moved)?;
         }
         self.known.phase = phase;
         match &record.body {
-            Body::SpawnIntended { epoch, generation, .. } => {
-                self.known.runs.clone_from(generation);
+            Body::SpawnIntended { epoch, generation, files, .. } => {
+                self.known.runs = Parts { store: generation.clone(), files: files.clone() };
                 self.known.restarts += u64::from(self.known.was_started());
                 self.known.last_epoch = *epoch;
                 self.known.blocked = None;
@@ -309,7 +314,7 @@ impl Service {
                     let failed = (self.known.last_epoch, finding.is_own_end());
                     self.known.counters.count(now, failed, self.policy.restart.crash_loop);
                     self.known.last_failure = Some(now);
-                    self.known.generations.failed();
+                    self.known.generations.each_mut().into_iter().for_each(Generations::failed);
                 }
                 self.known.insisted = false;
                 self.known.healthy = false;
@@ -333,7 +338,8 @@ impl Service {
                     self.known.oom = None;
                 }
                 self.known.last_epoch = *epoch;
-                self.known.runs.clone_from(&self.known.generations.current);
+                let Parts { store, files } = &self.known.generations;
+                self.known.runs = Parts { store: store.current.clone(), files: files.current.clone() };
                 self.known.process = Some(process.clone());
                 self.known.blocked = None;
                 self.known.stalled = None;
@@ -382,11 +388,11 @@ impl Service {
             }
             Body::CountersForgotten => {
                 self.forget_counters();
-                self.known.generations.is_well();
+                self.known.generations.each_mut().into_iter().for_each(Generations::is_well);
             }
             // Failures, delays and crash loops belong to the generation that runs.
-            Body::Generation(Move::Switched { .. }) => self.forget_counters(),
-            Body::Generation(_) => {}
+            Body::Generation(Move::Switched { .. }) | Body::Files(Move::Switched { .. }) => self.forget_counters(),
+            Body::Generation(_) | Body::Files(_) => {}
             Body::Paused { actor, until_boot_us, .. } => {
                 self.known.paused = Some(Paused { actor: actor.clone(), until_boot_us: *until_boot_us });
             }
@@ -458,26 +464,34 @@ impl Service {
             | Body::ProbeLost { .. }
             | Body::ProbeUnable { .. } => {}
         }
-        let holds = self.holds();
-        self.known.generations.set_holds(holds, now);
+        for part in Part::ALL {
+            let holds = self.holds(part);
+            self.known.generations[part].set_holds(holds, now);
+        }
         Ok(())
+    }
+
+    /// The parts of it that have generations.
+    pub(crate) fn parts(&self) -> impl Iterator<Item = Part> {
+        let policy = self.policy.generations.as_ref();
+        Part::ALL.into_iter().filter(move |part| policy.is_some_and(|policy| policy.has(*part)))
     }
 
     /// Whether no process may be made before its store has answered.
     pub(crate) fn awaits_store(&self) -> bool {
-        let known = &self.known.generations;
-        self.policy.generations.is_some() && (!known.is_known || known.awaits_store())
+        let awaits = |known: &Generations| !known.is_known || known.awaits_store();
+        self.parts().any(|part| awaits(&self.known.generations[part]))
     }
 
     /// Whether its process is of what is switched to, and shows that it works: all checks pass but those that failed before.
-    fn holds(&self) -> bool {
+    fn holds(&self, part: Part) -> bool {
         let known = &self.known;
-        let Some(current) = &known.generations.current else { return false };
-        let before = known.generations.on_probation().map(|switch| &switch.intent.failed_before);
+        let Some(current) = &known.generations[part].current else { return false };
+        let before = known.generations[part].on_probation().map(|switch| &switch.intent.failed_before);
         let counts = |policy: &CheckPolicy| before.is_none_or(|before| !before.contains(&policy.name));
         let mut checks = known.checks.iter().zip(&self.policy.checks).filter(|(_, policy)| counts(policy));
         matches!(known.phase, Phase::Running { .. })
-            && known.runs.as_ref() == Some(current)
+            && known.runs[part].as_ref() == Some(current)
             && known.paused.is_none()
             && known.blocked.is_none()
             && checks.all(|(state, _)| *state == CheckState::Passing)

@@ -9,6 +9,7 @@ use hale_core::effect::Order;
 use hale_core::event::{Event, Seen, SwitchError};
 use hale_core::ids::{GenerationId, Name, RecordId};
 use hale_core::policy::{Policy, ServicePolicy, StoreKind};
+use hale_core::safeswitch::Part;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -155,12 +156,12 @@ impl Stores {
     /// Takes an order of the loop's.
     pub fn order(&self, service: &Name, order: Order) {
         match order {
-            Order::LookAtStore => self.push(service, Job::Look),
-            Order::Switch { switch, to, back, towards } => {
+            Order::LookAtStore { .. } => self.push(service, Job::Look),
+            Order::Switch { switch, to, back, towards, .. } => {
                 self.push(service, Job::Switch { switch, to, back, towards });
             }
             Order::Promote { switch, .. } => self.push(service, Job::Promote { switch }),
-            Order::Retain { needed, keep } => self.push(service, Job::Retain { needed, keep }),
+            Order::Retain { needed, keep, .. } => self.push(service, Job::Retain { needed, keep }),
             _ => {}
         }
     }
@@ -324,15 +325,17 @@ impl Stores {
         };
         let service = service.clone();
         match job {
-            Job::Look => (self.0.tell)(Event::GenerationSeen { service, seen: seen(&mut *store) }),
+            Job::Look => (self.0.tell)(Event::GenerationSeen { service, part: Part::Store, seen: seen(&mut *store) }),
             Job::Switch { switch, .. } if switch < newest => {}
             Job::Switch { switch, to, back, towards } => {
                 let error = switch_to(&mut *store, &to, back.as_ref(), towards).err();
                 let seen = seen(&mut *store);
-                (self.0.tell)(Event::GenerationSwitched { service, switch, error, seen });
+                (self.0.tell)(Event::GenerationSwitched { service, part: Part::Store, switch, error, seen });
             }
             // What these stores are switched to is theirs for good already.
-            Job::Promote { switch } => (self.0.tell)(Event::GenerationPromoted { service, switch, error: None }),
+            Job::Promote { switch } => {
+                (self.0.tell)(Event::GenerationPromoted { service, part: Part::Store, switch, error: None })
+            }
             Job::Retain { needed, keep } => {
                 let needed: BTreeSet<GenerationId> = needed.into_iter().collect();
                 let kept = store.pin(&needed);
@@ -351,14 +354,16 @@ impl Stores {
     fn not_open(&self, service: &Name, job: &Job, error: String) {
         let service = service.clone();
         match job {
-            Job::Look => (self.0.tell)(Event::GenerationSeen { service, seen: Seen::Unknown { error } }),
+            Job::Look => {
+                (self.0.tell)(Event::GenerationSeen { service, part: Part::Store, seen: Seen::Unknown { error } })
+            }
             &Job::Switch { switch, .. } => {
                 let seen = Seen::Unknown { error: error.clone() };
                 let error = Some(SwitchError::Failed { error });
-                (self.0.tell)(Event::GenerationSwitched { service, switch, error, seen });
+                (self.0.tell)(Event::GenerationSwitched { service, part: Part::Store, switch, error, seen });
             }
             &Job::Promote { switch } => {
-                (self.0.tell)(Event::GenerationPromoted { service, switch, error: Some(error) });
+                (self.0.tell)(Event::GenerationPromoted { service, part: Part::Store, switch, error: Some(error) });
             }
             Job::Retain { .. } => eprintln!("hale: {service}: old generations stay as they are: {error}"),
             // Whoever asked sees the end of the answer.

@@ -5,7 +5,7 @@ use super::trail::Trail;
 use hale_core::event::Process;
 use hale_core::ids::{IncidentId, Name, RecordId};
 use hale_core::record::{Body, Record};
-use hale_core::safeswitch::Generations;
+use hale_core::safeswitch::{Generations, Parts};
 use hale_core::world::Snapshot;
 use std::collections::BTreeMap;
 
@@ -19,7 +19,7 @@ pub struct Recovered {
     /// Incidents that were never closed.
     pub open_incidents: Vec<(Name, IncidentId)>,
     /// What is known of services' generations.
-    pub generations: BTreeMap<Name, Generations>,
+    pub generations: BTreeMap<Name, Parts<Generations>>,
 }
 
 /// From what the ledger leaves behind and from the journal. What cannot be read is passed over: a start must not fail by it.

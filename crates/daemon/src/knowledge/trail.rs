@@ -4,8 +4,8 @@ use super::layout::Layout;
 use super::ledger_queue::Item;
 use super::ledger_read::Records;
 use hale_core::ids::{IncidentId, Name, RecordId};
-use hale_core::record::{Body, Record};
-use hale_core::safeswitch::{Generations, KEPT_EVERY};
+use hale_core::record::Record;
+use hale_core::safeswitch::{Generations, KEPT_EVERY, Parts};
 use hale_core::time::Now;
 use hale_ledger::SegmentId;
 use hale_ledger::record::check_payload;
@@ -21,7 +21,7 @@ pub struct Trail {
     /// Incidents that were not closed.
     pub open: BTreeMap<IncidentId, Name>,
     /// What is known of services' generations.
-    pub generations: BTreeMap<Name, Generations>,
+    pub generations: BTreeMap<Name, Parts<Generations>>,
     /// A Hale began in it, which wrote down all that is known of generations.
     pub(super) has_begin: bool,
 }
@@ -73,8 +73,8 @@ impl Trail {
         match (kind.as_str(), service, incident) {
             // Evidence may come after the end.
             ("output", ..) | (_, None, _) => {}
-            ("generation", Some(_), None) => self.follow_generation(payload),
-            ("generation", Some(service), Some(incident)) => {
+            ("generation" | "files", Some(_), None) => self.follow_generation(payload),
+            ("generation" | "files", Some(service), Some(incident)) => {
                 self.open.insert(incident, service);
                 self.follow_generation(payload);
             }
@@ -92,8 +92,8 @@ impl Trail {
     /// looked at before anything is done.
     fn follow_generation(&mut self, payload: &[u8]) {
         let Ok(record) = serde_json::from_slice::<Record>(payload) else { return };
-        if let (Some(service), Body::Generation(moved)) = (&record.service, &record.body) {
-            let _passed_over = self.generations.entry(service.clone()).or_default().apply(&record, moved);
+        if let (Some(service), Some((part, moved))) = (&record.service, record.body.moved()) {
+            let _passed_over = self.generations.entry(service.clone()).or_default()[part].apply(&record, moved);
         }
     }
 
@@ -114,7 +114,7 @@ const SEGMENTS_MAX: usize = 16;
 
 /// What these segments say of services' generations. All of it is written down again at each start of Hale and each
 /// [`KEPT_EVERY`]: what is older than the newest start, or than two of these, is said again later.
-fn generations(layout: &Layout, segments: &[SegmentId]) -> BTreeMap<Name, Generations> {
+fn generations(layout: &Layout, segments: &[SegmentId]) -> BTreeMap<Name, Parts<Generations>> {
     let mut from = segments.len();
     let mut newest_us: Option<i64> = None;
     for (index, &segment) in segments.iter().enumerate().rev().take(SEGMENTS_MAX) {
@@ -151,6 +151,7 @@ struct Dated {
 mod tests {
     use super::*;
     use hale_core::ids::GenerationId;
+    use hale_core::record::Body;
     use hale_core::safeswitch::Move;
 
     fn moved(id: u64, moved: Move) -> Vec<u8> {
@@ -167,11 +168,11 @@ mod tests {
         trail.follow(&moved(1, Move::Seen { current: current.clone() }));
         // It does not fit to anything.
         trail.follow(&moved(2, Move::Begun { switch: RecordId(1) }));
-        let known = &trail.generations[&Name::try_from("bot").unwrap()];
+        let known = &trail.generations[&Name::try_from("bot").unwrap()].store;
         assert_eq!((&known.current, known.goods.len(), &known.switch), (&current, 1, &None));
         let kept = Generations::default();
         trail.follow(&moved(3, Move::Kept { known: Box::new(kept.clone()) }));
-        assert_eq!(trail.generations[&Name::try_from("bot").unwrap()], kept);
+        assert_eq!(trail.generations[&Name::try_from("bot").unwrap()].store, kept);
         assert_eq!(trail.next, RecordId(4));
     }
 }

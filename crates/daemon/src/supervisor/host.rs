@@ -592,7 +592,7 @@ impl Host for DaemonHost {
             (
                 Fence::Host,
                 Order::Spawn { .. }
-                | Order::LookAtStore
+                | Order::LookAtStore { .. }
                 | Order::Switch { .. }
                 | Order::Promote { .. }
                 | Order::Retain { .. }
@@ -624,7 +624,7 @@ impl DaemonHost {
             return;
         }
         match order {
-            Order::LookAtStore | Order::Switch { .. } | Order::Promote { .. } | Order::Retain { .. } => {
+            Order::LookAtStore { .. } | Order::Switch { .. } | Order::Promote { .. } | Order::Retain { .. } => {
                 self.parts.stores.order(service, order);
             }
             Order::Spawn { policy, stored, generation } => {

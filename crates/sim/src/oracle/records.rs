@@ -59,7 +59,7 @@ impl RecordsFirst {
             Order::Unstore { .. } => ("unstore", written.over || written.spawn),
             Order::Forget => ("forget", written.gone),
             // No scenario has generations yet.
-            Order::LookAtStore | Order::Switch { .. } | Order::Promote { .. } | Order::Retain { .. } => {
+            Order::LookAtStore { .. } | Order::Switch { .. } | Order::Promote { .. } | Order::Retain { .. } => {
                 ("switch", false)
             }
             Order::ProbeDependency { .. }
