@@ -106,6 +106,10 @@ impl Generations for Commands {
     }
 
     fn prepare(&mut self, id: &GenerationId) -> Result<(), StoreError> {
+        // What is active was made ready when it was switched to.
+        if self.current()?.as_ref() == Some(id) {
+            return Ok(());
+        }
         self.program(format!("stage {id}"), &self.programs.stage, Some(id), self.bounds.stage).act()
     }
 
@@ -140,10 +144,6 @@ impl Generations for Commands {
     /// Nothing to do: there is no program for it, because what removes is best kept away from what must be able to go back.
     fn retain(&mut self, _keep: usize, _pinned: &BTreeSet<GenerationId>) -> Result<Vec<GenerationId>, StoreError> {
         Ok(Vec::new())
-    }
-
-    fn root(&self, _id: &GenerationId) -> Option<PathBuf> {
-        None
     }
 
     fn watched(&self) -> Option<(PathBuf, OsString)> {
@@ -207,7 +207,7 @@ mod tests {
         assert_eq!(fs::read_to_string(dir.path().join("reverted")).unwrap(), "one\none\n");
         store.pin(&BTreeSet::from([one.clone()])).unwrap();
         assert_eq!(store.retain(0, &BTreeSet::new()).unwrap(), []);
-        assert_eq!((store.root(&one), store.watched()), (None, None));
+        assert_eq!(store.watched(), None);
         assert!(store.importer().is_none());
     }
 

@@ -94,9 +94,6 @@ pub trait Generations: Send {
     /// One of them cannot be removed; others may have been.
     fn retain(&mut self, keep: usize, pinned: &BTreeSet<GenerationId>) -> Result<Vec<GenerationId>, StoreError>;
 
-    /// From where a relative command of this generation is taken; `None` where the store keeps no directories.
-    fn root(&self, id: &GenerationId) -> Option<PathBuf>;
-
     /// A directory, and the name in it that is replaced when somebody switches; `None` where only [`current`](Self::current)
     /// tells. For inotify(7): a change of the name may also mean nothing.
     fn watched(&self) -> Option<(PathBuf, OsString)>;

@@ -228,10 +228,6 @@ impl Generations for NixProfile {
         Ok(old.difference(&left).cloned().collect())
     }
 
-    fn root(&self, id: &GenerationId) -> Option<PathBuf> {
-        self.nix.hash(id).map(|_| PathBuf::from(id.as_str()))
-    }
-
     fn watched(&self) -> Option<(PathBuf, OsString)> {
         Some((self.dir.clone(), self.name.clone()))
     }

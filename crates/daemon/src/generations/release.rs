@@ -118,10 +118,6 @@ impl Generations for Releases {
         Ok(removed)
     }
 
-    fn root(&self, id: &GenerationId) -> Option<PathBuf> {
-        Some(self.dir.join(hash(id).ok()?.to_string()))
-    }
-
     fn watched(&self) -> Option<(PathBuf, OsString)> {
         Some((self.dir.clone(), super::store::CURRENT.into()))
     }
@@ -144,9 +140,13 @@ mod tests {
         Tar::default().file("bot", version).end()
     }
 
+    fn bot() -> Name {
+        Name::try_from("bot").unwrap()
+    }
+
     fn place() -> (tempfile::TempDir, Box<dyn Generations>) {
         let dir = tempfile::tempdir().unwrap();
-        let store = open(&StoreKind::Release, dir.path(), &Name::try_from("bot").unwrap(), None).unwrap();
+        let store = open(&StoreKind::Release, dir.path(), &bot(), None).unwrap();
         (dir, store)
     }
 
@@ -171,7 +171,7 @@ mod tests {
             store.activate(id, towards).unwrap();
             assert_eq!(store.current().unwrap().as_ref(), Some(id));
         }
-        let root = store.root(&one).unwrap();
+        let root = crate::generations::root(&StoreKind::Release, dir.path(), &bot(), &one).unwrap();
         assert_eq!(fs::read_to_string(root.join("bot")).unwrap(), "1");
         let (watched, name) = store.watched().unwrap();
         assert_eq!(fs::canonicalize(watched.join(name)).unwrap(), fs::canonicalize(root).unwrap());
@@ -179,7 +179,7 @@ mod tests {
         assert!(dir.path().join("releases/bot").exists());
         let path = GenerationId::try_from("../../etc").unwrap();
         assert!(matches!(store.activate(&path, Towards::New), Err(StoreError::NotAnId { .. })));
-        assert_eq!(store.root(&path), None);
+        assert_eq!(crate::generations::root(&StoreKind::Release, dir.path(), &bot(), &path), None);
         let absent = name_of(Id::of(b"absent"));
         for missing in [store.activate(&absent, Towards::New), store.prepare(&absent), store.verify(&absent)] {
             assert!(matches!(missing, Err(StoreError::Missing(_))));

@@ -1,0 +1,180 @@
+//! Deploying releases: good ones are committed, bad ones go back by themselves, and the service is never without the last good one.
+
+use crate::harness::{Hale, Place};
+use serde_json::Value;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::process::Output;
+
+/// A service whose program and check are in its release.
+const SERVICE: &str = r#"
+[service.app]
+command = ["bin/app"]
+start.within = "3s"
+stop.grace = "2s"
+restart = { delay = "20ms", crash_loop = { failures = 3, within = "60s" } }
+[[service.app.check]]
+kind = "exec"
+command = ["bin/check"]
+every = "100ms"
+timeout = "1s"
+failures = 2
+[service.app.generations]
+probation = "800ms"
+"#;
+
+const LIVES: &str = "exec sleep 1000";
+const PASSES: &str = "exit 0";
+
+/// Writes a release whose program and check are these scripts.
+fn release(place: &Place, name: &str, app: &str, check: &str) -> String {
+    let bin = place.path(name).join("bin");
+    fs::create_dir_all(&bin).unwrap();
+    for (file, text) in [("app", app), ("check", check)] {
+        let path = bin.join(file);
+        fs::write(&path, format!("#!/bin/sh\necho {name} >&2\n{text}\n")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    place.path(name).display().to_string()
+}
+
+#[track_caller]
+fn deploy(place: &Place, name: &str, code: i32) -> Output {
+    let output = place.run(&["deploy", "app", place.path(name).to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(code), "{name}: {output:?}");
+    output
+}
+
+fn status(place: &Place) -> Value {
+    place.json(&["status", "app"])["services"][0].clone()
+}
+
+/// The name of the release that the process runs in.
+fn runs(place: &Place) -> String {
+    let pid = status(place)["pid"].as_i64().unwrap();
+    let directory = fs::read_link(format!("/proc/{pid}/cwd")).unwrap();
+    directory.file_name().unwrap().to_str().unwrap().to_owned()
+}
+
+fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+#[test]
+fn a_release_that_fails_on_probation_goes_back_whatever_is_wrong_with_it() {
+    let place = Place::new();
+    let hale = place.hale(SERVICE);
+    hale.event("app", "stopped");
+    assert_eq!((&status(&place)["state"], &status(&place)["generation"]), (&Value::from("stopped"), &Value::Null));
+    release(&place, "good", LIVES, PASSES);
+    deploy(&place, "good", 0);
+    let good = status(&place);
+    assert_eq!((&good["state"], &good["grade"]), (&Value::from("healthy"), &Value::from("provisional")));
+    let id = good["generation"].as_str().unwrap();
+    assert_eq!(runs(&place), id);
+    let bad = [
+        ("crashes-at-once", "exit 3", PASSES, "exited with status 3"),
+        ("crashes-later", "sleep 0.5; exit 4", PASSES, "exited with status 4"),
+        ("answers-wrongly", LIVES, "echo no; exit 1", "check exec failed"),
+        ("hangs", LIVES, "sleep 100", "check exec failed"),
+        ("lacks-a-library", "exec /no/such/loader", PASSES, "exited with status 127"),
+    ];
+    for (name, app, check, evidence) in bad {
+        release(&place, name, app, check);
+        let output = deploy(&place, name, 4);
+        assert!(text(&output).contains(evidence), "{name}: {}", text(&output));
+        let after = status(&place);
+        assert_eq!((&after["state"], &after["generation"]), (&Value::from("healthy"), &Value::from(id)), "{name}");
+        assert_eq!(runs(&place), id, "{name}");
+    }
+    let incidents = place.incidents();
+    assert!(incidents.iter().all(|incident| incident["outcome"] == "rolled_back"), "{incidents:?}");
+    assert!(incidents.iter().all(|incident| incident["blame"] == "change"), "{incidents:?}");
+    // None of them is tried again by mistake.
+    let refused = deploy(&place, "hangs", 6);
+    assert!(text(&refused).contains("quarantined"), "{}", text(&refused));
+    let quarantine = place.json(&["quarantine", "list"]);
+    assert_eq!(quarantine.as_array().unwrap().len(), bad.len(), "{quarantine}");
+    let forced = place.run(&["deploy", "--force", "app", place.path("hangs").to_str().unwrap()]);
+    assert_eq!(forced.status.code(), Some(4), "{forced:?}");
+    let again = deploy(&place, "good", 0);
+    assert!(text(&again).contains("already"), "{}", text(&again));
+    hale.stop();
+}
+
+#[test]
+fn a_crash_loop_after_the_commit_takes_the_newest_release_back() {
+    let place = Place::new();
+    let hale = place.hale(SERVICE);
+    release(&place, "good", LIVES, PASSES);
+    deploy(&place, "good", 0);
+    let good = runs(&place);
+    // It works until its data are such as it cannot read.
+    let app = place.text("test -e @D/poison && exit 9; exec sleep 1000");
+    release(&place, "later-bad", &app, PASSES);
+    deploy(&place, "later-bad", 0);
+    assert_ne!(runs(&place), good);
+    place.write("poison", "");
+    let pid = status(&place)["pid"].as_i64().unwrap();
+    crash(pid);
+    hale.event("app", "what was good works again: rolled back");
+    assert_eq!(runs(&place), good);
+    let incident = place.incidents().pop().unwrap();
+    assert_eq!((&incident["outcome"], &incident["blame"]), (&Value::from("rolled_back"), &Value::from("change")));
+    hale.stop();
+}
+
+fn crash(pid: i64) {
+    let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::SEGV).unwrap();
+}
+
+#[test]
+fn the_first_release_that_fails_leaves_the_service_stopped() {
+    let place = Place::new();
+    let hale = place.hale(SERVICE);
+    hale.event("app", "stopped");
+    release(&place, "bad", "exit 3", PASSES);
+    let output = deploy(&place, "bad", 1);
+    assert!(text(&output).contains("exited with status 3"), "{}", text(&output));
+    assert_eq!(status(&place)["state"], "stopped");
+    release(&place, "good", LIVES, PASSES);
+    deploy(&place, "good", 0);
+    hale.stop();
+}
+
+/// Starts to deploy a release that takes long to prove itself, and waits until it runs.
+fn begin_to_deploy(hale: &Hale<'_>, place: &Place, name: &str) {
+    let output = place.run(&["deploy", "--no-wait", "app", place.path(name).to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    hale.event("app", "switched to");
+}
+
+#[test]
+fn whoever_dies_during_a_probation_it_goes_on_or_back() {
+    let place = Place::new();
+    let slow = SERVICE.replace("800ms", "1h");
+    let hale = place.hale(SERVICE);
+    release(&place, "good", LIVES, PASSES);
+    deploy(&place, "good", 0);
+    let good = runs(&place);
+    hale.stop();
+    let hale = place.hale(&slow);
+    hale.event("app", "ready");
+    release(&place, "new", LIVES, PASSES);
+    begin_to_deploy(&hale, &place, "new");
+    let new = runs(&place);
+    assert_ne!(new, good);
+    // The supervisor: it is still on probation, and its failure still goes back.
+    hale.kill_supervisor();
+    assert_eq!((&*runs(&place), &status(&place)["switch"]["stage"]), (&*new, &Value::from("probation")));
+    // All of it, on the same boot: the probation goes on.
+    hale.stop();
+    let hale = place.hale(&slow);
+    hale.event("app", "ready");
+    assert_eq!((&*runs(&place), &status(&place)["switch"]["stage"]), (&*new, &Value::from("probation")));
+    crash(status(&place)["pid"].as_i64().unwrap());
+    hale.event("app", "what was good works again: rolled back");
+    assert_eq!(runs(&place), good);
+    hale.stop();
+}
