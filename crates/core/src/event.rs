@@ -524,6 +524,8 @@ pub enum Question {
         actor: Actor,
         /// What.
         order: OperatorOrder,
+        /// Whether the answer comes at its end, or once it is given: a refusal comes in both cases.
+        waits: bool,
     },
     /// The configuration was read again, because somebody ordered that.
     Reload {

@@ -526,7 +526,7 @@ fn order(fault: Fault, service: Name, request: u64, lasts_us: u64) -> Event {
         _ => OperatorOrder::Start { service },
     };
     let actor = Actor { uid: 1_000, pid: 4_711, user: Some(String::from("anna")) };
-    Event::Asked { request: RequestId(request), question: Question::Order { actor, order } }
+    Event::Asked { request: RequestId(request), question: Question::Order { actor, order, waits: true } }
 }
 
 /// How long ending one tree can take: what it may ask for, its grace, and a little for the kernel.

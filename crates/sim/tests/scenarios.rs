@@ -250,7 +250,7 @@ fn an_order_for_a_service_that_is_queued_to_start_starts_it_once() {
     let mut world = world(1, Scenario::plain(services, Span::ZERO).policy);
     let now = Now { mono: Monotonic::from_us(1), ..Now::default() };
     let order = OperatorOrder::Start { service: name(69) };
-    let question = Question::Order { actor: Actor { uid: 0, pid: 1, user: None }, order };
+    let question = Question::Order { actor: Actor { uid: 0, pid: 1, user: None }, order, waits: true };
     let events = [
         // Without a disk an order is carried out at once.
         Event::LedgerDegraded { error: String::from("No space left on device") },

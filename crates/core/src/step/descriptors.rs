@@ -140,7 +140,7 @@ mod tests {
 
         let order = OperatorOrder::Stop { service: name.clone() };
         let actor = Actor { uid: 0, pid: 1, user: None };
-        let asked = Event::Asked { request: RequestId(1), question: Question::Order { actor, order } };
+        let asked = Event::Asked { request: RequestId(1), question: Question::Order { actor, order, waits: true } };
         let up_to = step(&mut world, at(7), asked).records[0].id;
         let _ = step(&mut world, at(8), Event::Durable { up_to });
         let failed =

@@ -34,16 +34,16 @@ impl Brain<'_> {
                 };
                 self.reply(request, answer);
             }
-            Question::Order { actor, order } => self.ordered(request, actor, order),
+            Question::Order { actor, order, waits } => self.ordered(request, actor, order, waits),
             Question::Reload { actor, reading } => self.reload_asked(request, actor, reading),
         }
     }
 
-    fn ordered(&mut self, request: RequestId, actor: Actor, order: OperatorOrder) {
+    fn ordered(&mut self, request: RequestId, actor: Actor, order: OperatorOrder, waits: bool) {
         if let Some(name) = order.service().filter(|name| !self.takes_orders(name)) {
             self.reply(request, Answer::Unknown { service: name.to_string() });
         } else {
-            self.take_order(request, actor, order);
+            self.take_order(request, actor, order, waits);
         }
     }
 
@@ -53,7 +53,7 @@ impl Brain<'_> {
     }
 
     /// Records an order, which is carried out once that is durable.
-    pub(super) fn take_order(&mut self, request: RequestId, actor: Actor, order: OperatorOrder) {
+    pub(super) fn take_order(&mut self, request: RequestId, actor: Actor, order: OperatorOrder, waits: bool) {
         if self.world.pending.len() >= PENDING_ORDERS_MAX {
             let text = format!("{PENDING_ORDERS_MAX} orders already wait for the disk; try again in {DURABLE_WITHIN}");
             self.reply(request, Answer::Failed { text });
@@ -64,7 +64,7 @@ impl Brain<'_> {
         if !self.record_order(&order, ordered) {
             return;
         }
-        self.world.pending.insert(id, Pending { since: self.now(), request, actor, order });
+        self.world.pending.insert(id, Pending { since: self.now(), request, actor, order, waits });
         if self.world.ledger_error.is_some() {
             self.carry_out_undurable(id);
         }
@@ -120,7 +120,7 @@ impl Brain<'_> {
     }
 
     fn carry_out(&mut self, pending: Pending) {
-        let Pending { request, actor, order, since } = pending;
+        let Pending { request, actor, order, since, waits } = pending;
         if let Some(why) = self.world.ending {
             let what = crate::incident::order_words(&order);
             self.reply(request, Answer::Refused(Refusal { what, reason: Reason::HaleEnds { why } }));
@@ -142,6 +142,7 @@ impl Brain<'_> {
             return self.reply(request, Answer::Unknown { service: name.to_string() });
         }
         self.touched.insert(name.clone());
+        let words = crate::incident::order_words(&order);
         let why = Reason::Ordered { actor: actor.clone() };
         if matches!(order, OperatorOrder::Start { .. } | OperatorOrder::Restart { .. }) {
             // Whoever waits for an earlier stop will not see it.
@@ -161,6 +162,20 @@ impl Brain<'_> {
             OperatorOrder::Rollback { to, .. } => self.order_rollback(&name, request, actor, to),
             OperatorOrder::ClearQuarantine { generation, .. } => self.order_clear(&name, request, &generation, why),
             OperatorOrder::Reload { .. } => {}
+        }
+        if !waits {
+            self.wait_no_longer(&name, request, &words);
+        }
+    }
+
+    /// Answers a client that does not want to wait, unless it was answered already.
+    fn wait_no_longer(&mut self, name: &Name, request: RequestId, words: &str) {
+        let Some(service) = self.service_mut(name) else { return };
+        let before = service.senses.waiters.len();
+        service.senses.waiters.retain(|waiter| waiter.request != request);
+        if service.senses.waiters.len() < before {
+            let text = format!("{words}: it is under way, `hale status {name}` shows how far");
+            self.reply(request, Answer::Done { text });
         }
     }
 
@@ -267,7 +282,7 @@ mod tests {
         starting(&mut world, &name);
         let actor = Actor { uid: 0, pid: 1, user: None };
         let order = |world: &mut crate::world::World, order| {
-            let question = Question::Order { actor: actor.clone(), order };
+            let question = Question::Order { actor: actor.clone(), order, waits: true };
             step(world, at(2), Event::Asked { request: RequestId(7), question }).records
         };
         let stop = order(&mut world, OperatorOrder::Stop { service: name.clone() });
@@ -284,5 +299,24 @@ mod tests {
         assert_eq!(undurable, [stop[0].id, start[0].id]);
         assert!(world.pending.is_empty());
         assert!(matches!(world.services[&name].known.phase, Phase::Stopping { then: Then::Restart { .. }, .. }));
+    }
+
+    #[test]
+    fn who_does_not_wait_is_answered_once_the_order_is_on_the_disk() {
+        let (mut world, name) = world(service());
+        starting(&mut world, &name);
+        let actor = Actor { uid: 0, pid: 1, user: None };
+        let order = OperatorOrder::Stop { service: name.clone() };
+        let question = Question::Order { actor, order, waits: false };
+        let replies = |output: &crate::step::Output| {
+            let is_reply = |effect: &&crate::effect::Effect| matches!(effect.order, Order::Reply { .. });
+            output.effects.iter().filter(is_reply).count()
+        };
+        let ordered = step(&mut world, at(2), Event::Asked { request: RequestId(7), question });
+        assert_eq!(replies(&ordered), 0, "it may be lost yet");
+        let carried_out = step(&mut world, at(3), Event::Durable { up_to: ordered.records[0].id });
+        assert_eq!(replies(&carried_out), 1);
+        assert!(matches!(world.services[&name].known.phase, Phase::Stopping { .. }));
+        assert!(world.services[&name].senses.waiters.is_empty(), "nobody waits for its end");
     }
 }

@@ -142,7 +142,8 @@ mod tests {
 
     /// Gives an order, whose record is durable at once.
     fn order(world: &mut World, now: Now, order: OperatorOrder) -> Output {
-        let asked = Event::Asked { request: RequestId(7), question: Question::Order { actor: actor(), order } };
+        let asked =
+            Event::Asked { request: RequestId(7), question: Question::Order { actor: actor(), order, waits: true } };
         let up_to = step(world, now, asked).records[0].id;
         step(world, now, Event::Durable { up_to })
     }
@@ -184,7 +185,7 @@ mod tests {
         let (mut world, name) = world(policy);
         let mut records = step(&mut world, at(0), Event::Begin).records;
         let asked = OperatorOrder::Pause { service: name, lasts: Span::from_secs(60) };
-        let question = Question::Order { actor: actor(), order: asked };
+        let question = Question::Order { actor: actor(), order: asked, waits: true };
         records.extend(step(&mut world, at(0), Event::Asked { request: RequestId(7), question }).records);
         let up_to = records.last().unwrap().id;
         records.extend(step(&mut world, at(1_000), Event::Durable { up_to }).records);

@@ -42,7 +42,7 @@ impl Brain<'_> {
             self.refuse_reload(request, actor, Reason::InvalidConfiguration { error });
         } else {
             self.world.candidate = Some((hash.clone(), *policy));
-            self.take_order(request, actor, OperatorOrder::Reload { policy: hash });
+            self.take_order(request, actor, OperatorOrder::Reload { policy: hash }, true);
         }
     }
 
@@ -508,7 +508,10 @@ mod tests {
     #[test]
     fn a_paused_service_gets_its_new_process_when_the_pause_is_over_and_a_stopped_one_when_it_is_started() {
         let order = |world: &mut World, ms: u64, order: OperatorOrder| {
-            let asked = Event::Asked { request: RequestId(7), question: Question::Order { actor: actor(), order } };
+            let asked = Event::Asked {
+                request: RequestId(7),
+                question: Question::Order { actor: actor(), order, waits: true },
+            };
             let up_to = step(world, at(ms), asked).records[0].id;
             step(world, at(ms), Event::Durable { up_to })
         };
@@ -602,7 +605,8 @@ mod tests {
         let (mut world, bot, web) = two();
         let _ = reload(&mut world, 1_000, |policy| _ = policy.services.remove(&web));
         let order = OperatorOrder::Start { service: web.clone() };
-        let asked = Event::Asked { request: RequestId(7), question: Question::Order { actor: actor(), order } };
+        let asked =
+            Event::Asked { request: RequestId(7), question: Question::Order { actor: actor(), order, waits: true } };
         assert!(matches!(answer(&step(&mut world, at(1_001), asked)), Answer::Unknown { .. }));
         let _ = reload(&mut world, 1_010, |policy| _ = policy.services.insert(web.clone(), Arc::new(service())));
         assert!(world.leaving.is_empty());
@@ -698,7 +702,8 @@ mod tests {
         let kept = reload(&mut world, 20, |policy| change_bot(policy, |bot| bot.log.keep = 9));
         assert!(acts(&kept).is_empty());
         let order = OperatorOrder::Stop { service: name("d") };
-        let asked = Event::Asked { request: RequestId(7), question: Question::Order { actor: actor(), order } };
+        let asked =
+            Event::Asked { request: RequestId(7), question: Question::Order { actor: actor(), order, waits: true } };
         let up_to = step(&mut world, at(30), asked).records[0].id;
         let _ = step(&mut world, at(30), Event::Durable { up_to });
         let next = spawned(&mut world, &bot, 2, 40);

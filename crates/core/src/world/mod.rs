@@ -108,6 +108,8 @@ pub(crate) struct Pending {
     pub(crate) request: RequestId,
     pub(crate) actor: Actor,
     pub(crate) order: OperatorOrder,
+    /// Whether the client wants to hear of its end.
+    pub(crate) waits: bool,
 }
 
 impl World {

@@ -154,7 +154,7 @@ impl World {
             }
             Body::Ordered { actor, order, .. } => {
                 let (actor, order) = (actor.clone(), order.clone());
-                let pending = Pending { since: record.at.mono, request: NOBODY, actor, order };
+                let pending = Pending { since: record.at.mono, request: NOBODY, actor, order, waits: false };
                 self.pending.insert(record.id, pending);
             }
             Body::CarriedOut { ordered } | Body::OrderNotDurable { ordered, .. } => {

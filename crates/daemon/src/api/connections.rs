@@ -18,8 +18,8 @@ use tokio_io_timeout::TimeoutStream;
 /// How long a client may take to send its request: local programs need microseconds.
 const REQUEST_WITHIN: Duration = Duration::from_secs(2);
 /// How long a client may take to read its answer, and the next record of a stream.
-const READ_WITHIN: Duration = Duration::from_secs(5);
-/// Connections at once on each socket, beside [`STREAMS_MAX`](super::stream::STREAMS_MAX) streams. Each costs some 20 KiB while it lasts; an operator and
+pub(super) const READ_WITHIN: Duration = Duration::from_secs(5);
+/// Connections at once on each socket, beside [`STREAMS_MAX`](super::stream::STREAMS_MAX) streams and what else may take long. Each costs some 20 KiB while it lasts; an operator and
 /// a few dashboards need less. For one more the oldest that has asked nothing yet is dropped, so that thousands of silent ones keep nobody
 /// out; while all of them wait for their answers others wait in the kernel's backlog.
 pub(super) const CONNECTIONS_MAX: usize = 32;
@@ -28,7 +28,7 @@ pub(super) const HEAD_MAX_BYTES: usize = 8 * 1024;
 /// Pause after the operating system had no descriptor left for a connection, so that the loop below does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// A connection's place among [`CONNECTIONS_MAX`], until it is a stream.
+/// A connection's place among [`CONNECTIONS_MAX`], until it has another.
 #[derive(Debug, Clone)]
 pub(super) struct Lease(Arc<Held>);
 
@@ -54,12 +54,13 @@ impl Lease {
         self.0.place.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gives the place back: the connection goes on as one of [`STREAMS_MAX`](super::stream::STREAMS_MAX) streams, for as long as the client reads.
-    pub(super) fn become_stream(&self) {
+    /// Gives the place back: the connection goes on as one of those that have bounds of their own (streams, imports, waiting for a
+    /// switch), for as long as the client reads.
+    pub(super) fn give_back(&self) {
         *self.place() = None;
     }
 
-    /// Waits until a connection that is no stream has had `time`.
+    /// Waits until a connection that has kept its place has had `time`.
     async fn used_up(&self, time: Duration) {
         sleep(time).await;
         if self.place().is_none() {
@@ -68,7 +69,7 @@ impl Lease {
     }
 }
 
-/// Accepts connections for ever, at most [`CONNECTIONS_MAX`] at once beside streams.
+/// Accepts connections for ever, at most [`CONNECTIONS_MAX`] at once beside those that have given their place back.
 pub(super) async fn accept(listener: UnixListener, router: Router, answer_within: Duration) {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut silent: VecDeque<Weak<Held>> = VecDeque::new();

@@ -6,7 +6,9 @@
 pub mod client;
 mod connections;
 pub mod evidence;
+mod generations;
 pub mod groups;
+mod import;
 mod names;
 mod openapi;
 mod pausing;

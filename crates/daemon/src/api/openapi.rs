@@ -1,7 +1,7 @@
 //! The API's own description, made from the types and handlers: OpenAPI 3.1 (<https://spec.openapis.org/oas/v3.1.0>).
 
 use super::problem::{Code, MEDIA_TYPE, Problem};
-use super::{server, stream, view};
+use super::{generations, import, server, stream, view};
 use hale_core::status::State;
 use hale_core::world::dependency::Standing;
 use std::collections::BTreeMap;
@@ -27,10 +27,16 @@ use utoipa::{IntoResponses, OpenApi, ToSchema};
         server::pause,
         server::resume,
         server::reload,
+        generations::deploy,
+        generations::rollback,
+        generations::generations,
+        generations::quarantine,
+        generations::clear,
+        import::import,
         server::description,
         stream::records,
     ),
-    components(schemas(Problem, view::Status, view::Done))
+    components(schemas(Problem, view::Status, view::Done, view::generations::ServiceGenerations))
 )]
 struct Described;
 
@@ -42,13 +48,21 @@ pub(super) fn document() -> Document {
 /// What every order can be answered with.
 pub(super) struct OrderAnswers;
 
+/// What goes wrong with orders.
+pub(super) struct OrderProblems;
+
+impl IntoResponses for OrderProblems {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        Code::ALL.map(|code| (code.status().as_u16().to_string(), problem(code).into())).into_iter().collect()
+    }
+}
+
 impl IntoResponses for OrderAnswers {
     fn responses() -> BTreeMap<String, RefOr<Response>> {
-        let problems = Code::ALL.map(|code| (code.status().as_u16().to_string(), problem(code).into()));
         let done = ResponseBuilder::new()
             .description("it is done")
             .content("application/json", ContentBuilder::new().schema(Some(reference::<view::Done>())).build());
-        problems.into_iter().chain([("200".to_owned(), done.build().into())]).collect()
+        OrderProblems::responses().into_iter().chain([("200".to_owned(), done.build().into())]).collect()
     }
 }
 
@@ -92,6 +106,19 @@ pub(super) fn standing() -> Schema {
 /// The modes of Hale.
 pub(super) fn mode() -> Schema {
     one_of(["heal", "observe"])
+}
+
+/// What names a generation.
+pub(super) fn generation() -> Schema {
+    let pattern = format!("^[!-~]{{1,{}}}$", hale_core::ids::GENERATION_MAX);
+    ObjectBuilder::new().schema_type(Type::String).pattern(Some(pattern)).build().into()
+}
+
+/// The same, or nothing.
+pub(super) fn generation_or_null() -> Schema {
+    let pattern = format!("^[!-~]{{1,{}}}$", hale_core::ids::GENERATION_MAX);
+    let types = utoipa::openapi::schema::SchemaType::from_iter([Type::String, Type::Null]);
+    ObjectBuilder::new().schema_type(types).pattern(Some(pattern)).build().into()
 }
 
 /// A service's or check's name.

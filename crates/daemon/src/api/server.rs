@@ -1,6 +1,8 @@
 //! The routes: few, and a bound on everything that a client could make long.
 
 use super::connections::accept;
+use super::generations::{self, Places};
+use super::import::{self, Imports};
 use super::openapi::{self, OrderAnswers, QuestionProblems};
 use super::pausing;
 use super::problem::{Code, Problem};
@@ -28,24 +30,33 @@ use tokio::time::timeout;
 
 /// How long a question may wait for the loop, whose steps take microseconds: after a second something is wrong, and
 /// an operator wants to know that rather than wait.
-const QUESTION_WITHIN: Duration = Duration::from_secs(1);
+pub(super) const QUESTION_WITHIN: Duration = Duration::from_secs(1);
 /// How long an order may wait for its end: a start that takes its usual 30 s, after a stop that takes its usual 10 s,
 /// fits. The order goes on without the client.
-const ORDER_WITHIN: Duration = Duration::from_secs(60);
-/// No request of this version has a body.
+pub(super) const ORDER_WITHIN: Duration = Duration::from_secs(60);
+/// The longest body of an order: a generation's name and some words. What is imported as a stream has no part in this.
 const BODY_MAX_BYTES: usize = 4 * 1024;
 
 #[derive(Clone)]
 pub(super) struct Api {
-    the_loop: Arc<dyn Loop>,
+    pub(super) the_loop: Arc<dyn Loop>,
     pub(super) stores: Arc<dyn GenerationStores>,
     pub(super) hub: Hub,
+    pub(super) imports: Imports,
+    pub(super) places: Places,
     /// Whether orders are taken.
-    control: bool,
+    pub(super) control: bool,
+}
+
+impl Api {
+    /// For the socket that takes no orders.
+    fn new(the_loop: Arc<dyn Loop>, stores: Arc<dyn GenerationStores>, hub: Hub) -> Self {
+        Self { the_loop, stores, hub, imports: Imports::default(), places: Places::default(), control: false }
+    }
 }
 
 /// The name of a service in a path, if it is text at all.
-type ServiceInPath = Result<Path<String>, PathRejection>;
+pub(super) type ServiceInPath = Result<Path<String>, PathRejection>;
 
 /// Serves both sockets until it is dropped. Needs a tokio runtime with I/O and time.
 ///
@@ -59,7 +70,7 @@ pub async fn serve(
 ) -> Result<(), SocketError> {
     let read = UnixListener::from_std(sockets.read).map_err(SocketError::watch)?;
     let control = UnixListener::from_std(sockets.control).map_err(SocketError::watch)?;
-    let api = Api { the_loop, stores, hub, control: false };
+    let api = Api::new(the_loop, stores, hub);
     tokio::join!(
         accept(read, router(api.clone()), QUESTION_WITHIN),
         accept(control, router(Api { control: true, ..api }), ORDER_WITHIN),
@@ -71,13 +82,19 @@ pub async fn serve(
 type Route = (&'static str, fn() -> MethodRouter<Api>);
 
 /// All of them.
-pub(super) const ROUTES: [Route; 10] = [
+pub(super) const ROUTES: [Route; 16] = [
     ("/v1/openapi.json", || get(description)),
+    ("/v1/quarantine", || get(generations::quarantine)),
     ("/v1/records", || get(stream::records)),
     ("/v1/reload", || post(reload)),
+    ("/v1/services/{service}/deploy", || post(generations::deploy)),
+    ("/v1/services/{service}/generations", || get(generations::generations)),
     ("/v1/services/{service}/pause", || post(pause)),
-    ("/v1/services/{service}/resume", || post(resume)),
+    ("/v1/services/{service}/quarantine/clear", || post(generations::clear)),
+    ("/v1/services/{service}/releases", || post(import::import)),
     ("/v1/services/{service}/restart", || post(restart)),
+    ("/v1/services/{service}/resume", || post(resume)),
+    ("/v1/services/{service}/rollback", || post(generations::rollback)),
     ("/v1/services/{service}/start", || post(start)),
     ("/v1/services/{service}/stop", || post(stop)),
     ("/v1/status", || get(status_of_all)),
@@ -204,7 +221,7 @@ pub(super) async fn reload(State(api): State<Api>, Extension(actor): Extension<A
     answered(api.the_loop.reload(actor), ORDER_WITHIN, true).await
 }
 
-fn read_only() -> Problem {
+pub(super) fn read_only() -> Problem {
     Problem::new(Code::ReadOnly, "orders are taken on control.sock only")
 }
 
@@ -218,12 +235,12 @@ async fn order(
         return read_only().into_response();
     }
     match named(service) {
-        Ok(name) => answer(&api, Question::Order { actor, order: order(name) }, ORDER_WITHIN).await,
+        Ok(name) => answer(&api, Question::Order { actor, order: order(name), waits: true }, ORDER_WITHIN).await,
         Err(problem) => problem.into_response(),
     }
 }
 
-fn named(service: ServiceInPath) -> Result<Name, Problem> {
+pub(super) fn named(service: ServiceInPath) -> Result<Name, Problem> {
     let Path(service) = service.map_err(|_| unknown("(not UTF-8)"))?;
     Name::try_from(service.as_str()).map_err(|_| unknown(&service))
 }
@@ -234,16 +251,42 @@ async fn answer(api: &Api, question: Question, within: Duration) -> Response {
     answered(api.the_loop.ask(question), within, is_order).await
 }
 
-/// Turns what the loop says into HTTP.
-async fn answered(coming: Option<oneshot::Receiver<Answer>>, within: Duration, is_order: bool) -> Response {
-    let Some(coming) = coming else {
-        return Problem::new(Code::Busy, "the supervisor has too much to do to take this; try again").into_response();
+/// Waits for what the loop says, and turns it into HTTP.
+pub(super) async fn answered(coming: Option<oneshot::Receiver<Answer>>, within: Duration, is_order: bool) -> Response {
+    match heard(coming, Some(within), is_order).await {
+        Ok(answer) => told(answer),
+        Err(problem) => problem.into_response(),
+    }
+}
+
+/// What the loop says. Without a bound for what may take as long as it takes.
+pub(super) async fn heard(
+    coming: Option<oneshot::Receiver<Answer>>,
+    within: Option<Duration>,
+    is_order: bool,
+) -> Result<Answer, Problem> {
+    let busy = |detail: String| Problem::new(Code::Busy, detail);
+    let coming = coming.ok_or_else(|| busy("the supervisor has too much to do to take this; try again".to_owned()))?;
+    let answer = match within {
+        None => coming.await,
+        Some(within) => timeout(within, coming).await.map_err(|_| match within.as_secs() {
+            secs if is_order => {
+                let detail = format!("ordered, and not finished after {secs} s; it goes on: see `hale status`");
+                Problem::new(Code::UnderWay, detail)
+            }
+            secs => busy(format!("the supervisor did not answer within {secs} s")),
+        })?,
     };
-    match timeout(within, coming).await {
-        Ok(Ok(Answer::Status(report))) => whole(*report),
-        Ok(Ok(Answer::Done { text })) => Json(view::Done { text }).into_response(),
-        Ok(Ok(Answer::Failed { text })) => Problem::new(Code::Failed, text).into_response(),
-        Ok(Ok(Answer::Refused(refusal))) => {
+    answer.map_err(|_| busy("the supervisor is ending".to_owned()))
+}
+
+/// What the loop says as HTTP.
+pub(super) fn told(answer: Answer) -> Response {
+    match answer {
+        Answer::Status(report) => whole(*report),
+        Answer::Done { text } => Json(view::Done { text }).into_response(),
+        Answer::Failed { text } => Problem::new(Code::Failed, text).into_response(),
+        Answer::Refused(refusal) => {
             let detail = format!("refused: {}, because {}", refusal.what, refusal.reason);
             let code = match refusal.reason {
                 Reason::InvalidConfiguration { .. } => Code::InvalidConfiguration,
@@ -252,21 +295,16 @@ async fn answered(coming: Option<oneshot::Receiver<Answer>>, within: Duration, i
             };
             Problem::new(code, detail).because(refusal.reason).into_response()
         }
-        Ok(Ok(Answer::RolledBack { text })) => Problem::new(Code::RolledBack, text).into_response(),
-        Ok(Ok(Answer::Busy { text })) => Problem::new(Code::Busy, text).into_response(),
-        Ok(Ok(Answer::Generations(report))) => Json(*report).into_response(),
-        Ok(Ok(Answer::Unknown { service })) => unknown(&service).into_response(),
-        Ok(Err(_)) => Problem::new(Code::Busy, "the supervisor is ending").into_response(),
-        Err(_) if is_order => {
-            let detail =
-                format!("ordered, and not finished after {} s; it goes on: see `hale status`", within.as_secs());
-            Problem::new(Code::UnderWay, detail).into_response()
-        }
-        Err(_) => {
-            let detail = format!("the supervisor did not answer within {} s", within.as_secs());
-            Problem::new(Code::Busy, detail).into_response()
-        }
+        Answer::RolledBack { text } => Problem::new(Code::RolledBack, text).into_response(),
+        Answer::Busy { text } => Problem::new(Code::Busy, text).into_response(),
+        // Asked for beside what a store has alone.
+        Answer::Generations(_) => unexpected().into_response(),
+        Answer::Unknown { service } => unknown(&service).into_response(),
     }
+}
+
+pub(super) fn unexpected() -> Problem {
+    Problem::new(Code::Failed, "the supervisor answered another question, by an error in Hale")
 }
 
 /// About what a service with one check takes in the answer, in bytes.
@@ -280,7 +318,7 @@ fn whole(report: StatusReport) -> Response {
     }
 }
 
-fn unknown(service: &str) -> Problem {
+pub(super) fn unknown(service: &str) -> Problem {
     let shown: String = service.chars().take(hale_core::ids::NAME_MAX).collect();
     Problem::new(Code::UnknownService, format!("there is no service {shown:?}; `hale status` lists them"))
 }
@@ -290,16 +328,20 @@ pub(super) mod testing {
     use super::*;
     use crate::api::stores::NoStores;
     use crate::api::{client, sockets};
-    use hale_core::policy::Mode;
+    use hale_core::policy::{Mode, StoreKind};
     use hale_core::record::Refusal;
-    use hale_core::time::Now;
+    use hale_core::safeswitch::Generations;
+    use hale_core::status::{GenerationsReport, ServiceStatus, State};
+    use hale_core::time::{Monotonic, Now};
     use hyper::Method;
     use std::sync::Mutex;
 
     /// Answers at once, by the name of the service that is asked about.
     #[derive(Default)]
-    pub(super) struct Scripted {
-        pub(super) asked: Mutex<Vec<Question>>,
+    pub(crate) struct Scripted {
+        pub(crate) asked: Mutex<Vec<Question>>,
+        /// What is known of the services' generations.
+        pub(crate) reports: Mutex<Vec<GenerationsReport>>,
         unanswered: Mutex<Vec<oneshot::Sender<Answer>>>,
     }
 
@@ -312,9 +354,15 @@ pub(super) mod testing {
                 Question::Reload { .. } => String::new(),
             };
             let order = matches!(question, Question::Order { .. });
+            let asks_for_generations = matches!(question, Question::Generations { .. });
             self.asked.lock().unwrap().push(question);
             let (sender, receiver) = oneshot::channel();
+            let reports = self.reports.lock().unwrap();
             let answer = match name.as_str() {
+                name if asks_for_generations => match reports.iter().find(|report| report.service.as_str() == name) {
+                    Some(report) => Answer::Generations(Box::new(report.clone())),
+                    None => Answer::Unknown { service: name.into() },
+                },
                 "full" => return None,
                 "ending" => return Some(receiver),
                 "silent" => {
@@ -322,6 +370,7 @@ pub(super) mod testing {
                     return Some(receiver);
                 }
                 "unknown" => Answer::Unknown { service: name },
+                "rolled" => Answer::RolledBack { text: "rolled was rolled back".into() },
                 "broken" => Answer::Failed { text: "broken did not become healthy".into() },
                 "refused" => {
                     Answer::Refused(Refusal { what: "order: stop refused".into(), reason: Reason::ObserveMode })
@@ -335,7 +384,7 @@ pub(super) mod testing {
                         ledger_error: None,
                         timer: None,
                         dependencies: Vec::new(),
-                        services: Vec::new(),
+                        services: reports.iter().map(|report| bare(&report.service)).collect(),
                     }))
                 }
             };
@@ -352,22 +401,56 @@ pub(super) mod testing {
         }
     }
 
+    #[track_caller]
+    pub(crate) fn code(answer: &client::Answer) -> Code {
+        let problem: Problem = serde_json::from_slice(&answer.body).unwrap();
+        assert_eq!(problem.status, answer.status);
+        problem.code
+    }
+
+    /// A service of which nothing is known.
+    fn bare(name: &Name) -> ServiceStatus {
+        ServiceStatus {
+            name: name.clone(),
+            state: State::Stopped,
+            detail: String::new(),
+            pid: None,
+            since: Monotonic::default(),
+            restarts: 0,
+            checks: Vec::new(),
+            blocked_on: None,
+            incident: None,
+            status_text: String::new(),
+            observed: None,
+            paused_until_boot_us: None,
+            stored: Vec::new(),
+            generation: None,
+            grade: None,
+            switch: None,
+        }
+    }
+
+    /// What is known of the generations of a service that has just got a store.
+    pub(crate) fn report(service: &str, store: Option<StoreKind>) -> GenerationsReport {
+        let (at, service) = (Now::default(), Name::try_from(service).unwrap());
+        GenerationsReport { at, service, store, runs: None, known: Generations::default() }
+    }
+
     pub(crate) struct Served {
         directory: tempfile::TempDir,
-        pub(super) scripted: Arc<Scripted>,
+        pub(crate) scripted: Arc<Scripted>,
         hub: Hub,
     }
 
     impl Served {
         pub(crate) fn start() -> Self {
+            Self::with(Arc::new(NoStores))
+        }
+
+        pub(crate) fn with(stores: Arc<dyn GenerationStores>) -> Self {
             let directory = tempfile::tempdir().unwrap();
             let (scripted, hub) = (Arc::new(Scripted::default()), Hub::default());
-            tokio::spawn(serve(
-                sockets::bind(directory.path()).unwrap(),
-                scripted.clone(),
-                Arc::new(NoStores),
-                hub.clone(),
-            ));
+            tokio::spawn(serve(sockets::bind(directory.path()).unwrap(), scripted.clone(), stores, hub.clone()));
             Self { directory, scripted, hub }
         }
 
@@ -383,15 +466,20 @@ pub(super) mod testing {
             client::ask(&sockets::read_path(self.directory.path()), Method::GET, target).await.unwrap()
         }
 
-        pub(super) async fn post(&self, target: &str) -> client::Answer {
-            client::ask(&sockets::control_path(self.directory.path()), Method::POST, target).await.unwrap()
+        pub(crate) async fn post(&self, target: &str) -> client::Answer {
+            self.give(target, "").await
+        }
+
+        pub(crate) async fn give(&self, target: &str, body: &str) -> client::Answer {
+            let body = http_body_util::Full::from(body.to_owned());
+            client::give(&sockets::control_path(self.directory.path()), Method::POST, target, body).await.unwrap()
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::testing::Served;
+    use super::testing::{Served, code};
     use super::*;
     use crate::api::connections::{CONNECTIONS_MAX, HEAD_MAX_BYTES};
     use crate::api::stores::NoStores;
@@ -400,12 +488,6 @@ mod tests {
     use hyper::Method;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::UnixStream;
-
-    fn code(answer: &client::Answer) -> Code {
-        let problem: Problem = serde_json::from_slice(&answer.body).unwrap();
-        assert_eq!(problem.status, answer.status);
-        problem.code
-    }
 
     #[tokio::test]
     async fn status_is_answered_on_both_sockets() {
@@ -443,7 +525,9 @@ mod tests {
         assert_eq!(answer.status, 200);
         assert_eq!(serde_json::from_slice::<view::Done>(&answer.body).unwrap().text, "bot is healthy");
         let asked = served.scripted.asked.lock().unwrap();
-        let Some(Question::Order { actor, order }) = asked.last() else { panic!("no order arrived: {asked:?}") };
+        let Some(Question::Order { actor, order, waits: true }) = asked.last() else {
+            panic!("no order arrived: {asked:?}")
+        };
         assert_eq!(*order, OperatorOrder::Restart { service: Name::try_from("bot").unwrap() });
         assert_eq!(actor.uid, rustix::process::getuid().as_raw());
         assert_eq!(actor.pid, i32::try_from(std::process::id()).unwrap());
@@ -481,10 +565,10 @@ mod tests {
         assert_eq!(code(&served.get("/v1/status/silent").await), Code::Busy);
         // The order's minute is not waited for here: its bound is the argument that is given.
         let (the_loop, hub) = (served.scripted.clone(), Hub::default());
-        let api = Api { the_loop, stores: Arc::new(NoStores), hub, control: true };
+        let api = Api { control: true, ..Api::new(the_loop, Arc::new(NoStores), hub) };
         let actor = Actor { uid: 0, pid: 1, user: None };
         let order = OperatorOrder::Stop { service: Name::try_from("silent").unwrap() };
-        let response = answer(&api, Question::Order { actor, order }, Duration::from_millis(1)).await;
+        let response = answer(&api, Question::Order { actor, order, waits: true }, Duration::from_millis(1)).await;
         assert_eq!(response.status(), 504);
         assert_eq!(response.headers()["content-type"], problem::MEDIA_TYPE);
     }

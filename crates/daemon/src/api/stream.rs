@@ -97,7 +97,7 @@ pub(super) async fn records(State(api): State<Api>, Extension(lease): Extension<
         let detail = format!("{STREAMS_MAX} clients listen to the records already");
         return Problem::new(Code::Busy, detail).into_response();
     };
-    lease.become_stream();
+    lease.give_back();
     let listener = Listener { records: api.hub.sender.subscribe(), _place: place };
     let events = unfold(Some(listener), async |listener| listener?.next().await);
     Sse::new(events).into_response()

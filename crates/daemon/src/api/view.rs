@@ -1,12 +1,15 @@
 //! The JSON that clients see: the core's types in the units and names of the contract (architecture, section 6).
 //! Fields are added, never renamed or removed.
 
+pub mod generations;
+
+use self::generations::Switch;
 use super::evidence::Evidence;
 use super::openapi;
 use hale_core::analyze::trace::Trace;
 use hale_core::analyze::trend::{self, Unit};
 use hale_core::hardware::Timer;
-use hale_core::ids::Name;
+use hale_core::ids::{GenerationId, Name};
 use hale_core::incident::{Blame, Cause, Outcome, Story};
 use hale_core::policy::Mode;
 use hale_core::status::{CheckStatus, DependencyStatus, ServiceStatus, State, StatusReport};
@@ -106,12 +109,16 @@ pub struct Service {
     pub since: String,
     /// Starts after the first one.
     pub restarts: u64,
-    /// The generation that runs; `null` where the service has none.
-    pub generation: Option<String>,
-    /// How well that generation is known.
+    /// The generation that it is switched to; `null` where the service has none.
+    #[schema(value_type = Option<String>)]
+    pub generation: Option<GenerationId>,
+    /// How well that is known to be good: `assumed`, `provisional` or `proven`; `null`: it is not.
     pub grade: Option<String>,
-    /// What is left of its probation.
+    /// How long all checks have to hold yet, while it is on probation.
     pub probation_ms_left: Option<f64>,
+    /// The switch that is under way.
+    #[serde(default)]
+    pub switch: Option<Switch>,
     /// Its checks.
     pub checks: Vec<Check>,
     /// What it waits for, while it is blocked.
@@ -318,9 +325,10 @@ impl Service {
             pid: service.pid,
             since: since(service.since, at),
             restarts: service.restarts,
-            generation: None,
-            grade: None,
-            probation_ms_left: None,
+            generation: service.generation,
+            grade: service.grade.map(generations::grade),
+            probation_ms_left: service.switch.as_ref().and_then(|switch| switch.probation_left).map(ms),
+            switch: service.switch.map(Switch::from),
             checks: service.checks.into_iter().map(Check::from).collect(),
             blocked_on: service.blocked_on,
             incident: service.incident.map(|id| id.0),
@@ -478,9 +486,14 @@ mod tests {
                 paused_until_boot_us: None,
                 observed: None,
                 stored: vec![FdName::default()],
-                generation: None,
-                grade: None,
-                switch: None,
+                generation: Some(GenerationId::try_from("abc").unwrap()),
+                grade: Some(hale_core::safeswitch::Grade::Proven),
+                switch: Some(hale_core::status::SwitchStatus {
+                    to: GenerationId::try_from("abc").unwrap(),
+                    from: None,
+                    stage: "probation".into(),
+                    probation_left: Some(Span::from_us(1_500)),
+                }),
             }],
             dependencies: vec![DependencyStatus {
                 name: Name::try_from("database").unwrap(),
@@ -502,7 +515,9 @@ mod tests {
         assert_eq!(service["since"], "1970-01-01T00:00:02.000Z");
         assert_eq!(service["incident"], 7);
         assert_eq!(service["stored"], json!(["stored"]));
-        assert_eq!(service["generation"], json!(null));
+        assert_eq!(service["generation"], "abc");
+        assert_eq!((&service["grade"], &service["probation_ms_left"]), (&json!("proven"), &json!(1.5)));
+        assert_eq!(service["switch"], json!({"to": "abc", "from": null, "stage": "probation"}));
         let check = json!({"name": "http", "kind": "http", "ok": false, "unable": false, "last_ms": 1.5,
             "detail": "refused", "outlook": null});
         assert_eq!(service["checks"][0], check);

@@ -1,0 +1,270 @@
+//! Generations as clients see them: what the core knows of each, beside what its store has.
+
+use super::rfc3339;
+use crate::api::openapi;
+use crate::generations::Kept;
+use hale_core::ids::{GenerationId, Name};
+use hale_core::safeswitch::{Bad, Generations, Grade, Stage};
+use hale_core::status::{GenerationsReport, SwitchStatus};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use std::time::{SystemTime, UNIX_EPOCH};
+use utoipa::ToSchema;
+
+/// `hale generations SERVICE --json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct ServiceGenerations {
+    /// Whose.
+    #[schema(schema_with = openapi::name)]
+    pub service: Name,
+    /// Where they are kept: `release`, `nix-profile` or `command`; `null`: the service has none.
+    pub store: Option<String>,
+    /// The switch that is under way.
+    pub switch: Option<Switch>,
+    /// Those that its store has, the newest first, and then those that it has no longer and Hale still knows of.
+    pub generations: Vec<Generation>,
+}
+
+/// A switch that is under way.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Switch {
+    /// To what.
+    #[schema(value_type = String)]
+    pub to: GenerationId,
+    /// What was switched to before.
+    #[schema(value_type = Option<String>)]
+    pub from: Option<GenerationId>,
+    /// How far it is: `intended`, `switching`, `probation`, `committing`, `going_back` or `validating`.
+    pub stage: String,
+}
+
+/// One generation.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Generation {
+    /// What names it.
+    #[schema(value_type = String)]
+    pub id: GenerationId,
+    /// Whether the service is switched to it: its next process runs it.
+    pub current: bool,
+    /// Whether its process runs it.
+    pub runs: bool,
+    /// Whether it has to prove itself now.
+    pub on_probation: bool,
+    /// How well it is known to be good: `assumed`, `provisional` or `proven`; `null`: it is not.
+    pub grade: Option<String>,
+    /// Since when it is known to be good; where it is not, since when it is the current one.
+    pub since: Option<String>,
+    /// Whether its store has it.
+    pub kept: bool,
+    /// When it came, as its store says.
+    pub imported: Option<String>,
+    /// Why it is not switched to by itself again.
+    pub quarantined: Option<Quarantine>,
+    /// Whether it is what its id says; `null`: it was not read.
+    pub verified: Option<bool>,
+    /// What is wrong with it, where it is not.
+    pub fault: Option<String>,
+}
+
+/// Why a generation is not switched to by itself again.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Quarantine {
+    /// Why it was taken back.
+    pub why: String,
+    /// In which incident: its evidence.
+    pub incident: Option<u64>,
+    /// Since when.
+    pub since: String,
+    /// Until when.
+    pub until: String,
+}
+
+/// One line of `hale quarantine list --json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Quarantined {
+    /// Whose.
+    #[schema(schema_with = openapi::name)]
+    pub service: Name,
+    /// Which.
+    #[schema(value_type = String)]
+    pub generation: GenerationId,
+    /// Why, and for how long.
+    #[serde(flatten)]
+    pub quarantine: Quarantine,
+}
+
+/// An archive that is a release now.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Arrived {
+    /// What names it.
+    #[schema(value_type = String)]
+    pub generation: GenerationId,
+    /// Whether it was not there.
+    #[serde(rename = "new")]
+    pub is_new: bool,
+}
+
+impl From<SwitchStatus> for Switch {
+    fn from(switch: SwitchStatus) -> Self {
+        Self { to: switch.to, from: switch.from, stage: switch.stage.into_owned() }
+    }
+}
+
+impl From<&Bad> for Quarantine {
+    fn from(bad: &Bad) -> Self {
+        Self {
+            why: bad.why.to_string(),
+            incident: bad.seen_in.map(|id| id.0),
+            since: rfc3339(bad.since_wall_us),
+            until: rfc3339(bad.until_wall_us),
+        }
+    }
+}
+
+impl ServiceGenerations {
+    /// What the core knows beside what the store has.
+    #[must_use]
+    pub fn new(report: &GenerationsReport, kept: &[Kept]) -> Self {
+        let known = &report.known;
+        let listed: BTreeSet<&GenerationId> = kept.iter().map(|kept| &kept.id).collect();
+        let one = |id: &GenerationId, kept: Option<&Kept>| generation(report, id, kept);
+        let mut generations: Vec<Generation> = kept.iter().map(|kept| one(&kept.id, Some(kept))).collect();
+        let mut seen = listed;
+        generations.extend(of_interest(report).filter(|id| seen.insert(id)).map(|id| one(id, None)));
+        Self {
+            service: report.service.clone(),
+            store: report.store.as_ref().map(|store| store.as_str().to_owned()),
+            switch: known.switch.as_ref().map(|switch| Switch {
+                to: switch.intent.to.clone(),
+                from: switch.intent.from.clone(),
+                stage: switch.stage.as_str().to_owned(),
+            }),
+            generations,
+        }
+    }
+}
+
+/// All that the core knows something of.
+fn of_interest(report: &GenerationsReport) -> impl Iterator<Item = &GenerationId> {
+    let Generations { current, goods, bads, switch, .. } = &report.known;
+    let of_switch = switch.as_ref().map(|switch| &switch.intent.to);
+    let bads = bads.iter().filter(|bad| bad.until_wall_us > report.at.wall_us).map(|bad| &bad.id);
+    current.iter().chain(&report.runs).chain(of_switch).chain(goods.iter().map(|good| &good.id)).chain(bads)
+}
+
+fn generation(report: &GenerationsReport, id: &GenerationId, kept: Option<&Kept>) -> Generation {
+    let known = &report.known;
+    let is_current = known.current.as_ref() == Some(id);
+    let good = known.good(id);
+    let since = good.map(|good| good.since_wall_us).or(is_current.then_some(known.changed_wall_us));
+    let switch = known.switch.as_ref().filter(|switch| switch.intent.to == *id);
+    Generation {
+        id: id.clone(),
+        current: is_current,
+        runs: report.runs.as_ref() == Some(id),
+        on_probation: switch.is_some_and(|switch| matches!(switch.stage, Stage::Probation { .. })),
+        grade: good.map(|good| grade(good.grade)),
+        since: since.map(rfc3339),
+        kept: kept.is_some(),
+        imported: kept.and_then(|kept| kept.came).map(|came| rfc3339(wall_us(came))),
+        quarantined: known.bad(id, report.at.wall_us).map(Quarantine::from),
+        verified: None,
+        fault: None,
+    }
+}
+
+/// The generations of one service that are quarantined, oldest first.
+pub(in crate::api) fn quarantined(report: &GenerationsReport) -> impl Iterator<Item = Quarantined> + '_ {
+    let bads = report.known.bads.iter().filter(|bad| bad.until_wall_us > report.at.wall_us);
+    bads.map(|bad| Quarantined {
+        service: report.service.clone(),
+        generation: bad.id.clone(),
+        quarantine: Quarantine::from(bad),
+    })
+}
+
+pub(super) fn grade(grade: Grade) -> String {
+    grade.as_str().to_owned()
+}
+
+fn wall_us(time: SystemTime) -> i64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hale_core::ids::{IncidentId, RecordId};
+    use hale_core::policy::StoreKind;
+    use hale_core::reason::Reason;
+    use hale_core::record::Actor;
+    use hale_core::safeswitch::{Aim, Good, Held, Intent, Switch as CoreSwitch};
+    use hale_core::time::Now;
+    use serde_json::json;
+    use std::time::Duration;
+
+    fn id(text: &str) -> GenerationId {
+        GenerationId::try_from(text).unwrap()
+    }
+
+    fn report() -> GenerationsReport {
+        let actor = Actor { uid: 0, pid: 1, user: None };
+        let intent = Intent {
+            aim: Aim::Deploy { actor },
+            from: Some(id("old")),
+            to: id("new"),
+            back: Some(id("old")),
+            failed_before: BTreeSet::new(),
+            boot_id: String::new(),
+        };
+        let bad = |name: &str, until_wall_us| Bad {
+            id: id(name),
+            why: Reason::FailsOnProbation,
+            seen_in: Some(IncidentId(7)),
+            since_wall_us: 1_000_000,
+            until_wall_us,
+        };
+        let known = Generations {
+            current: Some(id("new")),
+            is_known: true,
+            changed_wall_us: 2_000_000,
+            goods: vec![Good { id: id("old"), grade: Grade::Proven, since_wall_us: 0 }],
+            bads: vec![bad("expired", 3_000_000), bad("bad", 3_000_001)],
+            switch: Some(CoreSwitch { id: RecordId(9), intent, stage: Stage::Probation { held: Held::default() } }),
+            ..Generations::default()
+        };
+        GenerationsReport {
+            at: Now { wall_us: 3_000_000, ..Now::default() },
+            service: Name::try_from("web").unwrap(),
+            store: Some(StoreKind::Release),
+            runs: Some(id("new")),
+            known,
+        }
+    }
+
+    #[test]
+    fn what_the_store_has_and_what_is_known_of_it_stand_side_by_side() {
+        let came = UNIX_EPOCH + Duration::from_millis(1_500);
+        let kept = [Kept { id: id("new"), came: Some(came) }, Kept { id: id("idle"), came: None }];
+        let json = serde_json::to_value(ServiceGenerations::new(&report(), &kept)).unwrap();
+        assert_eq!(json["switch"], json!({"to": "new", "from": "old", "stage": "probation"}));
+        let all: Vec<_> =
+            json["generations"].as_array().unwrap().iter().map(|one| one["id"].as_str().unwrap()).collect();
+        assert_eq!(all, ["new", "idle", "old", "bad"]);
+        let new = json!({"id": "new", "current": true, "runs": true, "on_probation": true, "grade": null,
+            "since": "1970-01-01T00:00:02.000Z", "kept": true, "imported": "1970-01-01T00:00:01.500Z",
+            "quarantined": null, "verified": null, "fault": null});
+        assert_eq!(json["generations"][0], new);
+        assert_eq!(json["generations"][2]["grade"], "proven");
+        assert_eq!(json["generations"][2]["kept"], false);
+        let quarantine = json!({"why": "it fails on probation", "incident": 7, "since": "1970-01-01T00:00:01.000Z",
+            "until": "1970-01-01T00:00:03.000Z"});
+        assert_eq!(json["generations"][3]["quarantined"], quarantine);
+    }
+
+    #[test]
+    fn what_has_expired_is_quarantined_no_longer() {
+        let all: Vec<_> = quarantined(&report()).map(|one| one.generation).collect();
+        assert_eq!(all, [id("bad")]);
+    }
+}
