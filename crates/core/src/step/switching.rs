@@ -445,7 +445,7 @@ mod tests {
 
         fn order(&mut self, order: OperatorOrder) {
             let actor = Actor { uid: 0, pid: 1, user: None };
-            let question = Question::Order { actor, order };
+            let question = Question::Order { actor, order, waits: true };
             self.take(Event::Asked { request: RequestId(9), question });
         }
 
