@@ -468,7 +468,7 @@ impl api::Loop for Stub {
                 services: vec![service],
             })),
             Question::Generations { service } => Answer::Unknown { service: service.to_string() },
-            Question::Order { actor, order } => {
+            Question::Order { actor, order, .. } => {
                 let service = order.service().unwrap();
                 Answer::Failed { text: format!("{}: {service} did not become healthy", actor.uid) }
             }

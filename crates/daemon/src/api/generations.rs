@@ -419,9 +419,9 @@ mod tests {
         let (begun, begins) = threads::channel();
         let served = Served::with(Arc::new(Scripted { go_on: Mutex::new(go_on), begun }));
         let mut web = report("web", Some(StoreKind::Release));
-        web.known.current = Some(id("good"));
+        web.known.store.current = Some(id("good"));
         let (why, until_wall_us) = (Reason::FailsOnProbation, i64::MAX);
-        web.known.bads.push(Bad { id: id("bad"), why, seen_in: None, since_wall_us: 0, until_wall_us });
+        web.known.store.bads.push(Bad { id: id("bad"), why, seen_in: None, since_wall_us: 0, until_wall_us });
         let reports = [web, report("none", None), report("lost", Some(StoreKind::Release))];
         served.scripted.reports.lock().unwrap().extend(reports);
         (served, tell, begins)

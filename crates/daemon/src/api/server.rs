@@ -330,7 +330,6 @@ pub(super) mod testing {
     use crate::api::{client, sockets};
     use hale_core::policy::{Mode, StoreKind};
     use hale_core::record::Refusal;
-    use hale_core::safeswitch::Generations;
     use hale_core::status::{GenerationsReport, ServiceStatus, State};
     use hale_core::time::{Monotonic, Now};
     use hyper::Method;
@@ -433,7 +432,7 @@ pub(super) mod testing {
     /// What is known of the generations of a service that has just got a store.
     pub(crate) fn report(service: &str, store: Option<StoreKind>) -> GenerationsReport {
         let (at, service) = (Now::default(), Name::try_from(service).unwrap());
-        GenerationsReport { at, service, store, runs: None, known: Generations::default() }
+        GenerationsReport { at, service, store, runs: Default::default(), known: Default::default() }
     }
 
     pub(crate) struct Served {

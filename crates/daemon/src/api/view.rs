@@ -489,6 +489,7 @@ mod tests {
                 generation: Some(GenerationId::try_from("abc").unwrap()),
                 grade: Some(hale_core::safeswitch::Grade::Proven),
                 switch: Some(hale_core::status::SwitchStatus {
+                    part: hale_core::safeswitch::Part::Store,
                     to: GenerationId::try_from("abc").unwrap(),
                     from: None,
                     stage: "probation".into(),

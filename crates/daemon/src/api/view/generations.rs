@@ -125,7 +125,7 @@ impl ServiceGenerations {
     /// What the core knows beside what the store has.
     #[must_use]
     pub fn new(report: &GenerationsReport, kept: &[Kept]) -> Self {
-        let known = &report.known;
+        let known = &report.known.store;
         let listed: BTreeSet<&GenerationId> = kept.iter().map(|kept| &kept.id).collect();
         let one = |id: &GenerationId, kept: Option<&Kept>| generation(report, id, kept);
         let mut generations: Vec<Generation> = kept.iter().map(|kept| one(&kept.id, Some(kept))).collect();
@@ -146,14 +146,14 @@ impl ServiceGenerations {
 
 /// All that the core knows something of.
 fn of_interest(report: &GenerationsReport) -> impl Iterator<Item = &GenerationId> {
-    let Generations { current, goods, bads, switch, .. } = &report.known;
+    let Generations { current, goods, bads, switch, .. } = &report.known.store;
     let of_switch = switch.as_ref().map(|switch| &switch.intent.to);
     let bads = bads.iter().filter(|bad| bad.until_wall_us > report.at.wall_us).map(|bad| &bad.id);
-    current.iter().chain(&report.runs).chain(of_switch).chain(goods.iter().map(|good| &good.id)).chain(bads)
+    current.iter().chain(&report.runs.store).chain(of_switch).chain(goods.iter().map(|good| &good.id)).chain(bads)
 }
 
 fn generation(report: &GenerationsReport, id: &GenerationId, kept: Option<&Kept>) -> Generation {
-    let known = &report.known;
+    let known = &report.known.store;
     let is_current = known.current.as_ref() == Some(id);
     let good = known.good(id);
     let since = good.map(|good| good.since_wall_us).or(is_current.then_some(known.changed_wall_us));
@@ -161,7 +161,7 @@ fn generation(report: &GenerationsReport, id: &GenerationId, kept: Option<&Kept>
     Generation {
         id: id.clone(),
         current: is_current,
-        runs: report.runs.as_ref() == Some(id),
+        runs: report.runs.store.as_ref() == Some(id),
         on_probation: switch.is_some_and(|switch| matches!(switch.stage, Stage::Probation { .. })),
         grade: good.map(|good| grade(good.grade)),
         since: since.map(rfc3339),
@@ -175,7 +175,7 @@ fn generation(report: &GenerationsReport, id: &GenerationId, kept: Option<&Kept>
 
 /// The generations of one service that are quarantined, oldest first.
 pub(in crate::api) fn quarantined(report: &GenerationsReport) -> impl Iterator<Item = Quarantined> + '_ {
-    let bads = report.known.bads.iter().filter(|bad| bad.until_wall_us > report.at.wall_us);
+    let bads = report.known.store.bads.iter().filter(|bad| bad.until_wall_us > report.at.wall_us);
     bads.map(|bad| Quarantined {
         service: report.service.clone(),
         generation: bad.id.clone(),
@@ -198,7 +198,7 @@ mod tests {
     use hale_core::policy::StoreKind;
     use hale_core::reason::Reason;
     use hale_core::record::Actor;
-    use hale_core::safeswitch::{Aim, Good, Held, Intent, Switch as CoreSwitch};
+    use hale_core::safeswitch::{Aim, Good, Held, Intent, Parts, Switch as CoreSwitch};
     use hale_core::time::Now;
     use serde_json::json;
     use std::time::Duration;
@@ -237,8 +237,8 @@ mod tests {
             at: Now { wall_us: 3_000_000, ..Now::default() },
             service: Name::try_from("web").unwrap(),
             store: Some(StoreKind::Release),
-            runs: Some(id("new")),
-            known,
+            runs: Parts { store: Some(id("new")), files: None },
+            known: Parts { store: known, files: Generations::default() },
         }
     }
 
