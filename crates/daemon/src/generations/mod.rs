@@ -13,6 +13,7 @@ mod archive;
 mod beneath;
 mod command;
 mod error;
+pub mod files;
 mod import;
 mod manifest;
 mod nix;

@@ -395,7 +395,7 @@ fn damaged(id: Id, mut drift: Vec<Drift>) -> StoreError {
 }
 
 /// Opens a directory, made if it is missing; its mode and owner are the given ones then, whatever they were.
-fn made_dir(parent: impl AsFd, name: &str, mode: Mode, owner: Option<Owner>) -> Result<OwnedFd, Errno> {
+pub(super) fn made_dir(parent: impl AsFd, name: &str, mode: Mode, owner: Option<Owner>) -> Result<OwnedFd, Errno> {
     match mkdirat(&parent, name, Mode::RWXU) {
         Ok(()) | Err(Errno::EXIST) => {}
         Err(error) => return Err(error),

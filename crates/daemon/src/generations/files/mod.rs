@@ -1,0 +1,453 @@
+//! The configuration files that belong to a service's generation: copied, watched, compared, and put back.
+//!
+//! Blocking code for a thread of its own: it reads and syncs files.
+//!
+//! ```text
+//! <state_dir>/files/<service>/                 0700: there may be secrets in it
+//!                            /<id>             a state: the canonical text of all files; its SHA-256 is the id
+//!                            /contents/<hash>  a file's content, by its own SHA-256
+//! ```
+//!
+//! A state is told by [`Files::current`], kept by [`Files::snapshot`], and brought back by [`Files::put_back`]. [`FilesWatch`]
+//! says when to look again.
+
+mod diff;
+mod error;
+mod look;
+mod put_back;
+mod redact;
+mod state;
+mod store;
+#[cfg(test)]
+mod testing;
+mod walk;
+mod watch;
+
+pub use diff::{FileChange, What};
+pub use error::FilesError;
+pub use look::{ALL_BYTES_MAX, FILE_BYTES_MAX};
+pub use redact::Redactor;
+pub use state::Refusal;
+pub use watch::FilesWatch;
+
+use crate::execute::user::Identity;
+use hale_core::ids::{GenerationId, Name};
+use hale_ledger::Hash;
+use state::State;
+use std::collections::BTreeSet;
+use std::fmt;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use store::Store;
+
+/// What names a state of all files of a service: the SHA-256 of its canonical text. The same state has the same id, whoever
+/// brought it about and when.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FilesId(Hash);
+
+impl FilesId {
+    /// As the core has it.
+    ///
+    /// # Panics
+    /// Never: 64 hexadecimal digits are a generation's name.
+    #[must_use]
+    pub fn generation(self) -> GenerationId {
+        GenerationId::try_from(self.to_string()).expect("64 hexadecimal digits are short and printable")
+    }
+
+    /// From what [`Self::generation`] gave; `None` for the name of something else.
+    #[must_use]
+    pub fn of_generation(generation: &GenerationId) -> Option<Self> {
+        Hash::from_hex(generation.as_str().as_bytes()).map(Self)
+    }
+}
+
+impl fmt::Display for FilesId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A state that is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    /// What names it.
+    pub id: FilesId,
+    /// What of it could not be copied, and so cannot be put back: the path, escaped, and why.
+    pub refused: Vec<(String, Refusal)>,
+    /// How many contents were in the store, damaged, and were written anew: the disk has lost bytes.
+    pub mended: usize,
+}
+
+impl Snapshot {
+    /// The id of a state that can be put back as a whole.
+    ///
+    /// # Errors
+    /// [`FilesError::Refused`] for the first file that could not be copied.
+    pub fn whole(self) -> Result<FilesId, FilesError> {
+        match self.refused.into_iter().next() {
+            Some((path, why)) => Err(FilesError::Refused { path, why }),
+            None => Ok(self.id),
+        }
+    }
+}
+
+/// The files of one service and their kept states. Locked: a second one of the same service cannot be opened.
+#[derive(Debug)]
+pub struct Files {
+    store: Store,
+    paths: BTreeSet<PathBuf>,
+    user: Option<Identity>,
+}
+
+impl Files {
+    /// Opens the states kept below `state_dir`, and removes what a kill left behind there and beside the files themselves.
+    ///
+    /// `paths` are absolute. `user` is who the service runs as; `None`: Hale's own user. It gives that user's groups to the
+    /// reading of what is in that user's hands, and no rights beyond it. `reserve_bytes` has to stay free on the file system
+    /// of `state_dir`, as [`Limits::reserve_bytes`](super::Limits::reserve_bytes) has it.
+    ///
+    /// # Errors
+    /// Another process has it open, or a directory cannot be made or opened.
+    pub fn open(
+        state_dir: &Path,
+        service: &Name,
+        paths: impl IntoIterator<Item = PathBuf>,
+        user: Option<Identity>,
+        reserve_bytes: u64,
+    ) -> Result<Self, FilesError> {
+        let store = Store::open(state_dir, service, reserve_bytes)?;
+        let files = Self { store, paths: paths.into_iter().collect(), user };
+        put_back::clean(&files.paths);
+        Ok(files)
+    }
+
+    /// Other files, or another user, from now on: a reload. States that are kept stay.
+    pub fn reconfigure(&mut self, paths: impl IntoIterator<Item = PathBuf>, user: Option<Identity>) {
+        self.paths = paths.into_iter().collect();
+        self.user = user;
+    }
+
+    /// The state of the files now, which is not kept. That a file cannot be copied (see [`Refusal`]) is a state too.
+    ///
+    /// # Errors
+    /// A file cannot be read, or changes all the time.
+    pub fn current(&self) -> Result<FilesId, FilesError> {
+        Ok(look::all(&self.paths, self.user.as_ref())?.state.id())
+    }
+
+    /// Keeps the state of the files now. All files were as it says at one moment.
+    ///
+    /// # Errors
+    /// A file cannot be read, or changes all the time; or the store's disk is full or failed: the states kept before are there.
+    pub fn snapshot(&self) -> Result<Snapshot, FilesError> {
+        let seen = look::all(&self.paths, self.user.as_ref())?;
+        let mended = self.store.keep(&seen.state, &seen.contents)?;
+        Ok(Snapshot { id: seen.state.id(), refused: seen.state.refused(), mended })
+    }
+
+    /// Whether the state is kept.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub fn has(&self, id: FilesId) -> Result<bool, FilesError> {
+        self.store.has(id)
+    }
+
+    /// Brings the files back to a state: all of those that are configured now and belong to it, or `only` one. Each is
+    /// replaced in one step, and none before all of them are written and synced. Tells which were replaced or removed.
+    ///
+    /// `over` is the state that is to be taken back: where there is another one by now, somebody has changed a file since,
+    /// and nothing is done. `None` replaces whatever is there.
+    ///
+    /// After any error each file is the old one or the one of the state; the same call again finishes it.
+    ///
+    /// # Errors
+    /// See [`FilesError`].
+    pub fn put_back(
+        &self,
+        id: FilesId,
+        only: Option<&Path>,
+        over: Option<FilesId>,
+    ) -> Result<Vec<PathBuf>, FilesError> {
+        let state = self.store.state(id)?;
+        if let Some(only) = only.filter(|only| !self.paths.contains(*only) || !state.has(only)) {
+            return Err(FilesError::NotOfState { path: error::named(only), id });
+        }
+        let is_wanted = |path: &&PathBuf| state.has(path) && only.is_none_or(|only| only == *path);
+        let wanted: Vec<&PathBuf> = self.paths.iter().filter(is_wanted).collect();
+        put_back::put_back(&self.store, &state, &wanted, || {
+            let Some(expected) = over else { return Ok(()) };
+            let found = self.current()?;
+            if found == expected { Ok(()) } else { Err(FilesError::OtherState { expected, found }) }
+        })
+    }
+
+    /// How `to` differs from `from`, file by file, in the order of their paths. Both have to be kept.
+    ///
+    /// # Errors
+    /// One of them is missing or damaged.
+    pub fn changes(&self, from: FilesId, to: FilesId, redactor: &Redactor) -> Result<Vec<FileChange>, FilesError> {
+        diff::changes(&self.store, [&self.store.state(from)?, &self.store.state(to)?], redactor)
+    }
+
+    /// Removes all states that are not in `keep`, and the contents that are then of none.
+    ///
+    /// # Errors
+    /// The disk failed, or one of the kept states is damaged: nobody knows then which contents are its own.
+    pub fn retain(&mut self, keep: &BTreeSet<FilesId>) -> Result<(), FilesError> {
+        self.store.retain(keep)
+    }
+}
+
+impl State {
+    fn has(&self, path: &Path) -> bool {
+        self.0.contains_key(path.as_os_str().as_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::{ORDINARY_USER, Place, chmod, inside, kept, told};
+    use super::*;
+    use std::fs;
+    use std::io::{BufRead, BufReader};
+    use std::os::unix::fs::{MetadataExt, symlink};
+    use std::process::{Command, Stdio};
+
+    #[test]
+    fn the_same_state_has_the_same_id_and_another_one_has_another() {
+        let place = Place::new();
+        let files = place.open(["etc/a", "etc/b"]);
+        let mut ids = vec![files.current().unwrap()];
+        let mut now = |change: &dyn Fn()| {
+            change();
+            let id = files.current().unwrap();
+            assert!(!ids.contains(&id));
+            ids.push(id);
+            id
+        };
+        let a = place.at("etc/a");
+        now(&|| place.write("etc/a", "1"));
+        let two = now(&|| place.write("etc/a", "2"));
+        now(&|| chmod(&a, 0o600));
+        now(&|| rustix::fs::setxattr(&a, "user.x", b"1", rustix::fs::XattrFlags::empty()).unwrap());
+        now(&|| place.write("etc/b", "2"));
+        now(&|| fs::remove_file(&a).unwrap());
+        now(&|| symlink("b", &a).unwrap());
+        now(&|| {
+            fs::remove_file(&a).unwrap();
+            symlink("./b", &a).unwrap();
+        });
+        // What it is made of counts, not when and how it came about.
+        for name in ["etc/a", "etc/b"] {
+            fs::remove_file(place.at(name)).unwrap();
+        }
+        place.write("etc/a", "2");
+        assert_eq!((files.current().unwrap(), kept(&files), kept(&files)), (two, two, two));
+        let names = BTreeSet::from_iter(place.names("state/files/bot"));
+        assert_eq!(names, BTreeSet::from([two.to_string(), "contents".to_owned()]));
+        assert_eq!(FilesId::of_generation(&two.generation()), Some(two));
+        assert_eq!(FilesId::of_generation(&GenerationId::try_from("/nix/store/x").unwrap()), None);
+        for dir in ["state/files", "state/files/bot", "state/files/bot/contents"] {
+            assert_eq!(place.at(dir).metadata().unwrap().mode() & 0o7777, 0o700);
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_copied_is_a_state_and_an_error_that_says_what_to_do() {
+        let place = Place::new();
+        let files = place.open(["etc/a", "etc/b"]);
+        place.write("etc/a", "1");
+        let good = kept(&files);
+        let make: [(&dyn Fn(), Refusal); 4] = [
+            (&|| fs::File::create(place.at("etc/b")).unwrap().set_len(FILE_BYTES_MAX + 1).unwrap(), Refusal::TooLarge),
+            (
+                &|| {
+                    place.write("etc/b", "");
+                    chmod(&place.at("etc/b"), 0o2755);
+                },
+                Refusal::SetId,
+            ),
+            (
+                &|| {
+                    rustix::fs::mknodat(rustix::fs::CWD, place.at("etc/b"), rustix::fs::FileType::Fifo, 0o600.into(), 0)
+                        .unwrap()
+                },
+                Refusal::NotAFile,
+            ),
+            (&|| symlink("b", place.at("etc/b")).unwrap(), Refusal::TooManyLinks),
+        ];
+        for (make, why) in make {
+            make();
+            let snapshot = files.snapshot().unwrap();
+            assert_eq!(snapshot.id, files.current().unwrap());
+            assert_eq!(snapshot.refused, [(error::named(&place.at("etc/b")), why)]);
+            let text = snapshot.clone().whole().unwrap_err().to_string();
+            assert!(text.starts_with(place.at("etc/b").to_str().unwrap()) && text.contains("; "), "{text}");
+            assert_eq!(told(&files, good, snapshot.id), [format!("b {why}")]);
+            assert!(matches!(files.put_back(snapshot.id, None, None), Err(FilesError::Refused { .. })));
+            assert_eq!(files.put_back(good, None, Some(snapshot.id)).unwrap(), [place.at("etc/b")]);
+            assert_eq!(files.current().unwrap(), good);
+        }
+        // All together.
+        let names: Vec<String> = (0..6).map(|n| format!("etc/{n}")).collect();
+        for name in &names {
+            fs::File::create(place.at(name)).unwrap().set_len(FILE_BYTES_MAX).unwrap();
+        }
+        let paths = names.iter().map(|name| place.at(name));
+        drop(files);
+        let name = Name::try_from("bot").unwrap();
+        let files = Files::open(&place.at("state"), &name, paths, None, 0).unwrap();
+        let refused = files.snapshot().unwrap().refused;
+        assert_eq!(refused, [4, 5].map(|n| (error::named(&place.at(&names[n])), Refusal::AllTooLarge)));
+    }
+
+    #[test]
+    fn states_that_are_not_needed_go_with_what_is_theirs_alone() {
+        let place = Place::new();
+        let mut files = place.open(["etc/a", "etc/b"]);
+        place.write("etc/b", "of both");
+        let [one, two] = ["1", "2"].map(|text| {
+            place.write("etc/a", text);
+            kept(&files)
+        });
+        assert_eq!(place.names("state/files/bot/contents").len(), 3);
+        files.retain(&BTreeSet::from([one])).unwrap();
+        assert_eq!(place.names("state/files/bot/contents").len(), 2);
+        assert!(files.has(one).unwrap() && !files.has(two).unwrap());
+        assert!(matches!(files.put_back(two, None, None), Err(FilesError::Missing(id)) if id == two));
+        files.put_back(one, None, None).unwrap();
+        assert_eq!(files.current().unwrap(), one);
+        files.retain(&BTreeSet::new()).unwrap();
+        assert_eq!(place.names("state/files/bot"), ["contents"]);
+        assert_eq!(place.names("state/files/bot/contents"), [""; 0]);
+    }
+
+    #[test]
+    fn damage_is_told_and_mended_by_the_next_copy() {
+        let place = Place::new();
+        let mut files = place.open(["etc/a"]);
+        place.write("etc/a", "1");
+        let id = kept(&files);
+        let content = place.at("state/files/bot/contents").join(&place.names("state/files/bot/contents")[0]);
+        let state = place.at("state/files/bot").join(id.to_string());
+        place.write("etc/a", "2");
+        for damage in [&content, &state] {
+            fs::remove_file(damage).unwrap();
+            fs::write(damage, "x").unwrap();
+            let error = files.put_back(id, None, None).unwrap_err();
+            assert!(matches!(error, FilesError::Damaged { .. }), "{error}");
+            assert_eq!(place.text("etc/a"), "2");
+            place.write("etc/a", "1");
+            let snapshot = files.snapshot().unwrap();
+            assert_eq!((snapshot.id, snapshot.mended), (id, usize::from(damage == &content)));
+            place.write("etc/a", "2");
+            files.put_back(id, None, None).unwrap();
+            assert_eq!(place.text("etc/a"), "1");
+            place.write("etc/a", "2");
+        }
+        fs::remove_file(&state).unwrap();
+        fs::write(&state, "x").unwrap();
+        assert!(matches!(files.retain(&BTreeSet::from([id])), Err(FilesError::Damaged { .. })));
+        assert!(content.exists());
+    }
+
+    #[test]
+    fn one_service_has_one_store_and_leftovers_go_when_it_is_opened() {
+        let place = Place::new();
+        let files = place.open(["etc/a", "etc/link"]);
+        place.write("etc/a", "1");
+        symlink("a", place.at("etc/link")).unwrap();
+        let id = kept(&files);
+        assert!(matches!(place.try_open(["etc/a"]), Err(FilesError::Busy)));
+        drop(files);
+        let before = [place.names("state/files/bot"), place.names("state/files/bot/contents"), place.names("etc")];
+        for name in ["state/files/bot/.new-1", "state/files/bot/contents/.new-2"] {
+            place.write(name, "half");
+        }
+        for name in ["a", "link"] {
+            let beside = format!("etc/.hale-put-back-{:.16}", Hash::of(name.as_bytes()).to_string());
+            place.write(&beside, "half");
+        }
+        let files = place.open(["etc/a", "etc/link"]);
+        let after = [place.names("state/files/bot"), place.names("state/files/bot/contents"), place.names("etc")];
+        assert_eq!(before, after);
+        files.put_back(id, None, None).unwrap();
+    }
+
+    /// A process that is killed in the middle of copying and putting back, at whatever point it is, again and again.
+    #[test]
+    fn a_kill_leaves_the_old_or_the_new() {
+        const PLACE: &str = "HALE_TEST_FILES";
+        let names = ["etc/a", "etc/b"];
+        let texts = ["1", "2"].map(|text| text.repeat(100_000));
+        let open = |dir: &Path| {
+            let paths = names.map(|name| dir.join(name));
+            Files::open(&dir.join("state"), &Name::try_from("bot").unwrap(), paths, None, 0).unwrap()
+        };
+        if let Some(dir) = std::env::var_os(PLACE) {
+            let dir = Path::new(&dir);
+            let mut files = open(dir);
+            // Ends by the signal alone.
+            for n in 0.. {
+                let mut ids = BTreeSet::new();
+                for text in &texts {
+                    fs::write(dir.join("etc/new"), text).unwrap();
+                    fs::rename(dir.join("etc/new"), dir.join("etc/a")).unwrap();
+                    fs::write(dir.join("etc/new"), text).unwrap();
+                    fs::rename(dir.join("etc/new"), dir.join("etc/b")).unwrap();
+                    ids.insert(kept(&files));
+                }
+                for id in &ids {
+                    files.put_back(*id, None, None).unwrap();
+                }
+                println!("\n{n}");
+                files.retain(&ids).unwrap();
+                files.retain(&BTreeSet::new()).unwrap();
+            }
+            return;
+        }
+        let place = Place::new();
+        for lines in [1, 2, 3, 5, 8, 4, 1, 6, 2, 7] {
+            let mut child = Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", "generations::files::tests::a_kill_leaves_the_old_or_the_new", "--nocapture"])
+                .env(PLACE, place.0.path())
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap();
+            let said = BufReader::new(child.stdout.take().unwrap()).lines();
+            let is_number = |line: &String| line.parse::<usize>().is_ok();
+            assert_eq!(said.map(Result::unwrap).filter(is_number).take(lines).count(), lines);
+            child.kill().unwrap();
+            child.wait().unwrap();
+            let files = open(place.0.path());
+            for name in ["a", "b"] {
+                assert!(texts.contains(&place.text(&format!("etc/{name}"))), "{name} is a part of something");
+            }
+            let ids = place.names("state/files/bot").into_iter().filter_map(|name| Hash::from_hex(name.as_bytes()));
+            for id in ids {
+                files.put_back(FilesId(id), None, None).unwrap();
+                assert_eq!(files.current().unwrap(), FilesId(id));
+            }
+            let left: Vec<String> = place.names("etc").into_iter().filter(|name| name.starts_with(".hale")).collect();
+            assert_eq!(left, [""; 0]);
+        }
+    }
+
+    mod needs_root {
+        use super::*;
+
+        /// All of it once more without rights that override modes.
+        #[test]
+        fn whoever_is_not_root_has_files_too() {
+            if !inside("generations::files::tests::needs_root::whoever_is_not_root_has_files_too", ORDINARY_USER) {
+                return;
+            }
+            assert!(!rustix::process::geteuid().is_root());
+            the_same_state_has_the_same_id_and_another_one_has_another();
+            what_cannot_be_copied_is_a_state_and_an_error_that_says_what_to_do();
+            damage_is_told_and_mended_by_the_next_copy();
+        }
+    }
+}
