@@ -1,6 +1,6 @@
 //! The command line: what can be asked of `hale`, and nothing of how it is done.
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
 use hale_core::world::pause::{PAUSE_MAX, PAUSE_MIN};
 use std::path::PathBuf;
@@ -17,8 +17,8 @@ pub struct Cli {
 }
 
 const EXIT_CODES: &str = "\
-Exit status: 0 done, 1 failed, 2 usage, 3 no supervisor running, 5 ledger altered or truncated, \
-6 refused by policy, 7 busy, 78 configuration error";
+Exit status: 0 done, 1 failed, 2 usage, 3 no supervisor running, 4 rolled back, 5 ledger altered or truncated, \
+6 refused by policy, 7 busy, 78 configuration error, 130 interrupted while waiting";
 
 /// What every command takes, anywhere on the line.
 #[derive(Debug, Args)]
@@ -134,6 +134,44 @@ pub enum Command {
     },
     /// Put the configuration in force as it is now; what it does not change is not touched
     Reload,
+    /// Switch a service to a release, which has to prove itself, and wait for the end: committed, or rolled back
+    Deploy {
+        /// Which one
+        service: String,
+        /// A directory, a tar, tar.gz or tar.zst, or - for one on standard input; where generations are kept by another store
+        /// than Hale's own, the name of one
+        #[arg(value_hint = ValueHint::AnyPath)]
+        path: PathBuf,
+        /// Do not wait for the end
+        #[arg(long)]
+        no_wait: bool,
+        /// Also if it is quarantined, because it failed before
+        #[arg(long)]
+        force: bool,
+    },
+    /// Switch a service back to a generation that is known to be good
+    Rollback {
+        /// Which one
+        service: String,
+        /// To this generation, or the only one that begins so [default: the newest good one before the current one]
+        #[arg(long, value_name = "GENERATION")]
+        to: Option<String>,
+    },
+    /// List the generations of a service, and what is known of them
+    Generations {
+        /// Which one
+        service: String,
+        /// Read all of each, and say which are damaged
+        #[arg(long)]
+        verify: bool,
+        #[command(flatten)]
+        format: Format,
+    },
+    /// Generations that failed, and are not switched to by themselves again
+    Quarantine {
+        #[command(subcommand)]
+        command: Quarantine,
+    },
     /// Read and check the record of everything
     Ledger {
         #[command(subcommand)]
@@ -181,6 +219,23 @@ pub enum Ledger {
     },
     /// Make the index for queries anew
     Reindex,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Quarantine {
+    /// List them, of all services
+    List {
+        #[command(flatten)]
+        format: Format,
+    },
+    /// Forget that one failed
+    Clear {
+        /// Which one, or how it begins
+        generation: String,
+        /// Of this service, where several have it
+        #[arg(long)]
+        service: Option<String>,
+    },
 }
 
 #[cfg(test)]

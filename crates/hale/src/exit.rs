@@ -20,8 +20,10 @@ pub enum Exit {
     LedgerAltered = 5,
     /// The policy refuses it; the reason is printed.
     Refused = 6,
-    /// The supervisor is too busy to answer now.
+    /// Another such order is being carried out, or the supervisor is too busy to answer now.
     Busy = 7,
+    /// Somebody interrupted the command while it waited; what it had ordered goes on (128 and the number of SIGINT, as shells have it).
+    Interrupted = 130,
     /// The configuration is missing or wrong (`EX_CONFIG` of sysexits.h).
     Configuration = 78,
 }

@@ -40,6 +40,11 @@ impl Failure {
         self
     }
 
+    /// The exit status that tells it to scripts.
+    pub fn exit(&self) -> Exit {
+        self.exit
+    }
+
     /// Prints it and gives the exit status.
     ///
     /// A reader that has seen enough is not an error: `hale logs web | head` succeeds.

@@ -8,11 +8,15 @@ mod demo;
 mod doctor;
 mod exit;
 mod failure;
+mod generation;
 mod history;
 mod missing;
+mod progress;
 mod supervisor;
+mod switching;
 mod table;
 mod terminal;
+mod upload;
 
 use clap::Parser;
 use cli::{Cli, Command};
@@ -66,6 +70,14 @@ fn run(cli: Cli, out: &mut impl Write) -> Result<Exit, Failure> {
         }
         Command::Resume { service } => commands::order::run("resume", &service, global, out),
         Command::Reload => commands::order::reload(global, out),
+        Command::Deploy { service, path, no_wait, force } => {
+            commands::deploy::run(&service, &path, !no_wait, force, global, out)
+        }
+        Command::Rollback { service, to } => commands::rollback::run(&service, to.as_deref(), global, out),
+        Command::Generations { service, verify, format } => {
+            commands::generations::run(&service, verify, format, global, out)
+        }
+        Command::Quarantine { command } => commands::quarantine::run(&command, global, out),
         Command::Ledger { command } => commands::ledger::run(&command, global, out),
         Command::Doctor { format } => commands::doctor::run(format, global, out),
         Command::Schema => commands::schema::run(out),

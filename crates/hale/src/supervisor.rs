@@ -9,16 +9,28 @@ use hale_core::reason::Reason;
 use hale_daemon::api::client::{self, Answer, ClientError};
 use hale_daemon::api::problem::{Code, Problem};
 use hale_daemon::api::sockets;
+use http_body_util::Full;
 use hyper::Method;
-use std::path::Path;
+use hyper::body::Bytes;
+use serde::Serialize;
+use std::path::{Path, PathBuf};
 
 /// Asks the supervisor for `target`; the body of its answer. Who may only give orders may ask, too: where the socket for
 /// questions is not for this user, the other one is tried.
 pub fn ask(global: &Global, target: &str) -> Result<Vec<u8>, Failure> {
+    ask_somebody(global, target, false)
+}
+
+/// The same with what may take as long as a disk takes.
+pub fn ask_long(global: &Global, target: &str) -> Result<Vec<u8>, Failure> {
+    ask_somebody(global, target, true)
+}
+
+fn ask_somebody(global: &Global, target: &str, is_long: bool) -> Result<Vec<u8>, Failure> {
     let runtime = configuration::directories(global)?.runtime;
-    match exchange(&sockets::read_path(&runtime), Method::GET, target) {
+    match exchange(&sockets::read_path(&runtime), Method::GET, target, is_long) {
         Err(Unanswered::Client(denied @ ClientError::Denied(_))) => {
-            exchange(&sockets::control_path(&runtime), Method::GET, target).map_err(|error| match error {
+            exchange(&sockets::control_path(&runtime), Method::GET, target, is_long).map_err(|error| match error {
                 // The group that is enough for asking is the one to tell of.
                 Unanswered::Client(ClientError::Denied(_)) => no_answer(&denied),
                 other => other.into(),
@@ -30,8 +42,37 @@ pub fn ask(global: &Global, target: &str) -> Result<Vec<u8>, Failure> {
 
 /// Gives the supervisor the order `target`; the body of its answer.
 pub fn order(global: &Global, target: &str) -> Result<Vec<u8>, Failure> {
-    let socket = sockets::control_path(&configuration::directories(global)?.runtime);
-    exchange(&socket, Method::POST, target).map_err(Failure::from)
+    exchange(&control_socket(global)?, Method::POST, target, false).map_err(Failure::from)
+}
+
+/// The same with a body, and without a bound on how long it takes: the supervisor has its own.
+pub fn give(global: &Global, target: &str, body: &impl Serialize) -> Result<Vec<u8>, Failure> {
+    let socket = control_socket(global)?;
+    let given = client::give(&socket, Method::POST, target, json(body));
+    accepted(run(given)?.map_err(|error| no_answer(&error))?)
+}
+
+/// Where orders go.
+pub fn control_socket(global: &Global) -> Result<PathBuf, Failure> {
+    Ok(sockets::control_path(&configuration::directories(global)?.runtime))
+}
+
+/// What an order says.
+pub fn json(body: &impl Serialize) -> Full<Bytes> {
+    // What commands send can always be written.
+    Full::from(serde_json::to_vec(body).unwrap_or_default())
+}
+
+/// The body of an answer that is none of a problem.
+pub fn accepted(answer: Answer) -> Result<Vec<u8>, Failure> {
+    if answer.status == 200 { Ok(answer.body) } else { Err(problem(&answer)) }
+}
+
+/// Waits for what a command asks.
+pub fn run<T>(asked: impl Future<Output = T>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build();
+    let runtime = runtime.map_err(|error| Failure::new(Exit::Failed, "cannot wait for an answer").because(error))?;
+    Ok(runtime.block_on(asked))
 }
 
 /// Reads `body` as what the supervisor is expected to answer.
@@ -60,15 +101,18 @@ impl From<Unanswered> for Failure {
     }
 }
 
-fn exchange(socket: &Path, method: Method, target: &str) -> Result<Vec<u8>, Unanswered> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build();
-    let runtime = runtime
-        .map_err(|error| Unanswered::Failed(Failure::new(Exit::Failed, "cannot wait for an answer").because(error)))?;
-    let answer = runtime.block_on(client::ask(socket, method, target)).map_err(Unanswered::Client)?;
-    if answer.status == 200 { Ok(answer.body) } else { Err(Unanswered::Failed(problem(&answer))) }
+fn exchange(socket: &Path, method: Method, target: &str, is_long: bool) -> Result<Vec<u8>, Unanswered> {
+    let answer = run(async {
+        match is_long {
+            false => client::ask(socket, method, target).await,
+            true => client::give(socket, method, target, Full::default()).await,
+        }
+    });
+    accepted(answer.map_err(Unanswered::Failed)?.map_err(Unanswered::Client)?).map_err(Unanswered::Failed)
 }
 
-fn no_answer(error: &ClientError) -> Failure {
+/// Why there is no answer, and what to do.
+pub fn no_answer(error: &ClientError) -> Failure {
     let exit = match error {
         ClientError::NoSupervisor(_) => Exit::NoSupervisor,
         ClientError::Denied(_) => Exit::Refused,
@@ -86,7 +130,8 @@ fn no_answer(error: &ClientError) -> Failure {
     }
 }
 
-fn problem(answer: &Answer) -> Failure {
+/// Why the answer is not what was asked for.
+pub fn problem(answer: &Answer) -> Failure {
     let Ok(problem) = serde_json::from_slice::<Problem>(&answer.body) else {
         return Failure::new(Exit::Failed, format!("the supervisor answered with HTTP status {}", answer.status));
     };

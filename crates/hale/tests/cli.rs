@@ -1,6 +1,9 @@
 //! The command line as scripts see it: the real binary, its output and its exit status.
 #![expect(clippy::unwrap_used, reason = "the helpers of a test fail it like the test itself")]
 
+mod common;
+
+use common::{Host, code, command, err, out};
 use hale_core::effect::Answer;
 use hale_core::event::{ExitStatus, Question};
 use hale_core::ids::{Epoch, IncidentId, Name, RecordId};
@@ -15,60 +18,14 @@ use hale_daemon::knowledge::ledger_store::{Class, LedgerStore, Limits};
 use serde_json::Value;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
 
-/// A host of its own: a configuration whose directories nobody else uses.
-struct Host {
-    directory: tempfile::TempDir,
-}
-
-impl Host {
-    fn new() -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let root = directory.path().display();
-        let text = format!(
-            "[host]\nstate_dir = \"{root}/state\"\nruntime_dir = \"{root}/run\"\n\n[service.web]\ncommand = [\"web\"]\n"
-        );
-        fs::create_dir(directory.path().join("run")).unwrap();
-        fs::write(directory.path().join("hale.toml"), text).unwrap();
-        Self { directory }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
-    }
-
-    /// `hale ARGUMENTS` with this host's configuration.
-    fn hale(&self, arguments: &[&str]) -> Output {
-        command(arguments).env("HALE_CONFIG", self.path("hale.toml")).output().unwrap()
-    }
-}
-
-fn command(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_hale"));
-    command.args(arguments).env_remove("HALE_CONFIG").stdin(Stdio::null());
-    command
-}
-
 fn hale(arguments: &[&str]) -> Output {
     command(arguments).output().unwrap()
-}
-
-#[track_caller]
-fn code(output: &Output, expected: i32) {
-    assert_eq!(output.status.code(), Some(expected), "{}{}", out(output), err(output));
-}
-
-fn out(output: &Output) -> String {
-    String::from_utf8(output.stdout.clone()).unwrap()
-}
-
-fn err(output: &Output) -> String {
-    String::from_utf8(output.stderr.clone()).unwrap()
 }
 
 /// The example, in a directory that certainly belongs to who runs the test.
@@ -235,10 +192,12 @@ fn usage_errors_are_2() {
 #[test]
 fn without_a_supervisor_it_is_3_and_says_where_it_looked() {
     let host = Host::new();
-    for arguments in [&["status"][..], &["status", "web", "--json"], &["restart", "web"]] {
+    let questions = [&["status"][..], &["status", "web", "--json"], &["generations", "web"], &["quarantine", "list"]];
+    for arguments in questions.iter().chain(&[&["restart", "web"][..], &["deploy", "web", "."], &["rollback", "web"]]) {
         let output = host.hale(arguments);
         code(&output, 3);
-        let socket = if arguments[0] == "status" { "read.sock" } else { "control.sock" };
+        let is_order = matches!(arguments[0], "restart" | "rollback");
+        let socket = if is_order { "control.sock" } else { "read.sock" };
         let looked_at = format!("no supervisor running (looked at {})", host.path("run").join(socket).display());
         assert!(err(&output).contains(&looked_at), "{}", err(&output));
         assert_eq!(out(&output), "");

@@ -4,6 +4,7 @@ use super::order::name;
 use crate::cli::{Format, Global};
 use crate::exit::Exit;
 use crate::failure::Failure;
+use crate::generation::{span, switching};
 use crate::supervisor;
 use crate::table::{Cell, render};
 use crate::terminal::{Tone, colours, escape};
@@ -48,7 +49,19 @@ fn text(status: &Status, whole: bool, coloured: bool) -> String {
         ]
     };
     let rows: Vec<_> = status.services.iter().map(row).collect();
-    let mut text = render(header, &rows, coloured);
+    let have_generations = |service: &Service| service.generation.is_some() || service.switch.is_some();
+    let mut text = if status.services.iter().any(have_generations) {
+        let [service, state, since, pid, restarts, checks] = header;
+        let wider =
+            rows.into_iter().zip(&status.services).map(|([name, state, since, pid, restarts, checks], service)| {
+                let [generation, grade] = generation(service);
+                [name, state, since, pid, restarts, generation, grade, checks]
+            });
+        let wider: Vec<_> = wider.collect();
+        render([service, state, since, pid, restarts, "GENERATION", "GRADE", checks], &wider, coloured)
+    } else {
+        render(header, &rows, coloured)
+    };
     if !status.dependencies.is_empty() {
         let row = |dependency: &Dependency| {
             let since = match dependency.state {
@@ -89,9 +102,21 @@ fn text(status: &Status, whole: bool, coloured: bool) -> String {
     text
 }
 
+/// The generation that the service is switched to, and how well it is known, or what is left of its probation.
+fn generation(service: &Service) -> [Cell; 2] {
+    let generation = service.generation.as_ref().map_or("-", |generation| generation.short());
+    let grade = match (service.probation_ms_left, &service.grade) {
+        (Some(left), _) => Cell::toned(&format!("probation, {} left", span(left)), Tone::Attention),
+        (None, Some(grade)) => grade.as_str().into(),
+        (None, None) => "-".into(),
+    };
+    [generation.into(), grade]
+}
+
 fn remarks_on(service: &Service, whole: bool) -> Vec<String> {
     let name = &service.name;
     let mut remarks = Vec::new();
+    remarks.extend(switching(service).map(|words| format!("{name}: {words}")));
     if !service.detail.is_empty() {
         remarks.push(format!("{name}: {}", service.detail));
     }
@@ -196,6 +221,27 @@ mod tests {
 SERVICE  STATE    SINCE      PID  RESTARTS  CHECKS
 web      healthy  1 min 5 s  42   1         -
 worker   healthy  1 min 5 s  42   1         -
+";
+        assert_eq!(shown, expected);
+    }
+
+    #[test]
+    fn generations_have_columns_where_there_are_any() {
+        let mut web = service("web", "healthy");
+        web["generation"] = json!("0123456789abcdef");
+        web["grade"] = json!("proven");
+        let mut bot = service("bot", "starting");
+        bot["generation"] = json!("new");
+        bot["probation_ms_left"] = json!(41_000.5);
+        bot["switch"] = json!({"to": "new", "from": null, "stage": "probation"});
+        let shown = text(&status(&json!([bot, service("worker", "healthy"), web])), false, false);
+        let expected = "\
+SERVICE  STATE     SINCE      PID  RESTARTS  GENERATION    GRADE                 CHECKS
+bot      starting  1 min 5 s  42   1         new           probation, 42 s left  -
+worker   healthy   1 min 5 s  42   1         -             -                     -
+web      healthy   1 min 5 s  42   1         0123456789ab  proven                -
+
+bot: new is on probation: all checks have to hold for 42 s more
 ";
         assert_eq!(shown, expected);
     }
