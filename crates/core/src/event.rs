@@ -185,6 +185,17 @@ pub enum Event {
         /// What.
         seen: Seen,
     },
+    /// Somebody has changed files that belong to a service; with the [`GenerationSeen`](Self::GenerationSeen) that follows.
+    FilesChanged {
+        /// Whose.
+        service: Name,
+        /// Their state before.
+        from: GenerationId,
+        /// Their state now.
+        to: GenerationId,
+        /// How they differ, without secrets; escaped and bounded by the host.
+        lines: Vec<String>,
+    },
     /// What was asked for by [`crate::effect::Order::Switch`] is done, or is not.
     GenerationSwitched {
         /// Whose.
@@ -589,6 +600,7 @@ impl Event {
             | Self::Examined { service, .. }
             | Self::OutputDropped { service, .. }
             | Self::GenerationSeen { service, .. }
+            | Self::FilesChanged { service, .. }
             | Self::GenerationSwitched { service, .. }
             | Self::GenerationPromoted { service, .. } => Some(service),
             Self::Begin

@@ -423,6 +423,7 @@ pub fn line(body: &Body) -> Option<(String, Option<String>)> {
             because(format!("{what}, and nothing is done: {}", blame.words()), reason)
         }
         Body::Generation(moved) => crate::safeswitch::words::line(Part::Store, moved),
+        Body::FilesChanged { lines, .. } => plain(format!("its files were changed: {}", lines.join(" | "))),
         Body::Files(moved) => crate::safeswitch::words::line(Part::Files, moved),
         Body::Waits { why } => because(String::from("waits"), why),
         Body::Blocked { on } => plain(format!("waits for {on} to be ready")),

@@ -538,6 +538,15 @@ pub enum Body {
     Generation(Move),
     /// Something about the generations of its files.
     Files(Move),
+    /// How its files were changed.
+    FilesChanged {
+        /// Their state before.
+        from: GenerationId,
+        /// Their state now.
+        to: GenerationId,
+        /// In lines, without secrets.
+        lines: Vec<String>,
+    },
     /// A rule of Hale's own was broken. The service is only observed from here on.
     Violated {
         /// Which rule, and how.
@@ -577,6 +586,7 @@ impl Body {
             },
             Self::Generation(moved) | Self::Files(moved) => moved.class(),
             Self::Output { .. }
+            | Self::FilesChanged { .. }
             | Self::Examined { .. }
             | Self::OutputDropped { .. }
             | Self::ProbeLost { .. }

@@ -154,6 +154,9 @@ impl Brain<'_> {
             }
             Event::Asked { request, question } => self.asked(request, question),
             Event::GenerationSeen { service, part, seen } => self.generation_seen(&service, part, seen),
+            Event::FilesChanged { service, from, to, lines } => {
+                self.record(&service, Body::FilesChanged { from, to, lines });
+            }
             Event::GenerationSwitched { service, part, switch, error, seen } => {
                 self.generation_switched(&service, part, switch, error, &seen);
             }

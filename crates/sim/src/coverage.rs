@@ -70,6 +70,7 @@ pub fn body_name(body: &Body) -> &'static str {
         Body::Began { .. } => "began",
         Body::Generation(_) => "generation",
         Body::Files(_) => "files",
+        Body::FilesChanged { .. } => "files_changed",
         Body::Reloaded(_) => "reloaded",
         Body::ReloadRefused { .. } => "reload_refused",
         Body::Forgotten => "forgotten",

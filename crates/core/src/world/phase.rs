@@ -329,6 +329,7 @@ impl Phase {
             | Body::Extended { .. }
             | Body::Generation(_)
             | Body::Files(_)
+            | Body::FilesChanged { .. }
             | Body::DescriptorRefused { .. }
             | Body::DescriptorDropped { .. }
             | Body::HardwareTimer { .. }

@@ -461,6 +461,7 @@ impl Service {
             | Body::RebootDecided(_)
             | Body::RebootNotDurable { .. }
             | Body::OutputDropped { .. }
+            | Body::FilesChanged { .. }
             | Body::ProbeLost { .. }
             | Body::ProbeUnable { .. } => {}
         }

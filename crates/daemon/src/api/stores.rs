@@ -67,6 +67,7 @@ impl From<StoreError> for StoreProblem {
             | StoreError::Altered { .. }
             | StoreError::Foreign { .. }
             | StoreError::Program { .. }
+            | StoreError::Files(_)
             | StoreError::Io { .. } => ProblemKind::Failed,
         };
         Self { kind, text: error.to_string() }

@@ -194,6 +194,17 @@ fn finish(variables: Variables) -> Result<Vec<CString>, EnvironmentError> {
     Ok(environment)
 }
 
+/// The values in files of variables, as far as they can be read: what must not be told.
+#[must_use]
+pub fn secrets(files: &[String]) -> Vec<String> {
+    let mut variables = Variables::default();
+    for file in files {
+        // The service itself cannot be started without it, and says why.
+        let _ = read_file(Path::new(file), None, &mut variables);
+    }
+    variables.into_values().map(|value| value.to_string_lossy().into_owned()).collect()
+}
+
 fn read_file(path: &Path, identity: Option<&Identity>, into: &mut Variables) -> Result<(), EnvironmentError> {
     let failed = |source| EnvironmentError::Read { path: path.to_owned(), source };
     let file = open_file(path, identity)?;

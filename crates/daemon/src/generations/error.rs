@@ -1,6 +1,7 @@
 //! Why a release is refused, damaged, or cannot be written: each with what, where, why, and what to do.
 
 use super::Id;
+use super::files::FilesError;
 use super::import::{DEPTH_MAX, ENTRIES_MAX, NAMES_BYTES_MAX, PATH_BYTES_MAX};
 use super::manifest::escape;
 use super::stream::WINDOW_BYTES_MAX;
@@ -13,6 +14,9 @@ use std::time::Duration;
 /// What went wrong in the store.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
+    /// The files that belong to a service.
+    #[error(transparent)]
+    Files(Box<FilesError>),
     /// One entry of an archive, or one file of a directory, may not be in a release.
     #[error("{name} cannot be part of a release: {why}")]
     Entry {
@@ -157,6 +161,15 @@ pub enum StoreError {
         /// What the system said.
         source: io::Error,
     },
+}
+
+impl From<FilesError> for StoreError {
+    fn from(error: FilesError) -> Self {
+        match error {
+            FilesError::NoRoom(error) => error,
+            error => Self::Files(Box::new(error)),
+        }
+    }
 }
 
 impl StoreError {

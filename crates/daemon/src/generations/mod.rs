@@ -99,6 +99,11 @@ pub trait Generations: Send {
     /// tells. For inotify(7): a change of the name may also mean nothing.
     fn watched(&self) -> Option<(PathBuf, OsString)>;
 
+    /// How one differs from another, in lines for people, without secrets; nothing where the store cannot tell.
+    fn changes(&mut self, _from: &GenerationId, _to: &GenerationId) -> Vec<String> {
+        Vec::new()
+    }
+
     /// What takes new generations in, for another thread; `None` where they come by other ways.
     fn importer(&self) -> Option<Importer> {
         None

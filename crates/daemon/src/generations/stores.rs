@@ -1,6 +1,7 @@
 //! The stores of all services, and the threads that work on them: the loop orders, and is told what came of it.
 
-use super::watch::Watch;
+use super::files::{FileGenerations, Files};
+use super::watch::{FilesWatcher, Watch};
 use super::{Arrival, Limits};
 use super::{Generations, Importer, Kept, Owner, StoreError, Towards, open, root};
 use crate::api::stores::{GenerationStores, ProblemKind, StoreProblem};
@@ -38,14 +39,24 @@ struct Inner {
 /// Who has a store, and what is to be done with it.
 #[derive(Default)]
 struct Table {
-    stores: BTreeMap<Name, Entry>,
-    /// Services that have something to do and no thread at it, in the order in which they got it.
-    ready: VecDeque<Name>,
+    stores: BTreeMap<Key, Entry>,
+    /// Those that have something to do and no thread at it, in the order in which they got it.
+    ready: VecDeque<Key>,
     threads: usize,
 }
 
+/// A part of a service.
+type Key = (Name, Part);
+
+/// Where the generations of a part are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Source {
+    Store(StoreKind),
+    Files { paths: Vec<PathBuf>, environment_files: Vec<String> },
+}
+
 struct Entry {
-    kind: StoreKind,
+    source: Source,
     user: Option<String>,
     jobs: VecDeque<Job>,
     /// A thread is at it, or will be: it is among the ready.
@@ -56,6 +67,27 @@ struct Entry {
     imports: bool,
     /// The newest switch that was ordered: older orders come too late.
     newest: RecordId,
+    /// What was seen last.
+    seen: Option<GenerationId>,
+    /// Ends with it.
+    _watch: Option<FilesWatcher>,
+}
+
+impl Entry {
+    fn new(source: Source, user: Option<String>) -> Self {
+        Self {
+            source,
+            user,
+            jobs: VecDeque::new(),
+            is_taken: false,
+            store: None,
+            importer: None,
+            imports: false,
+            newest: RecordId(0),
+            seen: None,
+            _watch: None,
+        }
+    }
 }
 
 /// What is to be done with one store.
@@ -85,11 +117,15 @@ impl Import {
 
 impl Drop for Import {
     fn drop(&mut self) {
-        if let Some(entry) = self.stores.table().stores.get_mut(&self.service) {
+        let key = (self.service.clone(), Part::Store);
+        if let Some(entry) = self.stores.table().stores.get_mut(&key) {
             entry.imports = false;
         }
     }
 }
+
+/// A store, and who watches it where that ends with it.
+type Opened = (Box<dyn Generations>, Option<FilesWatcher>);
 
 /// Why nothing can be asked of a service's store now.
 #[derive(Debug, thiserror::Error)]
@@ -117,7 +153,7 @@ impl Stores {
             // Somebody may have switched: whoever is asked finds out.
             let changed = move |service: &Name| {
                 if let Some(inner) = own.upgrade() {
-                    Self(inner).push(service, Job::Look);
+                    Self(inner).push(service, Part::Store, Job::Look);
                 }
             };
             Inner { state_dir, tell: Box::new(tell), table: Mutex::default(), watch: Watch::start(changed).ok() }
@@ -129,39 +165,35 @@ impl Stores {
 
     /// Another policy is in force.
     pub fn adapt(&self, policy: &Policy) {
-        let mut table = self.table();
+        let mut wanted: BTreeMap<Key, (Source, Option<String>)> = BTreeMap::new();
         for (name, service) in &policy.services {
-            let Some(generations) = &service.generations else {
-                table.stores.remove(name);
-                continue;
-            };
-            let same = |entry: &Entry| entry.kind == generations.store && entry.user == service.user;
-            if !table.stores.get(name).is_some_and(same) {
-                let entry = Entry {
-                    kind: generations.store.clone(),
-                    user: service.user.clone(),
-                    jobs: VecDeque::new(),
-                    is_taken: false,
-                    store: None,
-                    importer: None,
-                    imports: false,
-                    newest: RecordId(0),
-                };
-                table.stores.insert(name.clone(), entry);
+            let Some(generations) = &service.generations else { continue };
+            let store = Source::Store(generations.store.clone());
+            wanted.insert((name.clone(), Part::Store), (store, service.user.clone()));
+            if generations.has(Part::Files) {
+                let paths = generations.files.iter().map(PathBuf::from).collect();
+                let files = Source::Files { paths, environment_files: service.environment_files.clone() };
+                wanted.insert((name.clone(), Part::Files), (files, service.user.clone()));
             }
         }
-        table.stores.retain(|name, _| policy.services.contains_key(name));
+        let mut table = self.table();
+        table.stores.retain(|key, entry| {
+            wanted.get(key).is_some_and(|(source, user)| entry.source == *source && entry.user == *user)
+        });
+        for (key, (source, user)) in wanted {
+            table.stores.entry(key).or_insert_with(|| Entry::new(source, user));
+        }
     }
 
     /// Takes an order of the loop's.
     pub fn order(&self, service: &Name, order: Order) {
         match order {
-            Order::LookAtStore { .. } => self.push(service, Job::Look),
-            Order::Switch { switch, to, back, towards, .. } => {
-                self.push(service, Job::Switch { switch, to, back, towards });
+            Order::LookAtStore { part } => self.push(service, part, Job::Look),
+            Order::Switch { part, switch, to, back, towards } => {
+                self.push(service, part, Job::Switch { switch, to, back, towards });
             }
-            Order::Promote { switch, .. } => self.push(service, Job::Promote { switch }),
-            Order::Retain { needed, keep, .. } => self.push(service, Job::Retain { needed, keep }),
+            Order::Promote { part, switch, .. } => self.push(service, part, Job::Promote { switch }),
+            Order::Retain { part, needed, keep } => self.push(service, part, Job::Retain { needed, keep }),
             _ => {}
         }
     }
@@ -179,7 +211,7 @@ impl Stores {
     pub fn list(&self, service: &Name) -> Result<Receiver<Result<Vec<Kept>, StoreError>>, NoStore> {
         let (sender, receiver) = channel();
         self.known(service)?;
-        self.push(service, Job::List(sender));
+        self.push(service, Part::Store, Job::List(sender));
         Ok(receiver)
     }
 
@@ -190,7 +222,7 @@ impl Stores {
     pub fn verify(&self, service: &Name, id: &GenerationId) -> Result<Receiver<Result<(), StoreError>>, NoStore> {
         let (sender, receiver) = channel();
         self.known(service)?;
-        self.push(service, Job::Verify(id.clone(), sender));
+        self.push(service, Part::Store, Job::Verify(id.clone(), sender));
         Ok(receiver)
     }
 
@@ -201,8 +233,10 @@ impl Stores {
     pub fn import(&self, service: &Name) -> Result<Import, NoStore> {
         self.known(service)?;
         let mut table = self.table();
-        let Some(entry) = table.stores.get_mut(service) else { return Err(NoStore::NotConfigured(service.clone())) };
-        if entry.kind != StoreKind::Release {
+        let Some(entry) = table.stores.get_mut(&(service.clone(), Part::Store)) else {
+            return Err(NoStore::NotConfigured(service.clone()));
+        };
+        if entry.source != Source::Store(StoreKind::Release) {
             return Err(NoStore::TakesNothing(service.clone()));
         }
         if entry.imports {
@@ -217,7 +251,7 @@ impl Stores {
     }
 
     fn known(&self, service: &Name) -> Result<(), NoStore> {
-        let is_known = self.table().stores.contains_key(service);
+        let is_known = self.table().stores.contains_key(&(service.clone(), Part::Store));
         if is_known { Ok(()) } else { Err(NoStore::NotConfigured(service.clone())) }
     }
 
@@ -227,9 +261,10 @@ impl Stores {
     }
 
     /// Hands a job to a thread, now or when there is one.
-    fn push(&self, service: &Name, job: Job) {
+    fn push(&self, service: &Name, part: Part, job: Job) {
+        let key = (service.clone(), part);
         let mut table = self.table();
-        let Some(entry) = table.stores.get_mut(service) else { return };
+        let Some(entry) = table.stores.get_mut(&key) else { return };
         // Who looks later sees as much.
         if matches!(job, Job::Look) && matches!(entry.jobs.back(), Some(Job::Look)) {
             return;
@@ -241,7 +276,7 @@ impl Stores {
         if std::mem::replace(&mut entry.is_taken, true) {
             return;
         }
-        table.ready.push_back(service.clone());
+        table.ready.push_back(key);
         if table.threads < THREADS_MAX {
             let own = self.clone();
             let work = move || own.work();
@@ -255,87 +290,120 @@ impl Stores {
     /// Works on whatever is ready, until nothing is.
     fn work(&self) {
         let mut table = self.table();
-        while let Some(service) = table.ready.pop_front() {
-            let Some(entry) = table.stores.get_mut(&service) else { continue };
+        while let Some(key) = table.ready.pop_front() {
+            let Some(entry) = table.stores.get_mut(&key) else { continue };
             let Some(job) = entry.jobs.pop_front() else {
                 entry.is_taken = false;
                 continue;
             };
-            let (kind, user, newest) = (entry.kind.clone(), entry.user.clone(), entry.newest);
-            let store = entry.store.take();
+            let (source, user, newest) = (entry.source.clone(), entry.user.clone(), entry.newest);
+            let (store, mut last) = (entry.store.take(), entry.seen.take());
             drop(table);
+            let mut watch = None;
             let store = match store {
                 Some(store) => Ok(store),
-                None => self.open(&kind, &service, user.as_deref()),
+                None => self.open(&source, &key.0, user.as_deref()).map(|(store, watches)| {
+                    watch = watches;
+                    store
+                }),
             };
-            let store = self.perform(&service, job, store, newest);
+            let store = self.perform(&key, job, store, (newest, &mut last));
             table = self.table();
             // A reload may have changed what it is, and then this one is closed.
-            if let Some(entry) = table.stores.get_mut(&service).filter(|entry| entry.kind == kind && entry.user == user)
-            {
-                if entry.importer.is_none() {
-                    entry.importer = store.as_ref().and_then(|store| store.importer());
-                }
-                entry.store = store;
-                if entry.jobs.is_empty() {
-                    entry.is_taken = false;
-                } else {
-                    table.ready.push_back(service);
-                }
+            let is_it = |entry: &&mut Entry| entry.source == source && entry.user == user;
+            let Some(entry) = table.stores.get_mut(&key).filter(is_it) else { continue };
+            if entry.importer.is_none() {
+                entry.importer = store.as_ref().and_then(|store| store.importer());
+            }
+            if watch.is_some() {
+                entry._watch = watch;
+            }
+            (entry.store, entry.seen) = (store, last);
+            if entry.jobs.is_empty() {
+                entry.is_taken = false;
+            } else {
+                table.ready.push_back(key);
             }
         }
         table.threads -= 1;
     }
 
-    fn open(&self, kind: &StoreKind, service: &Name, user: Option<&str>) -> Result<Box<dyn Generations>, String> {
+    fn open(&self, source: &Source, service: &Name, user: Option<&str>) -> Result<Opened, String> {
         let own = rustix::process::geteuid();
-        let owner = match user.filter(|_| own.is_root()) {
-            Some(name) => {
-                let found = user::lookup(name).map_err(|error| format!("user {name}: {error}"))?;
-                Some(Owner { uid: own.as_raw(), gid: found.gid })
+        let find = |name: &str| user::lookup(name).map_err(|error| format!("user {name}: {error}"));
+        let identity = user.filter(|_| own.is_root()).map(find).transpose()?;
+        match source {
+            Source::Store(kind) => {
+                let owner = identity.map(|found| Owner { uid: own.as_raw(), gid: found.gid });
+                if owner.is_some() && *kind == StoreKind::Release {
+                    let_others_pass(&self.0.state_dir).map_err(|error| {
+                        let dir = self.0.state_dir.display();
+                        format!("{dir} cannot be made passable for the service's user: {error}")
+                    })?;
+                }
+                let store = open(kind, &self.0.state_dir, service, owner).map_err(|error| error.to_string())?;
+                if let (Some(watch), Some((dir, name))) = (&self.0.watch, store.watched()) {
+                    watch.add(service, &dir, &name);
+                }
+                Ok((store, None))
             }
-            None => None,
-        };
-        if owner.is_some() && *kind == StoreKind::Release {
-            let_others_pass(&self.0.state_dir).map_err(|error| {
-                format!("{} cannot be made passable for the service's user: {error}", self.0.state_dir.display())
-            })?;
+            Source::Files { paths, environment_files } => {
+                // Before the first look: what changes after that is told.
+                let (stores, of) = (self.clone(), service.clone());
+                let watch = FilesWatcher::start(paths, move || stores.push(&of, Part::Files, Job::Look));
+                let watch = watch.map_err(|error| format!("the files cannot be watched: {error}"))?;
+                let reserve_bytes = Limits::RESERVE_BYTES;
+                let files = Files::open(&self.0.state_dir, service, paths.iter().cloned(), identity, reserve_bytes);
+                let files = files.map_err(|error| error.to_string())?;
+                Ok((Box::new(FileGenerations::new(files, environment_files.clone())), Some(watch)))
+            }
         }
-        let store = open(kind, &self.0.state_dir, service, owner).map_err(|error| error.to_string())?;
-        if let (Some(watch), Some((dir, name))) = (&self.0.watch, store.watched()) {
-            watch.add(service, &dir, &name);
-        }
-        Ok(store)
     }
 
     /// Does it, and says so. Gives the store back.
     fn perform(
         &self,
-        service: &Name,
+        key: &Key,
         job: Job,
         store: Result<Box<dyn Generations>, String>,
-        newest: RecordId,
+        (newest, last): (RecordId, &mut Option<GenerationId>),
     ) -> Option<Box<dyn Generations>> {
         let mut store = match store {
             Ok(store) => store,
             Err(error) => {
-                self.not_open(service, &job, error);
+                self.not_open(key, &job, error);
                 return None;
             }
         };
-        let service = service.clone();
+        let (service, part) = key.clone();
         match job {
-            Job::Look => (self.0.tell)(Event::GenerationSeen { service, part: Part::Store, seen: seen(&mut *store) }),
+            Job::Look => {
+                let seen = seen(&mut *store);
+                if let (Seen::Current(Some(to)), Some(from)) = (&seen, &*last)
+                    && from != to
+                {
+                    let lines = store.changes(from, to);
+                    if !lines.is_empty() {
+                        let (service, from, to) = (service.clone(), from.clone(), to.clone());
+                        (self.0.tell)(Event::FilesChanged { service, from, to, lines });
+                    }
+                }
+                if let Seen::Current(current) = &seen {
+                    last.clone_from(current);
+                }
+                (self.0.tell)(Event::GenerationSeen { service, part, seen });
+            }
             Job::Switch { switch, .. } if switch < newest => {}
             Job::Switch { switch, to, back, towards } => {
                 let error = switch_to(&mut *store, &to, back.as_ref(), towards).err();
                 let seen = seen(&mut *store);
-                (self.0.tell)(Event::GenerationSwitched { service, part: Part::Store, switch, error, seen });
+                if let Seen::Current(current) = &seen {
+                    last.clone_from(current);
+                }
+                (self.0.tell)(Event::GenerationSwitched { service, part, switch, error, seen });
             }
             // What these stores are switched to is theirs for good already.
-            Job::Promote { switch } => {
-                (self.0.tell)(Event::GenerationPromoted { service, part: Part::Store, switch, error: None })
-            }
+            Job::Promote { switch } => (self.0.tell)(Event::GenerationPromoted { service, part, switch, error: None }),
             Job::Retain { needed, keep } => {
                 let needed: BTreeSet<GenerationId> = needed.into_iter().collect();
                 let kept = store.pin(&needed);
@@ -351,19 +419,17 @@ impl Stores {
         Some(store)
     }
 
-    fn not_open(&self, service: &Name, job: &Job, error: String) {
-        let service = service.clone();
+    fn not_open(&self, key: &Key, job: &Job, error: String) {
+        let (service, part) = key.clone();
         match job {
-            Job::Look => {
-                (self.0.tell)(Event::GenerationSeen { service, part: Part::Store, seen: Seen::Unknown { error } })
-            }
+            Job::Look => (self.0.tell)(Event::GenerationSeen { service, part, seen: Seen::Unknown { error } }),
             &Job::Switch { switch, .. } => {
                 let seen = Seen::Unknown { error: error.clone() };
                 let error = Some(SwitchError::Failed { error });
-                (self.0.tell)(Event::GenerationSwitched { service, part: Part::Store, switch, error, seen });
+                (self.0.tell)(Event::GenerationSwitched { service, part, switch, error, seen });
             }
             &Job::Promote { switch } => {
-                (self.0.tell)(Event::GenerationPromoted { service, part: Part::Store, switch, error: Some(error) });
+                (self.0.tell)(Event::GenerationPromoted { service, part, switch, error: Some(error) });
             }
             Job::Retain { .. } => eprintln!("hale: {service}: old generations stay as they are: {error}"),
             // Whoever asked sees the end of the answer.

@@ -1,14 +1,17 @@
-//! Who else switches: a thread that waits for changes of the names by which stores are switched (inotify(7)).
+//! Who else switches: threads that wait for changes of the names by which stores are switched (inotify(7)), and of files.
 
+use super::files::{FilesError, FilesWatch};
 use hale_core::ids::Name;
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::inotify;
+use rustix::pipe::PipeFlags;
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Room for the longest event, a header and a name of 255 bytes (inotify(7)), some dozens of times.
@@ -79,6 +82,44 @@ impl Watch {
     }
 }
 
+/// Waits for changes of a service's files, until it is dropped.
+#[derive(Debug)]
+pub(super) struct FilesWatcher {
+    /// Closed with it, which ends the thread.
+    _end: OwnedFd,
+}
+
+impl FilesWatcher {
+    /// Starts the thread, which calls `changed` when one of the files may have changed.
+    ///
+    /// # Errors
+    /// A limit of the kernel is reached.
+    pub(super) fn start(paths: &[PathBuf], changed: impl Fn() + Send + 'static) -> Result<Self, FilesError> {
+        let mut watch = FilesWatch::new(paths.iter().cloned())?;
+        let failed =
+            |error: io::Error| FilesError::Io { what: String::from("start to watch the files"), source: error };
+        let (end, _end) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(|error| failed(error.into()))?;
+        let run = move || {
+            loop {
+                let mut ready = [PollFd::new(&watch, PollFlags::IN), PollFd::new(&end, PollFlags::IN)];
+                match poll(&mut ready, None) {
+                    Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                    Err(_) => return,
+                }
+                if !ready[1].revents().is_empty() {
+                    return;
+                }
+                // What cannot be watched for a while is looked at now, and told once it can be.
+                if watch.read().map_or(true, |changed| !changed.is_empty()) {
+                    changed();
+                }
+            }
+        };
+        std::thread::Builder::new().name(String::from("files-watch")).spawn(run).map_err(failed)?;
+        Ok(Self { _end })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -90,7 +131,8 @@ mod tests {
     fn a_switch_by_somebody_else_is_told_to_its_service_alone() {
         let dir = tempfile::tempdir().unwrap();
         let (sender, told) = channel();
-        let watch = Watch::start(move |service| sender.send(service.clone()).unwrap()).unwrap();
+        // It goes on after the test, when nobody is told any more.
+        let watch = Watch::start(move |service| drop(sender.send(service.clone()))).unwrap();
         let name = |text: &str| Name::try_from(text).unwrap();
         watch.add(&name("one"), dir.path(), OsStr::new("one-current"));
         watch.add(&name("two"), dir.path(), OsStr::new("two-current"));

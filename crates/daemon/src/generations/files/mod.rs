@@ -13,6 +13,7 @@
 
 mod diff;
 mod error;
+mod kept;
 mod look;
 mod put_back;
 mod redact;
@@ -25,6 +26,7 @@ mod watch;
 
 pub use diff::{FileChange, What};
 pub use error::FilesError;
+pub(super) use kept::FileGenerations;
 pub use look::{ALL_BYTES_MAX, FILE_BYTES_MAX};
 pub use redact::Redactor;
 pub use state::Refusal;

@@ -1,0 +1,107 @@
+//! The files of a service as generations: each state that is seen is kept, and can be put back.
+
+use super::{FileChange, Files, FilesError, FilesId, Redactor};
+use crate::execute::environment;
+use crate::generations::{Generations, Kept, StoreError, Towards};
+use hale_core::ids::GenerationId;
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+/// How many lines of differences are told: a screen of them, and little beside a record's bound.
+const LINES_MAX: usize = 60;
+
+/// The states of a service's files.
+#[derive(Debug)]
+pub(in crate::generations) struct FileGenerations {
+    files: Files,
+    /// Whose values are secrets.
+    environment_files: Vec<String>,
+    /// The state that was seen last: what somebody has changed since then is not replaced.
+    seen: Option<FilesId>,
+}
+
+impl FileGenerations {
+    pub(in crate::generations) fn new(files: Files, environment_files: Vec<String>) -> Self {
+        Self { files, environment_files, seen: None }
+    }
+}
+
+fn state(id: &GenerationId) -> Result<FilesId, StoreError> {
+    FilesId::of_generation(id)
+        .ok_or_else(|| StoreError::not_an_id(id, "a state of files is named by the 64 hexadecimal digits of its hash"))
+}
+
+impl Generations for FileGenerations {
+    /// Nobody switches to one by its name alone, so that none is listed.
+    fn list(&mut self) -> Result<Vec<Kept>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    fn current(&mut self) -> Result<Option<GenerationId>, StoreError> {
+        let id = self.files.snapshot()?.id;
+        self.seen = Some(id);
+        Ok(Some(id.generation()))
+    }
+
+    fn verify(&mut self, id: &GenerationId) -> Result<(), StoreError> {
+        let wanted = state(id)?;
+        // Reads all of it, and the contents with it.
+        self.files.changes(wanted, wanted, &Redactor::new([]))?;
+        Ok(())
+    }
+
+    fn prepare(&mut self, id: &GenerationId) -> Result<(), StoreError> {
+        let wanted = state(id)?;
+        if self.files.has(wanted)? { Ok(()) } else { Err(FilesError::Missing(wanted).into()) }
+    }
+
+    fn activate(&mut self, id: &GenerationId, _towards: Towards) -> Result<(), StoreError> {
+        let wanted = state(id)?;
+        self.files.put_back(wanted, None, self.seen)?;
+        self.seen = Some(wanted);
+        Ok(())
+    }
+
+    /// Nobody else removes them.
+    fn pin(&mut self, _ids: &BTreeSet<GenerationId>) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    /// Only what is needed, and what was seen last: changes of files are many, and the ledger has how they differed.
+    fn retain(&mut self, _keep: usize, pinned: &BTreeSet<GenerationId>) -> Result<Vec<GenerationId>, StoreError> {
+        let keep = pinned.iter().filter_map(FilesId::of_generation).chain(self.seen).collect();
+        self.files.retain(&keep)?;
+        Ok(Vec::new())
+    }
+
+    fn watched(&self) -> Option<(PathBuf, OsString)> {
+        None
+    }
+
+    fn changes(&mut self, from: &GenerationId, to: &GenerationId) -> Vec<String> {
+        let (Some(from), Some(to)) = (FilesId::of_generation(from), FilesId::of_generation(to)) else {
+            return Vec::new();
+        };
+        // Without them the rest is told: what cannot be read now could not be given to a service either.
+        let secrets = environment::secrets(&self.environment_files);
+        match self.files.changes(from, to, &Redactor::new(secrets)) {
+            Ok(changes) => lines(&changes),
+            Err(error) => vec![format!("how they differ cannot be told: {error}")],
+        }
+    }
+}
+
+fn lines(changes: &[FileChange]) -> Vec<String> {
+    let of_one = |change: &FileChange| {
+        let what: Vec<String> = change.what.iter().map(ToString::to_string).collect();
+        let head = format!("{} {}", change.path, what.join(", "));
+        let rest = (change.left_out > 0).then(|| format!("… and {} more lines", change.left_out));
+        std::iter::once(head).chain(change.diff.clone()).chain(rest).collect::<Vec<_>>()
+    };
+    let all: Vec<String> = changes.iter().flat_map(of_one).collect();
+    let more = all.len().saturating_sub(LINES_MAX);
+    let mut lines: Vec<String> = all.into_iter().take(LINES_MAX).collect();
+    lines.extend((more > 0).then(|| format!("… and {more} more lines")));
+    lines
+}
