@@ -87,7 +87,7 @@ impl From<Errno> for Unclear {
 }
 
 /// A file, or why it is not copied.
-type Read1 = Result<(Meta, Vec<u8>), Refusal>;
+type Copied = Result<(Meta, Vec<u8>), Refusal>;
 
 /// The links, and what is at their end; or why that is not looked at.
 type Way = Result<(Vec<Vec<u8>>, Option<(Spot, Stat)>), Refusal>;
@@ -160,7 +160,7 @@ fn way(path: &[u8]) -> Result<Way, Unclear> {
 }
 
 /// Reads the file that has this stat. Whoever can put another one in its place cannot have one read that they could not read.
-pub(super) fn read(spot: &Spot, stat: &Stat, user: Option<&Identity>) -> Result<Read1, Unclear> {
+pub(super) fn read(spot: &Spot, stat: &Stat, user: Option<&Identity>) -> Result<Copied, Unclear> {
     let hands = spot.dir.hands_on(stat);
     if let Err(why) = judge(stat, hands) {
         // A link that was none when its way was gone.
@@ -257,8 +257,11 @@ fn as_user<T: Send>(
 /// Attributes that the kernel makes for each file by itself, of its inode and its content (`security.evm`, `security.ima`).
 const MADE_BY_THE_KERNEL: [&[u8]; 2] = [b"security.evm", b"security.ima"];
 
+/// Extended attributes by their names, or why they are not copied.
+type Xattrs = Result<BTreeMap<Vec<u8>, Vec<u8>>, Refusal>;
+
 /// Its extended attributes.
-pub(super) fn xattrs(file: impl AsFd) -> Result<Result<BTreeMap<Vec<u8>, Vec<u8>>, Refusal>, Errno> {
+pub(super) fn xattrs(file: impl AsFd) -> Result<Xattrs, Errno> {
     let mut buffer = vec![0; 64 << 10];
     let names = match flistxattr(&file, &mut buffer[..]) {
         Ok(bytes) => buffer[..bytes].to_vec(),

@@ -273,8 +273,8 @@ mod tests {
             ),
             (
                 &|| {
-                    rustix::fs::mknodat(rustix::fs::CWD, place.at("etc/b"), rustix::fs::FileType::Fifo, 0o600.into(), 0)
-                        .unwrap()
+                    let (mode, kind) = (0o600.into(), rustix::fs::FileType::Fifo);
+                    rustix::fs::mknodat(rustix::fs::CWD, place.at("etc/b"), kind, mode, 0).unwrap();
                 },
                 Refusal::NotAFile,
             ),

@@ -355,7 +355,7 @@ mod tests {
         assert_eq!(files.put_back(good, Some(&a), None).unwrap(), std::slice::from_ref(&a));
         assert_eq!((place.text("etc/a").as_str(), a.metadata().unwrap().mode() & 0o7777), ("1", 0o640));
         let attribute = |name: &str| {
-            let mut bytes = vec![0; 100];
+            let mut bytes = [0; 100];
             let len = getxattr(&a, name, &mut bytes[..])?;
             Ok::<_, Errno>(bytes[..len].to_vec())
         };

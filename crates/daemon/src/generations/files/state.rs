@@ -91,7 +91,7 @@ pub enum Refusal {
         super::ALL_BYTES_MAX
     )]
     AllTooLarge,
-    /// See [`XATTRS_BYTES_MAX`](super::look::XATTRS_BYTES_MAX).
+    /// More extended attributes than any program sets.
     #[error(
         "has more than {} bytes of extended attributes; take some away (setfattr -x)",
         super::look::XATTRS_BYTES_MAX
