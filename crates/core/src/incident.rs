@@ -482,7 +482,7 @@ pub fn line(body: &Body) -> Option<(String, Option<String>)> {
             plain(format!("what was good works again: rolled back{took}"))
         }
         Body::IncidentClosed { outcome: Outcome::Environmental, .. } => {
-            plain(String::from("it works again: the cause was not in it"))
+            plain(String::from("it works again by itself: the cause was elsewhere"))
         }
         Body::IncidentClosed { outcome, .. } => plain(format!("closed: {outcome}")),
         Body::Ordered { actor, order, .. } => because(order_words(order), &format!("{actor} ordered it")),

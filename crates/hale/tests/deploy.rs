@@ -11,7 +11,7 @@ use hale_core::incident::Cause;
 use hale_core::policy::{Mode, StoreKind};
 use hale_core::reason::Reason;
 use hale_core::record::{Actor, Body, Finding, OperatorOrder, Record};
-use hale_core::safeswitch::{Aim, Bad, End, Good, Grade, Held, Intent, Move, Stage, Switch};
+use hale_core::safeswitch::{Aim, Bad, End, Good, Grade, Held, Intent, Move, Parts, Stage, Switch};
 use hale_core::status::{GenerationsReport, ServiceStatus, State, StatusReport};
 use hale_core::time::{Monotonic, Now};
 use hale_daemon::api::stores::{GenerationStores, StoreProblem};
@@ -113,14 +113,17 @@ impl Brain {
                 let why = Reason::OnProbation { finding: "the process exited with status 3".into() };
                 let text = format!("bad was rolled back from {} to old, which is healthy again: {why}", to.short());
                 let (seen_in, since_wall_us) = (Some(IncidentId(7)), now_us());
-                known.bads.push(Bad { id: to.clone(), why, seen_in, since_wall_us, until_wall_us: i64::MAX });
+                known.store.bads.push(Bad { id: to.clone(), why, seen_in, since_wall_us, until_wall_us: i64::MAX });
                 let end = End::RolledBack { why: Reason::FailsOnProbation };
                 self.tell(8, service, None, Body::Generation(Move::Ended { switch: RecordId(1), end }));
                 Answer::RolledBack { text }
             }
             _ => {
-                known.goods.insert(0, Good { id: to.clone(), grade: Grade::Provisional, since_wall_us: now_us() });
-                known.current = Some(to.clone());
+                known
+                    .store
+                    .goods
+                    .insert(0, Good { id: to.clone(), grade: Grade::Provisional, since_wall_us: now_us() });
+                known.store.current = Some(to.clone());
                 self.tell(8, service, None, Body::Generation(Move::Ended { switch: RecordId(1), end: End::Committed }));
                 Answer::Done { text: format!("{service} runs {}, which is known to be good now", to.short()) }
             }
@@ -258,7 +261,16 @@ impl Scene {
                 known.switch = Some(Switch { id: RecordId(1), intent, stage });
             }
             let at = Now::default();
-            reports.insert(service.clone(), GenerationsReport { at, service, store, runs: None, known });
+            reports.insert(
+                service.clone(),
+                GenerationsReport {
+                    at,
+                    service,
+                    store,
+                    runs: Parts::default(),
+                    known: Parts { store: known, ..Parts::default() },
+                },
+            );
         }
         let reports = Arc::new(Mutex::new(reports));
         let brain = Brain { reports, hub: Hub::default(), orders, kept: Arc::default() };
@@ -403,11 +415,15 @@ fn a_supervisor_that_is_replaced_meanwhile_is_asked_what_came_of_it() {
             if bad {
                 let (why, seen_in) = (Reason::FailsOnProbation, Some(IncidentId(7)));
                 let (since_wall_us, until_wall_us) = (now_us(), i64::MAX);
-                known.bads.push(Bad { id: release.clone(), why, seen_in, since_wall_us, until_wall_us });
-                known.current = Some(id("old"));
+                known.store.bads.push(Bad { id: release.clone(), why, seen_in, since_wall_us, until_wall_us });
+                known.store.current = Some(id("old"));
             } else {
-                known.goods.push(Good { id: release.clone(), grade: Grade::Provisional, since_wall_us: now_us() });
-                known.current = Some(release);
+                known.store.goods.push(Good {
+                    id: release.clone(),
+                    grade: Grade::Provisional,
+                    since_wall_us: now_us(),
+                });
+                known.store.current = Some(release);
             }
         }
         let _next = Supervisor::start(&scene.host, &scene.brain, &scene.stores);
@@ -434,7 +450,7 @@ fn a_rollback_names_its_generation_by_its_beginning() {
     code(&scene.hale(&["rollback", "none", "--to", "x"]), 6);
     let good = id("older");
     let known = Good { id: good, grade: Grade::Proven, since_wall_us: 0 };
-    scene.brain.reports.lock().unwrap().get_mut(&name("good")).unwrap().known.goods.push(known);
+    scene.brain.reports.lock().unwrap().get_mut(&name("good")).unwrap().known.store.goods.push(known);
     let output = scene.hale(&["rollback", "good", "--to", "ol"]);
     code(&output, 2);
     assert!(err(&output).contains("old of good, older of good"), "{}", err(&output));
@@ -486,8 +502,8 @@ fn the_quarantine_is_listed_and_cleared() {
     assert_eq!(scene.orders.recv().unwrap().0, clear("bad"));
     {
         let mut reports = scene.brain.reports.lock().unwrap();
-        let bad = reports[&name("bad")].known.bads[0].clone();
-        reports.get_mut(&name("good")).unwrap().known.bads.push(bad);
+        let bad = reports[&name("bad")].known.store.bads[0].clone();
+        reports.get_mut(&name("good")).unwrap().known.store.bads.push(bad);
     }
     let output = scene.hale(&["quarantine", "clear", release.short()]);
     code(&output, 2);

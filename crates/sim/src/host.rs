@@ -4,8 +4,8 @@
 mod blaming;
 pub mod probing;
 mod raising;
-mod reload;
 mod rebirth;
+mod reload;
 mod revive;
 mod storing;
 

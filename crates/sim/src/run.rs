@@ -102,8 +102,7 @@ pub fn run_seed(scenario: &Scenario, mutation: Option<Mutation>) -> Run {
     let second = run_mutated(&other_wall, mutation, 0);
     let at_us = first.records.last().map_or(0, |record| record.at.mono.as_us());
     // How old a change is, also beyond a boot, only the wall clock knows.
-    if !by_wall
-        && let Some(what) = differ("wall-clock", root(&first.records, false), root(&second.records, false)) {
+    if !by_wall && let Some(what) = differ("wall-clock", root(&first.records, false), root(&second.records, false)) {
         first.violations.push(Violation { oracle: "wall-clock", at_us, what });
     }
     if scenario.seed.is_multiple_of(16) {

@@ -1,9 +1,9 @@
 //! Which services have come to rest, by what the records say.
 
 use hale_core::ids::Name;
+use hale_core::plan::ladder::Verdict;
 use hale_core::policy::Policy;
 use hale_core::record::{Body, Record};
-use hale_core::plan::ladder::Verdict;
 use hale_core::safeswitch::Move;
 use hale_core::world::dependency::Standing;
 use std::collections::{BTreeMap, BTreeSet};
@@ -146,7 +146,8 @@ impl Settled {
     #[must_use]
     pub fn missing(&self, works: impl Fn(&Name) -> bool, is_flawed: impl Fn(&Name) -> bool) -> Vec<String> {
         let mut missing: Vec<String> = self.absent.iter().map(|name| format!("{name} is not said to be up")).collect();
-        let switching = self.switching.iter().filter(|(name, _)| !is_flawed(name) || self.stands[*name] != Stand::Stopped);
+        let switching =
+            self.switching.iter().filter(|(name, _)| !is_flawed(name) || self.stands[*name] != Stand::Stopped);
         missing.extend(switching.map(|(name, stage)| format!("{name} is being switched: {stage}")));
         for (name, stand) in &self.stands {
             match stand {

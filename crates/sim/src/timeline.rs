@@ -1,7 +1,7 @@
 //! Virtual time: what will happen, ordered by when and then by when it was planned.
 
-use crate::fate::OomVictim;
 use crate::death::Restart;
+use crate::fate::OomVictim;
 use crate::fault::Fault;
 use hale_core::event::{Event, ExitStatus, Notice};
 use hale_core::ids::{Epoch, GenerationId, Name};

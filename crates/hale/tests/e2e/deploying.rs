@@ -1,6 +1,6 @@
 //! Deploying releases: good ones are committed, bad ones go back by themselves, and the service is never without the last good one.
 
-use crate::harness::{Hale, Place};
+use crate::harness::{Hale, Place, send};
 use serde_json::Value;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -38,6 +38,13 @@ fn release(place: &Place, name: &str, app: &str, check: &str) -> String {
     place.path(name).display().to_string()
 }
 
+/// Starts Hale with a service that has no release yet.
+fn begin<'a>(place: &'a Place, service: &str) -> Hale<'a> {
+    let hale = place.hale(service);
+    hale.event("app", "stopped, because no release yet");
+    hale
+}
+
 #[track_caller]
 fn deploy(place: &Place, name: &str, code: i32) -> Output {
     let output = place.run(&["deploy", "app", place.path(name).to_str().unwrap()]);
@@ -63,8 +70,7 @@ fn text(output: &Output) -> String {
 #[test]
 fn a_release_that_fails_on_probation_goes_back_whatever_is_wrong_with_it() {
     let place = Place::new();
-    let hale = place.hale(SERVICE);
-    hale.event("app", "stopped");
+    let hale = begin(&place, SERVICE);
     assert_eq!((&status(&place)["state"], &status(&place)["generation"]), (&Value::from("stopped"), &Value::Null));
     release(&place, "good", LIVES, PASSES);
     deploy(&place, "good", 0);
@@ -75,8 +81,8 @@ fn a_release_that_fails_on_probation_goes_back_whatever_is_wrong_with_it() {
     let bad = [
         ("crashes-at-once", "exit 3", PASSES, "exited with status 3"),
         ("crashes-later", "sleep 0.5; exit 4", PASSES, "exited with status 4"),
-        ("answers-wrongly", LIVES, "echo no; exit 1", "check exec failed"),
-        ("hangs", LIVES, "sleep 100", "check exec failed"),
+        ("answers-wrongly", LIVES, "echo no; exit 1", "check exec: exited with status 1: no"),
+        ("hangs", LIVES, "sleep 100", "not ready within 3 s"),
         ("lacks-a-library", "exec /no/such/loader", PASSES, "exited with status 127"),
     ];
     for (name, app, check, evidence) in bad {
@@ -105,7 +111,7 @@ fn a_release_that_fails_on_probation_goes_back_whatever_is_wrong_with_it() {
 #[test]
 fn a_crash_loop_after_the_commit_takes_the_newest_release_back() {
     let place = Place::new();
-    let hale = place.hale(SERVICE);
+    let hale = begin(&place, SERVICE);
     release(&place, "good", LIVES, PASSES);
     deploy(&place, "good", 0);
     let good = runs(&place);
@@ -132,8 +138,7 @@ fn crash(pid: i64) {
 #[test]
 fn the_first_release_that_fails_leaves_the_service_stopped() {
     let place = Place::new();
-    let hale = place.hale(SERVICE);
-    hale.event("app", "stopped");
+    let hale = begin(&place, SERVICE);
     release(&place, "bad", "exit 3", PASSES);
     let output = deploy(&place, "bad", 1);
     assert!(text(&output).contains("exited with status 3"), "{}", text(&output));
@@ -154,7 +159,7 @@ fn begin_to_deploy(hale: &Hale<'_>, place: &Place, name: &str) {
 fn whoever_dies_during_a_probation_it_goes_on_or_back() {
     let place = Place::new();
     let slow = SERVICE.replace("800ms", "1h");
-    let hale = place.hale(SERVICE);
+    let hale = begin(&place, SERVICE);
     release(&place, "good", LIVES, PASSES);
     deploy(&place, "good", 0);
     let good = runs(&place);
@@ -166,15 +171,60 @@ fn whoever_dies_during_a_probation_it_goes_on_or_back() {
     let new = runs(&place);
     assert_ne!(new, good);
     // The supervisor: it is still on probation, and its failure still goes back.
-    hale.kill_supervisor();
+    send(hale.supervisor(), rustix::process::Signal::KILL);
+    hale.says("took over");
     assert_eq!((&*runs(&place), &status(&place)["switch"]["stage"]), (&*new, &Value::from("probation")));
-    // All of it, on the same boot: the probation goes on.
-    hale.stop();
+    // All of it at once, on the same boot: the probation goes on.
+    hale.kill_all();
     let hale = place.hale(&slow);
     hale.event("app", "ready");
     assert_eq!((&*runs(&place), &status(&place)["switch"]["stage"]), (&*new, &Value::from("probation")));
     crash(status(&place)["pid"].as_i64().unwrap());
     hale.event("app", "what was good works again: rolled back");
     assert_eq!(runs(&place), good);
+    hale.stop();
+}
+
+/// A service that cannot start by a configuration that it does not understand.
+const CONFIGURED: &str = r#"
+[service.app]
+command = ["sh", "-c", "grep -q '^good' @D/etc/app.conf || exit 5; exec sleep 1000"]
+directory = "/"
+restart = { delay = "20ms", crash_loop = { failures = 3, within = "60s" } }
+[service.app.generations]
+store = "command"
+list = ["/bin/true"]
+current = ["/bin/true"]
+stage = ["/bin/true"]
+activate = ["/bin/true"]
+revert = ["/bin/true"]
+probation = "500ms"
+files = ["@D/etc/app.conf"]
+"#;
+
+#[test]
+fn a_file_that_somebody_broke_is_put_back_alone_and_one_that_works_is_kept() {
+    let place = Place::new();
+    fs::create_dir(place.path("etc")).unwrap();
+    place.write("etc/app.conf", "good 1\n");
+    let hale = place.hale(CONFIGURED);
+    hale.event("app", "ready");
+    // What works is known to be good once a process has run by it for long enough.
+    place.write("etc/app.conf", "good 2\npassword = hunter2-is-secret\n");
+    let told = hale.event("app", "its files were changed: ");
+    assert!(told.contains("has another content") && !told.contains("hunter2"), "{told}");
+    hale.event("app", "its files: switched to");
+    place.done(&["restart", "app"]);
+    hale.event("app", "its files: committed");
+    // Nothing is done to a service that runs on by what it read; its next start fails by what is there now.
+    place.write("etc/app.conf", "bad\n");
+    hale.event("app", "its files: switched to");
+    let pid = status(&place)["pid"].as_i64().unwrap();
+    crash(pid);
+    hale.event("app", "what was good works again: rolled back");
+    let text = fs::read_to_string(place.path("etc/app.conf")).unwrap();
+    assert_eq!(text, "good 2\npassword = hunter2-is-secret\n");
+    let incident = place.incidents().pop().unwrap();
+    assert_eq!((&incident["outcome"], &incident["blame"]), (&Value::from("rolled_back"), &Value::from("change")));
     hale.stop();
 }

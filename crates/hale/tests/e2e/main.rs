@@ -4,6 +4,7 @@
 mod blame;
 mod confirm;
 mod dependencies;
+mod deploying;
 mod evidence;
 mod exceptions;
 mod explain;

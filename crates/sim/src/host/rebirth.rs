@@ -36,15 +36,7 @@ impl Ledger {
     #[must_use]
     pub fn new(dice: Rng) -> Self {
         let (keeps_all, stores_finish) = (None, None);
-        Self {
-            dice,
-            synced: RecordId(0),
-            refused: BTreeSet::new(),
-            restart: None,
-            boots: 0,
-            keeps_all,
-            stores_finish,
-        }
+        Self { dice, synced: RecordId(0), refused: BTreeSet::new(), restart: None, boots: 0, keeps_all, stores_finish }
     }
 
     /// It has no room for those of these that must become durable.

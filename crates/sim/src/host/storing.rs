@@ -88,7 +88,9 @@ impl FakeHost<'_> {
         let service = service.clone();
         let event = match work {
             Work::Look => Event::GenerationSeen { service, part: Part::Store, seen },
-            Work::Switch { switch, .. } => Event::GenerationSwitched { service, part: Part::Store, switch, error, seen },
+            Work::Switch { switch, .. } => {
+                Event::GenerationSwitched { service, part: Part::Store, switch, error, seen }
+            }
             Work::Promote { switch } => {
                 let error = error.map(|_| String::from("No space left on device"));
                 Event::GenerationPromoted { service, part: Part::Store, switch, error }

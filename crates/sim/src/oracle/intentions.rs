@@ -8,8 +8,8 @@ use hale_core::plan::before_limit;
 use hale_core::policy::{Mode, Policy};
 use hale_core::reason::Reason;
 use hale_core::record::{Body, Record};
-use hale_core::world::dependency::Standing;
 use hale_core::safeswitch::{End, Move};
+use hale_core::world::dependency::Standing;
 use hale_core::world::phase::Then;
 use std::collections::{BTreeMap, BTreeSet};
 

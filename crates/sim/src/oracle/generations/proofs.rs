@@ -45,7 +45,9 @@ impl Oracle for ProofsFirst {
                 }
             },
             Seen::Effect(Effect {
-                fence: Fence::Service { service, .. }, order: Order::Promote { switch, .. }, ..
+                fence: Fence::Service { service, .. },
+                order: Order::Promote { switch, .. },
+                ..
             }) => (service, switch),
             Seen::Effect(_) | Seen::Event(_) | Seen::Fact(_) | Seen::Policy(_) => return Ok(()),
         };
@@ -93,13 +95,17 @@ impl Tellings {
         match seen {
             Seen::Policy(policy) => crate::oracle::merge(&mut self.policy, policy),
             Seen::Effect(Effect {
-                fence: Fence::Service { service, epoch }, order: Order::Spawn { generation, .. }, ..
+                fence: Fence::Service { service, epoch },
+                order: Order::Spawn { generation, .. },
+                ..
             }) => {
                 let told = Told { epoch: *epoch, generation: generation.clone(), ..Told::default() };
                 self.told.insert(service.clone(), told);
             }
             Seen::Effect(Effect {
-                fence: Fence::Service { service, .. }, order: Order::Probe { probe, check, policy, .. }, ..
+                fence: Fence::Service { service, .. },
+                order: Order::Probe { probe, check, policy, .. },
+                ..
             }) => {
                 self.probes.insert((service.clone(), *probe), policy.checks[*check].name.clone());
             }
