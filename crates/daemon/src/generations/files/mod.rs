@@ -156,6 +156,18 @@ impl Files {
         self.store.has(id)
     }
 
+    /// Whether the state can be put back as a whole: reads it, and all its contents.
+    ///
+    /// # Errors
+    /// It is missing, damaged, or has a file that could not be copied; or the disk failed.
+    pub fn verify(&self, id: FilesId) -> Result<(), FilesError> {
+        let state = self.store.state(id)?;
+        if let Some((path, why)) = state.refused().into_iter().next() {
+            return Err(FilesError::Refused { path, why });
+        }
+        state.contents().try_for_each(|hash| self.store.content_of(id, hash).map(drop))
+    }
+
     /// Brings the files back to a state: all of those that are configured now and belong to it, or `only` one. Each is
     /// replaced in one step, and none before all of them are written and synced. Tells which were replaced or removed.
     ///
@@ -289,6 +301,7 @@ mod tests {
             assert!(text.starts_with(place.at("etc/b").to_str().unwrap()) && text.contains("; "), "{text}");
             assert_eq!(told(&files, good, snapshot.id), [format!("b {why}")]);
             assert!(matches!(files.put_back(snapshot.id, None, None), Err(FilesError::Refused { .. })));
+            assert!(matches!(files.verify(snapshot.id), Err(FilesError::Refused { .. })));
             assert_eq!(files.put_back(good, None, Some(snapshot.id)).unwrap(), [place.at("etc/b")]);
             assert_eq!(files.current().unwrap(), good);
         }
@@ -338,12 +351,14 @@ mod tests {
         for damage in [&content, &state] {
             fs::remove_file(damage).unwrap();
             fs::write(damage, "x").unwrap();
-            let error = files.put_back(id, None, None).unwrap_err();
-            assert!(matches!(error, FilesError::Damaged { .. }), "{error}");
+            for error in [files.put_back(id, None, None).unwrap_err(), files.verify(id).unwrap_err()] {
+                assert!(matches!(error, FilesError::Damaged { .. }), "{error}");
+            }
             assert_eq!(place.text("etc/a"), "2");
             place.write("etc/a", "1");
             let snapshot = files.snapshot().unwrap();
             assert_eq!((snapshot.id, snapshot.mended), (id, usize::from(damage == &content)));
+            files.verify(id).unwrap();
             place.write("etc/a", "2");
             files.put_back(id, None, None).unwrap();
             assert_eq!(place.text("etc/a"), "1");

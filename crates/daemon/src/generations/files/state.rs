@@ -143,10 +143,10 @@ impl State {
         self.0.iter().filter_map(refusal).collect()
     }
 
-    /// Its contents, and their sizes.
-    pub(super) fn contents(&self) -> impl Iterator<Item = (Hash, u64)> {
+    /// Its contents.
+    pub(super) fn contents(&self) -> impl Iterator<Item = Hash> {
         self.0.values().filter_map(|entry| match &entry.node {
-            Node::File(meta) => Some((meta.hash, meta.size)),
+            Node::File(meta) => Some(meta.hash),
             Node::Absent | Node::Refused(_) => None,
         })
     }

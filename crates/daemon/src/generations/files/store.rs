@@ -134,7 +134,7 @@ impl Store {
         let mut gone = Vec::new();
         for name in names(&self.dir).map_err(failed)? {
             match Hash::from_hex(&name).map(FilesId) {
-                Some(id) if keep.contains(&id) => needed.extend(self.state(id)?.contents().map(|(hash, _)| hash)),
+                Some(id) if keep.contains(&id) => needed.extend(self.state(id)?.contents()),
                 Some(_) => gone.push(name),
                 None => {}
             }
