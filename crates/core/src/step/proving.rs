@@ -43,7 +43,7 @@ impl Brain<'_> {
         match known.switch.as_ref().map(|switch| (switch.id, &switch.stage)) {
             Some((id, Stage::Intended { since })) if since.after(DURABLE_WITHIN) <= now => {
                 self.world.intended.remove(&id);
-                self.abort(name, part, Reason::NoDurableRecord);
+                self.abort(name, part, &Reason::NoDurableRecord);
             }
             Some((switch, Stage::Probation { held })) if is_due(held.next_mark(policy.probation)) => {
                 let so_far = held.so_far(now);
@@ -241,7 +241,8 @@ impl Brain<'_> {
     /// The service is healthy: what was switched back to is validated. `true`: that is how its incident ends.
     pub(super) fn validated(&mut self, name: &Name) -> bool {
         let parts: Vec<Part> = self.world.services[name].parts().collect();
-        parts.into_iter().fold(false, |any, part| self.part_validated(name, part) || any)
+        let validated: Vec<Part> = parts.into_iter().filter(|part| self.part_validated(name, *part)).collect();
+        !validated.is_empty()
     }
 
     fn part_validated(&mut self, name: &Name, part: Part) -> bool {

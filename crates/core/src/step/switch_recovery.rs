@@ -4,11 +4,13 @@
 //! Before a proof is on record it ends on what was good; once it is, the switch is finished.
 
 use super::Brain;
-use crate::effect::Order;
+use crate::effect::{Answer, Order};
 use crate::event::Seen;
-use crate::ids::{GenerationId, Name};
+use crate::ids::{GenerationId, Name, RecordId};
 use crate::reason::Reason;
 use crate::safeswitch::{Aim, End, Move, Part, SEEN_WITHIN, Stage, Switch};
+use crate::world::service::Wanted;
+use alloc::format;
 use alloc::vec::Vec;
 
 impl Brain<'_> {
@@ -30,27 +32,28 @@ impl Brain<'_> {
         self.look_at_stores(name);
     }
 
-    /// A service goes on by another policy, by which it may have generations, or none any more.
+    /// A service goes on by another policy: its generations may be elsewhere now, or no more. A switch of such a part is over, and
+    /// nobody knows what became of it.
     pub(super) fn begin_changed_generations(&mut self, name: &Name) {
         let has: Vec<Part> = self.world.services[name].parts().collect();
-        for part in Part::ALL {
-            let known = self.generations(name, part);
-            let is_new = !known.is_known && self.world.services[name].senses.look_until[part].is_none();
-            if has.contains(&part) {
-                if is_new {
-                    self.look_at_store(name, part);
-                }
-            } else if let Some(switch) = &known.switch {
-                let why = Reason::Reloaded;
-                let end = match switch.stage {
-                    Stage::Intended { .. } | Stage::Switching => End::Aborted { why },
-                    Stage::Probation { .. }
-                    | Stage::Committing { .. }
-                    | Stage::GoingBack { .. }
-                    | Stage::Validating { .. } => End::Held { why },
-                };
-                self.end_switch(name, part, &end);
+        for &part in &has {
+            if !self.generations(name, part).is_known {
+                self.look_at_store(name, part);
             }
+        }
+        let goes_on = |id: RecordId| {
+            Part::ALL.iter().any(|part| self.generations(name, *part).switch.as_ref().is_some_and(|it| it.id == id))
+        };
+        let waits = self.world.services[name].senses.waiters.iter();
+        let ids = waits.filter_map(|waiter| if let Wanted::Switched(id) = waiter.wants { Some(id) } else { None });
+        let lost: Vec<RecordId> = ids.filter(|id| !goes_on(*id)).collect();
+        let under_way: Vec<Part> =
+            Part::ALL.into_iter().filter(|part| self.generations(name, *part).switch.is_some()).collect();
+        self.world.intended.retain(|_, (of, part)| of != name || under_way.contains(part));
+        for id in lost {
+            self.tell_waiters(name, Wanted::Switched(id), |name| Answer::Failed {
+                text: format!("the configuration of {name}'s generations was changed while it was switched; see `hale generations`"),
+            });
         }
         let now = self.now();
         if let Some(service) = self.service_mut(name) {
@@ -143,7 +146,7 @@ impl Brain<'_> {
                 match (&intent.aim, intent.back.clone()) {
                     // Never forward again to what has not proved itself.
                     (Aim::Deploy { .. } | Aim::Outside, Some(back)) => {
-                        self.go_back(name, part, back, Reason::Interrupted)
+                        self.go_back(name, part, back, Reason::Interrupted);
                     }
                     _ => self.reached(name, part, &switch, intent.to.clone()),
                 }

@@ -134,7 +134,7 @@ impl Brain<'_> {
         };
         self.touched.insert(name.clone());
         match switch.stage {
-            Stage::Intended { .. } => self.abort(&name, part, Reason::NoDurableRecord),
+            Stage::Intended { .. } => self.abort(&name, part, &Reason::NoDurableRecord),
             Stage::Committing { told: false, .. } => {
                 self.end_switch(&name, part, &End::Held { why: Reason::NoDurableRecord });
             }
@@ -183,7 +183,7 @@ impl Brain<'_> {
                         self.hold_or_start(name);
                     }
                     (false, Some(back)) if *seen != Seen::Current(unchanged) => self.go_back(name, part, back, why),
-                    (false, _) => self.abort(name, part, why),
+                    (false, _) => self.abort(name, part, &why),
                 }
             }
         }
@@ -232,7 +232,7 @@ impl Brain<'_> {
     }
 
     /// Nothing was changed. What the ladder wanted to take back stays, and is held.
-    pub(super) fn abort(&mut self, name: &Name, part: Part, why: Reason) {
+    pub(super) fn abort(&mut self, name: &Name, part: Part, why: &Reason) {
         let by_ladder = self.switch(name, part).is_some_and(|switch| match switch.intent.aim {
             Aim::TakeBack { .. } | Aim::PutBack { .. } => true,
             Aim::Deploy { .. } | Aim::Outside | Aim::Return { .. } => false,
@@ -242,7 +242,7 @@ impl Brain<'_> {
         }
         if by_ladder {
             let cause = self.known(name).incident.map_or(Cause::Exit, |open| open.cause);
-            self.decide_again(name, cause, Some(&why));
+            self.decide_again(name, cause, Some(why));
         } else {
             self.hold_or_start(name);
         }

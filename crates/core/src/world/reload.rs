@@ -9,6 +9,7 @@ use crate::ids::Name;
 use crate::policy::change::{changes_readiness, needs_other_process};
 use crate::policy::{CheckPolicy, Mode, PolicyHash, ServicePolicy};
 use crate::reason::Reason;
+use crate::safeswitch::{Generations, Part};
 use alloc::sync::Arc;
 use core::mem;
 
@@ -75,6 +76,7 @@ impl Service {
             self.take_up_checks(&old);
         }
         self.known.counters.keep(policy.restart.crash_loop);
+        self.take_up_generations(&old);
         let outdated = self.known.outdated.take();
         let was_outdated = outdated.is_some();
         // Changed back, it is what it runs by.
@@ -91,6 +93,22 @@ impl Service {
         self.known.outdated = is_outdated.then_some(runs_by);
         if heals_again {
             self.known.planned = None;
+        }
+    }
+
+    /// What is known of a part whose generations are elsewhere now, or are no more, is known of nothing that is there.
+    fn take_up_generations(&mut self, old: &ServicePolicy) {
+        let place = |policy: &ServicePolicy, part: Part| {
+            let policy = policy.generations.as_ref().filter(|policy| policy.has(part))?;
+            let store = (part == Part::Store).then(|| policy.store.clone());
+            let files = (part == Part::Files).then(|| policy.files.clone());
+            Some((store, files))
+        };
+        for part in Part::ALL {
+            if place(old, part) != place(&self.policy, part) {
+                self.known.generations[part] = Generations::default();
+                self.senses.look_until[part] = None;
+            }
         }
     }
 

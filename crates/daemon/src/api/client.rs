@@ -231,7 +231,7 @@ impl Records {
         loop {
             while let Some(end) = self.rest.iter().position(|&byte| byte == b'\n') {
                 let line: Vec<u8> = self.rest.drain(..=end).collect();
-                let data = line.strip_prefix(b"data:").map(|data| serde_json::from_slice(data));
+                let data = line.strip_prefix(b"data:").map(serde_json::from_slice);
                 if let Some(Ok(record)) = data {
                     return Some(record);
                 }

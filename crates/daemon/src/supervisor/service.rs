@@ -77,7 +77,7 @@ pub(super) struct Hosted {
     /// What the last order was about, for failures that name only a step.
     last: (String, String),
     /// The directory of the generation that the newest process is of, where it has one.
-    root: Option<PathBuf>,
+    pub(super) root: Option<PathBuf>,
 }
 
 #[derive(Debug)]
@@ -242,16 +242,6 @@ impl Hosted {
 
     pub(super) fn newest(&self) -> Epoch {
         self.newest
-    }
-
-    /// The directory of the generation that the newest process is of, where it has one.
-    pub(super) fn root(&self) -> Option<&PathBuf> {
-        self.root.as_ref()
-    }
-
-    /// Takes over a process that is of a generation in this directory.
-    pub(super) fn runs_in(&mut self, root: Option<PathBuf>) {
-        self.root = root;
     }
 
     /// Takes an order for a new process, which gets these of what earlier ones left, and is of a generation in this directory.

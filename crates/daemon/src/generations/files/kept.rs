@@ -55,6 +55,9 @@ impl Generations for FileGenerations {
 
     fn activate(&mut self, id: &GenerationId, _towards: Towards) -> Result<(), StoreError> {
         let wanted = state(id)?;
+        if self.seen.is_none() {
+            self.current()?;
+        }
         self.files.put_back(wanted, None, self.seen)?;
         self.seen = Some(wanted);
         Ok(())
