@@ -11,6 +11,14 @@ use alloc::vec::Vec;
 use core::fmt;
 use serde::{Deserialize, Serialize};
 
+impl Reason {
+    /// Whether it is something that was found against a generation.
+    #[must_use]
+    pub fn is_evidence(&self) -> bool {
+        matches!(self, Self::OnProbation { .. } | Self::NewestChange { .. })
+    }
+}
+
 /// Why Hale did something, or did not. Display gives the clause that follows "because".
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "code", rename_all = "snake_case")]

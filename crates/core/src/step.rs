@@ -329,7 +329,7 @@ impl Brain<'_> {
             self.hasten_dependencies(name);
         }
         let (failed, incident) = (self.known(name).last_epoch, self.known(name).incident.map(|open| open.id));
-        if !self.failed_while_switching(name, finding) {
+        if !self.failed_while_switching(name, cause, finding) {
             let reboot = self.reboot_rung(name);
             let decision = self.decide(name, cause, blocked, hardware::rung(reboot.as_ref()), None);
             self.act(name, decision, reboot, &finding.to_string());
@@ -440,12 +440,12 @@ impl Brain<'_> {
         let down_us = Some(now.since(open.last_good).as_us());
         let (outcome, recovery_us) = if self.observes(name) || known.paused.is_some() {
             (Outcome::Observed, None)
+        } else if rolled_back {
+            (Outcome::RolledBack, Some(now.since(open.detected).as_us()))
         } else if (open.cause == Cause::Dependency && !open.counts)
             || known.generations.each().iter().any(|of| of.elsewhere)
         {
             (Outcome::Environmental, None)
-        } else if rolled_back {
-            (Outcome::RolledBack, Some(now.since(open.detected).as_us()))
         } else {
             (Outcome::Recovered, Some(now.since(open.detected).as_us()))
         };

@@ -1,8 +1,8 @@
 //! The one deadline of a service: the earliest of all that can fall due in its phase.
 
-use crate::analyze::checks::CheckState;
+use crate::analyze::checks::{CheckState, Probing};
 use crate::analyze::stall::RELIEVED_AFTER;
-use crate::policy::Ready;
+use crate::policy::{CheckPolicy, Ready};
 use crate::safeswitch::{KEPT_EVERY, Part, Stage};
 use crate::step::DURABLE_WITHIN;
 use crate::time::Monotonic;
@@ -47,12 +47,29 @@ impl Service {
         let known = &self.known.generations[part];
         match known.switch.as_ref().map(|switch| &switch.stage) {
             Some(Stage::Intended { since }) => Some(since.after(DURABLE_WITHIN)),
-            Some(Stage::Probation { held }) => held.next_mark(policy.probation),
+            Some(Stage::Probation { .. }) => self.mark_at(part),
+            Some(Stage::Committing { told: false, since, .. }) => Some(since.after(DURABLE_WITHIN)),
             Some(Stage::Switching | Stage::Committing { .. } | Stage::GoingBack { .. } | Stage::Validating { .. }) => {
                 None
             }
             None => known.soak.next_mark(policy.soak),
         }
+    }
+
+    /// When the next part of a probation has passed; `None`: it does not pass now, or a check has not answered for so long that
+    /// its answer is waited for.
+    pub(crate) fn mark_at(&self, part: Part) -> Option<Monotonic> {
+        let policy = self.policy.generations.as_ref()?;
+        let switch = self.known.generations[part].on_probation()?;
+        let Stage::Probation { held } = &switch.stage else { return None };
+        let mark = held.next_mark(policy.probation)?;
+        let checks = self.policy.checks.iter().zip(&self.senses.probes);
+        let mut counted = checks.filter(|(check, _)| !switch.intent.failed_before.contains(&check.name));
+        let is_late = |check: &CheckPolicy, probing: &Probing| {
+            let last = probing.last_pass.unwrap_or_default();
+            probing.in_flight.is_some() && last.after(check.every.times(2)) < mark
+        };
+        (!counted.any(|(check, probing)| is_late(check, probing))).then_some(mark)
     }
 
     /// When it counts as waiting for memory no longer, unless that is said once more.

@@ -15,7 +15,7 @@ pub use switch::{Aim, End, Intent, Stage, Switch};
 use crate::ids::{GenerationId, IncidentId, RecordId};
 use crate::incident::Cause;
 use crate::reason::Reason;
-use crate::record::{Class, Record};
+use crate::record::{Body, Class, Record};
 use crate::time::{Monotonic, Span};
 use crate::world::phase::Illegal;
 use alloc::boxed::Box;
@@ -287,7 +287,7 @@ impl Generations {
                     self.taken_back = None;
                 }
                 Aim::TakeBack { .. } => {
-                    self.taken_back_wall_us.retain(|&at| at > wall_us - DAY_US && at <= wall_us);
+                    self.taken_back_wall_us.retain(|&at| at > wall_us - DAY_US);
                     self.taken_back_wall_us.push(wall_us);
                 }
                 Aim::Outside | Aim::PutBack { .. } => {}
@@ -326,6 +326,7 @@ impl Generations {
     fn reach(&mut self, current: Option<GenerationId>, wall_us: i64) {
         if self.current != current {
             self.current = current;
+            self.taken_back = None;
             self.changed_wall_us = wall_us;
             self.soak = Held::default();
         }
@@ -341,12 +342,21 @@ impl Generations {
                 let good = Good { id: intent.to.clone(), grade, since_wall_us: wall_us };
                 self.goods.insert(0, good);
                 self.goods.truncate(GOODS_MAX);
+                // Somebody else has switched to it, and it works.
+                self.bads.retain(|bad| bad.id != intent.to);
                 self.soak = Held::default();
             }
-            End::RolledBack { .. } => {
-                // What was left is not what one goes back to.
+            End::RolledBack { why } => {
+                // What failed is not what one goes back to, nor what somebody has skipped.
                 let left = if intent.aim.proves() { Some(&intent.to) } else { intent.from.as_ref() };
-                self.goods.retain(|good| Some(&good.id) != left);
+                if why.is_evidence() {
+                    self.goods.retain(|good| Some(&good.id) != left);
+                }
+                if let Aim::Return { .. } = intent.aim
+                    && let Some(at) = self.goods.iter().position(|good| good.id == intent.to)
+                {
+                    self.goods.drain(..at);
+                }
                 self.taken_back = match (&intent.aim, &intent.from) {
                     (Aim::TakeBack { cause, .. }, Some(id)) => Some(TakenBack { id: id.clone(), cause: *cause }),
                     _ => None,
@@ -364,9 +374,18 @@ impl Generations {
         }
     }
 
-    /// A failure counts: the soak time begins anew.
+    /// What other records mean for it: a failure that counts, and that the service was well for long enough.
+    pub fn follow(&mut self, body: &Body) {
+        if let Body::Detected { blocked: None, .. } = body {
+            self.failed();
+        } else if *body == Body::CountersForgotten {
+            self.is_well();
+        }
+    }
+
+    /// A failure counts: what has to be shown begins anew.
     pub(crate) fn failed(&mut self) {
-        self.soak.total = Span::ZERO;
+        self.proofs().for_each(|held| held.total = Span::ZERO);
     }
 
     /// Whether it has to show for a while that it is well before it is certain what its failures were about.

@@ -95,6 +95,9 @@ pub enum Stage {
         proved: RecordId,
         /// Whether the store was told.
         told: bool,
+        /// Since when.
+        #[serde(default)]
+        since: Monotonic,
     },
     /// The store was told to go back.
     GoingBack {
@@ -249,13 +252,13 @@ impl Switch {
             },
             Move::Proved { switch } => match of(switch) {
                 Some(it) if matches!(it.stage, Stage::Probation { .. }) => {
-                    to(it, Stage::Committing { proved: record.id, told: false })
+                    to(it, Stage::Committing { proved: record.id, told: false, since: record.at.mono })
                 }
                 _ => illegal("a proof"),
             },
             Move::Promoting { switch } => match of(switch) {
                 Some(it) => match it.stage {
-                    Stage::Committing { proved, .. } => to(it, Stage::Committing { proved, told: true }),
+                    Stage::Committing { proved, since, .. } => to(it, Stage::Committing { proved, told: true, since }),
                     Stage::Intended { .. }
                     | Stage::Switching
                     | Stage::Probation { .. }

@@ -6,7 +6,8 @@ use crate::ids::{GenerationId, Name, RequestId};
 use crate::policy::{Mode, Rollback};
 use crate::reason::Reason;
 use crate::record::{Actor, Refusal};
-use crate::safeswitch::{Aim, Move, Part, Stage};
+use crate::safeswitch::{Aim, End, Move, Part, Stage};
+use crate::world::phase::Phase;
 use crate::world::service::Wanted;
 use alloc::boxed::Box;
 use alloc::format;
@@ -50,8 +51,15 @@ impl Brain<'_> {
             return self.refuse_switch(request, what(), reason);
         }
         if let Some(switch) = self.switch(name, part) {
-            let text = format!("{name} is being switched to {}", switch.intent.to.short());
-            return self.reply(request, Answer::Busy { text });
+            // Nothing of it runs, so that it would never prove itself.
+            let waits = matches!(switch.stage, Stage::Probation { .. })
+                && (self.phase(name).run().is_none()
+                    || self.known(name).runs[part].as_ref() != Some(&switch.intent.to));
+            if !waits || matches!(self.phase(name), Phase::BackingOff { .. } | Phase::Stopping { .. }) {
+                let text = format!("{name} is being switched to {}", switch.intent.to.short());
+                return self.reply(request, Answer::Busy { text });
+            }
+            self.end_switch(name, part, &End::Aborted { why: Reason::Superseded { by: Some(to.clone()) } });
         }
         let wall_us = self.at.wall_us;
         let known = self.generations(name, part);
@@ -59,7 +67,8 @@ impl Brain<'_> {
             let reason = Reason::Quarantined { why: Box::new(bad.why.clone()) };
             return self.refuse_switch(request, what(), reason);
         }
-        if known.current.as_ref() == Some(&to) && self.known(name).runs[part].as_ref() == Some(&to) {
+        let runs = self.phase(name).run().is_some() && self.known(name).runs[part].as_ref() == Some(&to);
+        if runs && known.current.as_ref() == Some(&to) && known.good(&to).is_some() {
             let text = format!("{name} runs {} already", to.short());
             return self.reply(request, Answer::Done { text });
         }

@@ -247,10 +247,10 @@ impl Brain<'_> {
             Some(_) | None => true,
         };
         if full {
-            self.reply(
-                request,
-                Answer::Done { text: String::from("ordered; too many clients wait for the end of it") },
-            );
+            let text = String::from("ordered; too many clients wait for the end of it");
+            // Of a switch the end is what matters.
+            let answer = if let Wanted::Switched(_) = wants { Answer::Busy { text } } else { Answer::Done { text } };
+            self.reply(request, answer);
         }
     }
 

@@ -83,6 +83,9 @@ impl Brain<'_> {
     fn go_on_without_failure(&mut self, name: &Name, why: &Reason) {
         match self.phase(name) {
             Phase::Down => self.try_start(name, why.clone()),
+            Phase::Spawning { .. } | Phase::Starting { .. } | Phase::Running { .. } => {
+                self.start_what_was_switched(name)
+            }
             // It ended with success.
             Phase::Remains { .. } if !self.observes(name) => {
                 self.bring_down(name, Then::Stay { why: Reason::Finished }, Reason::LeftBehind);
@@ -92,9 +95,6 @@ impl Brain<'_> {
             | Phase::Blocked { .. }
             | Phase::BackingOff { .. }
             | Phase::Held { .. }
-            | Phase::Spawning { .. }
-            | Phase::Starting { .. }
-            | Phase::Running { .. }
             | Phase::Stopping { .. } => {}
         }
     }

@@ -45,7 +45,13 @@ impl Brain<'_> {
                 self.world.intended.remove(&id);
                 self.abort(name, part, &Reason::NoDurableRecord);
             }
-            Some((switch, Stage::Probation { held })) if is_due(held.next_mark(policy.probation)) => {
+            Some((_, Stage::Committing { told: false, since, .. })) if since.after(DURABLE_WITHIN) <= now => {
+                self.end_switch(name, part, &End::Held { why: Reason::NoDurableRecord });
+            }
+            Some((switch, Stage::Probation { .. })) if is_due(self.world.services[name].mark_at(part)) => {
+                let Some(Stage::Probation { held }) = self.switch(name, part).map(|switch| &switch.stage) else {
+                    return;
+                };
                 let so_far = held.so_far(now);
                 if so_far < policy.probation {
                     self.moved(name, part, Move::Marked { switch, so_far });
@@ -84,12 +90,12 @@ impl Brain<'_> {
 
     /// A failure that counts, of a service that is being switched: what it means for that. Comes before the ladder. `true`:
     /// nothing is left to be decided.
-    pub(super) fn failed_while_switching(&mut self, name: &Name, finding: &Finding) -> bool {
+    pub(super) fn failed_while_switching(&mut self, name: &Name, cause: Cause, finding: &Finding) -> bool {
         if self.observes(name) || self.known(name).paused.is_some() || self.blocked_by(name).is_some() {
             return false;
         }
         let parts = self.newest_first(name);
-        parts.into_iter().any(|part| self.part_failed(name, part, finding))
+        parts.into_iter().any(|part| self.part_failed(name, part, cause, finding))
     }
 
     /// The parts of it that have generations, the one that was changed last first.
@@ -113,7 +119,7 @@ impl Brain<'_> {
         self.world.services[name].parts().any(is_new)
     }
 
-    fn part_failed(&mut self, name: &Name, part: Part, finding: &Finding) -> bool {
+    fn part_failed(&mut self, name: &Name, part: Part, cause: Cause, finding: &Finding) -> bool {
         let Some(switch) = self.switch(name, part).cloned() else { return false };
         if !self.runs_current(name, part) {
             return false;
@@ -136,12 +142,13 @@ impl Brain<'_> {
                     (Aim::Deploy { .. } | Aim::Outside, _) => {
                         self.end_switch(name, part, &End::Environmental { why });
                     }
-                    (Aim::Return { .. } | Aim::PutBack { .. }, _) | (Aim::TakeBack { .. }, None) => {
-                        self.end_switch(name, part, &End::Held { why });
-                    }
-                    (Aim::TakeBack { .. }, Some(newer)) => {
+                    // In the same way: the change was not the cause.
+                    (Aim::TakeBack { cause: cured, .. }, Some(newer)) if *cured == cause => {
                         self.go_back(name, part, newer.clone(), why);
                         return true;
+                    }
+                    (Aim::Return { .. } | Aim::PutBack { .. } | Aim::TakeBack { .. }, _) => {
+                        self.end_switch(name, part, &End::Held { why });
                     }
                 }
             }
@@ -201,7 +208,7 @@ impl Brain<'_> {
         reads.iter().find(can).or(reads.first()).cloned()
     }
 
-    fn kept_from_going_back(&self, name: &Name) -> Option<Reason> {
+    pub(super) fn kept_from_going_back(&self, name: &Name) -> Option<Reason> {
         match self.policy(name).generations.as_ref()?.rollback {
             Rollback::Auto => None,
             Rollback::Ask => Some(Reason::RollbackAsk),
@@ -227,7 +234,7 @@ impl Brain<'_> {
     fn switch_by_ladder(&mut self, name: &Name, part: Part, aim: Aim, to: GenerationId) {
         if self.intend(name, part, aim, to) {
             let until = self.now();
-            self.start_switched(name, until, Reason::MustGo);
+            self.bring_down(name, Then::Restart { until }, Reason::MustGo);
         }
     }
 
@@ -253,7 +260,7 @@ impl Brain<'_> {
             return false;
         }
         let left = if intent.aim.proves() { Some(intent.to.clone()) } else { intent.from.clone() };
-        let is_evidence = matches!(why, Reason::OnProbation { .. } | Reason::NewestChange { .. });
+        let is_evidence = why.is_evidence();
         self.end_switch(name, part, &End::RolledBack { why: why.clone() });
         if let Some(id) = left.filter(|_| is_evidence && !matches!(intent.aim, Aim::Return { .. })) {
             let since_wall_us = self.at.wall_us;

@@ -253,6 +253,12 @@ impl Brain<'_> {
         }
         if let Phase::Stopped { .. } = self.phase(name) {
             let epoch = self.known(name).last_epoch;
+            let waiters: Vec<RequestId> =
+                self.world.services[name].senses.waiters.iter().map(|waiter| waiter.request).collect();
+            for request in waiters {
+                let text = format!("{name} was removed from the configuration meanwhile");
+                self.reply(request, Answer::Failed { text });
+            }
             self.effect(name, epoch, Order::Forget);
             self.record(name, Body::Forgotten);
         }

@@ -95,7 +95,9 @@ impl Brain<'_> {
     fn needs_release(&self, name: &Name) -> bool {
         let policy = self.policy(name);
         let is_release = policy.generations.as_ref().is_some_and(|policy| policy.store == StoreKind::Release);
-        is_release && self.known(name).generations.store.current.is_none()
+        let program = policy.command.first().map(String::as_str).unwrap_or_default();
+        let is_in_it = policy.directory.is_none() || (program.contains('/') && !program.starts_with('/'));
+        is_release && is_in_it && self.known(name).generations.store.current.is_none()
     }
 
     /// One of those that it starts after, which is not up; the search goes on where the last one has ended, so that all

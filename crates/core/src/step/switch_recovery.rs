@@ -9,8 +9,10 @@ use crate::event::Seen;
 use crate::ids::{GenerationId, Name, RecordId};
 use crate::reason::Reason;
 use crate::safeswitch::{Aim, End, Move, Part, SEEN_WITHIN, Stage, Switch};
+use crate::world::phase::Phase;
 use crate::world::service::Wanted;
 use alloc::format;
+use alloc::string::String;
 use alloc::vec::Vec;
 
 impl Brain<'_> {
@@ -19,11 +21,20 @@ impl Brain<'_> {
         if self.policy(name).generations.is_none() {
             return;
         }
-        let mut known = self.world.birth.generations.remove(name).unwrap_or_default();
+        let now = self.now();
+        let mut known = self.world.birth.generations.get(name).cloned().unwrap_or_default();
         for part in known.each_mut() {
             // Somebody may have switched since.
             part.is_known = false;
             part.proofs().for_each(|held| held.since = None);
+            // The clock before this boot was another one.
+            match part.switch.as_mut().map(|switch| &mut switch.stage) {
+                Some(Stage::Intended { since } | Stage::Committing { since, .. }) => *since = now,
+                Some(
+                    Stage::Switching | Stage::Probation { .. } | Stage::GoingBack { .. } | Stage::Validating { .. },
+                )
+                | None => {}
+            }
         }
         if let Some(service) = self.service_mut(name) {
             service.known.generations = known;
@@ -36,11 +47,12 @@ impl Brain<'_> {
     /// nobody knows what became of it.
     pub(super) fn begin_changed_generations(&mut self, name: &Name) {
         let has: Vec<Part> = self.world.services[name].parts().collect();
-        for &part in &has {
-            if !self.generations(name, part).is_known {
-                self.look_at_store(name, part);
-            }
+        if has.iter().any(|part| !self.generations(name, *part).is_known) {
+            // A start must not take what was known for what is there.
+            self.keep_generations(name);
         }
+        // The host may have let go of what it was told.
+        self.resume_switches(name);
         let goes_on = |id: RecordId| {
             Part::ALL.iter().any(|part| self.generations(name, *part).switch.as_ref().is_some_and(|it| it.id == id))
         };
@@ -110,8 +122,8 @@ impl Brain<'_> {
         let is_first = !known.is_known;
         match seen {
             Seen::Unknown { error } => {
-                if is_first {
-                    self.moved(name, part, Move::Unseen { error });
+                if is_first && self.moved(name, part, Move::Unseen { error }) {
+                    self.go_on_unseen(name, part);
                 }
             }
             Seen::Current(current) if is_first => {
@@ -120,8 +132,28 @@ impl Brain<'_> {
                 let counts = if never { current.clone() } else { on_record };
                 self.moved(name, part, Move::Seen { current: counts });
                 self.hold_against(name, part, current);
+                // From here on nobody else may remove what it would go back to.
+                self.retain(name, part);
             }
             Seen::Current(current) => self.look_for_others(name, part, current),
+        }
+    }
+
+    /// The store does not answer at a start. What it was told before it is told again: that is answered when it can be.
+    fn go_on_unseen(&mut self, name: &Name, part: Part) {
+        let Some(switch) = self.generations(name, part).switch.clone() else { return };
+        match switch.stage {
+            Stage::Intended { .. } => {
+                self.end_switch(name, part, &End::Aborted { why: Reason::Interrupted });
+            }
+            Stage::Switching | Stage::GoingBack { .. } => self.order_switch(name, part, &switch),
+            Stage::Committing { told, .. } => {
+                // It was read from the ledger.
+                if told || self.moved(name, part, Move::Promoting { switch: switch.id }) {
+                    self.order_promote(name, part, &switch);
+                }
+            }
+            Stage::Probation { .. } | Stage::Validating { .. } => {}
         }
     }
 
@@ -130,6 +162,9 @@ impl Brain<'_> {
         let Some(switch) = self.generations(name, part).switch.clone() else {
             return self.look_for_others(name, part, seen);
         };
+        if self.observes(name) {
+            return self.superseded(name, part, seen);
+        }
         let Switch { id, intent, stage } = &switch;
         let is_there = seen.as_ref() == Some(&intent.to);
         let is_where_it_was = seen == intent.from;
@@ -151,22 +186,29 @@ impl Brain<'_> {
                     _ => self.reached(name, part, &switch, intent.to.clone()),
                 }
             }
-            Stage::Probation { .. } if is_there => {
-                if let Some(back) = intent.back.clone().filter(|_| !same_boot) {
-                    self.go_back(name, part, back, Reason::RestartedOnProbation);
+            // What somebody else did, and what may not go back, is not taken back for a loss of power.
+            Stage::Probation { .. } if is_there && (same_boot || intent.aim == Aim::Outside) => {}
+            Stage::Probation { .. } if is_there => match (self.kept_from_going_back(name), intent.back.clone()) {
+                (Some(why), _) => {
+                    self.end_switch(name, part, &End::Held { why });
                 }
-            }
+                (None, Some(back)) => self.go_back(name, part, back, Reason::RestartedOnProbation),
+                (None, None) => {}
+            },
             Stage::Committing { .. } if is_there => {
                 // It was read from the ledger.
                 self.moved(name, part, Move::Promoting { switch: *id });
                 self.order_promote(name, part, &switch);
             }
-            Stage::GoingBack { .. } => self.order_switch(name, part, &switch),
+            Stage::GoingBack { to, .. } if is_there || is_where_it_was || seen.as_ref() == Some(to) => {
+                self.order_switch(name, part, &switch);
+            }
             Stage::Validating { .. } if seen == self.generations(name, part).current => {}
             Stage::Intended { .. }
             | Stage::Switching
             | Stage::Probation { .. }
             | Stage::Committing { .. }
+            | Stage::GoingBack { .. }
             | Stage::Validating { .. } => self.superseded(name, part, seen),
         }
     }
@@ -204,7 +246,9 @@ impl Brain<'_> {
     /// Somebody else has switched: that is never fought, and has to prove itself from its next process on.
     fn outside(&mut self, name: &Name, part: Part, seen: Option<GenerationId>) {
         let Some(to) = seen else {
-            self.moved(name, part, Move::Seen { current: None });
+            // What is known is started as before, as long as it is there.
+            let error = String::from("somebody has taken away what it was switched to");
+            self.moved(name, part, Move::Unseen { error });
             return;
         };
         let switch = self.next_record();
@@ -212,6 +256,10 @@ impl Brain<'_> {
             // It is so already.
             self.world.intended.remove(&switch);
             self.moved(name, part, Move::Switched { switch, to });
+            self.retain(name, part);
+            if self.phase(name) == (Phase::Stopped { why: Reason::NoReleaseYet }) {
+                self.try_start(name, Reason::DelayOver);
+            }
         }
     }
 }

@@ -15,6 +15,7 @@ use alloc::boxed::Box;
 use alloc::collections::BTreeSet;
 use alloc::format;
 use alloc::string::String;
+use alloc::vec::Vec;
 
 impl Brain<'_> {
     pub(super) fn generations(&self, name: &Name, part: Part) -> &Generations {
@@ -37,7 +38,9 @@ impl Brain<'_> {
         let back = match &aim {
             Aim::Deploy { .. } | Aim::Outside => {
                 let is_good = |id: &&GenerationId| known.good(id).is_some() && **id != to;
-                let newest = known.goods.iter().map(|good| &good.id).find(|id| **id != to);
+                let wall_us = self.at.wall_us;
+                let newest =
+                    known.goods.iter().map(|good| &good.id).find(|id| **id != to && known.bad(id, wall_us).is_none());
                 from.as_ref().filter(is_good).or(newest).cloned()
             }
             Aim::TakeBack { .. } => from.clone(),
@@ -85,7 +88,7 @@ impl Brain<'_> {
                     self.order_switch(name, part, &switch);
                 }
             }
-            Stage::Committing { proved, told: false } if proved <= up_to => {
+            Stage::Committing { proved, told: false, .. } if proved <= up_to => {
                 if self.moved(name, part, Move::Promoting { switch: switch.id }) {
                     self.order_promote(name, part, &switch);
                 }
@@ -168,7 +171,9 @@ impl Brain<'_> {
         match error {
             // On the way back what can be seen is enough: it is on record, and the next start does it again.
             None if is_there => self.reached(name, part, &switch, wanted.clone()),
-            Some(_) if is_there && goes_back => self.reached(name, part, &switch, wanted.clone()),
+            Some(_) if is_there && (goes_back || !switch.intent.aim.proves()) => {
+                self.reached(name, part, &switch, wanted.clone())
+            }
             error => {
                 let why = match error {
                     Some(SwitchError::NoWayBack { error }) => Reason::NoWayBack { error },
@@ -177,7 +182,7 @@ impl Brain<'_> {
                 };
                 let unchanged = switch.intent.from.clone();
                 match (goes_back, switch.intent.back.clone()) {
-                    // Nobody knows what would be started: it is held, and somebody has to look.
+                    // What is there is started all the same: what may work is better than nothing.
                     (true, _) => {
                         self.end_switch(name, part, &End::Held { why });
                         self.hold_or_start(name);
@@ -208,13 +213,47 @@ impl Brain<'_> {
             }
             self.end_switch(name, part, &End::Environmental { why });
         }
-        self.start_switched(name, until, Reason::Switched { to });
+        self.start_switched(name, part, until, Reason::Switched { to });
+        if self.known(name).healthy && self.validated(name) {
+            // It was never ended.
+            self.end_incident_well(name, true);
+        }
     }
 
-    /// Ends what runs, and starts what is switched to; what is to stay stopped stays so.
-    pub(super) fn start_switched(&mut self, name: &Name, until: Monotonic, why: Reason) {
-        if !matches!(self.phase(name), Phase::Stopping { then: Then::Stay { .. }, .. }) {
+    /// Ends what runs, and starts what this part is switched to, or is going to be. What is being stopped for good stays so, and so
+    /// does what is only watched: its next process is of it.
+    pub(super) fn start_switched(&mut self, name: &Name, part: Part, until: Monotonic, why: Reason) {
+        let known = self.known(name);
+        let stays = matches!(known.phase, Phase::Stopping { then: Then::Stay { .. }, .. });
+        let target = match known.generations[part].switch.as_ref().map(|switch| &switch.stage) {
+            Some(Stage::GoingBack { to, .. }) => Some(to),
+            Some(
+                Stage::Intended { .. }
+                | Stage::Switching
+                | Stage::Probation { .. }
+                | Stage::Committing { .. }
+                | Stage::Validating { .. },
+            )
+            | None => known.generations[part].current.as_ref(),
+        };
+        let runs_it = known.phase.run().is_some() && known.runs[part].as_ref() == target && known.healthy;
+        if !stays && !runs_it && known.paused.is_none() && !self.observes(name) {
             self.bring_down(name, Then::Restart { until }, why);
+        }
+    }
+
+    /// A pause is over: what was switched meanwhile is started.
+    pub(super) fn start_what_was_switched(&mut self, name: &Name) {
+        let parts: Vec<Part> = self.world.services[name].parts().collect();
+        for part in parts {
+            let known = self.known(name);
+            let is_ours =
+                known.generations[part].switch.as_ref().is_some_and(|switch| switch.intent.aim != Aim::Outside);
+            let runs_other = known.phase.run().is_some() && known.runs[part] != known.generations[part].current;
+            if let Some(to) = known.generations[part].current.clone().filter(|_| is_ours && runs_other) {
+                let until = self.now();
+                self.start_switched(name, part, until, Reason::Switched { to });
+            }
         }
     }
 
@@ -228,7 +267,7 @@ impl Brain<'_> {
             self.order_switch(name, part, &switch);
         }
         let until = self.now();
-        self.start_switched(name, until, Reason::MustGo);
+        self.start_switched(name, part, until, Reason::MustGo);
     }
 
     /// Nothing was changed. What the ladder wanted to take back stays, and is held.
@@ -277,11 +316,16 @@ impl Brain<'_> {
         self.world.intended.retain(|_, (of, its)| of != name || *its != part);
         let answer = end_words(name, &switch, end);
         self.tell_waiters(name, Wanted::Switched(switch.id), |_| answer.clone());
+        self.retain(name, part);
+        true
+    }
+
+    /// Lets go of what nobody needs any more, and protects what is needed.
+    pub(super) fn retain(&mut self, name: &Name, part: Part) {
         let (epoch, needed) = (self.known(name).last_epoch, self.generations(name, part).needed());
         if let Some(policy) = &self.policy(name).generations {
             self.effect(name, epoch, Order::Retain { part, needed, keep: policy.keep });
         }
-        true
     }
 }
 
@@ -360,7 +404,7 @@ mod tests {
             rollback: Rollback::Auto,
             files: Vec::new(),
         };
-        let mut policy = ServicePolicy { generations: Some(generations), ..service() };
+        let mut policy = ServicePolicy { generations: Some(generations), directory: None, ..service() };
         policy.restart.crash_loop = Some(CrashLoop { failures: 3, within: Span::from_secs(60) });
         policy
     }

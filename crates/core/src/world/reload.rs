@@ -57,6 +57,8 @@ impl World {
     /// Forgets a service that has left.
     pub(crate) fn forget(&mut self, name: &Name) {
         let Some(service) = self.services.remove(name) else { return };
+        // Whoever brings it back has its releases still.
+        self.birth.generations.insert(name.clone(), service.known.generations.clone());
         self.birth.last_epoch = self.birth.last_epoch.max(service.known.last_epoch);
         self.leaving.remove(name);
         self.outdated.remove(name);

@@ -56,7 +56,7 @@ fn awaited(known: &Generations) -> Option<RecordId> {
     let switch = known.switch.as_ref()?;
     match switch.stage {
         Stage::Intended { .. } => Some(switch.id),
-        Stage::Committing { proved, told: false } => Some(proved),
+        Stage::Committing { proved, told: false, .. } => Some(proved),
         Stage::Switching
         | Stage::Probation { .. }
         | Stage::Committing { .. }

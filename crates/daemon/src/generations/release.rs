@@ -34,6 +34,14 @@ pub struct Arrival {
 }
 
 impl Importer {
+    /// Reads all of a release and compares it with its id, beside whatever else is done with the store.
+    ///
+    /// # Errors
+    /// See [`Store::verify`].
+    pub fn verify(&self, id: &GenerationId) -> Result<(), StoreError> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).verify(hash(id)?).map(drop)
+    }
+
     /// Makes a release of a tar, plain or compressed by gzip or zstd; see [`Store::import`]. Nothing is removed meanwhile.
     ///
     /// # Errors

@@ -73,8 +73,9 @@ impl Trail {
         match (kind.as_str(), service, incident) {
             // Evidence may come after the end.
             ("output", ..) | (_, None, _) => {}
+            ("counters_forgotten", Some(_), None) => self.follow_generation(payload),
             ("generation" | "files", Some(_), None) => self.follow_generation(payload),
-            ("generation" | "files", Some(service), Some(incident)) => {
+            ("generation" | "files" | "detected" | "counters_forgotten", Some(service), Some(incident)) => {
                 self.open.insert(incident, service);
                 self.follow_generation(payload);
             }
@@ -92,8 +93,11 @@ impl Trail {
     /// looked at before anything is done.
     fn follow_generation(&mut self, payload: &[u8]) {
         let Ok(record) = serde_json::from_slice::<Record>(payload) else { return };
-        if let (Some(service), Some((part, moved))) = (&record.service, record.body.moved()) {
+        let Some(service) = &record.service else { return };
+        if let Some((part, moved)) = record.body.moved() {
             let _passed_over = self.generations.entry(service.clone()).or_default()[part].apply(&record, moved);
+        } else if let Some(known) = self.generations.get_mut(service) {
+            known.each_mut().into_iter().for_each(|part| part.follow(&record.body));
         }
     }
 

@@ -172,8 +172,7 @@ fn run(args: impl IntoIterator<Item = OsString>) -> Result<Ended, StartError> {
         first_record: recovered.first_record,
         last_epoch: Epoch(0),
         open_incidents: recovered.open_incidents.clone(),
-        // Who takes over has it from the journal.
-        generations: if taken_over.is_some() { BTreeMap::new() } else { recovered.generations.clone() },
+        generations: recovered.generations.clone(),
     };
     let (mut world, lost) = match taken_over {
         Some((lost, left)) => {

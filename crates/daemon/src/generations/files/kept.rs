@@ -1,6 +1,6 @@
 //! The files of a service as generations: each state that is seen is kept, and can be put back.
 
-use super::{FileChange, Files, FilesError, FilesId, Redactor};
+use super::{FileChange, Files, FilesId, Redactor};
 use crate::execute::environment;
 use crate::generations::{Generations, Kept, StoreError, Towards};
 use hale_core::ids::GenerationId;
@@ -49,8 +49,7 @@ impl Generations for FileGenerations {
     }
 
     fn prepare(&mut self, id: &GenerationId) -> Result<(), StoreError> {
-        let wanted = state(id)?;
-        if self.files.has(wanted)? { Ok(()) } else { Err(FilesError::Missing(wanted).into()) }
+        self.verify(id)
     }
 
     fn activate(&mut self, id: &GenerationId, _towards: Towards) -> Result<(), StoreError> {
