@@ -97,7 +97,7 @@ pub(crate) static SOAK: Key<Duration> = key(
 pub(crate) static KEEP: Key<Number> = key(
     "keep",
     Number { min: 1, max: KEEP_MAX, default: Some(10) },
-    "How many generations are kept beside those that are needed.",
+    "How many of the newest generations are kept, those that are needed for a way back always.",
 );
 pub(crate) static RECENT: Key<Duration> = key(
     "recent",

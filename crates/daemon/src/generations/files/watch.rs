@@ -3,7 +3,7 @@
 //!
 //! It says *where to look*, not what is there: a change that leaves all as it was is told too. What it cannot tell: writes by
 //! way of a mapping (mmap(2)) until the writer closes the file, changes by other machines of a network's file system, and
-//! a file system that is mounted over a directory. So a look now and then, without being told, finds the rest.
+//! a file system that is mounted over a directory. The next look, at a start or for another change, finds the rest.
 
 use super::error::FilesError;
 use super::walk::{Dir, Found, Links, Spot, walk};
