@@ -3,6 +3,7 @@
 use crate::exit::Exit;
 use crate::failure::Failure;
 use hale_core::ids::{GenerationId, Name};
+use hale_core::safeswitch::Part;
 use hale_core::time::Span;
 use hale_daemon::api::view::Service;
 
@@ -37,7 +38,7 @@ pub fn find<'a>(text: &str, all: &'a [(Name, GenerationId)]) -> Result<&'a (Name
 pub fn switching(service: &Service) -> Option<String> {
     let switch = service.switch.as_ref()?;
     let to = switch.to.short();
-    Some(match (switch.stage.as_str(), service.probation_ms_left) {
+    let words = match (switch.stage.as_str(), service.probation_ms_left) {
         ("intended", _) => format!("is to be switched to {to}, once that is on record"),
         ("switching", _) => format!("is being switched to {to}"),
         ("probation", Some(left)) => {
@@ -47,6 +48,10 @@ pub fn switching(service: &Service) -> Option<String> {
         ("going_back", _) => format!("goes back from {to}"),
         ("validating", _) => "what was good has to be healthy again".to_owned(),
         (other, _) => format!("is being switched to {to}: {other}"),
+    };
+    Some(match switch.part {
+        Part::Store => words,
+        Part::Files => format!("its files: {words}"),
     })
 }
 

@@ -7,8 +7,8 @@ use crate::progress::Progress;
 use crate::supervisor;
 use hale_core::ids::{GenerationId, Name};
 use hale_core::incident::line;
-use hale_core::record::{Body, Record};
-use hale_core::safeswitch::Move;
+use hale_core::record::Record;
+use hale_core::safeswitch::{Move, Part};
 use hale_daemon::api::client::{self, Answer, ClientError, Records};
 use hale_daemon::api::view::generations::{Generation, ServiceGenerations};
 use hale_daemon::api::view::{Done, Status};
@@ -147,13 +147,13 @@ impl Client<'_> {
             return;
         }
         seen.incident = record.incident.map(|id| id.0).or(seen.incident);
-        seen.begin |= matches!(&record.body, Body::Generation(Move::Intended { .. }));
-        seen.end |= matches!(&record.body, Body::Generation(Move::Ended { .. }));
+        seen.begin |= matches!(record.body.moved(), Some((_, Move::Intended { .. })));
+        seen.end |= matches!(record.body.moved(), Some((_, Move::Ended { .. })));
         if let Some((what, why)) = line(&record.body) {
             let why = why.map_or(String::new(), |why| format!(", because {why}"));
             progress.line(&format!("{}: {what}{why}", self.service));
         }
-        let is_part_of_proof = matches!(&record.body, Body::Generation(Move::Marked { .. }));
+        let is_part_of_proof = matches!(record.body.moved(), Some((_, Move::Marked { .. })));
         if is_part_of_proof
             && !progress.changes()
             && let Some(words) = self.status_words().await
@@ -201,7 +201,9 @@ impl Client<'_> {
         let mut known = None;
         while Instant::now() < until {
             match self.generations().await {
-                Some(found) if found.switch.is_some() => until = Instant::now() + SETTLED_WITHIN,
+                Some(found) if found.switch.as_ref().is_some_and(|switch| switch.part == Part::Store) => {
+                    until = Instant::now() + SETTLED_WITHIN
+                }
                 Some(found) => {
                     if let Some(end) = end(self.service, &found, to, started) {
                         return end;
@@ -213,12 +215,17 @@ impl Client<'_> {
             sleep(LOOKED_FOR_EVERY).await;
         }
         let Some(known) = known else { return Err(supervisor::no_answer(error)) };
-        let current = known.generations.iter().find(|one| one.current);
+        let current = current(&known);
         let current = current.map_or("nothing", |one| one.id.short());
         let message = format!("{} is switched to {current}, and {} is not known to be good", self.service, to.short());
         Err(Failure::new(Exit::Failed, message)
             .help("the supervisor was replaced meanwhile; `hale ledger show` has all of it"))
     }
+}
+
+/// What the service is switched to.
+fn current(known: &ServiceGenerations) -> Option<&Generation> {
+    known.generations.iter().find(|one| one.current && one.part == Part::Store)
 }
 
 /// How the switch to `to` has ended since `started`, if that can be told from what is known of it.
@@ -229,8 +236,8 @@ fn end(
     started: Timestamp,
 ) -> Option<Result<String, Failure>> {
     let is_new = |since: &str| since.parse::<Timestamp>().is_ok_and(|since| since >= started);
-    let one = known.generations.iter().find(|one| one.id == *to)?;
-    let current = known.generations.iter().find(|one| one.current)?;
+    let one = known.generations.iter().find(|one| one.id == *to && one.part == Part::Store)?;
+    let current = current(known)?;
     let is_good = |one: &Generation| one.grade.is_some();
     match &one.quarantined {
         None if one.current && is_good(one) && one.since.as_deref().is_some_and(is_new) => {
@@ -270,7 +277,7 @@ mod tests {
     fn known(to: &Value, old: &Value) -> ServiceGenerations {
         let mut all = [to.clone(), old.clone()];
         for (one, id) in all.iter_mut().zip(["new", "old"]) {
-            let bare = json!({"id": id, "current": false, "runs": false, "on_probation": false, "grade": null,
+            let bare = json!({"id": id, "part": "store", "current": false, "runs": false, "on_probation": false, "grade": null,
                 "since": null, "kept": true, "imported": null, "quarantined": null, "verified": null, "fault": null});
             let fields = one.as_object().unwrap().clone();
             *one = bare;

@@ -248,7 +248,7 @@ async fn listed(
         lease.give_back();
         let verified = on_a_thread(place, move |goes_on| {
             let mut found = list(&*stores, &report)?;
-            for generation in found.generations.iter_mut().filter(|generation| generation.kept) {
+            for generation in found.generations.iter_mut().filter(|generation| generation.kept == Some(true)) {
                 if !goes_on() {
                     break;
                 }

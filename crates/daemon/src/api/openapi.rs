@@ -108,6 +108,11 @@ pub(super) fn mode() -> Schema {
     one_of(["heal", "observe"])
 }
 
+/// The parts of a service that have generations.
+pub(super) fn part() -> Schema {
+    one_of(["store", "files"])
+}
+
 /// What names a generation.
 pub(super) fn generation() -> Schema {
     let pattern = format!("^[!-~]{{1,{}}}$", hale_core::ids::GENERATION_MAX);

@@ -518,7 +518,7 @@ mod tests {
         assert_eq!(service["stored"], json!(["stored"]));
         assert_eq!(service["generation"], "abc");
         assert_eq!((&service["grade"], &service["probation_ms_left"]), (&json!("proven"), &json!(1.5)));
-        assert_eq!(service["switch"], json!({"to": "abc", "from": null, "stage": "probation"}));
+        assert_eq!(service["switch"], json!({"part": "store", "to": "abc", "from": null, "stage": "probation"}));
         let check = json!({"name": "http", "kind": "http", "ok": false, "unable": false, "last_ms": 1.5,
             "detail": "refused", "outlook": null});
         assert_eq!(service["checks"][0], check);

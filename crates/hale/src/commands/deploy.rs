@@ -10,6 +10,7 @@ use crate::switching::{Switch, carry_out};
 use crate::terminal::escape;
 use crate::upload::{Source, upload};
 use hale_core::ids::{GenerationId, Name};
+use hale_core::safeswitch::Part;
 use hale_daemon::api::view::generations::ServiceGenerations;
 use serde_json::json;
 use std::io::Write;
@@ -27,7 +28,7 @@ pub fn run(
     let service = name(service)?;
     let body = supervisor::ask(global, &format!("/v1/services/{service}/generations"))?;
     let known: ServiceGenerations = supervisor::parse(&body)?;
-    if let Some(switch) = &known.switch {
+    if let Some(switch) = known.switch.as_ref().filter(|switch| switch.part == Part::Store) {
         // Before anything is sent. Who comes in between is told by the order itself.
         return Err(Failure::new(Exit::Busy, format!("{service} is being switched to {}", switch.to.short()))
             .help(format!("`hale status {service}` shows how far it is")));

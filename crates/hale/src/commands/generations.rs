@@ -7,6 +7,7 @@ use crate::failure::Failure;
 use crate::supervisor;
 use crate::table::{Cell, render};
 use crate::terminal::{Tone, colours, escape};
+use hale_core::safeswitch::Part;
 use hale_daemon::api::view::generations::{Generation, ServiceGenerations};
 use std::io::Write;
 
@@ -62,7 +63,7 @@ fn text(known: &ServiceGenerations, verify: bool, coloured: bool) -> String {
         if let Some(fault) = &one.fault {
             remarks.push(format!("{id}: {fault}"));
         }
-        if !one.kept {
+        if one.kept == Some(false) {
             remarks.push(format!("{id}: its store does not have it any more"));
         }
     }
@@ -82,13 +83,17 @@ fn row(one: &Generation) -> [Cell; 5] {
 }
 
 fn state(one: &Generation) -> Cell {
-    match one {
-        Generation { on_probation: true, .. } => Cell::toned("on probation", Tone::Attention),
-        Generation { runs: true, current: true, .. } => Cell::toned("runs", Tone::Good),
-        Generation { runs: true, .. } => Cell::toned("runs yet", Tone::Attention),
-        Generation { current: true, .. } => Cell::toned("current", Tone::Attention),
-        Generation { quarantined: Some(_), .. } => Cell::toned("quarantined", Tone::Bad),
-        _ => "-".into(),
+    let (words, tone) = match one {
+        Generation { on_probation: true, .. } => ("on probation", Tone::Attention),
+        Generation { runs: true, current: true, .. } => ("runs", Tone::Good),
+        Generation { runs: true, .. } => ("runs yet", Tone::Attention),
+        Generation { current: true, .. } => ("current", Tone::Attention),
+        Generation { quarantined: Some(_), .. } => ("quarantined", Tone::Bad),
+        _ => ("-", Tone::Quiet),
+    };
+    match one.part {
+        Part::Store => Cell::toned(words, tone),
+        Part::Files => Cell::toned(&format!("files: {words}"), tone),
     }
 }
 
@@ -111,7 +116,7 @@ mod tests {
     }
 
     fn one(id: &str, fields: &Value) -> Value {
-        let mut one = json!({"id": id, "current": false, "runs": false, "on_probation": false, "grade": null,
+        let mut one = json!({"id": id, "part": "store", "current": false, "runs": false, "on_probation": false, "grade": null,
             "since": null, "kept": true, "imported": null, "quarantined": null, "verified": null, "fault": null});
         one.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
         one
@@ -128,12 +133,14 @@ mod tests {
             ),
             one("bad", &json!({"quarantined": quarantine, "verified": false, "fault": "bin/bot is missing"})),
             one("gone", &json!({"grade": "provisional", "since": at, "kept": false})),
+            one("conf", &json!({"part": "files", "current": true, "runs": true, "kept": null})),
         ]));
         let expected = "\
 GENERATION    STATE        GRADE        SINCE                     IMPORTED
 0123456789ab  runs         proven       2026-11-23T22:00:00.000Z  2026-11-23T22:00:00.000Z
 bad           quarantined  -            -                         -
 gone          -            provisional  2026-11-23T22:00:00.000Z  -
+conf          files: runs  -            -                         -
 
 bad: quarantined until 2026-11-23T22:00:00.000Z, because it fails\\u{1b}[2J (`hale incident 7`)
 bad: bin/bot is missing

@@ -73,7 +73,7 @@ mod tests {
     #[test]
     fn each_is_a_line_that_no_reason_breaks() {
         let at = "2026-11-23T22:00:00.000Z";
-        let one = json!({"service": "web", "generation": "0123456789abcdef", "why": "it\nfails", "incident": 7,
+        let one = json!({"service": "web", "generation": "0123456789abcdef", "part": "store", "why": "it\nfails", "incident": 7,
             "since": at, "until": at});
         let all: Vec<Quarantined> = serde_json::from_value(json!([one])).unwrap();
         let expected = "\

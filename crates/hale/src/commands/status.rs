@@ -233,7 +233,7 @@ worker   healthy  1 min 5 s  42   1         -
         let mut bot = service("bot", "starting");
         bot["generation"] = json!("new");
         bot["probation_ms_left"] = json!(41_000.5);
-        bot["switch"] = json!({"to": "new", "from": null, "stage": "probation"});
+        bot["switch"] = json!({"part": "store", "to": "new", "from": null, "stage": "probation"});
         let shown = text(&status(&json!([bot, service("worker", "healthy"), web])), false, false);
         let expected = "\
 SERVICE  STATE     SINCE      PID  RESTARTS  GENERATION    GRADE                 CHECKS

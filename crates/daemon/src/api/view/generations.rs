@@ -4,7 +4,7 @@ use super::rfc3339;
 use crate::api::openapi;
 use crate::generations::Kept;
 use hale_core::ids::{GenerationId, Name};
-use hale_core::safeswitch::{Bad, Generations, Grade, Stage};
+use hale_core::safeswitch::{Bad, Generations, Grade, Part, Stage};
 use hale_core::status::{GenerationsReport, SwitchStatus};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -21,13 +21,17 @@ pub struct ServiceGenerations {
     pub store: Option<String>,
     /// The switch that is under way.
     pub switch: Option<Switch>,
-    /// Those that its store has, the newest first, and then those that it has no longer and Hale still knows of.
+    /// Those that its store has, the newest first, then those that it has no longer and Hale still knows of, then those of its
+    /// files.
     pub generations: Vec<Generation>,
 }
 
 /// A switch that is under way.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Switch {
+    /// Of which part.
+    #[schema(schema_with = openapi::part)]
+    pub part: Part,
     /// To what.
     #[schema(value_type = String)]
     pub to: GenerationId,
@@ -44,6 +48,9 @@ pub struct Generation {
     /// What names it.
     #[schema(value_type = String)]
     pub id: GenerationId,
+    /// Of what the service runs (`store`), or of the files that belong to it (`files`).
+    #[schema(schema_with = openapi::part)]
+    pub part: Part,
     /// Whether the service is switched to it: its next process runs it.
     pub current: bool,
     /// Whether its process runs it.
@@ -54,8 +61,8 @@ pub struct Generation {
     pub grade: Option<String>,
     /// Since when it is known to be good; where it is not, since when it is the current one.
     pub since: Option<String>,
-    /// Whether its store has it.
-    pub kept: bool,
+    /// Whether its store has it; `null`: it was not asked.
+    pub kept: Option<bool>,
     /// When it came, as its store says.
     pub imported: Option<String>,
     /// Why it is not switched to by itself again.
@@ -88,6 +95,9 @@ pub struct Quarantined {
     /// Which.
     #[schema(value_type = String)]
     pub generation: GenerationId,
+    /// Of which part.
+    #[schema(schema_with = openapi::part)]
+    pub part: Part,
     /// Why, and for how long.
     #[serde(flatten)]
     pub quarantine: Quarantine,
@@ -106,7 +116,7 @@ pub struct Arrived {
 
 impl From<SwitchStatus> for Switch {
     fn from(switch: SwitchStatus) -> Self {
-        Self { to: switch.to, from: switch.from, stage: switch.stage.into_owned() }
+        Self { part: switch.part, to: switch.to, from: switch.from, stage: switch.stage.into_owned() }
     }
 }
 
@@ -125,16 +135,21 @@ impl ServiceGenerations {
     /// What the core knows beside what the store has.
     #[must_use]
     pub fn new(report: &GenerationsReport, kept: &[Kept]) -> Self {
-        let known = &report.known.store;
-        let listed: BTreeSet<&GenerationId> = kept.iter().map(|kept| &kept.id).collect();
-        let one = |id: &GenerationId, kept: Option<&Kept>| generation(report, id, kept);
-        let mut generations: Vec<Generation> = kept.iter().map(|kept| one(&kept.id, Some(kept))).collect();
-        let mut seen = listed;
-        generations.extend(of_interest(report).filter(|id| seen.insert(id)).map(|id| one(id, None)));
+        let mut generations: Vec<Generation> = Vec::new();
+        for part in Part::ALL {
+            // The core asks for the files itself, and nobody else does.
+            let kept = if part == Part::Store { kept } else { &[] };
+            let mut seen: BTreeSet<&GenerationId> = kept.iter().map(|kept| &kept.id).collect();
+            generations.extend(kept.iter().map(|kept| generation(report, part, &kept.id, Some(kept))));
+            let known = of_interest(report, part).filter(|id| seen.insert(id));
+            generations.extend(known.map(|id| generation(report, part, id, None)));
+        }
+        let switch = Part::ALL.into_iter().find_map(|part| Some((part, report.known[part].switch.as_ref()?)));
         Self {
             service: report.service.clone(),
             store: report.store.as_ref().map(|store| store.as_str().to_owned()),
-            switch: known.switch.as_ref().map(|switch| Switch {
+            switch: switch.map(|(part, switch)| Switch {
+                part,
                 to: switch.intent.to.clone(),
                 from: switch.intent.from.clone(),
                 stage: switch.stage.as_str().to_owned(),
@@ -145,27 +160,29 @@ impl ServiceGenerations {
 }
 
 /// All that the core knows something of.
-fn of_interest(report: &GenerationsReport) -> impl Iterator<Item = &GenerationId> {
-    let Generations { current, goods, bads, switch, .. } = &report.known.store;
+fn of_interest(report: &GenerationsReport, part: Part) -> impl Iterator<Item = &GenerationId> {
+    let Generations { current, goods, bads, switch, .. } = &report.known[part];
     let of_switch = switch.as_ref().map(|switch| &switch.intent.to);
     let bads = bads.iter().filter(|bad| bad.until_wall_us > report.at.wall_us).map(|bad| &bad.id);
-    current.iter().chain(&report.runs.store).chain(of_switch).chain(goods.iter().map(|good| &good.id)).chain(bads)
+    let goods = goods.iter().map(|good| &good.id);
+    current.iter().chain(&report.runs[part]).chain(of_switch).chain(goods).chain(bads)
 }
 
-fn generation(report: &GenerationsReport, id: &GenerationId, kept: Option<&Kept>) -> Generation {
-    let known = &report.known.store;
+fn generation(report: &GenerationsReport, part: Part, id: &GenerationId, kept: Option<&Kept>) -> Generation {
+    let known = &report.known[part];
     let is_current = known.current.as_ref() == Some(id);
     let good = known.good(id);
     let since = good.map(|good| good.since_wall_us).or(is_current.then_some(known.changed_wall_us));
     let switch = known.switch.as_ref().filter(|switch| switch.intent.to == *id);
     Generation {
         id: id.clone(),
+        part,
         current: is_current,
-        runs: report.runs.store.as_ref() == Some(id),
+        runs: report.runs[part].as_ref() == Some(id),
         on_probation: switch.is_some_and(|switch| matches!(switch.stage, Stage::Probation { .. })),
         grade: good.map(|good| grade(good.grade)),
         since: since.map(rfc3339),
-        kept: kept.is_some(),
+        kept: (part == Part::Store).then_some(kept.is_some()),
         imported: kept.and_then(|kept| kept.came).map(|came| rfc3339(wall_us(came))),
         quarantined: known.bad(id, report.at.wall_us).map(Quarantine::from),
         verified: None,
@@ -175,12 +192,16 @@ fn generation(report: &GenerationsReport, id: &GenerationId, kept: Option<&Kept>
 
 /// The generations of one service that are quarantined, oldest first.
 pub(in crate::api) fn quarantined(report: &GenerationsReport) -> impl Iterator<Item = Quarantined> + '_ {
-    let bads = report.known.store.bads.iter().filter(|bad| bad.until_wall_us > report.at.wall_us);
-    bads.map(|bad| Quarantined {
-        service: report.service.clone(),
-        generation: bad.id.clone(),
-        quarantine: Quarantine::from(bad),
-    })
+    let of = move |part: Part| {
+        let bads = report.known[part].bads.iter().filter(|bad| bad.until_wall_us > report.at.wall_us);
+        bads.map(move |bad| Quarantined {
+            service: report.service.clone(),
+            generation: bad.id.clone(),
+            part,
+            quarantine: Quarantine::from(bad),
+        })
+    };
+    Part::ALL.into_iter().flat_map(of)
 }
 
 pub(super) fn grade(grade: Grade) -> String {
@@ -238,7 +259,7 @@ mod tests {
             service: Name::try_from("web").unwrap(),
             store: Some(StoreKind::Release),
             runs: Parts { store: Some(id("new")), files: None },
-            known: Parts { store: known, files: Generations::default() },
+            known: Parts { store: known, files: Generations { current: Some(id("files")), ..Generations::default() } },
         }
     }
 
@@ -247,11 +268,11 @@ mod tests {
         let came = UNIX_EPOCH + Duration::from_millis(1_500);
         let kept = [Kept { id: id("new"), came: Some(came) }, Kept { id: id("idle"), came: None }];
         let json = serde_json::to_value(ServiceGenerations::new(&report(), &kept)).unwrap();
-        assert_eq!(json["switch"], json!({"to": "new", "from": "old", "stage": "probation"}));
+        assert_eq!(json["switch"], json!({"part": "store", "to": "new", "from": "old", "stage": "probation"}));
         let all: Vec<_> =
             json["generations"].as_array().unwrap().iter().map(|one| one["id"].as_str().unwrap()).collect();
-        assert_eq!(all, ["new", "idle", "old", "bad"]);
-        let new = json!({"id": "new", "current": true, "runs": true, "on_probation": true, "grade": null,
+        assert_eq!(all, ["new", "idle", "old", "bad", "files"]);
+        let new = json!({"id": "new", "part": "store", "current": true, "runs": true, "on_probation": true, "grade": null,
             "since": "1970-01-01T00:00:02.000Z", "kept": true, "imported": "1970-01-01T00:00:01.500Z",
             "quarantined": null, "verified": null, "fault": null});
         assert_eq!(json["generations"][0], new);
@@ -260,6 +281,8 @@ mod tests {
         let quarantine = json!({"why": "it fails on probation", "incident": 7, "since": "1970-01-01T00:00:01.000Z",
             "until": "1970-01-01T00:00:03.000Z"});
         assert_eq!(json["generations"][3]["quarantined"], quarantine);
+        let files = &json["generations"][4];
+        assert_eq!((&files["part"], &files["current"], &files["kept"]), (&json!("files"), &json!(true), &json!(null)));
     }
 
     #[test]
