@@ -202,7 +202,7 @@ impl Client<'_> {
         while Instant::now() < until {
             match self.generations().await {
                 Some(found) if found.switch.as_ref().is_some_and(|switch| switch.part == Part::Store) => {
-                    until = Instant::now() + SETTLED_WITHIN
+                    until = Instant::now() + SETTLED_WITHIN;
                 }
                 Some(found) => {
                     if let Some(end) = end(self.service, &found, to, started) {
