@@ -377,11 +377,13 @@ mod tests {
         let answer = upload(&served, "picky", vec![b'x'; 64 << 20]).await;
         assert!(code(&answer) == Code::Refused && says(&answer, "not to its taste"));
         assert_eq!(code(&upload(&served, "nobody", vec![b'x'; 64 << 20]).await), Code::UnknownService);
-        // Also by one that stops amidst it.
-        let mut stream = begin_upload(&served, "picky", b"head").await;
-        let mut heard = [0; 12];
-        stream.read_exact(&mut heard).await.unwrap();
-        assert_eq!(heard.escape_ascii().to_string(), "HTTP/1.1 409");
+        // Also by one that stops amidst it, and by one that writes much before it reads.
+        for sent in [4, 8 << 20] {
+            let mut stream = begin_upload(&served, "picky", &vec![b'x'; sent]).await;
+            let mut heard = [0; 12];
+            stream.read_exact(&mut heard).await.unwrap();
+            assert_eq!(heard.escape_ascii().to_string(), "HTTP/1.1 409");
+        }
     }
 
     #[tokio::test]
