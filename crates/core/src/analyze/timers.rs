@@ -47,7 +47,10 @@ impl Service {
         let known = &self.known.generations[part];
         match known.switch.as_ref().map(|switch| &switch.stage) {
             Some(Stage::Intended { since }) => Some(since.after(DURABLE_WITHIN)),
-            Some(Stage::Probation { .. }) => self.mark_at(part),
+            // Its end waits for what the checks say, once they were asked.
+            Some(Stage::Probation { .. }) => {
+                self.mark_at(part).filter(|mark| self.senses.last_word[part] != Some(*mark))
+            }
             Some(Stage::Committing { told: false, since, .. }) => Some(since.after(DURABLE_WITHIN)),
             Some(Stage::Switching | Stage::Committing { .. } | Stage::GoingBack { .. } | Stage::Validating { .. }) => {
                 None

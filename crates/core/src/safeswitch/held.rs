@@ -40,11 +40,15 @@ impl Held {
         Some(since.after(Span::from_us(mark.as_us().saturating_sub(self.total.as_us()))))
     }
 
-    /// It holds, or does not, from now on.
-    pub(crate) fn set(&mut self, holds: bool, now: Monotonic) {
+    /// It holds from then on, or has not since then.
+    pub(crate) fn set(&mut self, holds: bool, from: Monotonic) {
         match (self.since, holds) {
-            (None, true) => self.since = Some(now),
-            (Some(_), false) => *self = Self { total: self.so_far(now), since: None },
+            (None, true) => self.since = Some(from),
+            (Some(since), false) => {
+                // Before the last mark, if it was not seen at once: what was marked since then does not count either.
+                let total_us = self.so_far(from).as_us().saturating_sub(since.since(from).as_us());
+                *self = Self { total: Span::from_us(total_us), since: None };
+            }
             (None, false) | (Some(_), true) => {}
         }
     }
@@ -91,6 +95,18 @@ mod tests {
         held.mark(Span::from_ms(400), at(3_050));
         assert_eq!(held.next_mark(needed), Some(at(3_150)));
         assert_eq!(held.so_far(at(3_100)), Span::from_ms(450));
+    }
+
+    #[test]
+    fn what_did_not_hold_is_taken_off_also_where_that_is_seen_after_a_mark() {
+        let mut held = Held::default();
+        held.set(true, at(0));
+        held.mark(Span::from_ms(100), at(100));
+        held.set(false, at(70));
+        assert_eq!(held, Held { total: Span::from_ms(70), since: None });
+        held.set(true, at(200));
+        held.set(false, at(120));
+        assert_eq!(held.total, Span::ZERO);
     }
 
     #[test]

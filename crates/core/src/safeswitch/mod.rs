@@ -399,14 +399,14 @@ impl Generations {
         self.taken_back = None;
     }
 
-    /// The process of what is switched to holds, or does not, from now on.
-    pub(crate) fn set_holds(&mut self, holds: bool, now: Monotonic) {
+    /// The process of what is switched to holds from then on, or has not since then.
+    pub(crate) fn set_holds(&mut self, holds: bool, from: Monotonic) {
         match self.switch.as_mut().map(|switch| &mut switch.stage) {
-            Some(Stage::Probation { held }) => held.set(holds, now),
-            Some(_) => self.soak.set(false, now),
+            Some(Stage::Probation { held }) => held.set(holds, from),
+            Some(_) => self.soak.set(false, from),
             None => {
                 let soaks = self.current_grade() == Some(Grade::Provisional);
-                self.soak.set(holds && soaks, now);
+                self.soak.set(holds && soaks, from);
             }
         }
     }

@@ -122,6 +122,7 @@ impl Brain<'_> {
             self.confirm(name, index, outcome.failure.is_some());
         }
         self.edge(name, index, epoch, edge, outcome);
+        self.last_word(name);
         self.plan_restart(name, index);
     }
 

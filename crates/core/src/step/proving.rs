@@ -53,8 +53,12 @@ impl Brain<'_> {
                     return;
                 };
                 let so_far = held.so_far(now);
+                let end = held.next_mark(policy.probation);
                 if so_far < policy.probation {
                     self.moved(name, part, Move::Marked { switch, so_far });
+                    return;
+                }
+                if end.is_some_and(|end| self.awaits_last_word(name, part, end)) {
                     return;
                 }
                 let proved = self.next_record();
@@ -72,6 +76,40 @@ impl Brain<'_> {
                 }
             }
             Some(_) | None => {}
+        }
+    }
+
+    /// Whether a check has not passed since `end`, when its proof would be over: what hangs since the last probe is not proved. Those
+    /// are probed at once, and each answer comes back here.
+    fn awaits_last_word(&mut self, name: &Name, part: Part, end: Monotonic) -> bool {
+        let now = self.now();
+        let Some(service) = self.world.services.get_mut(name) else { return false };
+        let policy = service.policy.clone();
+        let mut awaits = false;
+        for (index, check) in policy.checks.iter().enumerate() {
+            // Nobody can be asked for a heartbeat: that it is missing is told when it is.
+            if check.kind.promise().is_some() || !service.proves(part, check) {
+                continue;
+            }
+            let probing = &mut service.senses.probes[index];
+            if probing.last_pass.is_none_or(|passed| passed < end) {
+                awaits = true;
+                if service.senses.last_word[part] != Some(end) {
+                    probing.due = probing.due.map(|due| due.min(now));
+                }
+            }
+        }
+        service.senses.last_word[part] = Some(end).filter(|_| awaits);
+        awaits
+    }
+
+    /// A check has passed: a proof may have waited for that.
+    pub(super) fn last_word(&mut self, name: &Name) {
+        let parts: Vec<Part> = self.world.services[name].parts().collect();
+        for part in parts {
+            if self.world.services[name].senses.last_word[part].is_some() {
+                self.part_due(name, part);
+            }
         }
     }
 

@@ -126,16 +126,26 @@ impl Brain<'_> {
                     self.go_on_unseen(name, part);
                 }
             }
-            Seen::Current(current) if is_first => {
+            Seen::Current(current) => {
                 let on_record = known.current.clone();
                 let never = on_record.is_none() && known.goods.is_empty() && known.switch.is_none();
-                let counts = if never { current.clone() } else { on_record };
-                self.moved(name, part, Move::Seen { current: counts });
-                self.hold_against(name, part, current);
-                // From here on nobody else may remove what it would go back to.
-                self.retain(name, part);
+                let is_lost = current.is_none() && on_record.is_some();
+                // What has lost its link has switched to nothing else: what is on record is started as before.
+                let current = current.or(on_record.clone());
+                if is_first {
+                    let counts = if never { current.clone() } else { on_record };
+                    self.moved(name, part, Move::Seen { current: counts });
+                    self.hold_against(name, part, current);
+                    // From here on nobody else may remove what it would go back to.
+                    self.retain(name, part);
+                } else if !is_lost {
+                    self.look_for_others(name, part, current);
+                }
+                if is_lost {
+                    let error = String::from("somebody has taken away what it was switched to");
+                    self.moved(name, part, Move::Unseen { error });
+                }
             }
-            Seen::Current(current) => self.look_for_others(name, part, current),
         }
     }
 
@@ -245,20 +255,28 @@ impl Brain<'_> {
 
     /// Somebody else has switched: that is never fought, and has to prove itself from its next process on.
     fn outside(&mut self, name: &Name, part: Part, seen: Option<GenerationId>) {
-        let Some(to) = seen else {
-            // What is known is started as before, as long as it is there.
-            let error = String::from("somebody has taken away what it was switched to");
-            self.moved(name, part, Move::Unseen { error });
-            return;
-        };
+        let Some(to) = seen else { return };
         let switch = self.next_record();
         if self.intend(name, part, Aim::Outside, to.clone()) && self.moved(name, part, Move::Begun { switch }) {
             // It is so already.
             self.world.intended.remove(&switch);
-            self.moved(name, part, Move::Switched { switch, to });
+            self.moved(name, part, Move::Switched { switch, to: to.clone() });
             self.retain(name, part);
-            if self.phase(name) == (Phase::Stopped { why: Reason::NoReleaseYet }) {
-                self.try_start(name, Reason::DelayOver);
+            // It may be what helps, or what is wrong with it: both show soonest by a start.
+            let waits = match self.phase(name) {
+                Phase::Held { .. } => true,
+                Phase::Stopped { why } => why == Reason::NoReleaseYet,
+                Phase::Down
+                | Phase::Blocked { .. }
+                | Phase::BackingOff { .. }
+                | Phase::Spawning { .. }
+                | Phase::Starting { .. }
+                | Phase::Running { .. }
+                | Phase::Stopping { .. }
+                | Phase::Remains { .. } => false,
+            };
+            if waits {
+                self.try_start(name, Reason::Switched { to });
             }
         }
     }

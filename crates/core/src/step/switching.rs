@@ -372,14 +372,14 @@ fn end_words(name: &Name, switch: &Switch, end: &End) -> Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{Event, Process, Question};
-    use crate::ids::{Epoch, RequestId};
+    use crate::event::{Event, ProbeFailure, ProbeOutcome, Process, Question};
+    use crate::ids::{Epoch, ProbeId, RequestId};
     use crate::incident::Outcome;
     use crate::policy::{CrashLoop, GenerationsPolicy, Rollback, ServicePolicy, StoreKind};
     use crate::record::{Actor, OperatorOrder, Record};
     use crate::safeswitch::Grade;
     use crate::step::Output;
-    use crate::step::tests::{at, exited, service, step, world};
+    use crate::step::tests::{at, checked, exited, service, step, world};
     use crate::time::{Now, Span};
     use crate::world::World;
     use alloc::string::ToString;
@@ -419,6 +419,8 @@ mod tests {
         /// The processes that were ordered, and of what.
         spawned: Vec<(Epoch, Option<GenerationId>)>,
         durable: bool,
+        /// How many probes are answered, by a pass; the next ones are not.
+        answers_probes: usize,
     }
 
     impl Bench {
@@ -432,6 +434,7 @@ mod tests {
                 answers: Vec::new(),
                 spawned: Vec::new(),
                 durable: true,
+                answers_probes: usize::MAX,
             };
             bench.take(Event::Begin);
             bench
@@ -477,6 +480,11 @@ mod tests {
                 } else if let Order::Signal { .. } | Order::Kill = effect.order {
                     let epoch = self.world.services[&bot()].known.last_epoch;
                     events.push(exited(&bot(), epoch.0));
+                } else if let Order::Probe { probe, .. } = effect.order {
+                    if self.answers_probes > 0 {
+                        self.answers_probes -= 1;
+                        events.push(self.probed(probe, None, Span::ZERO));
+                    }
                 } else if let Order::Reply { answer, .. } = effect.order {
                     self.answers.push(answer);
                 }
@@ -485,6 +493,19 @@ mod tests {
                 events.push(Event::Durable { up_to });
             }
             events.into_iter().for_each(|event| self.take(event));
+        }
+
+        fn probed(&self, probe: ProbeId, failure: Option<ProbeFailure>, took: Span) -> Event {
+            let epoch = self.world.services[&bot()].known.last_epoch;
+            let outcome =
+                ProbeOutcome { took_us: took.as_us(), failure, detail: String::new(), figure: None, late_us: 0 };
+            Event::Probed { service: bot(), epoch, probe, outcome }
+        }
+
+        /// The answer to the probe that runs.
+        fn answer(&mut self, failure: Option<ProbeFailure>, took: Span) {
+            let (probe, _) = self.world.services[&bot()].senses.probes[0].in_flight.unwrap();
+            self.take(self.probed(probe, failure, took));
         }
 
         fn order(&mut self, order: OperatorOrder) {
@@ -716,5 +737,81 @@ mod tests {
         bench.deploy("two");
         bench.deploy("three");
         assert!(matches!(&bench.answers[..], [Answer::Busy { .. }]), "{:?}", bench.answers);
+    }
+
+    /// A service with one check, each 10 s; a probe that hangs is given up after 4 s.
+    fn with_check() -> ServicePolicy {
+        let mut policy = policy();
+        policy.checks = checked().checks;
+        policy.checks.truncate(1);
+        policy.checks[0].every = Span::from_secs(10);
+        policy.checks[0].timeout = Span::from_secs(4);
+        policy.checks[0].failures = 3;
+        policy
+    }
+
+    #[test]
+    fn what_hangs_since_its_last_probe_is_not_proved() {
+        let mut bench = Bench::new(with_check(), Some("one"));
+        bench.deploy("two");
+        bench.answers_probes = 1;
+        bench.pass(Span::from_secs(8));
+        assert_eq!(bench.runs(), Some("two"));
+        // It is asked at the end of its probation, long before its next probe would be due, and the answer is waited for.
+        bench.pass(Span::from_secs(2));
+        assert!(bench.ends().is_empty() && bench.known().on_probation().is_some());
+        assert!(bench.world.services[&bot()].senses.probes[0].in_flight.is_some());
+        bench.answer(None, Span::from_secs(1));
+        assert_eq!(bench.ends(), [&End::Committed]);
+    }
+
+    #[test]
+    fn the_time_in_which_a_failure_was_awaited_does_not_count() {
+        let mut bench = Bench::new(with_check(), Some("one"));
+        bench.deploy("two");
+        bench.answers_probes = 1;
+        bench.pass(Span::from_secs(11));
+        bench.answer(Some(ProbeFailure::Timeout), Span::from_secs(4));
+        let stage = bench.known().on_probation().map(|switch| switch.stage.clone());
+        let Some(Stage::Probation { held }) = stage else { panic!("{stage:?}") };
+        assert!(held.since.is_none() && held.total < Span::from_secs(8), "{held:?}");
+        bench.answers_probes = usize::MAX;
+        bench.pass(Span::from_secs(10));
+        assert_eq!(bench.ends(), [&End::Committed]);
+    }
+
+    #[test]
+    fn a_store_that_has_lost_its_link_has_switched_to_nothing_else() {
+        let mut bench = Bench::new(policy(), Some("one"));
+        bench.current = None;
+        bench.take(Event::GenerationSeen { service: bot(), part: Part::Store, seen: Seen::Current(None) });
+        bench.crash();
+        assert_eq!((bench.runs(), bench.known().current.clone()), (Some("one"), Some(id("one"))));
+        bench.deploy("two");
+        bench.current = None;
+        bench.take(Event::GenerationSeen { service: bot(), part: Part::Store, seen: Seen::Current(None) });
+        assert!(bench.known().on_probation().is_some());
+        bench.pass(Span::from_secs(10));
+        assert_eq!((bench.ends(), bench.runs()), (alloc::vec![&End::Committed], Some("two")));
+    }
+
+    /// It may be what somebody did about it, or what was wrong with it all the time.
+    #[test]
+    fn what_is_held_is_tried_by_somebody_elses_switch_at_once() {
+        let mut bench = Bench::new(policy(), Some("one"));
+        for _ in 0..3 {
+            bench.crash();
+            bench.pass(Span::from_ms(200));
+        }
+        assert!(matches!(bench.world.services[&bot()].known.phase, Phase::Held { .. }));
+        bench.current = Some(id("theirs"));
+        bench.take(Event::GenerationSeen {
+            service: bot(),
+            part: Part::Store,
+            seen: Seen::Current(Some(id("theirs"))),
+        });
+        assert_eq!(bench.runs(), Some("theirs"));
+        bench.crash();
+        assert_eq!(bench.runs(), Some("one"));
     }
 }

@@ -159,6 +159,8 @@ pub(crate) struct Senses {
     pub(crate) suspected: Option<(Monotonic, Monotonic)>,
     /// Clients that wait for the end of an order.
     pub(crate) waiters: VecDeque<Waiter>,
+    /// For which end of a proof its checks were asked once more.
+    pub(crate) last_word: Parts<Option<Monotonic>>,
     /// Until when the first look at its store, or its files, is awaited, while it is.
     pub(crate) look_until: Parts<Option<Monotonic>>,
     /// When all that is known of its generations was last written down.
@@ -465,9 +467,12 @@ impl Service {
             | Body::ProbeLost { .. }
             | Body::ProbeUnable { .. } => {}
         }
+        // While a probe that fails was awaited, nobody saw that it held.
+        let unseen_us = if let Body::CheckFailed { took_us, .. } = &record.body { *took_us } else { 0 };
+        let from = Monotonic::from_us(now.as_us().saturating_sub(unseen_us));
         for part in Part::ALL {
             let holds = self.holds(part);
-            self.known.generations[part].set_holds(holds, now);
+            self.known.generations[part].set_holds(holds, from);
         }
         Ok(())
     }
@@ -484,12 +489,17 @@ impl Service {
         self.parts().any(|part| awaits(&self.known.generations[part]))
     }
 
+    /// Whether a change of this part has to pass this check.
+    pub(crate) fn proves(&self, part: Part, check: &CheckPolicy) -> bool {
+        let switch = self.known.generations[part].on_probation();
+        switch.is_none_or(|switch| !switch.intent.failed_before.contains(&check.name))
+    }
+
     /// Whether its process is of what is switched to, and shows that it works: all checks pass but those that failed before.
     fn holds(&self, part: Part) -> bool {
         let known = &self.known;
         let Some(current) = &known.generations[part].current else { return false };
-        let before = known.generations[part].on_probation().map(|switch| &switch.intent.failed_before);
-        let counts = |policy: &CheckPolicy| before.is_none_or(|before| !before.contains(&policy.name));
+        let counts = |policy: &CheckPolicy| self.proves(part, policy);
         let mut checks = known.checks.iter().zip(&self.policy.checks).filter(|(_, policy)| counts(policy));
         matches!(known.phase, Phase::Running { .. })
             && known.runs[part].as_ref() == Some(current)
