@@ -9,6 +9,7 @@ use crate::policy::change::{Change, fixed};
 use crate::policy::{Mode, PolicyHash, Ready};
 use crate::reason::Reason;
 use crate::record::{Actor, Body, OperatorOrder, Refusal, Reload};
+use crate::safeswitch::Part;
 use crate::time::Monotonic;
 use crate::world::phase::{Phase, Then};
 use alloc::boxed::Box;
@@ -242,6 +243,9 @@ impl Brain<'_> {
     }
 
     fn leave(&mut self, name: &Name) {
+        for part in Part::ALL {
+            self.give_switch_up(name, part, Reason::Removed);
+        }
         let is_over = |name: &Name| {
             self.world.services.get(name).is_none_or(|service| matches!(service.known.phase, Phase::Stopped { .. }))
         };

@@ -106,6 +106,7 @@ impl Brain<'_> {
             if again {
                 self.end_now(&name, why);
             } else {
+                self.leave_switches(&name);
                 self.end_service(&name);
             }
         }

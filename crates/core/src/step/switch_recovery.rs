@@ -73,6 +73,18 @@ impl Brain<'_> {
         }
     }
 
+    /// Nobody will follow a switch of it to its end: whoever waits is told.
+    pub(super) fn give_switch_up(&mut self, name: &Name, part: Part, why: Reason) {
+        let Some(switch) = self.switch(name, part) else { return };
+        let end = match switch.stage {
+            Stage::Intended { .. } | Stage::Switching => End::Aborted { why },
+            Stage::Probation { .. } | Stage::Committing { .. } | Stage::GoingBack { .. } | Stage::Validating { .. } => {
+                End::Held { why }
+            }
+        };
+        self.end_switch(name, part, &end);
+    }
+
     /// A supervisor takes over: what the one before had told the store is told again, and both are held against each other.
     pub(super) fn resume_switches(&mut self, name: &Name) {
         let parts: Vec<Part> = self.world.services[name].parts().collect();

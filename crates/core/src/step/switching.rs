@@ -327,6 +327,19 @@ impl Brain<'_> {
             self.effect(name, epoch, Order::Retain { part, needed, keep: policy.keep });
         }
     }
+
+    /// Hale ends before its switches do: whoever waits is told, since the next Hale does not know of him.
+    pub(super) fn leave_switches(&mut self, name: &Name) {
+        for part in Part::ALL {
+            let Some(switch) = self.switch(name, part) else { continue };
+            let (id, to) = (switch.id, String::from(switch.intent.to.short()));
+            self.tell_waiters(name, Wanted::Switched(id), |name| Answer::Failed {
+                text: format!(
+                    "Hale ends while {name} is being switched to {to}: its next start goes on with that, or back"
+                ),
+            });
+        }
+    }
 }
 
 fn seen_words(seen: &Seen) -> String {
@@ -813,5 +826,32 @@ mod tests {
         assert_eq!(bench.runs(), Some("theirs"));
         bench.crash();
         assert_eq!(bench.runs(), Some("one"));
+    }
+
+    #[test]
+    fn whoever_waits_for_a_switch_hears_that_its_service_is_removed() {
+        let mut bench = Bench::new(policy(), Some("one"));
+        bench.deploy("two");
+        let mut policy = bench.world.birth.policy.clone();
+        policy.services.clear();
+        let reading =
+            crate::event::Reading::Valid { policy: Box::new(policy), hash: crate::policy::PolicyHash("other".into()) };
+        let actor = Actor { uid: 0, pid: 1, user: None };
+        bench.take(Event::Asked { request: RequestId(3), question: Question::Reload { actor, reading } });
+        let told = |answer: &Answer| matches!(answer, Answer::Failed { text } if text.contains("not known to be good"));
+        assert!(bench.answers.iter().any(told), "{:?}", bench.answers);
+    }
+
+    #[test]
+    fn whoever_waits_for_a_switch_hears_that_hale_ends() {
+        let mut bench = Bench::new(policy(), Some("one"));
+        bench.deploy("two");
+        bench.take(Event::End { why: crate::event::EndWhy::Signal(crate::policy::Signal::TERM) });
+        assert!(
+            matches!(&bench.answers[..], [Answer::Failed { text }] if text.contains("Hale ends")),
+            "{:?}",
+            bench.answers
+        );
+        assert!(bench.known().on_probation().is_some());
     }
 }
