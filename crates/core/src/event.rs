@@ -284,6 +284,11 @@ pub enum SwitchError {
         /// In the store's words.
         error: String,
     },
+    /// What was to be switched to is gone, or not what it was: another try does not help.
+    Unusable {
+        /// In the store's words.
+        error: String,
+    },
     /// It failed.
     Failed {
         /// In the store's words.

@@ -8,7 +8,7 @@ use crate::plan::take_back;
 use crate::policy::Rollback;
 use crate::reason::Reason;
 use crate::record::Finding;
-use crate::safeswitch::{Aim, Bad, ELSEWHERE_FROM, End, KEPT_EVERY, Move, Part, QUARANTINED_FOR, Stage, Switch};
+use crate::safeswitch::{Aim, ELSEWHERE_FROM, End, KEPT_EVERY, Move, Part, Stage, Switch};
 use crate::step::DURABLE_WITHIN;
 use crate::time::Monotonic;
 use crate::world::phase::Then;
@@ -301,11 +301,7 @@ impl Brain<'_> {
         let is_evidence = why.is_evidence();
         self.end_switch(name, part, &End::RolledBack { why: why.clone() });
         if let Some(id) = left.filter(|_| is_evidence && !matches!(intent.aim, Aim::Return { .. })) {
-            let since_wall_us = self.at.wall_us;
-            let until_wall_us = since_wall_us.saturating_add_unsigned(QUARANTINED_FOR.as_us());
-            let seen_in = self.known(name).incident.map(|open| open.id);
-            let bad = Box::new(Bad { id, why, seen_in, since_wall_us, until_wall_us });
-            self.moved(name, part, Move::Quarantined { bad });
+            self.quarantine(name, part, id, why);
         }
         true
     }

@@ -7,7 +7,7 @@ use crate::ids::{GenerationId, Name, RecordId};
 use crate::incident::Cause;
 use crate::reason::Reason;
 use crate::record::{Body, Refusal};
-use crate::safeswitch::{Aim, End, Generations, Intent, Move, Part, Stage, Switch};
+use crate::safeswitch::{Aim, Bad, End, Generations, Intent, Move, Part, QUARANTINED_FOR, Stage, Switch};
 use crate::time::Monotonic;
 use crate::world::phase::{Phase, Then};
 use crate::world::service::Wanted;
@@ -175,13 +175,22 @@ impl Brain<'_> {
                 self.reached(name, part, &switch, wanted.clone())
             }
             error => {
+                let is_unusable = matches!(error, Some(SwitchError::Unusable { .. }));
+                let wanted = wanted.clone();
                 let why = match error {
                     Some(SwitchError::NoWayBack { error }) => Reason::NoWayBack { error },
-                    Some(SwitchError::Failed { error }) => Reason::NotSwitched { error },
+                    Some(SwitchError::Unusable { error } | SwitchError::Failed { error }) => {
+                        Reason::NotSwitched { error }
+                    }
                     None => Reason::NotSwitched { error: format!("it says that it did, and {}", seen_words(seen)) },
                 };
                 let unchanged = switch.intent.from.clone();
+                let is_way_back = goes_back || matches!(switch.intent.aim, Aim::TakeBack { .. });
+                if is_unusable && is_way_back {
+                    self.quarantine(name, part, wanted, why.clone());
+                }
                 match (goes_back, switch.intent.back.clone()) {
+                    (true, _) if is_unusable && self.go_back_further(name, part, &switch) => {}
                     // What is there is started all the same: what may work is better than nothing.
                     (true, _) => {
                         self.end_switch(name, part, &End::Held { why });
@@ -270,8 +279,32 @@ impl Brain<'_> {
         self.start_switched(name, part, until, Reason::MustGo);
     }
 
-    /// Nothing was changed. What the ladder wanted to take back stays, and is held.
+    /// What it was to go back to cannot be: the next older one that is known to be good is as good. `false`: there is none.
+    fn go_back_further(&mut self, name: &Name, part: Part, switch: &Switch) -> bool {
+        let Stage::GoingBack { why, .. } = &switch.stage else { return false };
+        let (known, wall_us) = (self.generations(name, part), self.at.wall_us);
+        let can = |id: &&GenerationId| **id != switch.intent.to && known.bad(id, wall_us).is_none();
+        let next = known.goods.iter().map(|good| &good.id).find(can).filter(|_| switch.intent.aim.proves());
+        let Some(next) = next.cloned() else { return false };
+        self.go_back(name, part, next, why.clone());
+        true
+    }
+
+    /// It is not switched to by itself again.
+    pub(super) fn quarantine(&mut self, name: &Name, part: Part, id: GenerationId, why: Reason) {
+        let since_wall_us = self.at.wall_us;
+        let until_wall_us = since_wall_us.saturating_add_unsigned(QUARANTINED_FOR.as_us());
+        let seen_in = self.known(name).incident.map(|open| open.id);
+        let bad = Box::new(Bad { id, why, seen_in, since_wall_us, until_wall_us });
+        self.moved(name, part, Move::Quarantined { bad });
+    }
+
+    /// Nothing was changed. What the ladder wanted to take back stays, and is held, unless there is something older.
     pub(super) fn abort(&mut self, name: &Name, part: Part, why: &Reason) {
+        let known = self.generations(name, part);
+        let further = known.switch.as_ref().is_some_and(|switch| {
+            matches!(switch.intent.aim, Aim::TakeBack { .. }) && known.bad(&switch.intent.to, self.at.wall_us).is_some()
+        });
         let by_ladder = self.switch(name, part).is_some_and(|switch| match switch.intent.aim {
             Aim::TakeBack { .. } | Aim::PutBack { .. } => true,
             Aim::Deploy { .. } | Aim::Outside | Aim::Return { .. } => false,
@@ -281,7 +314,7 @@ impl Brain<'_> {
         }
         if by_ladder {
             let cause = self.known(name).incident.map_or(Cause::Exit, |open| open.cause);
-            self.decide_again(name, cause, Some(why));
+            self.decide_again(name, cause, (!further).then_some(why));
         } else {
             self.hold_or_start(name);
         }
@@ -314,7 +347,7 @@ impl Brain<'_> {
             return false;
         }
         self.world.intended.retain(|_, (of, its)| of != name || *its != part);
-        let answer = end_words(name, &switch, end);
+        let answer = end_words(name, &switch, end, self.generations(name, part).current.as_ref());
         self.tell_waiters(name, Wanted::Switched(switch.id), |_| answer.clone());
         self.retain(name, part);
         true
@@ -351,17 +384,17 @@ fn seen_words(seen: &Seen) -> String {
 }
 
 /// The answer to whoever waits for the end of a switch.
-fn end_words(name: &Name, switch: &Switch, end: &End) -> Answer {
+fn end_words(name: &Name, switch: &Switch, end: &End, current: Option<&GenerationId>) -> Answer {
     let intent = &switch.intent;
     let to = intent.to.short();
-    let now = |id: &Option<GenerationId>| id.as_ref().map_or(String::from("nothing"), |id| String::from(id.short()));
+    let now = current.map_or("nothing", GenerationId::short);
     match end {
         End::Committed => Answer::Done { text: format!("{name} runs {to}, which is known to be good now") },
         End::RolledBack { .. } if !intent.aim.proves() => {
             Answer::Done { text: format!("{name} is back on {to} and healthy") }
         }
         End::RolledBack { why } => Answer::RolledBack {
-            text: format!("{name} was rolled back from {to} to {}, which is healthy again: {why}", now(&intent.back)),
+            text: format!("{name} was rolled back from {to} to {now}, which is healthy again: {why}"),
         },
         End::Aborted { why: why @ (Reason::NoDurableRecord | Reason::NoWayBack { .. }) } => {
             Answer::Refused(Refusal { what: format!("order: switch {name} to {to}"), reason: why.clone() })
@@ -371,10 +404,7 @@ fn end_words(name: &Name, switch: &Switch, end: &End) -> Answer {
             text: format!("{name} stays on what it is switched to, which is not known to be good: {why}"),
         },
         End::Environmental { why } => Answer::Failed {
-            text: format!(
-                "{name} was switched back from {to} to {}, and the cause is elsewhere: {why}",
-                now(&intent.back)
-            ),
+            text: format!("{name} was switched back from {to} to {now}, and the cause is elsewhere: {why}"),
         },
         End::Stopped { why } => {
             Answer::Failed { text: format!("{name} is stopped, because there is nothing to go back to: {why}") }
@@ -432,6 +462,8 @@ mod tests {
         /// The processes that were ordered, and of what.
         spawned: Vec<(Epoch, Option<GenerationId>)>,
         durable: bool,
+        /// What the store cannot switch to, because it is damaged.
+        damaged: Vec<GenerationId>,
         /// How many probes are answered, by a pass; the next ones are not.
         answers_probes: usize,
     }
@@ -447,6 +479,7 @@ mod tests {
                 answers: Vec::new(),
                 spawned: Vec::new(),
                 durable: true,
+                damaged: Vec::new(),
                 answers_probes: usize::MAX,
             };
             bench.take(Event::Begin);
@@ -473,15 +506,12 @@ mod tests {
                         seen: Seen::Current(self.current.clone()),
                     });
                 } else if let Order::Switch { switch, to, .. } = effect.order {
-                    self.current = Some(to);
+                    let error = self.damaged.contains(&to).then(|| SwitchError::Unusable { error: "damaged".into() });
+                    if error.is_none() {
+                        self.current = Some(to);
+                    }
                     let seen = Seen::Current(self.current.clone());
-                    events.push(Event::GenerationSwitched {
-                        service: bot(),
-                        part: Part::Store,
-                        switch,
-                        error: None,
-                        seen,
-                    });
+                    events.push(Event::GenerationSwitched { service: bot(), part: Part::Store, switch, error, seen });
                 } else if let Order::Promote { switch, .. } = effect.order {
                     events.push(Event::GenerationPromoted { service: bot(), part: Part::Store, switch, error: None });
                 } else if let Order::Spawn { generation, .. } = effect.order {
@@ -853,5 +883,36 @@ mod tests {
             bench.answers
         );
         assert!(bench.known().on_probation().is_some());
+    }
+
+    #[test]
+    fn a_way_back_that_is_damaged_leads_to_the_next_older_one() {
+        let mut bench = Bench::new(policy(), Some("one"));
+        bench.deploy("two");
+        bench.pass(Span::from_secs(70));
+        // On probation.
+        bench.deploy("three");
+        bench.damaged = alloc::vec![id("two")];
+        bench.crash();
+        assert_eq!(bench.runs(), Some("one"));
+        assert!(matches!(bench.answers.last(), Some(Answer::RolledBack { text }) if text.contains("to one")));
+        // By the ladder.
+        bench.damaged.clear();
+        bench.order(OperatorOrder::Deploy { service: bot(), generation: id("two"), force: true });
+        bench.pass(Span::from_secs(70));
+        bench.order(OperatorOrder::Deploy { service: bot(), generation: id("three"), force: true });
+        bench.pass(Span::from_secs(70));
+        bench.damaged = alloc::vec![id("two")];
+        for _ in 0..3 {
+            bench.crash();
+            bench.pass(Span::from_ms(200));
+        }
+        assert_eq!(bench.runs(), Some("one"));
+        // With none left it is held.
+        bench.order(OperatorOrder::Deploy { service: bot(), generation: id("four"), force: false });
+        bench.damaged = alloc::vec![id("one")];
+        bench.crash();
+        assert!(matches!(bench.ends().last(), Some(End::Held { why: Reason::NotSwitched { .. } })));
+        assert_eq!(bench.current, Some(id("four")));
     }
 }

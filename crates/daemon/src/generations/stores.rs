@@ -507,7 +507,13 @@ fn switch_to(
     if let Some(back) = back {
         store.prepare(back).map_err(|error| SwitchError::NoWayBack { error: error.to_string() })?;
     }
-    let failed = |error: StoreError| SwitchError::Failed { error: error.to_string() };
+    let failed = |error: StoreError| match error {
+        StoreError::Damaged { .. }
+        | StoreError::Missing(_)
+        | StoreError::Altered { .. }
+        | StoreError::NotThere { .. } => SwitchError::Unusable { error: error.to_string() },
+        error => SwitchError::Failed { error: error.to_string() },
+    };
     if towards == Towards::New {
         store.prepare(to).map_err(failed)?;
     }
