@@ -36,6 +36,7 @@ const NEEDS: &[Need] = &[
     Need { module: "needs_redis", why_not: "no redis-server", is_met: || find_program("redis-server").is_some() },
     Need { module: "needs_python", why_not: "no python3", is_met: || find_program("python3").is_some() },
     Need { module: "needs_iproute2", why_not: "no ip (iproute2)", is_met: || find_program("ip").is_some() },
+    Need { module: "needs_strace", why_not: "no strace", is_met: || find_program("strace").is_some() },
     Need { module: "needs_node", why_not: "no node", is_met: || find_program("node").is_some() },
     Need { module: "needs_nix", why_not: "no nix-env (nix-bin)", is_met: || find_program("nix-env").is_some() },
     Need {

@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Output;
 
 /// A service whose program and check are in its release.
-const SERVICE: &str = r#"
+pub const SERVICE: &str = r#"
 [service.app]
 command = ["bin/app"]
 start.within = "3s"
@@ -23,11 +23,11 @@ failures = 2
 probation = "800ms"
 "#;
 
-const LIVES: &str = "exec sleep 1000";
-const PASSES: &str = "exit 0";
+pub const LIVES: &str = "exec sleep 1000";
+pub const PASSES: &str = "exit 0";
 
 /// Writes a release whose program and check are these scripts.
-fn release(place: &Place, name: &str, app: &str, check: &str) -> String {
+pub fn release(place: &Place, name: &str, app: &str, check: &str) -> String {
     let bin = place.path(name).join("bin");
     fs::create_dir_all(&bin).unwrap();
     for (file, text) in [("app", app), ("check", check)] {
@@ -39,14 +39,14 @@ fn release(place: &Place, name: &str, app: &str, check: &str) -> String {
 }
 
 /// Starts Hale with a service that has no release yet.
-fn begin<'a>(place: &'a Place, service: &str) -> Hale<'a> {
+pub fn begin<'a>(place: &'a Place, service: &str) -> Hale<'a> {
     let hale = place.hale(service);
     hale.event("app", "stopped, because no release yet");
     hale
 }
 
 #[track_caller]
-fn deploy(place: &Place, name: &str, code: i32) -> Output {
+pub fn deploy(place: &Place, name: &str, code: i32) -> Output {
     let output = place.run(&["deploy", "app", place.path(name).to_str().unwrap()]);
     assert_eq!(output.status.code(), Some(code), "{name}: {output:?}");
     output
@@ -57,13 +57,13 @@ fn status(place: &Place) -> Value {
 }
 
 /// The name of the release that the process runs in.
-fn runs(place: &Place) -> String {
+pub fn runs(place: &Place) -> String {
     let pid = status(place)["pid"].as_i64().unwrap();
     let directory = fs::read_link(format!("/proc/{pid}/cwd")).unwrap();
     directory.file_name().unwrap().to_str().unwrap().to_owned()
 }
 
-fn text(output: &Output) -> String {
+pub fn text(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
@@ -130,7 +130,7 @@ fn a_crash_loop_after_the_commit_takes_the_newest_release_back() {
     hale.stop();
 }
 
-fn crash(pid: i64) {
+pub fn crash(pid: i64) {
     let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::SEGV).unwrap();
 }
@@ -149,10 +149,21 @@ fn the_first_release_that_fails_leaves_the_service_stopped() {
 }
 
 /// Starts to deploy a release that takes long to prove itself, and waits until it runs.
-fn begin_to_deploy(hale: &Hale<'_>, place: &Place, name: &str) {
+#[track_caller]
+pub fn begin_to_deploy(place: &Place, name: &str) {
     let output = place.run(&["deploy", "--no-wait", "app", place.path(name).to_str().unwrap()]);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
-    hale.event("app", "switched to");
+    on_probation(place);
+}
+
+/// Waits until a release is on probation and works.
+#[track_caller]
+pub fn on_probation(place: &Place) {
+    place.until(|| {
+        let status = status(place);
+        let is_so = status["switch"]["stage"] == "probation" && status["state"] == "healthy";
+        is_so.then_some(()).ok_or(status.to_string())
+    });
 }
 
 #[test]
@@ -167,7 +178,7 @@ fn whoever_dies_during_a_probation_it_goes_on_or_back() {
     let hale = place.hale(&slow);
     hale.event("app", "ready");
     release(&place, "new", LIVES, PASSES);
-    begin_to_deploy(&hale, &place, "new");
+    begin_to_deploy(&place, "new");
     let new = runs(&place);
     assert_ne!(new, good);
     // The supervisor: it is still on probation, and its failure still goes back.
@@ -186,7 +197,7 @@ fn whoever_dies_during_a_probation_it_goes_on_or_back() {
 }
 
 /// A service that cannot start by a configuration that it does not understand.
-const CONFIGURED: &str = r#"
+pub const CONFIGURED: &str = r#"
 [service.app]
 command = ["sh", "-c", "grep -q '^good' @D/etc/app.conf || exit 5; exec sleep 1000"]
 directory = "/"

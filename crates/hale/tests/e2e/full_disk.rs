@@ -1,6 +1,7 @@
 //! The ledger's disk full or read-only: healing goes on, orders work, and the ledger tells what it missed.
 
 mod needs_root {
+    use crate::deploying::{LIVES, PASSES, SERVICE as SERVICE_WITH_RELEASES, begin, deploy, release, runs, text};
     use crate::harness::{Place, rerun, send};
     use rustix::process::Signal;
     use std::fs::{self, File};
@@ -154,6 +155,39 @@ mod needs_root {
         let counted = counted.iter().map(|record| record["bytes"].as_u64().unwrap()).sum::<u64>();
         // The guardian's line about its end may be counted too.
         assert!((dropped..dropped + 100).contains(&counted), "{counted} of {dropped}");
+    }
+
+    /// What an import may use is what others can do without: the ledger goes on, and so does the service.
+    #[test]
+    fn a_release_that_the_disk_has_no_room_for_is_refused_and_comes_in_later() {
+        if !inside("a_release_that_the_disk_has_no_room_for_is_refused_and_comes_in_later") {
+            return;
+        }
+        let place = Place::new();
+        // 256 MiB of it have to stay free, and the ledger takes its part.
+        let _state = mount(&place, "state", "size=290m");
+        let hale = begin(&place, SERVICE_WITH_RELEASES);
+        release(&place, "good", LIVES, PASSES);
+        deploy(&place, "good", 0);
+        let good = runs(&place);
+        release(&place, "large", LIVES, PASSES);
+        fs::write(place.path("large/model"), vec![1; 20 << 20]).unwrap();
+        let refused = deploy(&place, "large", 1);
+        assert!(text(&refused).contains("not enough space for model"), "{}", text(&refused));
+        // Others have used up even more, and a way back takes nothing.
+        let filler = place.path("state/filler");
+        fill(&filler);
+        release(&place, "small", LIVES, PASSES);
+        let refused = deploy(&place, "small", 1);
+        assert!(text(&refused).contains("make space"), "{}", text(&refused));
+        assert_eq!(runs(&place), good);
+        let left: Vec<_> =
+            fs::read_dir(place.path("state/releases/app")).unwrap().map(|entry| entry.unwrap()).collect();
+        assert_eq!(left.len(), 4, "a release, its manifest and its links: {left:?}");
+        fs::remove_file(&filler).unwrap();
+        deploy(&place, "small", 0);
+        assert_ne!(runs(&place), good);
+        hale.stop();
     }
 
     mod needs_python {

@@ -4,6 +4,11 @@
 mod blame;
 mod confirm;
 mod dependencies;
+mod deploy_hostile;
+mod deploy_killed;
+mod deploy_orders;
+mod deploy_outside;
+mod deploy_programs;
 mod deploying;
 mod evidence;
 mod exceptions;

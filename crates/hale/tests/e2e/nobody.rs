@@ -1,6 +1,7 @@
 //! As an ordinary user who may write no cgroup: trees are kept by a tag in the environment.
 
 mod needs_root {
+    use crate::deploying::{LIVES, PASSES, SERVICE, begin, deploy, release, runs};
     use crate::harness::{Place, as_nobody, is_alive, send};
     use rustix::process::Signal;
 
@@ -55,6 +56,26 @@ timeout = "20s"
         let hale = place.hale_again();
         hale.ready("web");
         assert!(old.iter().all(|&pid| !is_alive(pid)), "{old:?}");
+        hale.stop();
+    }
+
+    /// Releases of an ordinary user: a good one, a bad one, and back.
+    #[test]
+    fn releases_are_deployed_and_taken_back() {
+        let mut place = Place::new();
+        as_nobody(&mut place);
+        let hale = begin(&place, SERVICE);
+        for (name, app) in [("good", LIVES), ("bad", "exit 3"), ("new", LIVES)] {
+            release(&place, name, app, PASSES);
+        }
+        deploy(&place, "good", 0);
+        let good = runs(&place);
+        deploy(&place, "bad", 4);
+        assert_eq!(runs(&place), good);
+        deploy(&place, "new", 0);
+        place.done(&["rollback", "app"]);
+        assert_eq!(runs(&place), good);
+        place.done(&["generations", "app", "--verify"]);
         hale.stop();
     }
 }
