@@ -169,10 +169,16 @@ pub fn get(socket: &Path) -> Result<String, String> {
 
 /// Puts a question or gives an order; the answer, if it is a good one.
 pub fn exchange(socket: &Path, what: &str) -> Result<String, String> {
+    exchange_with(socket, what, "", &[])
+}
+
+/// The same with a body, and what stands about it in the head.
+pub fn exchange_with(socket: &Path, what: &str, head: &str, body: &[u8]) -> Result<String, String> {
     let error = |e: std::io::Error| format!("{}: {e}", socket.display());
     let mut stream = UnixStream::connect(socket).map_err(error)?;
-    let request = format!("{what} HTTP/1.1\r\nHost: hale\r\nConnection: close\r\n\r\n");
+    let request = format!("{what} HTTP/1.1\r\nHost: hale\r\nConnection: close\r\n{head}\r\n");
     stream.write_all(request.as_bytes()).map_err(error)?;
+    stream.write_all(body).map_err(error)?;
     let mut text = String::new();
     stream.read_to_string(&mut text).map_err(error)?;
     if text.starts_with("HTTP/1.1 200 ") { Ok(text) } else { Err(format!("the API answers {text:.100}")) }

@@ -41,6 +41,11 @@ pub const ALL: &[(&str, Measure)] = &[
     ("starved", crate::starved::starved),
     ("crowd", crate::crowd::crowd),
     ("hostile", crate::hostile::hostile),
+    ("bad-release", crate::recovery::bad_release),
+    ("crash-loop", crate::recovery::crash_loop),
+    ("nix", crate::recovery::nix),
+    ("file", crate::recovery::file),
+    ("staged", crate::staged::staged),
 ];
 
 /// Numbers from 0 to 1 that differ from round to round and are the same in each run (splitmix64).

@@ -1,26 +1,22 @@
 //! How long nobody is in control when Hale's own supervisor dies or hangs, and what the guardian's memory is.
 
-use crate::figures::{GAVE_UP, RESTS_FROM, ROUNDS, Spread, figure, milliseconds, wait_for_all, watched};
+use crate::figures::{RESTS_FROM, ROUNDS, Spread, figure, milliseconds, wait_for_all, watched};
+use crate::ledger::Ledger;
 use crate::numbers::Numbers;
 use crate::proc::{busy_since, machine_ticks, private_mib};
 use crate::report::{Figure, Goal};
 use crate::starts::now_ns;
 use crate::supervisors::{Kind, RESTART_AT_ONCE, Running, Tools, start_hale};
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::Value;
 use std::fmt::Write as _;
 use std::path::Path;
-use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// As many services as the goals name.
 const SERVICES: u32 = 50;
 
 /// Hangs take seconds each.
 const HANGS: usize = 10;
-
-/// Between two looks at the ledger, which has the exact time.
-const PAUSE: Duration = Duration::from_millis(20);
 
 /// The supervisor is killed, or stopped, at moments spread over its round of proofs; it counts from just before the signal to
 /// the first step of the next one, as the ledger has it.
@@ -37,6 +33,7 @@ pub fn replaced(tools: &Tools) -> Result<Vec<Figure>, String> {
     };
     let (mut running, configuration) = start_hale(tools, "replaced", SERVICES, toml)?;
     wait_for_all(&mut running, SERVICES)?;
+    let ledger = Ledger { hale: &tools.hale, configuration: &configuration };
     let mut spread = Spread::new(4);
     let mut seen = 0;
     let mut all = Vec::new();
@@ -56,7 +53,7 @@ pub fn replaced(tools: &Tools) -> Result<Vec<Figure>, String> {
                 let lost = now_ns();
                 kill_process(supervisor(&running)?, signal)
                     .map_err(|e| format!("cannot signal the supervisor: {e}"))?;
-                let in_control_us = next_takeover(tools, &configuration, &mut seen)?;
+                let in_control_us = ledger.next(&mut seen, |record| record.is("took_over"), "another supervisor")?;
                 figure.add(Kind::Hale, Numbers(vec![milliseconds(lost, in_control_us * 1_000)]), "");
             }
             Ok(())
@@ -72,7 +69,7 @@ pub fn replaced(tools: &Tools) -> Result<Vec<Figure>, String> {
 }
 
 /// The guardian's child that supervises.
-fn supervisor(running: &Running) -> Result<Pid, String> {
+pub fn supervisor(running: &Running) -> Result<Pid, String> {
     let guardian = running.child.id();
     let children = std::fs::read_to_string(format!("/proc/{guardian}/task/{guardian}/children")).unwrap_or_default();
     let is_it = |pid: &&str| {
@@ -81,27 +78,4 @@ fn supervisor(running: &Running) -> Result<Pid, String> {
     };
     let found = children.split_whitespace().find(is_it).and_then(|pid| pid.parse().ok()).and_then(Pid::from_raw);
     found.ok_or_else(|| "Hale has no supervisor".to_owned())
-}
-
-/// When the supervisor after `seen` others took its first step, in microseconds on `CLOCK_MONOTONIC`.
-fn next_takeover(tools: &Tools, configuration: &Path, seen: &mut usize) -> Result<u64, String> {
-    let begin = Instant::now();
-    while begin.elapsed() < GAVE_UP {
-        let mut command = Command::new(&tools.hale);
-        command.args(["ledger", "show", "--json", "-c"]).arg(configuration);
-        let shown = command.output().map_err(|e| format!("cannot ask for the ledger: {e}"))?;
-        let records = String::from_utf8_lossy(&shown.stdout).into_owned();
-        let times: Vec<u64> = records
-            .lines()
-            .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-            .filter(|line| line["rec"]["kind"] == "took_over")
-            .filter_map(|line| line["rec"]["at"]["mono"].as_u64())
-            .collect();
-        if let Some(time) = times.get(*seen) {
-            *seen += 1;
-            return Ok(*time);
-        }
-        std::thread::sleep(PAUSE);
-    }
-    Err(format!("no supervisor took over within {} s", GAVE_UP.as_secs()))
 }

@@ -15,6 +15,10 @@ pub enum Goal {
     P95(f64),
     /// The 99th percentile is at most this, in the figure's unit.
     P99(f64),
+    /// The median is at most this much more than the floor's, in the figure's unit.
+    MedianPlusFloor(f64),
+    /// Nobody said what would be good.
+    None,
 }
 
 /// One figure of one supervisor.
@@ -76,6 +80,11 @@ impl Figure {
             Goal::Median(goal) => ("p50", goal, hale.numbers.p50()),
             Goal::P95(goal) => ("p95", goal, hale.numbers.quantile(0.95)),
             Goal::P99(goal) => ("p99", goal, hale.numbers.quantile(0.99)),
+            Goal::MedianPlusFloor(goal) => {
+                let more = self.median(Kind::Floor).zip(hale.numbers.p50()).map(|(floor, hale)| hale - floor);
+                ("p50, above the floor's,", goal, more)
+            }
+            Goal::None => return None,
         };
         let verdict = match reached {
             Some(reached) if reached <= goal => "reached",
@@ -132,6 +141,8 @@ mod tests {
         assert!(line(Goal::Median(2.5)).contains("reached: 2.500"));
         assert!(line(Goal::P95(2.9)).contains("MISSED: 3.000"));
         assert!(line(Goal::P99(3.0)).contains("reached: 3.000"));
+        assert!(line(Goal::MedianPlusFloor(1.5)).contains("reached: 1.500"));
+        assert_eq!(line(Goal::None), "");
     }
 
     #[test]

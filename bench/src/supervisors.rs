@@ -2,6 +2,7 @@
 
 use crate::starts::{Starts, now_ns};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
+use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -144,12 +145,23 @@ pub fn start_hale(
     count: u32,
     toml: impl FnOnce(&Path) -> String,
 ) -> Result<(Running, PathBuf), String> {
+    start_hale_in(&[], tools, name, count, toml)
+}
+
+/// The same in an environment that has these variables, too.
+pub fn start_hale_in(
+    environment: &[(&'static str, OsString)],
+    tools: &Tools,
+    name: &str,
+    count: u32,
+    toml: impl FnOnce(&Path) -> String,
+) -> Result<(Running, PathBuf), String> {
     let folder = fresh_folder(&tools.disk, &format!("{name}-hale"))?;
     let fifo = folder.join("starts");
     let starts = Starts::new(&fifo, count)?;
     let configuration = hale_configuration(tools, &folder, &toml(&fifo))?;
     let mut command = Command::new(&tools.hale);
-    command.arg("run").arg(&configuration);
+    command.arg("run").arg(&configuration).envs(environment.iter().map(|(name, value)| (name, value)));
     Ok((run(Kind::Hale, tools, command, &folder, starts)?, configuration))
 }
 
