@@ -181,7 +181,7 @@ pub fn exchange_with(socket: &Path, what: &str, head: &str, body: &[u8]) -> Resu
     stream.write_all(body).map_err(error)?;
     let mut text = String::new();
     stream.read_to_string(&mut text).map_err(error)?;
-    if text.starts_with("HTTP/1.1 200 ") { Ok(text) } else { Err(format!("the API answers {text:.100}")) }
+    if text.starts_with("HTTP/1.1 200 ") { Ok(text) } else { Err(format!("the API answers {text:.1000}")) }
 }
 
 /// Milliseconds of one question.

@@ -13,6 +13,11 @@ use std::process::{Command, Stdio};
 pub struct Nix(PathBuf);
 
 impl Nix {
+    /// Whether the machine has it.
+    pub fn is_installed() -> bool {
+        Command::new("nix-env").arg("--version").stdout(Stdio::null()).status().is_ok_and(|status| status.success())
+    }
+
     /// In a fresh folder below `disk`.
     pub fn new(disk: &Path) -> Result<Self, String> {
         let dir = disk.join("nix");
@@ -53,7 +58,7 @@ impl Nix {
     fn run(&self, program: &str, words: &[&Path]) -> Result<String, String> {
         let mut command = Command::new(program);
         command.args(words).envs(self.environment()).stdin(Stdio::null());
-        let output = command.output().map_err(|e| format!("{program}: {e}; Debian has it in nix-bin"))?;
+        let output = command.output().map_err(|e| format!("{program}: {e}"))?;
         if !output.status.success() {
             return Err(format!("{program}: {}", String::from_utf8_lossy(&output.stderr)));
         }

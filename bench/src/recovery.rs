@@ -207,7 +207,6 @@ pub fn bad_release(tools: &Tools) -> Result<Vec<Figure>, String> {
             deploy_first(tools, &running, &configuration, &good)?;
             let mut spread = Spread::new(5);
             for number in 0..rounds(BAD_RELEASES) {
-                rest(&mut spread);
                 figure.add(Kind::Floor, Numbers(vec![start_alone(&good, check)?]), STARTED);
                 rest(&mut spread);
                 let bad = write_release(&sources, &format!("bad-{number}"), tools, "exit 3")?;
@@ -246,7 +245,6 @@ pub fn crash_loop(tools: &Tools) -> Result<Vec<Figure>, String> {
             deploy_first(tools, &running, &configuration, &good)?;
             let mut back = 0;
             for number in 0..rounds(LOOPS) {
-                rest(&mut spread);
                 figure.add(Kind::Floor, Numbers(vec![start_alone(&good, Check::Http)?]), STARTED);
                 rest(&mut spread);
                 let poison = sources.join(format!("poison-{number}"));
@@ -267,6 +265,10 @@ pub fn crash_loop(tools: &Tools) -> Result<Vec<Figure>, String> {
 
 /// Paths of Nix whose program exits with 3 at once, and beside them `nix-env --set` alone.
 pub fn nix(tools: &Tools) -> Result<Vec<Figure>, String> {
+    if !Nix::is_installed() {
+        println!("- nix-env is not installed (Debian has it in nix-bin)");
+        return Ok(Vec::new());
+    }
     let title = "path of a Nix profile that crashes at start: its failure to the old one validated";
     watched(figure(title, "ms", Goal::Median(500.0)), |figure| {
         let sources = fresh_folder(&tools.disk, "nix-sources")?;
@@ -280,7 +282,6 @@ pub fn nix(tools: &Tools) -> Result<Vec<Figure>, String> {
         let note = "`nix-env --set` of another profile alone, from fork to exit";
         let mut spread = Spread::new(7);
         for number in 0..rounds(PATHS) {
-            rest(&mut spread);
             let to = if number % 2 == 0 { &other } else { &good };
             figure.add(Kind::Floor, Numbers(vec![nix.set("floor", to)?]), note);
             rest(&mut spread);
@@ -311,7 +312,6 @@ pub fn file(tools: &Tools) -> Result<Vec<Figure>, String> {
         ledger.next(&mut 0, |record| record.is("became_healthy"), "a healthy service")?;
         let (mut spread, mut switches, mut back) = (Spread::new(8), 0, 0);
         for number in 0..rounds(ROUNDS) {
-            rest(&mut spread);
             figure.add(Kind::Floor, Numbers(vec![start_alone(&release, Check::Http)?]), STARTED);
             rest(&mut spread);
             write(&format!("bad {number}\n"))?;
