@@ -15,7 +15,12 @@ pub struct Nix(PathBuf);
 impl Nix {
     /// Whether the machine has it.
     pub fn is_installed() -> bool {
-        Command::new("nix-env").arg("--version").stdout(Stdio::null()).status().is_ok_and(|status| status.success())
+        Command::new("nix-env")
+            .arg("--version")
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .is_ok_and(|status| status.success())
     }
 
     /// In a fresh folder below `disk`.
