@@ -84,7 +84,7 @@ impl Brain<'_> {
         match self.phase(name) {
             Phase::Down => self.try_start(name, why.clone()),
             Phase::Spawning { .. } | Phase::Starting { .. } | Phase::Running { .. } => {
-                self.start_what_was_switched(name)
+                self.start_what_was_switched(name);
             }
             // It ended with success.
             Phase::Remains { .. } if !self.observes(name) => {

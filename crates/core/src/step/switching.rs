@@ -172,7 +172,7 @@ impl Brain<'_> {
             // On the way back what can be seen is enough: it is on record, and the next start does it again.
             None if is_there => self.reached(name, part, &switch, wanted.clone()),
             Some(_) if is_there && (goes_back || !switch.intent.aim.proves()) => {
-                self.reached(name, part, &switch, wanted.clone())
+                self.reached(name, part, &switch, wanted.clone());
             }
             error => {
                 let is_unusable = matches!(error, Some(SwitchError::Unusable { .. }));
