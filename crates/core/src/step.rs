@@ -65,7 +65,8 @@ pub struct Output {
 /// Takes one event. Reads no clock, waits for nothing, and gives the same output for the same world.
 pub fn step(world: &mut World, now: Now, event: Event) -> Output {
     let lateness = world.lateness(now);
-    let mut brain = Brain { world, at: now, output: Output::default(), touched: BTreeSet::new() };
+    let (output, touched, retains) = (Output::default(), BTreeSet::new(), BTreeSet::new());
+    let mut brain = Brain { world, at: now, output, touched, retains };
     brain.allow_for(lateness);
     brain.take(event);
     brain.start_queued();
@@ -74,6 +75,7 @@ pub fn step(world: &mut World, now: Now, event: Event) -> Output {
     brain.look_at_blocked();
     brain.start_outdated();
     brain.let_go();
+    brain.retain_needed();
     brain.finish();
     brain.output
 }
@@ -99,6 +101,8 @@ struct Brain<'a> {
     output: Output,
     /// Services whose timers and invariants must be looked at before the step ends.
     touched: BTreeSet<Name>,
+    /// Parts of which something may not be needed any more.
+    retains: BTreeSet<(Name, crate::safeswitch::Part)>,
 }
 
 impl Brain<'_> {

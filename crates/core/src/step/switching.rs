@@ -322,7 +322,8 @@ impl Brain<'_> {
 
     /// What was kept from starting by a switch goes on.
     fn hold_or_start(&mut self, name: &Name) {
-        if matches!(self.phase(name), Phase::BackingOff { .. }) {
+        let now = self.now();
+        if matches!(self.phase(name), Phase::BackingOff { until } if until <= now) {
             self.try_start(name, Reason::DelayOver);
         }
     }
@@ -353,11 +354,19 @@ impl Brain<'_> {
         true
     }
 
-    /// Lets go of what nobody needs any more, and protects what is needed.
+    /// Lets go of what nobody needs any more, and protects what is needed, once this step has said what that is.
     pub(super) fn retain(&mut self, name: &Name, part: Part) {
-        let (epoch, needed) = (self.known(name).last_epoch, self.generations(name, part).needed());
-        if let Some(policy) = &self.policy(name).generations {
-            self.effect(name, epoch, Order::Retain { part, needed, keep: policy.keep });
+        self.retains.insert((name.clone(), part));
+    }
+
+    /// The step is over: what is needed is known.
+    pub(super) fn retain_needed(&mut self) {
+        while let Some((name, part)) = self.retains.pop_first() {
+            let Some(service) = self.world.services.get(&name) else { continue };
+            let Some(policy) = &service.policy.generations else { continue };
+            let (epoch, needed) = (service.known.last_epoch, service.known.generations[part].needed());
+            let order = Order::Retain { part, needed, keep: policy.keep };
+            self.effect(&name, epoch, order);
         }
     }
 

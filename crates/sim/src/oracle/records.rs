@@ -35,7 +35,7 @@ pub struct RecordsFirst {
     /// What is on record that stores are told, by switch.
     switches: BTreeSet<(&'static str, RecordId)>,
     /// Services of which a switch is over.
-    switch_over: BTreeSet<Name>,
+    retains: BTreeSet<Name>,
     /// Descriptors on record, and not ordered to be kept yet.
     left: BTreeSet<RecordId>,
 }
@@ -66,7 +66,7 @@ impl RecordsFirst {
             Order::LookAtStore { .. } => return Ok(()),
             Order::Switch { switch, .. } => ("switch", self.switches.contains(&("switch", *switch))),
             Order::Promote { switch, .. } => ("promote", self.switches.contains(&("promote", *switch))),
-            Order::Retain { .. } => ("retain", self.switch_over.contains(service)),
+            Order::Retain { .. } => ("retain", self.retains.contains(service)),
             Order::ProbeDependency { .. }
             | Order::Control { .. }
             | Order::Adapt { .. }
@@ -128,7 +128,10 @@ impl Oracle for RecordsFirst {
                             let switches = known.switch.as_ref().map(|switch| switch.id).into_iter();
                             self.switches.extend(switches.flat_map(|id| [("switch", id), ("promote", id)]));
                         }
-                        Body::Generation(Move::Ended { .. }) => drop(self.switch_over.insert(service.clone())),
+                        // What is needed is known from the first look on, and is another with each switch.
+                        Body::Generation(Move::Ended { .. } | Move::Seen { .. } | Move::Switched { .. }) => {
+                            self.retains.insert(service.clone());
+                        }
                         Body::Forgotten => written.gone = true,
                         Body::DescriptorStored { .. } => drop(self.left.insert(record.id)),
                         _ => {}
