@@ -93,16 +93,14 @@ pub fn run_mutated(scenario: &Scenario, mutation: Option<Mutation>, nonce: u64) 
 /// with the first one: the guarantees that one run cannot show.
 ///
 /// - same-root: the same seed leads to the same ledger, byte for byte.
-/// - wall-clock: the wall clock decides nothing but how old a change is.
+/// - wall-clock: the wall clock decides nothing.
 #[must_use]
 pub fn run_seed(scenario: &Scenario, mutation: Option<Mutation>) -> Run {
     let mut first = run_mutated(scenario, mutation, 0);
-    let by_wall = !scenario.generations.first.is_empty() && scenario.rates.of(crate::fault::Fault::WallJump) > 0;
     let other_wall = Scenario { wall: scenario.wall + 1, ..scenario.clone() };
     let second = run_mutated(&other_wall, mutation, 0);
     let at_us = first.records.last().map_or(0, |record| record.at.mono.as_us());
-    // How old a change is, also beyond a boot, only the wall clock knows.
-    if !by_wall && let Some(what) = differ("wall-clock", root(&first.records, false), root(&second.records, false)) {
+    if let Some(what) = differ("wall-clock", root(&first.records, false), root(&second.records, false)) {
         first.violations.push(Violation { oracle: "wall-clock", at_us, what });
     }
     if scenario.seed.is_multiple_of(16) {

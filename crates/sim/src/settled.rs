@@ -1,15 +1,10 @@
 //! Which services have come to rest, by what the records say.
 
 use hale_core::ids::Name;
-use hale_core::plan::ladder::Verdict;
 use hale_core::policy::Policy;
 use hale_core::record::{Body, Record};
-use hale_core::safeswitch::Move;
 use hale_core::world::dependency::Standing;
 use std::collections::{BTreeMap, BTreeSet};
-
-/// So many restarts of what cannot work show that nothing else comes of it; a hold shows it at once.
-const IN_VAIN: u32 = 6;
 
 /// Where a service stands, as far as rest is concerned.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,10 +25,6 @@ pub struct Settled {
     /// Checks that were added or changed and do not count yet, of which the operator is told.
     unproven: BTreeMap<Name, BTreeSet<Name>>,
     stands: BTreeMap<Name, Stand>,
-    /// Switches that are not over, by their stage.
-    switching: BTreeMap<Name, &'static str>,
-    /// How often something was decided about a service that was not a way out of it, since the faults are over.
-    in_vain: BTreeMap<Name, u32>,
 }
 
 impl Settled {
@@ -44,8 +35,6 @@ impl Settled {
             absent: policy.dependencies.keys().cloned().collect(),
             blocked: BTreeMap::new(),
             unproven: BTreeMap::new(),
-            switching: BTreeMap::new(),
-            in_vain: BTreeMap::new(),
             stands: policy.services.keys().map(|name| (name.clone(), Stand::Moving("down"))).collect(),
         }
     }
@@ -59,17 +48,6 @@ impl Settled {
             };
         }
         let Some(name) = record.service.clone() else { return };
-        if let Body::Generation(moved) = &record.body {
-            self.follow_switch(&name, moved);
-        }
-        if let Body::Decided(decision) = &record.body {
-            let in_vain = self.in_vain.entry(name.clone()).or_default();
-            *in_vain += match decision.choice.verdict {
-                Verdict::Hold { .. } => IN_VAIN,
-                Verdict::Restart { .. } => 1,
-                Verdict::Observe | Verdict::Wait | Verdict::TakeBack { .. } | Verdict::PutBack { .. } => 0,
-            };
-        }
         let Some(stand) = self.stands.get_mut(&name) else { return };
         match &record.body {
             Body::RunsBlocked { on, .. } => drop(self.blocked.insert(name.clone(), on.clone())),
@@ -111,49 +89,13 @@ impl Settled {
         };
     }
 
-    fn follow_switch(&mut self, name: &Name, moved: &Move) {
-        let stage = match moved {
-            Move::Intended { .. } => Some("intended"),
-            Move::Begun { .. } => Some("begun"),
-            Move::Switched { .. } => Some("switched"),
-            Move::Proved { .. } => Some("proved"),
-            Move::Promoting { .. } => Some("promoting"),
-            Move::GoesBack { .. } => Some("going back"),
-            Move::Kept { known } => known.switch.as_ref().map(|switch| switch.stage.as_str()),
-            Move::Ended { .. } => None,
-            Move::Seen { .. }
-            | Move::Unseen { .. }
-            | Move::Marked { .. }
-            | Move::Soaked { .. }
-            | Move::Proven { .. }
-            | Move::Quarantined { .. }
-            | Move::Cleared { .. } => return,
-        };
-        match stage {
-            Some(stage) => drop(self.switching.insert(name.clone(), stage)),
-            None => drop(self.switching.remove(name)),
-        }
-        self.in_vain.remove(name);
-    }
-
-    /// From now on nothing misbehaves but what is wrong with generations.
-    pub fn faults_end(&mut self) {
-        self.in_vain.clear();
-    }
-
     /// Those that are not at rest, in words. Healthy is who is said to be and really `works`; a service that an
     /// operator stopped or that finished is at rest, and so is one that waits for such a one.
     #[must_use]
-    pub fn missing(&self, works: impl Fn(&Name) -> bool, is_flawed: impl Fn(&Name) -> bool) -> Vec<String> {
+    pub fn missing(&self, works: impl Fn(&Name) -> bool) -> Vec<String> {
         let mut missing: Vec<String> = self.absent.iter().map(|name| format!("{name} is not said to be up")).collect();
-        let switching =
-            self.switching.iter().filter(|(name, _)| !is_flawed(name) || self.stands[*name] != Stand::Stopped);
-        missing.extend(switching.map(|(name, stage)| format!("{name} is being switched: {stage}")));
         for (name, stand) in &self.stands {
             match stand {
-                // What it runs cannot work, and that it is not taken back is another guarantee's.
-                Stand::Moving(_)
-                    if is_flawed(name) && self.in_vain.get(name).is_some_and(|times| *times >= IN_VAIN) => {}
                 Stand::Moving(_) if self.unproven.get(name).is_some_and(|checks| !checks.is_empty()) => {}
                 Stand::Moving(_) if self.blocked.get(name).is_some_and(|on| self.rests(on)) => {}
                 Stand::Moving(after) => missing.push(format!("{name} is not healthy after {after}")),

@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 
 impl FakeHost<'_> {
     /// Incidents that the ledger has open.
-    pub(super) fn open_incidents(&self) -> Vec<(Name, IncidentId)> {
+    fn open_incidents(&self) -> Vec<(Name, IncidentId)> {
         let mut open = BTreeMap::new();
         for record in &self.records {
             match (&record.body, &record.service, record.incident) {
@@ -46,15 +46,12 @@ impl FakeHost<'_> {
             return None;
         }
         self.with_kernel(|kernel, _| kernel.forget_watches());
-        self.end_store_work();
-        let restarts = self.restarts();
-        let guardian_lost = match self.supervisor.takes_guardian().filter(|_| !restarts) {
+        let guardian_lost = match self.supervisor.takes_guardian() {
             Some(dice) => {
                 let mut dice = Rng::new(dice.bits(), Purpose::Death, 1, 0);
                 self.with_kernel(|kernel, around| kernel.lose_guardian(around, &mut dice));
                 true
             }
-            None if restarts => false,
             None => {
                 self.coverage.fault(Fault::SupervisorDies);
                 false
@@ -65,9 +62,6 @@ impl FakeHost<'_> {
             self.happen();
         }
         self.timeline.advance_to(until);
-        if let Some(restart) = self.takes_restart() {
-            return Some(self.begin_anew(birth, restart));
-        }
         // What waits in a socket stays. What its own threads were to tell it is gone, and the guardian tells all it knows.
         let stays = |event: &Event| {
             // What was read of a file is its own, too.
@@ -107,8 +101,6 @@ impl FakeHost<'_> {
             last_epoch,
             first_record: self.last_record.next(),
             open_incidents: self.open_incidents(),
-            boot_id: self.ledger.boot_id(),
-            generations: if began { BTreeMap::new() } else { self.known_generations() },
             ..birth
         };
         let world = if began { self.supervisor.next(birth, candidate) } else { self.supervisor.first(birth) };

@@ -6,7 +6,6 @@ use hale_core::ids::{Epoch, Name};
 use hale_core::plan::ladder::Verdict;
 use hale_core::policy::{HELD_DELAY_MAX, Mode, Policy, RestartPolicy};
 use hale_core::record::{Body, Record};
-use hale_core::safeswitch::Move;
 use hale_core::time::Span;
 use std::collections::BTreeMap;
 
@@ -85,20 +84,12 @@ impl Delays {
                     _ if model.paused => Err(format!("{name}: decided to act in a pause")),
                     Verdict::Wait if !observes && decision.read.blocked.is_some() => Ok(()),
                     _ if observes => Err(format!("{name}: decided to act in mode observe")),
-                    // The generations' own oracles say whether it may.
-                    Verdict::TakeBack { .. } | Verdict::PutBack { .. } => Ok(()),
                     Verdict::Restart { delay } if !held => model.takes(name, now_us, expected, delay, false),
                     Verdict::Hold { delay, .. } if held => model.takes(name, now_us, expected, delay, true),
                     verdict => {
                         Err(format!("{name}: {verdict:?}, where hold is {held} after {} failures", model.failures))
                     }
                 }
-            }
-            // Failures, delays and crash loops belong to the generation that runs.
-            Body::Generation(Move::Switched { .. }) => {
-                let Model { newest, ready_since, healthy, orders, paused, .. } = *model;
-                *model = Model { newest, ready_since, healthy, orders, paused, ..Model::default() };
-                Ok(())
             }
             Body::SpawnIntended { epoch, .. } => {
                 model.newest = *epoch;
@@ -299,7 +290,7 @@ impl Oracle for Held {
                 *stand = HeldStand { told: true, until, tries: *tries, paused: stand.paused };
                 if right { Ok(()) } else { Err(format!("{name} is held, try {tries}: news twice, or not counted")) }
             }
-            Body::CountersForgotten | Body::Unblocked { .. } | Body::Generation(Move::Switched { .. }) => {
+            Body::CountersForgotten | Body::Unblocked { .. } => {
                 *stand = HeldStand { paused: stand.paused, ..HeldStand::default() };
                 Ok(())
             }
