@@ -98,14 +98,15 @@ fn a_link_that_leads_elsewhere_or_is_gone_takes_nothing_down() {
     let place = Place::new();
     let (hale, [_, two, _]) = prepare(&place);
     let current = place.path("state/releases/app/current");
-    let lose: [(&str, Box<dyn Fn()>); 3] = [
+    type Loss = Box<dyn Fn()>;
+    let lose: [(&str, Loss); 3] = [
         ("elsewhere", Box::new(|| flip(&place, "/etc"))),
         ("gone", Box::new(|| fs::remove_file(&current).unwrap())),
         (
             "a directory",
             Box::new(|| {
                 let _ = fs::remove_file(&current);
-                fs::create_dir(&current).unwrap()
+                fs::create_dir(&current).unwrap();
             }),
         ),
     ];
