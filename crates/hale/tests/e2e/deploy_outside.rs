@@ -49,6 +49,9 @@ fn healthy(place: &Place, id: &str) {
     assert_eq!(runs(place), id);
 }
 
+/// What somebody does to the link.
+type Loss<'a> = Box<dyn Fn() + 'a>;
+
 #[test]
 fn a_link_that_somebody_moved_is_noticed_and_proves_itself_from_the_next_process_on() {
     let place = Place::new();
@@ -98,8 +101,7 @@ fn a_link_that_leads_elsewhere_or_is_gone_takes_nothing_down() {
     let place = Place::new();
     let (hale, [_, two, _]) = prepare(&place);
     let current = place.path("state/releases/app/current");
-    type Loss = Box<dyn Fn()>;
-    let lose: [(&str, Loss); 3] = [
+    let lose: [(&str, Loss<'_>); 3] = [
         ("elsewhere", Box::new(|| flip(&place, "/etc"))),
         ("gone", Box::new(|| fs::remove_file(&current).unwrap())),
         (
