@@ -173,7 +173,7 @@ pub enum Verdict {
         /// To which.
         to: GenerationId,
     },
-    /// Switch forward again to what was taken back and is not the cause, and hold that.
+    /// Switch forward again to what was taken back and is not the cause, and start that.
     PutBack {
         /// Of which part.
         part: Part,
