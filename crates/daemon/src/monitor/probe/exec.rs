@@ -263,14 +263,22 @@ mod tests {
 
     #[tokio::test]
     async fn nothing_stays_open() {
-        let open = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+        // Of each its number and what it is. The directory that is being read is one of them, and only while it is read.
+        let open = || -> BTreeSet<_> {
+            let all = std::fs::read_dir("/proc/self/fd").unwrap().map(|entry| entry.unwrap().path());
+            all.filter_map(|fd| Some((fd.clone(), std::fs::read_link(fd).ok()?)))
+                .filter(|(_, of)| !of.starts_with("/proc"))
+                .collect()
+        };
         assert_passes(&shell("true", LONG).await, "");
         let before = open();
         for script in ["true", "exit 1", "sleep 1000 &", "no-such-command"] {
             shell(script, LONG).await;
         }
         shell("sleep 1000", Span::from_ms(20)).await;
-        assert_eq!(open(), before);
+        // What another thread had open for a moment before may be closed by now.
+        let left: Vec<_> = open().difference(&before).cloned().collect();
+        assert!(left.is_empty(), "{left:?}");
         assert_no_children();
     }
 
