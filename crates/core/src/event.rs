@@ -185,14 +185,15 @@ pub enum Event {
         /// What.
         seen: Seen,
     },
-    /// Somebody has changed files that belong to a service; with the [`GenerationSeen`](Self::GenerationSeen) that follows.
+    /// Somebody has changed files that belong to a service, with the [`GenerationSeen`](Self::GenerationSeen) that follows; or what is
+    /// kept as one of its generations was found to be something else.
     FilesChanged {
         /// Whose.
         service: Name,
         /// Their state before.
         from: GenerationId,
-        /// Their state now.
-        to: GenerationId,
+        /// Their state now; none: they are no generation any more.
+        to: Option<GenerationId>,
         /// How they differ, without secrets; escaped and bounded by the host.
         lines: Vec<String>,
     },

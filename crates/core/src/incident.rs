@@ -423,7 +423,12 @@ pub fn line(body: &Body) -> Option<(String, Option<String>)> {
             because(format!("{what}, and nothing is done: {}", blame.words()), reason)
         }
         Body::Generation(moved) => crate::safeswitch::words::line(Part::Store, moved),
-        Body::FilesChanged { lines, .. } => plain(format!("its files were changed: {}", lines.join(" | "))),
+        Body::FilesChanged { to: Some(_), lines, .. } => {
+            plain(format!("its files were changed: {}", lines.join(" | ")))
+        }
+        Body::FilesChanged { from, to: None, lines } => {
+            plain(format!("what is kept as {} is no way back: {}", from.short(), lines.join(" | ")))
+        }
         Body::Files(moved) => crate::safeswitch::words::line(Part::Files, moved),
         Body::Waits { why } => because(String::from("waits"), why),
         Body::Blocked { on } => plain(format!("waits for {on} to be ready")),

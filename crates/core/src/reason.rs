@@ -380,7 +380,7 @@ impl fmt::Display for Reason {
                 write!(f, "check {check} fails, and it failed before the switch too, so that it tells nothing of the change")
             }
             Self::GoodFailsToo { finding } => write!(f, "what was known to be good fails, too: {finding}"),
-            Self::Quarantined { why } => write!(f, "it is quarantined, because {why}; --force tries it all the same"),
+            Self::Quarantined { why } => write!(f, "it is quarantined, because {why}; --force tries it all the same, and `hale quarantine clear` forgets it"),
             Self::NotKnownGood { generation } => write!(f, "{} is not known to be good", generation.short()),
             Self::Switched { to } => write!(f, "it was switched to {}", to.short()),
             Self::NotRequired => f.write_str("it is not in hardware_watchdog.require"),

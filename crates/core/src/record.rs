@@ -538,12 +538,13 @@ pub enum Body {
     Generation(Move),
     /// Something about the generations of its files.
     Files(Move),
-    /// How its files were changed.
+    /// How its files were changed, or how what is kept as one of its generations differs from that.
     FilesChanged {
         /// Their state before.
         from: GenerationId,
-        /// Their state now.
-        to: GenerationId,
+        /// Their state now; none: they are no generation any more.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        to: Option<GenerationId>,
         /// In lines, without secrets.
         lines: Vec<String>,
     },

@@ -250,6 +250,12 @@ impl Service {
         self.known.runs.store.as_ref()
     }
 
+    /// What must be kept of the generations of a part, as far as that is on record: a store that is opened anew asks for it.
+    #[must_use]
+    pub fn needed(&self, part: Part) -> Vec<GenerationId> {
+        self.known.generations[part].needed()
+    }
+
     /// The newest process that may exist, if one may.
     #[must_use]
     pub fn epoch(&self) -> Option<Epoch> {

@@ -21,7 +21,7 @@ use hale_core::status::GenerationsReport;
 use hyper::body::Bytes;
 use serde::Deserialize;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::timeout;
 use utoipa::ToSchema;
@@ -289,8 +289,7 @@ fn list(stores: &dyn GenerationStores, report: &GenerationsReport) -> Result<Ser
 
 fn verify(stores: &dyn GenerationStores, service: &Name, generation: &mut Generation) {
     let fault = stores.verify(service, &generation.id).err();
-    generation.verified = Some(fault.is_none());
-    generation.fault = fault.map(|problem| problem.text);
+    generation.set_read(SystemTime::now(), fault.map(|problem| problem.text));
 }
 
 /// Does what may block, and keeps the place for as long as that takes; what goes on can ask whether anybody still waits.
@@ -396,7 +395,10 @@ mod tests {
         fn list(&self, service: &Name) -> Result<Vec<Kept>, StoreProblem> {
             match service.as_str() {
                 "lost" => Err(StoreProblem { kind: ProblemKind::Failed, text: "the disk is gone".into() }),
-                _ => Ok(vec![Kept { id: id("good"), came: None }, Kept { id: id("bad"), came: None }]),
+                _ => Ok(vec![
+                    Kept { id: id("good"), came: None, read: None },
+                    Kept { id: id("bad"), came: None, read: None },
+                ]),
             }
         }
 

@@ -52,7 +52,7 @@ impl From<StoreError> for StoreProblem {
     fn from(error: StoreError) -> Self {
         let kind = match &error {
             StoreError::Entry { .. } | StoreError::Archive(_) | StoreError::NotAnId { .. } => ProblemKind::Refused,
-            StoreError::Busy | StoreError::ProfileBusy(_) => ProblemKind::Busy,
+            StoreError::Busy | StoreError::ProfileBusy(_) | StoreError::Stopped => ProblemKind::Busy,
             StoreError::NoRoom { .. }
             | StoreError::Full { .. }
             | StoreError::Damaged { .. }

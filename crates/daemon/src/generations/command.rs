@@ -2,7 +2,7 @@
 
 use super::error::{ProgramFault, StoreError};
 use super::program::Program;
-use super::{Generations, Kept, Towards};
+use super::{Generations, GoesOn, Kept, Towards, Unprotected};
 use crate::execute::program::DEFAULT_PATH;
 use hale_core::ids::{GenerationId, Name};
 use std::collections::BTreeSet;
@@ -82,7 +82,7 @@ impl Commands {
 impl Generations for Commands {
     fn list(&mut self) -> Result<Vec<Kept>, StoreError> {
         let named = self.named("list the generations", &self.programs.list)?;
-        Ok(named.into_iter().map(|id| Kept { id, came: None }).collect())
+        Ok(named.into_iter().map(|id| Kept { id, came: None, read: None }).collect())
     }
 
     fn current(&mut self) -> Result<Option<GenerationId>, StoreError> {
@@ -137,12 +137,17 @@ impl Generations for Commands {
     }
 
     /// Nothing to do: the programs keep what they list.
-    fn pin(&mut self, _ids: &BTreeSet<GenerationId>) -> Result<(), StoreError> {
-        Ok(())
+    fn pin(&mut self, _ids: &BTreeSet<GenerationId>, _goes_on: GoesOn<'_>) -> Result<Unprotected, StoreError> {
+        Ok(Vec::new())
     }
 
     /// Nothing to do: there is no program for it, because what removes is best kept away from what must be able to go back.
-    fn retain(&mut self, _keep: usize, _pinned: &BTreeSet<GenerationId>) -> Result<Vec<GenerationId>, StoreError> {
+    fn retain(
+        &mut self,
+        _keep: usize,
+        _pinned: &BTreeSet<GenerationId>,
+        _goes_on: GoesOn<'_>,
+    ) -> Result<Vec<GenerationId>, StoreError> {
         Ok(Vec::new())
     }
 
@@ -205,8 +210,8 @@ mod tests {
             assert_eq!(store.current().unwrap(), Some(one.clone()));
         }
         assert_eq!(fs::read_to_string(dir.path().join("reverted")).unwrap(), "one\none\n");
-        store.pin(&BTreeSet::from([one.clone()])).unwrap();
-        assert_eq!(store.retain(0, &BTreeSet::new()).unwrap(), []);
+        assert!(store.pin(&BTreeSet::from([one.clone()]), &|| true).unwrap().is_empty());
+        assert_eq!(store.retain(0, &BTreeSet::new(), &|| true).unwrap(), []);
         assert_eq!(store.watched(), None);
         assert!(store.importer().is_none());
     }

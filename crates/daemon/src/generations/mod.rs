@@ -41,10 +41,10 @@ pub use command::Commands;
 pub use error::{ArchiveFault, Change, Drift, EntryFault, ProgramFault, StoreError};
 pub use hale_core::effect::Towards;
 pub use import::Limits;
-pub use nix_profile::NixProfile;
+pub use nix_profile::{NixProfile, NixReader};
 pub use pack::pack;
-pub use release::{Arrival, Importer, Releases};
-pub use store::{Imported, Listed, Owner, Store, Verified};
+pub use release::{Arrival, Importer, ReleaseReader, Releases};
+pub use store::{Imported, LastRead, Listed, Owner, Store, Verified};
 pub use stores::{Import, NoStore, Stores};
 
 /// What names a release: the SHA-256 of its manifest.
@@ -83,17 +83,24 @@ pub trait Generations: Send {
     /// any other error nothing was switched to it.
     fn activate(&mut self, id: &GenerationId, towards: Towards) -> Result<(), StoreError>;
 
-    /// Protects these and no others from whoever else removes generations.
+    /// Protects these and no others from whoever else removes generations, and tells which of them are missing or cannot be protected;
+    /// the others are all the same.
     ///
     /// # Errors
-    /// One of them is missing or cannot be protected; then what was protected before still is.
-    fn pin(&mut self, ids: &BTreeSet<GenerationId>) -> Result<(), StoreError>;
+    /// It cannot be told what is protected; then what was protected before still is. [`StoreError::Stopped`] where `goes_on` said so,
+    /// which is asked before each.
+    fn pin(&mut self, ids: &BTreeSet<GenerationId>, goes_on: GoesOn<'_>) -> Result<Unprotected, StoreError>;
 
     /// Removes what is neither current, nor in `pinned`, nor among the `keep` newest, and tells what that was.
     ///
     /// # Errors
-    /// One of them cannot be removed; others may have been.
-    fn retain(&mut self, keep: usize, pinned: &BTreeSet<GenerationId>) -> Result<Vec<GenerationId>, StoreError>;
+    /// One of them cannot be removed; others may have been. [`StoreError::Stopped`] where `goes_on` said so, which is asked before each.
+    fn retain(
+        &mut self,
+        keep: usize,
+        pinned: &BTreeSet<GenerationId>,
+        goes_on: GoesOn<'_>,
+    ) -> Result<Vec<GenerationId>, StoreError>;
 
     /// A directory, and the name in it that is replaced when somebody switches; `None` where only [`current`](Self::current)
     /// tells. For inotify(7): a change of the name may also mean nothing.
@@ -108,6 +115,52 @@ pub trait Generations: Send {
     fn importer(&self) -> Option<Importer> {
         None
     }
+
+    /// What reads generations beside all else that is done with the store, for another thread; `None` where only the store can.
+    fn reader(&self) -> Option<Reader> {
+        None
+    }
+}
+
+/// Whether nothing more urgent waits.
+pub type GoesOn<'a> = &'a dyn Fn() -> bool;
+
+/// What cannot be protected, each with why.
+pub type Unprotected = Vec<(GenerationId, StoreError)>;
+
+/// Reads generations beside all else that is done with their store: nobody's switch waits for it.
+#[derive(Debug, Clone)]
+pub enum Reader {
+    /// Hale's own releases.
+    Releases(ReleaseReader),
+    /// Paths of Nix.
+    Nix(NixReader),
+}
+
+impl Reader {
+    /// Reads all of a generation and compares it with its id. `pace` is told how many bytes were just read, may wait, and ends the reading
+    /// by `false`; where Nix reads it is not asked.
+    ///
+    /// # Errors
+    /// It is missing or damaged, or cannot be read; [`StoreError::Stopped`] where `pace` ended it.
+    pub fn verify(&self, id: &GenerationId, pace: &mut dyn FnMut(usize) -> bool) -> Result<(), StoreError> {
+        match self {
+            Self::Releases(releases) => releases.verify(id, pace),
+            Self::Nix(nix) => nix.verify(id),
+        }
+    }
+
+    /// What there is to read in the background, newest first. `None`: nothing, because paths of Nix are Nix's own to read
+    /// (`nix-store --verify --check-contents`), once for all who use them.
+    ///
+    /// # Errors
+    /// It cannot be told.
+    pub fn list(&self) -> Result<Option<Vec<Kept>>, StoreError> {
+        match self {
+            Self::Releases(releases) => releases.list().map(Some),
+            Self::Nix(_) => Ok(None),
+        }
+    }
 }
 
 /// A generation that is there.
@@ -117,6 +170,8 @@ pub struct Kept {
     pub id: GenerationId,
     /// When it came, or came last; `None` where the store does not know.
     pub came: Option<SystemTime>,
+    /// What its last reading has found; `None` where it was not read, or nobody remembers it.
+    pub read: Option<LastRead>,
 }
 
 /// From where a relative command of this generation is taken; `None` where the store keeps no directories. Touches nothing.

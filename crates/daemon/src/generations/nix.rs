@@ -36,7 +36,7 @@ const HASH_BYTES: usize = 32;
 const NAME_BYTES_MAX: usize = 211;
 
 /// Nix as it is on this machine.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Nix {
     store_dir: PathBuf,
     state_dir: PathBuf,

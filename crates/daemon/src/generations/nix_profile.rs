@@ -9,7 +9,7 @@
 
 use super::error::{StoreError, io, shown};
 use super::nix::Nix;
-use super::{Generations, Kept, Towards};
+use super::{Generations, GoesOn, Kept, Reader, Towards, Unprotected};
 use hale_core::ids::{GenerationId, Name};
 use rustix::fs::{FlockOperation, flock, fsync, syncfs};
 use rustix::io::Errno;
@@ -143,10 +143,10 @@ impl Generations for NixProfile {
     fn list(&mut self) -> Result<Vec<Kept>, StoreError> {
         let mut rest: Vec<Kept> = Vec::new();
         for (root, id) in self.protected()? {
-            rest.extend(id.map(|id| Kept { id, came: made_at(&root) }));
+            rest.extend(id.map(|id| Kept { id, came: made_at(&root), read: None }));
         }
         rest.sort_by_key(|kept| std::cmp::Reverse(kept.came));
-        let linked = self.links()?.into_iter().map(|link| Kept { id: link.id, came: link.made });
+        let linked = self.links()?.into_iter().map(|link| Kept { id: link.id, came: link.made, read: None });
         let mut seen = BTreeSet::new();
         Ok(linked.chain(rest).filter(|kept| seen.insert(kept.id.clone())).collect())
     }
@@ -177,8 +177,7 @@ impl Generations for NixProfile {
 
     /// Reads the path and all that it needs.
     fn verify(&mut self, id: &GenerationId) -> Result<(), StoreError> {
-        self.nix.find(id)?;
-        self.nix.verify(id)
+        NixReader(self.nix.clone()).verify(id)
     }
 
     /// Nix hashed it when it came; it is read again by [`verify`](Self::verify) alone. A switch makes two symbolic links.
@@ -204,24 +203,37 @@ impl Generations for NixProfile {
         synced.map_err(|source| StoreError::NotDurable { id: id.clone(), source })
     }
 
-    fn pin(&mut self, ids: &BTreeSet<GenerationId>) -> Result<(), StoreError> {
+    fn pin(&mut self, ids: &BTreeSet<GenerationId>, goes_on: GoesOn<'_>) -> Result<Unprotected, StoreError> {
+        let mut unprotected = Unprotected::new();
         for id in ids {
-            self.keep(id)?;
+            if !goes_on() {
+                return Err(StoreError::Stopped);
+            }
+            unprotected.extend(self.keep(id).err().map(|error| (id.clone(), error)));
         }
         for (root, id) in self.protected()? {
             if id.is_none_or(|id| !ids.contains(&id)) {
                 fs::remove_file(&root).map_err(|error| io(format!("remove {}", root.display()), error))?;
             }
         }
-        synced(&self.roots)
+        synced(&self.roots)?;
+        Ok(unprotected)
     }
 
-    /// Removes the profile's links; the paths are the next garbage collection's.
-    fn retain(&mut self, keep: usize, pinned: &BTreeSet<GenerationId>) -> Result<Vec<GenerationId>, StoreError> {
+    /// Removes the profile's links, all by one program; the paths are the next garbage collection's.
+    fn retain(
+        &mut self,
+        keep: usize,
+        pinned: &BTreeSet<GenerationId>,
+        goes_on: GoesOn<'_>,
+    ) -> Result<Vec<GenerationId>, StoreError> {
         let current = self.current()?;
         let mut kept: BTreeSet<GenerationId> = current.iter().chain(pinned).cloned().collect();
         kept.extend(self.list()?.into_iter().take(keep).map(|kept| kept.id));
         let old: Vec<Link> = self.links()?.into_iter().filter(|link| !kept.contains(&link.id)).collect();
+        if !goes_on() {
+            return Err(StoreError::Stopped);
+        }
         self.nix.forget(&self.profile(), &old.iter().map(|link| link.number).collect::<Vec<_>>())?;
         let left: BTreeSet<GenerationId> = self.links()?.into_iter().map(|link| link.id).collect();
         let old: BTreeSet<GenerationId> = old.into_iter().map(|link| link.id).collect();
@@ -230,6 +242,25 @@ impl Generations for NixProfile {
 
     fn watched(&self) -> Option<(PathBuf, OsString)> {
         Some((self.dir.clone(), self.name.clone()))
+    }
+
+    fn reader(&self) -> Option<Reader> {
+        Some(Reader::Nix(NixReader(self.nix.clone())))
+    }
+}
+
+/// Reads paths of Nix. Takes nothing of the profile.
+#[derive(Debug, Clone)]
+pub struct NixReader(Nix);
+
+impl NixReader {
+    /// Reads the path and all that it needs.
+    ///
+    /// # Errors
+    /// Nix does not have it, or it is damaged.
+    pub fn verify(&self, id: &GenerationId) -> Result<(), StoreError> {
+        self.0.find(id)?;
+        self.0.verify(id)
     }
 }
 

@@ -2,15 +2,15 @@
 
 use super::error::{StoreError, name_of};
 use super::import::Limits;
-use super::store::{Imported, Owner, Store};
-use super::{Generations, Id, Kept, Towards};
+use super::store::{Imported, Listed, Owner, Store};
+use super::{Generations, GoesOn, Id, Kept, Reader, Towards, Unprotected};
 use hale_core::ids::{GenerationId, Name};
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock, TryLockError};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, TryLockError, Weak};
 
 /// The releases of one service.
 #[derive(Debug)]
@@ -24,6 +24,39 @@ pub struct Releases {
 #[derive(Debug, Clone)]
 pub struct Importer(Arc<RwLock<Store>>);
 
+/// Reads releases. A store that is closed meanwhile is not kept open for it: the next one of the same service must not find it locked.
+#[derive(Debug, Clone)]
+pub struct ReleaseReader(Weak<RwLock<Store>>);
+
+impl ReleaseReader {
+    /// Reads all of a release and compares it with its id, beside whatever else is done with the store: it is held for neither a
+    /// switch nor a removal. `pace` is told how many bytes were just read, may wait, and ends the reading by `false`.
+    ///
+    /// # Errors
+    /// See [`Store::verify`]; [`StoreError::Stopped`] where `pace` ended it or the store was closed, and [`StoreError::Missing`] where
+    /// the release was removed meanwhile.
+    pub fn verify(&self, id: &GenerationId, pace: &mut dyn FnMut(usize) -> bool) -> Result<(), StoreError> {
+        let id = hash(id)?;
+        let reading = self.with(|store| store.begin(id))?;
+        let read = reading.read(pace);
+        self.with(|store| store.conclude(reading, read).map(drop))
+    }
+
+    /// All releases that are there, newest first, each with what its last reading has found.
+    ///
+    /// # Errors
+    /// The directory cannot be read.
+    pub fn list(&self) -> Result<Vec<Kept>, StoreError> {
+        self.with(listed)
+    }
+
+    fn with<T>(&self, work: impl FnOnce(&Store) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let store = self.0.upgrade().ok_or(StoreError::Stopped)?;
+        let store = store.read().unwrap_or_else(PoisonError::into_inner);
+        work(&store)
+    }
+}
+
 /// What an import has made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Arrival {
@@ -34,12 +67,8 @@ pub struct Arrival {
 }
 
 impl Importer {
-    /// Reads all of a release and compares it with its id, beside whatever else is done with the store.
-    ///
-    /// # Errors
-    /// See [`Store::verify`].
-    pub fn verify(&self, id: &GenerationId) -> Result<(), StoreError> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).verify(hash(id)?).map(drop)
+    fn store(&self) -> RwLockReadGuard<'_, Store> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Makes a release of a tar, plain or compressed by gzip or zstd; see [`Store::import`]. Nothing is removed meanwhile.
@@ -47,7 +76,7 @@ impl Importer {
     /// # Errors
     /// The archive is refused, or its release is there and damaged; nothing is left of it then. Or the disk failed.
     pub fn import(&self, from: impl Read, limits: &Limits) -> Result<Arrival, StoreError> {
-        let store = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let store = self.store();
         let (release, is_new) = match store.import(from, limits)? {
             Imported::New(release) => (release, true),
             Imported::AlreadyThere(release) => (release, false),
@@ -73,6 +102,13 @@ impl Releases {
     }
 }
 
+fn listed(store: &Store) -> Result<Vec<Kept>, StoreError> {
+    let mut listed = store.list()?;
+    listed.sort_by_key(|release| (Reverse(release.imported), release.id));
+    let kept = |Listed { id, imported }| Kept { id: name_of(id), came: Some(imported), read: store.last_read(id) };
+    Ok(listed.into_iter().map(kept).collect())
+}
+
 /// The hash that a release's id is.
 fn hash(id: &GenerationId) -> Result<Id, StoreError> {
     let hash = Id::from_hex(id.as_str().as_bytes());
@@ -81,9 +117,7 @@ fn hash(id: &GenerationId) -> Result<Id, StoreError> {
 
 impl Generations for Releases {
     fn list(&mut self) -> Result<Vec<Kept>, StoreError> {
-        let mut listed = self.with(Store::list)?;
-        listed.sort_by_key(|release| (Reverse(release.imported), release.id));
-        Ok(listed.iter().map(|release| Kept { id: name_of(release.id), came: Some(release.imported) }).collect())
+        self.with(listed)
     }
 
     fn current(&mut self) -> Result<Option<GenerationId>, StoreError> {
@@ -103,12 +137,19 @@ impl Generations for Releases {
         self.with(|store| store.ready(hash(id)?)?.activate())
     }
 
-    fn pin(&mut self, ids: &BTreeSet<GenerationId>) -> Result<(), StoreError> {
-        self.with(|store| ids.iter().try_for_each(|id| store.find(hash(id)?)))
+    fn pin(&mut self, ids: &BTreeSet<GenerationId>, _goes_on: GoesOn<'_>) -> Result<Unprotected, StoreError> {
+        let missing =
+            |id: &GenerationId| self.with(|store| store.find(hash(id)?)).err().map(|error| (id.clone(), error));
+        Ok(ids.iter().filter_map(missing).collect())
     }
 
     /// Removes nothing while an import is going on: the next time it does.
-    fn retain(&mut self, keep: usize, pinned: &BTreeSet<GenerationId>) -> Result<Vec<GenerationId>, StoreError> {
+    fn retain(
+        &mut self,
+        keep: usize,
+        pinned: &BTreeSet<GenerationId>,
+        goes_on: GoesOn<'_>,
+    ) -> Result<Vec<GenerationId>, StoreError> {
         let newest_first = self.list()?;
         let mut store = match self.store.try_write() {
             Ok(store) => store,
@@ -119,6 +160,9 @@ impl Generations for Releases {
         let mut removed = Vec::new();
         for Kept { id, .. } in newest_first.into_iter().skip(keep) {
             if current.as_ref() != Some(&id) && !pinned.contains(&id) {
+                if !goes_on() {
+                    return Err(StoreError::Stopped);
+                }
                 store.remove(hash(&id)?, &BTreeSet::new())?;
                 removed.push(id);
             }
@@ -132,6 +176,10 @@ impl Generations for Releases {
 
     fn importer(&self) -> Option<Importer> {
         Some(Importer(self.store.clone()))
+    }
+
+    fn reader(&self) -> Option<Reader> {
+        Some(Reader::Releases(ReleaseReader(Arc::downgrade(&self.store))))
     }
 }
 
@@ -183,7 +231,7 @@ mod tests {
         assert_eq!(fs::read_to_string(root.join("bot")).unwrap(), "1");
         let (watched, name) = store.watched().unwrap();
         assert_eq!(fs::canonicalize(watched.join(name)).unwrap(), fs::canonicalize(root).unwrap());
-        assert_eq!(ids(&mut *store), BTreeSet::from([one, two]));
+        assert_eq!(ids(&mut *store), BTreeSet::from([one.clone(), two]));
         assert!(dir.path().join("releases/bot").exists());
         let path = GenerationId::try_from("../../etc").unwrap();
         assert!(matches!(store.activate(&path, Towards::New), Err(StoreError::NotAnId { .. })));
@@ -192,7 +240,8 @@ mod tests {
         for missing in [store.activate(&absent, Towards::New), store.prepare(&absent), store.verify(&absent)] {
             assert!(matches!(missing, Err(StoreError::Missing(_))));
         }
-        assert!(matches!(store.pin(&BTreeSet::from([absent])), Err(StoreError::Missing(_))));
+        let unprotected = store.pin(&BTreeSet::from([absent.clone(), one]), &|| true).unwrap();
+        assert!(matches!(&unprotected[..], [(id, StoreError::Missing(_))] if *id == absent), "{unprotected:?}");
     }
 
     #[test]
@@ -215,11 +264,11 @@ mod tests {
         // An import is going on: nothing goes that it might be about to use.
         let importer = store.importer().unwrap();
         let held = importer.0.read().unwrap();
-        assert_eq!(store.retain(2, &pinned).unwrap(), []);
+        assert_eq!(store.retain(2, &pinned, &|| true).unwrap(), []);
         drop(held);
-        assert_eq!(store.retain(2, &pinned).unwrap(), [all[3].clone(), all[0].clone()]);
+        assert_eq!(store.retain(2, &pinned, &|| true).unwrap(), [all[3].clone(), all[0].clone()]);
         assert_eq!(ids(&mut *store), [1, 2, 4, 5].map(|at: usize| all[at].clone()).into());
-        assert_eq!(store.retain(2, &pinned).unwrap(), []);
+        assert_eq!(store.retain(2, &pinned, &|| true).unwrap(), []);
     }
 
     /// A client that never ends its archive does not hold up a way back.
@@ -235,7 +284,7 @@ mod tests {
         // More than a pipe holds is taken only by somebody who unpacks.
         std::io::Write::write_all(&mut writer, &whole[..whole.len() - 100_000]).unwrap();
         store.activate(&one, Towards::Back).unwrap();
-        assert_eq!(store.retain(0, &BTreeSet::new()).unwrap(), []);
+        assert_eq!(store.retain(0, &BTreeSet::new(), &|| true).unwrap(), []);
         store.verify(&two).unwrap();
         std::io::Write::write_all(&mut writer, &whole[whole.len() - 100_000..]).unwrap();
         drop(writer);
@@ -267,5 +316,52 @@ mod tests {
         store.verify(&id).unwrap();
         write("2");
         assert!(matches!(store.prepare(&id), Err(StoreError::Damaged { .. })));
+    }
+
+    /// A reading holds nothing up: neither a switch nor a removal, which ends it.
+    #[test]
+    fn a_reading_in_the_background_is_in_nobodys_way() {
+        let (dir, mut store) = place();
+        let (one, two) = (imported(&*store, "1"), imported(&*store, "2"));
+        let reader = store.reader().unwrap();
+        let last_read = |reader: &Reader, id: &GenerationId| {
+            let listed = reader.list().unwrap().unwrap();
+            listed.into_iter().find(|kept| kept.id == *id).unwrap().read.unwrap()
+        };
+        let before = last_read(&reader, &one);
+        let stopped = reader.verify(&one, &mut |_| {
+            store.activate(&one, Towards::New).unwrap();
+            store.activate(&two, Towards::New).unwrap();
+            false
+        });
+        assert!(matches!(stopped, Err(StoreError::Stopped)), "{stopped:?}");
+        assert_eq!(last_read(&reader, &one), before, "what was known of it counts");
+        let removed = reader.verify(&one, &mut |_| {
+            let removed = store.retain(0, &BTreeSet::new(), &|| true).unwrap();
+            assert_eq!(removed, std::slice::from_ref(&one));
+            true
+        });
+        assert!(matches!(removed, Err(StoreError::Missing(_)) | Err(StoreError::Io { .. })), "{removed:?}");
+        // Another release has its name by now: that one was not read.
+        let again = imported(&*store, "1");
+        let replaced = reader.verify(&again, &mut |_| {
+            let dir = dir.path().join("releases/bot");
+            fs::rename(dir.join(again.as_str()), dir.join("away")).unwrap();
+            fs::create_dir(dir.join(again.as_str())).unwrap();
+            true
+        });
+        assert!(matches!(replaced, Err(StoreError::Missing(_))), "{replaced:?}");
+        drop(store);
+        assert!(matches!(reader.list(), Err(StoreError::Stopped)), "it does not keep the store open");
+    }
+
+    #[test]
+    fn a_removal_makes_way_for_what_is_more_urgent() {
+        let (_dir, mut store) = place();
+        (0..3).for_each(|version| drop(imported(&*store, &version.to_string())));
+        let left = std::cell::Cell::new(1);
+        let goes_on = || left.replace(0) > 0;
+        assert!(matches!(store.retain(0, &BTreeSet::new(), &goes_on), Err(StoreError::Stopped)));
+        assert_eq!(ids(&mut *store).len(), 2, "one was begun, and is gone as a whole");
     }
 }

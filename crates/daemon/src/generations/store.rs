@@ -5,7 +5,7 @@ use super::beneath::{names, open, open_dir, random_name, remove};
 use super::error::{Change, Drift, StoreError, io, name_of, shown};
 use super::import::{Limits, room, unpack};
 use super::manifest::Manifest;
-use super::tree;
+use super::tree::{self, ChangeTime, Look, Pace};
 use hale_core::ids::Name;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{
@@ -48,23 +48,62 @@ pub struct Owner {
     pub gid: u32,
 }
 
-/// How long a release counts as verified if nobody has written to it: two days, so that one that is verified every day can
-/// always be switched to without being read. What a disk loses without a write is found by reading alone.
+/// How long a release counts as verified if nobody has written to it: two days, so that one that is read every day, as the scrub
+/// does, can always be switched to without being read. What a disk loses without a write is found by reading alone.
 const VERIFIED_FOR: Duration = Duration::from_secs(2 * 24 * 3600);
 
 /// The releases of one service. Locked: a second one of the same service cannot be opened.
 #[derive(Debug)]
 pub struct Store {
     dir: OwnedFd,
-    /// Those that this process has verified: at most as many as there are.
-    verified: Mutex<BTreeMap<Id, Mark>>,
+    /// Those that this process has read: at most as many as there are.
+    read: Mutex<BTreeMap<Id, Mark>>,
 }
 
-/// That a release was read and was what its id says, and how its files looked to the kernel before that.
-#[derive(Debug, Clone, Copy)]
+/// What was found when a release was read, and how its files looked to the kernel before that, where that could be told.
+#[derive(Debug, Clone)]
 struct Mark {
-    look: Id,
+    look: Option<Look>,
     at: Instant,
+    at_wall: SystemTime,
+    found: Found,
+}
+
+#[derive(Debug, Clone)]
+enum Found {
+    Whole,
+    Damaged {
+        drift: Vec<Drift>,
+        more: usize,
+    },
+    /// In the system's words: another try may succeed.
+    Unreadable(String),
+}
+
+/// The last time that this process has read a generation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LastRead {
+    /// When.
+    pub at: Instant,
+    /// The same, as the wall clock showed it.
+    pub at_wall: SystemTime,
+    /// What is wrong with it, if something is.
+    pub fault: Option<String>,
+}
+
+/// A release that is being read. It may be removed meanwhile.
+#[derive(Debug)]
+pub(super) struct Reading {
+    id: Id,
+    root: OwnedFd,
+    look: Result<Look, StoreError>,
+}
+
+impl Reading {
+    /// Reads all of it.
+    pub(super) fn read(&self, pace: Pace<'_>) -> Result<(Manifest, Vec<Drift>), StoreError> {
+        tree::manifest(self.root.as_fd(), pace).map_err(|error| beyond_a_release(self.id, error))
+    }
 }
 
 /// A release that is there and is what its id says. Only such a one can be activated, and none can be removed meanwhile.
@@ -122,7 +161,7 @@ impl Store {
             Errno::WOULDBLOCK => StoreError::Busy,
             other => io(what(), other),
         })?;
-        let store = Self { dir, verified: Mutex::default() };
+        let store = Self { dir, read: Mutex::default() };
         store.clean().map_err(|error| io(what(), error))?;
         Ok(store)
     }
@@ -176,55 +215,119 @@ impl Store {
     /// # Errors
     /// It is missing, damaged, or cannot be read.
     pub fn verify(&self, id: Id) -> Result<Verified<'_>, StoreError> {
-        self.marks().remove(&id);
-        let root = self.root(id)?;
+        let reading = self.begin(id)?;
+        let read = reading.read(&mut |_| true);
+        self.conclude(reading, read)
+    }
+
+    /// Begins to read a release, which goes on without the store.
+    pub(super) fn begin(&self, id: Id) -> Result<Reading, StoreError> {
+        let root = self.root(id).inspect_err(|_| drop(self.marks().remove(&id)))?;
         // Before it is read: what is written meanwhile makes the next look another one.
-        let look = tree::look(root.as_fd());
-        let (found, mut drift) = match tree::manifest(root.as_fd()) {
-            // More than a release can have.
-            Err(StoreError::Entry { name, .. }) => {
-                return Err(damaged(id, vec![Drift { name, change: Change::Extra }]));
-            }
-            Err(StoreError::Archive(_)) => return Err(damaged(id, vec![Drift::new(b"", Change::Extra)])),
-            other => other?,
-        };
-        if found.id() == id && drift.is_empty() {
-            let look = look?;
-            // It may have come by another way than an import: ext4 and others may keep a later rename and lose this.
-            syncfs(&root).map_err(|error| io(format!("sync release {id}"), error))?;
-            return Ok(self.mark(id, look));
+        let look = tree::look(root.as_fd()).map_err(|error| beyond_a_release(id, error));
+        Ok(Reading { id, root, look })
+    }
+
+    /// What a reading has found, put down: it counts for the next [`ready`](Self::ready), also that a release is damaged.
+    pub(super) fn conclude(
+        &self,
+        reading: Reading,
+        read: Result<(Manifest, Vec<Drift>), StoreError>,
+    ) -> Result<Verified<'_>, StoreError> {
+        let Reading { id, root, look } = reading;
+        let now = self.root(id)?;
+        if !is_same(&root, &now).map_err(|error| io(format!("look at release {id}"), error))? {
+            return Err(StoreError::Missing(id));
         }
+        let judged = read.and_then(|(found, drift)| self.judge(id, &found, drift));
+        let (look, outcome) = match (look, judged) {
+            // Neither is a word about the release.
+            (_, Err(StoreError::Stopped)) => return Err(StoreError::Stopped),
+            (Ok(look), Ok(())) => {
+                self.sync(id, &root, look.changed)?;
+                (Some(look), Ok(()))
+            }
+            (Err(error), Ok(())) => (None, Err(error)),
+            (look, Err(error)) => (look.ok(), Err(error)),
+        };
+        let found = match &outcome {
+            Ok(()) => Found::Whole,
+            Err(StoreError::Damaged { drift, more, .. }) => Found::Damaged { drift: drift.clone(), more: *more },
+            Err(error) => Found::Unreadable(error.to_string()),
+        };
+        self.marks().insert(id, Mark { look, at: Instant::now(), at_wall: SystemTime::now(), found });
+        outcome.map(|()| Verified { store: self, id })
+    }
+
+    /// Whether what was found is what the id says.
+    fn judge(&self, id: Id, found: &Manifest, mut drift: Vec<Drift>) -> Result<(), StoreError> {
         if found.id() != id {
             match self.manifest(id)? {
-                Some(manifest) => drift.extend(manifest.changes(&found)),
+                Some(manifest) => drift.extend(manifest.changes(found)),
                 None => drift.push(Drift::new(b"", Change::Unknown)),
             }
+        } else if drift.is_empty() {
+            return Ok(());
         }
         Err(damaged(id, drift))
     }
 
+    /// Sees to it that a whole release is on the disk. An import has synced it already: its link is made after all of it, before that
+    /// sync, and touched again only by a switch, which follows on a verification. So only what was changed after its link waits here:
+    /// what came by another way than an import. ext4 and others may keep a later rename and lose that.
+    fn sync(&self, id: Id, root: &OwnedFd, changed: ChangeTime) -> Result<(), StoreError> {
+        if self.is_synced(id, changed) {
+            return Ok(());
+        }
+        syncfs(root).map_err(|error| io(format!("sync release {id}"), error))
+    }
+
+    fn is_synced(&self, id: Id, changed: ChangeTime) -> bool {
+        let link = statat(&self.dir, link_name(id), AtFlags::SYMLINK_NOFOLLOW);
+        link.is_ok_and(|link| tree::change_time(&link) >= changed)
+    }
+
     /// The release without reading it, if this process has read it lately and nobody has written to it since; else as
-    /// [`verify`](Self::verify).
+    /// [`verify`](Self::verify). What was found damaged is so without another reading, too.
     ///
     /// # Errors
     /// It is missing, damaged, or cannot be read.
     pub fn ready(&self, id: Id) -> Result<Verified<'_>, StoreError> {
-        let mark = self.marks().get(&id).copied().filter(|mark| mark.at.elapsed() < VERIFIED_FOR);
-        match mark {
-            Some(mark) if tree::look(self.root(id)?.as_fd()).is_ok_and(|look| look == mark.look) => {
-                Ok(Verified { store: self, id })
-            }
-            Some(_) | None => self.verify(id),
+        let mark = self.marks().get(&id).cloned().filter(|mark| mark.at.elapsed() < VERIFIED_FOR);
+        let Some(Mark { look: Some(look), found, .. }) = mark else { return self.verify(id) };
+        if tree::look(self.root(id)?.as_fd()).ok() != Some(look) {
+            return self.verify(id);
+        }
+        match found {
+            Found::Whole => Ok(Verified { store: self, id }),
+            Found::Damaged { drift, more } => Err(StoreError::Damaged { id, drift, more }),
+            Found::Unreadable(_) => self.verify(id),
         }
     }
 
-    fn mark(&self, id: Id, look: Id) -> Verified<'_> {
-        self.marks().insert(id, Mark { look, at: Instant::now() });
+    /// What the last reading of a release has found; `None` where this process has not read it.
+    #[must_use]
+    pub fn last_read(&self, id: Id) -> Option<LastRead> {
+        let marks = self.marks();
+        let Mark { at, at_wall, found, .. } = marks.get(&id)?;
+        let fault = match found {
+            Found::Whole => None,
+            Found::Damaged { drift, more } => {
+                Some(StoreError::Damaged { id, drift: drift.clone(), more: *more }.to_string())
+            }
+            Found::Unreadable(error) => Some(error.clone()),
+        };
+        Some(LastRead { at: *at, at_wall: *at_wall, fault })
+    }
+
+    fn mark(&self, id: Id, look: Look) -> Verified<'_> {
+        let mark = Mark { look: Some(look), at: Instant::now(), at_wall: SystemTime::now(), found: Found::Whole };
+        self.marks().insert(id, mark);
         Verified { store: self, id }
     }
 
     fn marks(&self) -> MutexGuard<'_, BTreeMap<Id, Mark>> {
-        self.verified.lock().unwrap_or_else(PoisonError::into_inner)
+        self.read.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The release's directory, whatever is in it.
@@ -384,6 +487,20 @@ fn prepare_link(dir: &OwnedFd, id: Id) -> Result<bool, Errno> {
         Err(error) => return Err(error),
     }
     symlinkat(id.to_string(), dir, link_name(id)).map(|()| true)
+}
+
+/// More than a release can have is damage.
+fn beyond_a_release(id: Id, error: StoreError) -> StoreError {
+    match error {
+        StoreError::Entry { name, .. } => damaged(id, vec![Drift { name, change: Change::Extra }]),
+        StoreError::Archive(_) => damaged(id, vec![Drift::new(b"", Change::Extra)]),
+        other => other,
+    }
+}
+
+fn is_same(a: impl AsFd, b: impl AsFd) -> Result<bool, Errno> {
+    let (a, b) = (fstat(a)?, fstat(b)?);
+    Ok((a.st_dev, a.st_ino) == (b.st_dev, b.st_ino))
 }
 
 fn damaged(id: Id, mut drift: Vec<Drift>) -> StoreError {
@@ -833,6 +950,61 @@ mod tests {
         assert_eq!(place.names(), [""; 0]);
     }
 
+    /// A switch does not wait for a sync of all that others write, unless the release itself was written to since its last one.
+    #[test]
+    fn what_was_imported_is_synced_and_what_was_changed_since_is_not() {
+        let place = Place::new();
+        let store = place.open().unwrap();
+        let ids = ["1", "2"].map(|version| imported(&store, version));
+        let is_synced = |store: &Store, id: Id| {
+            let changed = tree::look(store.root(id).unwrap().as_fd()).unwrap().changed;
+            store.is_synced(id, changed)
+        };
+        for id in ids {
+            assert!(is_synced(&store, id));
+            store.verify(id).unwrap().activate().unwrap();
+            assert!(is_synced(&store, id));
+        }
+        drop(store);
+        let store = place.open().unwrap();
+        assert!(ids.into_iter().all(|id| is_synced(&store, id)), "nothing has to be remembered");
+        // As a repair by hand does it, or a backup that is played back.
+        let file = place.path(ids[0].to_string()).join("etc/conf");
+        loop {
+            // The clock of the file system may stand for some milliseconds.
+            chmod(&file, 0o644);
+            chmod(&file, 0o444);
+            if !is_synced(&store, ids[0]) {
+                break;
+            }
+        }
+        store.verify(ids[0]).unwrap().activate().unwrap();
+        assert!(is_synced(&store, ids[0]) && is_synced(&store, ids[1]));
+    }
+
+    /// That costs a way back no second reading; whatever is done to it makes that end.
+    #[test]
+    fn what_was_found_damaged_stays_so_until_somebody_writes_to_it() {
+        let place = Place::new();
+        let store = place.open().unwrap();
+        let id = imported(&store, "1");
+        let file = place.path(id.to_string()).join("etc/conf");
+        let write = |text: &str| {
+            chmod(&file, 0o644);
+            fs::write(&file, text).unwrap();
+            chmod(&file, 0o444);
+        };
+        write("a=2");
+        let found = store.verify(id).unwrap_err().to_string();
+        let read = store.last_read(id).unwrap();
+        assert_eq!(read.fault.as_ref(), Some(&found));
+        assert_eq!(store.ready(id).unwrap_err().to_string(), found);
+        assert_eq!(store.last_read(id).unwrap(), read, "it was not read again");
+        write("a=1");
+        store.ready(id).unwrap();
+        assert_eq!(store.last_read(id).unwrap().fault, None);
+    }
+
     #[test]
     fn every_refusal_says_what_to_do() {
         let place = Place::new();
@@ -850,22 +1022,12 @@ mod tests {
 
     mod needs_root {
         use super::*;
+        use crate::generations::testing;
         use std::process::Command;
 
-        /// Runs the test once more behind `wrapper`; whether this is that run.
+        /// As the one that it calls, of this module.
         fn inside(test: &str, wrapper: &[&str]) -> bool {
-            const INSIDE: &str = "HALE_TEST_INSIDE";
-            if std::env::var_os(INSIDE).is_some() {
-                return true;
-            }
-            let name = format!("generations::store::tests::needs_root::{test}");
-            let mut command = Command::new(wrapper[0]);
-            command.args(&wrapper[1..]).arg(std::env::current_exe().unwrap()).args(["--exact", &name, "--nocapture"]);
-            let output = command.env(INSIDE, "1").output().unwrap();
-            let text =
-                [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
-            assert!(output.status.success() && text.contains("1 passed"), "{text}");
-            false
+            testing::inside(&format!("generations::store::tests::needs_root::{test}"), wrapper)
         }
 
         /// Takes space away in the middle of what it hands out.
@@ -895,7 +1057,7 @@ mod tests {
 
         #[test]
         fn a_full_disk_leaves_nothing_behind() {
-            if !inside("a_full_disk_leaves_nothing_behind", &["unshare", "--mount", "--propagation", "private"]) {
+            if !inside("a_full_disk_leaves_nothing_behind", testing::OWN_MOUNTS) {
                 return;
             }
             let place = Place::new();
@@ -934,36 +1096,9 @@ mod tests {
 
         mod needs_loop {
             use super::*;
+            use crate::generations::testing::{Disk, OWN_MOUNTS};
 
-            const OWN_MOUNTS: &[&str] = &["unshare", "--mount", "--propagation", "private"];
-
-            fn run(program: &str, words: &[&str], last: &Path) {
-                assert!(Command::new(program).args(words).arg(last).status().unwrap().success(), "{program}");
-            }
-
-            /// An ext4 of 8 MiB in a file, mounted on the place's directory.
-            struct Disk<'a>(tempfile::NamedTempFile, &'a Place);
-
-            impl<'a> Disk<'a> {
-                fn new(place: &'a Place) -> Self {
-                    let image = tempfile::NamedTempFile::new().unwrap();
-                    image.as_file().set_len(8 << 20).unwrap();
-                    run("mkfs.ext4", &["-q", "-m", "0", "-b", "1024"], image.path());
-                    let disk = Self(image, place);
-                    disk.mount();
-                    disk
-                }
-
-                fn mount(&self) {
-                    run("mount", &["-o", "loop", self.0.path().to_str().unwrap()], self.1.dir.path());
-                }
-            }
-
-            impl Drop for Disk<'_> {
-                fn drop(&mut self) {
-                    let _gone = Command::new("umount").arg("--lazy").arg(self.1.dir.path()).status();
-                }
-            }
+            const DISK_BYTES: u64 = 8 << 20;
 
             /// A way back needs no space: not on a disk that has not one block and not one inode left.
             #[test]
@@ -972,7 +1107,7 @@ mod tests {
                     return;
                 }
                 let place = Place::new();
-                let _disk = Disk::new(&place);
+                let _disk = Disk::new(place.dir.path(), DISK_BYTES);
                 let store = place.open().unwrap();
                 let ids = ["1", "2"].map(|version| imported(&store, version));
                 store.verify(ids[0]).unwrap().activate().unwrap();
@@ -995,10 +1130,6 @@ mod tests {
             mod needs_python {
                 use super::*;
 
-                /// EXT4_IOC_SHUTDOWN without a flush of its journal: what is not on the disk never gets there.
-                const SHUTDOWN: &str = "import fcntl, os, struct, sys\n\
-                    fcntl.ioctl(os.open(sys.argv[1], os.O_RDONLY), 0x8004587d, struct.pack('I', 2))";
-
                 #[test]
                 fn a_loss_of_power_after_a_switch_leaves_a_whole_release() {
                     let test = "needs_loop::needs_python::a_loss_of_power_after_a_switch_leaves_a_whole_release";
@@ -1006,15 +1137,14 @@ mod tests {
                         return;
                     }
                     let place = Place::new();
-                    let disk = Disk::new(&place);
+                    let disk = Disk::new(place.dir.path(), DISK_BYTES);
                     for version in ["1", "2", "3"] {
                         let store = place.open().unwrap();
                         let id = imported(&store, &version.repeat(100_000));
                         store.verify(id).unwrap().activate().unwrap();
-                        run("python3", &["-c", SHUTDOWN], place.dir.path());
+                        disk.lose_power();
                         drop(store);
-                        run("umount", &[], place.dir.path());
-                        disk.mount();
+                        disk.come_back();
                         let store = place.open().unwrap();
                         assert_eq!(store.current().unwrap(), Some(id));
                         store.verify(id).unwrap();
@@ -1029,13 +1159,12 @@ mod tests {
                         return;
                     }
                     let place = Place::new();
-                    let disk = Disk::new(&place);
+                    let disk = Disk::new(place.dir.path(), DISK_BYTES);
                     let store = place.open().unwrap();
                     let id = imported(&store, &"1".repeat(100_000));
-                    run("python3", &["-c", SHUTDOWN], place.dir.path());
+                    disk.lose_power();
                     drop(store);
-                    run("umount", &[], place.dir.path());
-                    disk.mount();
+                    disk.come_back();
                     place.open().unwrap().verify(id).unwrap();
                 }
             }

@@ -1,21 +1,25 @@
 //! The stores of all services, and the threads that work on them: the loop orders, and is told what came of it.
 
+mod jobs;
+mod scrub;
+
 use super::files::{FileGenerations, Files};
 use super::watch::{FilesWatcher, Watch};
-use super::{Arrival, Limits};
+use super::{Arrival, Limits, Reader};
 use super::{Generations, Importer, Kept, Owner, StoreError, Towards, open, root};
 use crate::api::stores::{GenerationStores, ProblemKind, StoreProblem};
 use crate::execute::user;
 use hale_core::effect::Order;
 use hale_core::event::{Event, Seen, SwitchError};
-use hale_core::ids::{GenerationId, Name, RecordId};
+use hale_core::ids::{GenerationId, Name};
 use hale_core::policy::{Policy, ServicePolicy, StoreKind};
 use hale_core::safeswitch::Part;
+use jobs::{Ask, Job, Jobs, QUESTIONS_MAX, Retain, Switch};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// How many services' stores are worked on at once. Each may hang with its disk or its program; whoever has more than so many that
@@ -33,7 +37,9 @@ struct Inner {
     state_dir: PathBuf,
     tell: Tell,
     table: Mutex<Table>,
-    watch: Option<Watch>,
+    /// A store is nobody's any more, or there is more of it to read: for the scrub.
+    freed: Condvar,
+    watch: Watch,
 }
 
 /// Who has a store, and what is to be done with it.
@@ -43,6 +49,9 @@ struct Table {
     /// Those that have something to do and no thread at it, in the order in which they got it.
     ready: VecDeque<Key>,
     threads: usize,
+    /// Those of which the scrub has to see anew what there is to read.
+    unread: BTreeSet<Key>,
+    is_scrubbed: bool,
 }
 
 /// A part of a service.
@@ -58,15 +67,16 @@ enum Source {
 struct Entry {
     source: Source,
     user: Option<String>,
-    jobs: VecDeque<Job>,
+    jobs: Jobs,
     /// A thread is at it, or will be: it is among the ready.
     is_taken: bool,
     /// Open, and not in a thread's hands.
     store: Option<Box<dyn Generations>>,
     importer: Option<Importer>,
+    reader: Option<Reader>,
     imports: bool,
-    /// The newest switch that was ordered: older orders come too late.
-    newest: RecordId,
+    /// What may be gone back to, and the like.
+    needed: Vec<GenerationId>,
     /// What was seen last.
     seen: Option<GenerationId>,
     /// Ends with it.
@@ -78,26 +88,17 @@ impl Entry {
         Self {
             source,
             user,
-            jobs: VecDeque::new(),
+            jobs: Jobs::default(),
             is_taken: false,
             store: None,
             importer: None,
+            reader: None,
             imports: false,
-            newest: RecordId(0),
+            needed: Vec::new(),
             seen: None,
             _watch: None,
         }
     }
-}
-
-/// What is to be done with one store.
-enum Job {
-    Look,
-    Switch { switch: RecordId, to: GenerationId, back: Option<GenerationId>, towards: Towards },
-    Promote { switch: RecordId },
-    Retain { needed: Vec<GenerationId>, keep: u32 },
-    List(Sender<Result<Vec<Kept>, StoreError>>),
-    Verify(GenerationId, Sender<Result<(), StoreError>>),
 }
 
 /// The right to import for one service, until it is dropped.
@@ -139,6 +140,11 @@ pub enum NoStore {
     /// Another import of this service is going on.
     #[error("another release is being brought in for {0}")]
     Busy(Name),
+    /// It has not come to earlier questions yet.
+    #[error(
+        "{QUESTIONS_MAX} questions wait for the store of {0} already, which is slow to answer or hangs; try again in a moment"
+    )]
+    Full(Name),
     /// It was not opened yet, or could not be.
     #[error("the store of {0} is not open: {1}")]
     NotOpen(Name, String),
@@ -156,7 +162,8 @@ impl Stores {
                     Self(inner).push(service, Part::Store, Job::Look);
                 }
             };
-            Inner { state_dir, tell: Box::new(tell), table: Mutex::default(), watch: Watch::start(changed).ok() }
+            let (table, freed, watch) = (Mutex::default(), Condvar::new(), Watch::new(changed));
+            Inner { state_dir, tell: Box::new(tell), table, freed, watch }
         });
         let stores = Self(inner);
         stores.adapt(policy);
@@ -187,15 +194,29 @@ impl Stores {
 
     /// Takes an order of the loop's.
     pub fn order(&self, service: &Name, order: Order) {
-        match order {
-            Order::LookAtStore { part } => self.push(service, part, Job::Look),
+        let (part, job) = match order {
+            Order::LookAtStore { part } => (part, Job::Look),
             Order::Switch { part, switch, to, back, towards } => {
-                self.push(service, part, Job::Switch { switch, to, back, towards });
+                (part, Job::Switch(Switch { switch, to, back, towards }))
             }
-            Order::Promote { part, switch, .. } => self.push(service, part, Job::Promote { switch }),
-            Order::Retain { part, needed, keep } => self.push(service, part, Job::Retain { needed, keep }),
-            _ => {}
-        }
+            Order::Promote { part, switch, .. } => (part, Job::Promote { switch }),
+            Order::Retain { part, needed, keep } => {
+                self.need(service, part, &needed);
+                (part, Job::Retain(Retain { needed, keep }))
+            }
+            _ => return,
+        };
+        self.push(service, part, job);
+    }
+
+    /// What may be gone back to, and the like: it is read before the rest.
+    pub fn need(&self, service: &Name, part: Part, needed: &[GenerationId]) {
+        let key = (service.clone(), part);
+        let mut table = self.table();
+        let Some(entry) = table.stores.get_mut(&key).filter(|entry| entry.needed != needed) else { return };
+        entry.needed = needed.to_vec();
+        table.unread.insert(key);
+        self.0.freed.notify_all();
     }
 
     /// The directory of the generation that a process of this policy is of, where it has one.
@@ -210,8 +231,7 @@ impl Stores {
     /// There is no store, or it cannot be read; the receiver ends without an answer where it was closed meanwhile.
     pub fn list(&self, service: &Name) -> Result<Receiver<Result<Vec<Kept>, StoreError>>, NoStore> {
         let (sender, receiver) = channel();
-        self.known(service)?;
-        self.push(service, Part::Store, Job::List(sender));
+        self.ask(service, Ask::List(sender))?;
         Ok(receiver)
     }
 
@@ -221,8 +241,7 @@ impl Stores {
     /// As [`Self::list`].
     pub fn verify(&self, service: &Name, id: &GenerationId) -> Result<Receiver<Result<(), StoreError>>, NoStore> {
         let (sender, receiver) = channel();
-        self.known(service)?;
-        self.push(service, Part::Store, Job::Verify(id.clone(), sender));
+        self.ask(service, Ask::Verify(id.clone(), sender))?;
         Ok(receiver)
     }
 
@@ -250,6 +269,12 @@ impl Stores {
         Ok(Import { stores: self.clone(), service: service.clone(), importer })
     }
 
+    fn ask(&self, service: &Name, question: Ask) -> Result<(), NoStore> {
+        self.known(service)?;
+        let is_taken_in = self.push(service, Part::Store, Job::Ask(question));
+        if is_taken_in { Ok(()) } else { Err(NoStore::Full(service.clone())) }
+    }
+
     fn known(&self, service: &Name) -> Result<(), NoStore> {
         let is_known = self.table().stores.contains_key(&(service.clone(), Part::Store));
         if is_known { Ok(()) } else { Err(NoStore::NotConfigured(service.clone())) }
@@ -260,23 +285,20 @@ impl Stores {
         self.0.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Hands a job to a thread, now or when there is one.
-    fn push(&self, service: &Name, part: Part, job: Job) {
+    /// Hands a job to a thread, now or when there is one. `false`: too many of its kind wait already.
+    fn push(&self, service: &Name, part: Part, job: Job) -> bool {
         let key = (service.clone(), part);
         let mut table = self.table();
-        let Some(entry) = table.stores.get_mut(&key) else { return };
-        // Who looks later sees as much.
-        if matches!(job, Job::Look) && matches!(entry.jobs.back(), Some(Job::Look)) {
-            return;
+        let Some(entry) = table.stores.get_mut(&key) else { return true };
+        if !entry.jobs.push(job) {
+            return false;
         }
-        if let Job::Switch { switch, .. } = &job {
-            entry.newest = entry.newest.max(*switch);
-        }
-        entry.jobs.push_back(job);
-        if std::mem::replace(&mut entry.is_taken, true) {
-            return;
+        if entry.jobs.is_empty() || std::mem::replace(&mut entry.is_taken, true) {
+            return true;
         }
         table.ready.push_back(key);
+        // Whoever reads it in the background makes way.
+        self.0.freed.notify_all();
         if table.threads < THREADS_MAX {
             let own = self.clone();
             let work = move || own.work();
@@ -285,6 +307,7 @@ impl Stores {
             }
             // Without a thread it waits for one that is there, or for the next order.
         }
+        true
     }
 
     /// Works on whatever is ready, until nothing is.
@@ -292,11 +315,12 @@ impl Stores {
         let mut table = self.table();
         while let Some(key) = table.ready.pop_front() {
             let Some(entry) = table.stores.get_mut(&key) else { continue };
-            let Some(job) = entry.jobs.pop_front() else {
+            let Some(job) = entry.jobs.pop() else {
                 entry.is_taken = false;
+                self.0.freed.notify_all();
                 continue;
             };
-            let (source, user, newest) = (entry.source.clone(), entry.user.clone(), entry.newest);
+            let (source, user) = (entry.source.clone(), entry.user.clone());
             let (store, mut last) = (entry.store.take(), entry.seen.take());
             drop(table);
             let mut watch = None;
@@ -307,25 +331,46 @@ impl Stores {
                     store
                 }),
             };
-            let store = self.perform(&key, job, store, (newest, &mut last));
+            let store = self.perform(&key, job, store, &mut last);
             table = self.table();
             // A reload may have changed what it is, and then this one is closed.
             let is_it = |entry: &&mut Entry| entry.source == source && entry.user == user;
             let Some(entry) = table.stores.get_mut(&key).filter(is_it) else { continue };
-            if entry.importer.is_none() {
-                entry.importer = store.as_ref().and_then(|store| store.importer());
+            let is_opened = entry.reader.is_none();
+            if let (Some(store), true) = (&store, is_opened) {
+                (entry.importer, entry.reader) = (store.importer(), store.reader());
             }
             if watch.is_some() {
                 entry._watch = watch;
             }
             (entry.store, entry.seen) = (store, last);
-            if entry.jobs.is_empty() {
-                entry.is_taken = false;
-            } else {
-                table.ready.push_back(key);
+            let (waits, is_read) = (!entry.jobs.is_empty(), is_opened && entry.reader.is_some());
+            entry.is_taken = waits;
+            if waits {
+                table.ready.push_back(key.clone());
             }
+            if is_read {
+                table.unread.insert(key);
+                self.scrub_too(&mut table);
+            }
+            self.0.freed.notify_all();
         }
         table.threads -= 1;
+    }
+
+    /// There is something to read in the background.
+    fn scrub_too(&self, table: &mut Table) {
+        if table.is_scrubbed {
+            return;
+        }
+        match self.start_scrub() {
+            Ok(()) => table.is_scrubbed = true,
+            // It is tried again with the next store.
+            Err(error) => eprintln!(
+                "hale: releases are not read in the background, because there is no thread for it: {error}; raise TasksMax= or \
+                 the limit of processes, and see `hale generations --verify` meanwhile"
+            ),
+        }
     }
 
     fn open(&self, source: &Source, service: &Name, user: Option<&str>) -> Result<Opened, String> {
@@ -342,15 +387,18 @@ impl Stores {
                     })?;
                 }
                 let store = open(kind, &self.0.state_dir, service, owner).map_err(|error| error.to_string())?;
-                if let (Some(watch), Some((dir, name))) = (&self.0.watch, store.watched()) {
-                    watch.add(service, &dir, &name);
+                if let Some((dir, name)) = store.watched() {
+                    self.0.watch.add(service, &dir, &name);
                 }
                 Ok((store, None))
             }
             Source::Files { paths, environment_files } => {
                 // Before the first look: what changes after that is told.
                 let (stores, of) = (self.clone(), service.clone());
-                let watch = FilesWatcher::start(paths, move || stores.push(&of, Part::Files, Job::Look));
+                let changed = move || {
+                    stores.push(&of, Part::Files, Job::Look);
+                };
+                let watch = FilesWatcher::start(paths, changed);
                 let watch = watch.map_err(|error| format!("the files cannot be watched: {error}"))?;
                 let reserve_bytes = Limits::RESERVE_BYTES;
                 let files = Files::open(&self.0.state_dir, service, paths.iter().cloned(), identity, reserve_bytes);
@@ -366,7 +414,7 @@ impl Stores {
         key: &Key,
         job: Job,
         store: Result<Box<dyn Generations>, String>,
-        (newest, last): (RecordId, &mut Option<GenerationId>),
+        last: &mut Option<GenerationId>,
     ) -> Option<Box<dyn Generations>> {
         let mut store = match store {
             Ok(store) => store,
@@ -385,7 +433,7 @@ impl Stores {
                     let lines = store.changes(from, to);
                     if !lines.is_empty() {
                         let (service, from, to) = (service.clone(), from.clone(), to.clone());
-                        (self.0.tell)(Event::FilesChanged { service, from, to, lines });
+                        (self.0.tell)(Event::FilesChanged { service, from, to: Some(to), lines });
                     }
                 }
                 if let Seen::Current(current) = &seen {
@@ -393,8 +441,7 @@ impl Stores {
                 }
                 (self.0.tell)(Event::GenerationSeen { service, part, seen });
             }
-            Job::Switch { switch, .. } if switch < newest => {}
-            Job::Switch { switch, to, back, towards } => {
+            Job::Switch(Switch { switch, to, back, towards }) => {
                 let error = switch_to(&mut *store, &to, back.as_ref(), towards).err();
                 let seen = seen(&mut *store);
                 if let Seen::Current(current) = &seen {
@@ -404,26 +451,41 @@ impl Stores {
             }
             // What these stores are switched to is theirs for good already.
             Job::Promote { switch } => (self.0.tell)(Event::GenerationPromoted { service, part, switch, error: None }),
-            Job::Retain { needed, keep } => {
-                let needed: BTreeSet<GenerationId> = needed.into_iter().collect();
-                let kept = store.pin(&needed);
-                // What cannot be protected might be removed: then nothing is, until the next time.
-                let done = kept.and_then(|()| store.retain(keep as usize, &needed).map(drop));
-                if let Err(error) = done {
-                    eprintln!("hale: {service}: old generations stay as they are: {error}");
-                }
-            }
-            Job::List(answer) => drop(answer.send(store.list())),
-            Job::Verify(id, answer) => drop(answer.send(store.verify(&id))),
+            Job::Retain(retain) => self.retain(key, &mut *store, retain),
+            Job::Ask(Ask::List(answer)) => drop(answer.send(store.list())),
+            Job::Ask(Ask::Verify(id, answer)) => drop(answer.send(store.verify(&id))),
         }
         Some(store)
+    }
+
+    /// Protects what is needed and removes what is not, for as long as nothing more urgent comes.
+    fn retain(&self, key: &Key, store: &mut dyn Generations, retain: Retain) {
+        let goes_on = || !self.table().stores.get(key).is_none_or(|entry| entry.jobs.is_urgent());
+        let told = |what: &str, error: &StoreError| eprintln!("hale: {}: {what}: {error}", key.0);
+        let needed: BTreeSet<GenerationId> = retain.needed.iter().cloned().collect();
+        // What cannot be protected from others is at least not removed by Hale.
+        let done = store.pin(&needed, &goes_on).and_then(|unprotected| {
+            for (id, error) in unprotected {
+                told(&format!("{} cannot be protected, though it may be gone back to", id.short()), &error);
+            }
+            store.retain(retain.keep as usize, &needed, &goes_on)
+        });
+        match done {
+            Ok(_) => {}
+            Err(StoreError::Stopped) => {
+                if let Some(entry) = self.table().stores.get_mut(key) {
+                    entry.jobs.put_off(retain);
+                }
+            }
+            Err(error) => told("old generations stay as they are", &error),
+        }
     }
 
     fn not_open(&self, key: &Key, job: &Job, error: String) {
         let (service, part) = key.clone();
         match job {
             Job::Look => (self.0.tell)(Event::GenerationSeen { service, part, seen: Seen::Unknown { error } }),
-            &Job::Switch { switch, .. } => {
+            &Job::Switch(Switch { switch, .. }) => {
                 let seen = Seen::Unknown { error: error.clone() };
                 let error = Some(SwitchError::Failed { error });
                 (self.0.tell)(Event::GenerationSwitched { service, part, switch, error, seen });
@@ -431,9 +493,9 @@ impl Stores {
             &Job::Promote { switch } => {
                 (self.0.tell)(Event::GenerationPromoted { service, part, switch, error: Some(error) });
             }
-            Job::Retain { .. } => eprintln!("hale: {service}: old generations stay as they are: {error}"),
+            Job::Retain(_) => eprintln!("hale: {service}: old generations stay as they are: {error}"),
             // Whoever asked sees the end of the answer.
-            Job::List(_) | Job::Verify(..) => {}
+            Job::Ask(_) => {}
         }
     }
 }
@@ -457,9 +519,9 @@ impl GenerationStores for Stores {
     fn verify(&self, service: &Name, generation: &GenerationId) -> Result<(), StoreProblem> {
         // Gigabytes may have to be read, and a way back does not wait for that.
         let key = (service.clone(), Part::Store);
-        let importer = self.table().stores.get(&key).and_then(|entry| entry.importer.clone());
-        if let Some(importer) = importer {
-            return Ok(importer.verify(generation)?);
+        let reader = self.table().stores.get(&key).and_then(|entry| entry.reader.clone());
+        if let Some(reader) = reader {
+            return Ok(reader.verify(generation, &mut |_| true)?);
         }
         answer(service, &self.verify(service, generation)?, VERIFIED_WITHIN)
     }
@@ -483,7 +545,7 @@ impl From<NoStore> for StoreProblem {
     fn from(none: NoStore) -> Self {
         let kind = match &none {
             NoStore::NotConfigured(_) | NoStore::TakesNothing(_) => ProblemKind::NoStore,
-            NoStore::Busy(_) => ProblemKind::Busy,
+            NoStore::Busy(_) | NoStore::Full(_) => ProblemKind::Busy,
             NoStore::NotOpen(..) => ProblemKind::Failed,
         };
         Self { kind, text: none.to_string() }

@@ -25,6 +25,7 @@ pub(super) struct Found {
     pub(super) kind: Kind,
     pub(super) mode: u32,
     traits: [u64; 5],
+    changed: ChangeTime,
 }
 
 pub(super) enum Kind {
@@ -72,7 +73,8 @@ pub(super) fn scan(root: BorrowedFd<'_>) -> Result<BTreeMap<Vec<u8>, Found>, Sto
                 dirs.push(below.clone());
             }
             names_bytes += below.len() + if let Kind::Link { target } = &kind { target.len() } else { 0 };
-            all.insert(below, Found { kind, mode: stat.st_mode & MODE_BITS, traits: traits(&stat) });
+            let mode = stat.st_mode & MODE_BITS;
+            all.insert(below, Found { kind, mode, traits: traits(&stat), changed: change_time(&stat) });
             if all.len() > ENTRIES_MAX {
                 return Err(StoreError::Archive(ArchiveFault::TooMany));
             }
@@ -95,22 +97,28 @@ pub(super) fn open_file(root: BorrowedFd<'_>, path: &[u8]) -> Result<(File, u64)
     Ok((File::from(file), u64::try_from(stat.st_size).unwrap_or(0)))
 }
 
+/// Is told how many bytes were just read, and may wait; `false` ends the reading.
+pub(super) type Pace<'a> = &'a mut dyn FnMut(usize) -> bool;
+
+/// How much is read at one go.
+const PIECE_BYTES: usize = 64 << 10;
+
 /// What `root` is as a release, and where its modes are not those of one.
-pub(super) fn manifest(root: BorrowedFd<'_>) -> Result<(Manifest, Vec<Drift>), StoreError> {
+pub(super) fn manifest(root: BorrowedFd<'_>, pace: Pace<'_>) -> Result<(Manifest, Vec<Drift>), StoreError> {
     let mut nodes = BTreeMap::new();
     let mut changes = Vec::new();
     let own_mode = fstat(root).map_err(|error| io("look at the release", error))?.st_mode & MODE_BITS;
     if own_mode != DIR_MODE.as_raw_mode() {
         changes.push(Drift::new(b"", Change::Mode));
     }
-    let mut buffer = vec![0; 64 << 10];
+    let mut buffer = vec![0; PIECE_BYTES];
     for (path, found) in scan(root)? {
         let (own_mode, executable) = (found.mode, found.is_executable());
         let (node, mode) = match found.kind {
             Kind::Dir => (Node::Dir, Some(DIR_MODE)),
             Kind::File => {
                 let mode = if executable { PROGRAM_MODE } else { FILE_MODE };
-                let (size, hash) = content(root, &path, &mut buffer)?;
+                let (size, hash) = content(root, &path, &mut buffer, pace)?;
                 (Node::File { executable, size, hash }, Some(mode))
             }
             Kind::Link { target } => (Node::Link { target }, None),
@@ -129,7 +137,23 @@ pub(super) fn manifest(root: BorrowedFd<'_>) -> Result<(Manifest, Vec<Drift>), S
 
 /// How a release looks to the kernel without being read; it stays the same as long as nobody writes to it. Whatever changes a
 /// file, its mode or its name sets the time of its last change (inode(7)), and to the current time alone.
-pub(super) fn look(root: BorrowedFd<'_>) -> Result<Id, StoreError> {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Look {
+    /// Of all that tells what is there apart.
+    hash: Id,
+    /// When something below the release's own directory was changed last.
+    pub(super) changed: ChangeTime,
+}
+
+/// The time of an inode's last change: seconds since 1970, and nanoseconds.
+pub(super) type ChangeTime = (i64, u64);
+
+pub(super) fn change_time(stat: &Stat) -> ChangeTime {
+    (stat.st_ctime, stat.st_ctime_nsec)
+}
+
+/// Looks at all of a release.
+pub(super) fn look(root: BorrowedFd<'_>) -> Result<Look, StoreError> {
     let mut hasher = Hasher::default();
     let mut take = |path: &[u8], traits: [u64; 5]| {
         // A NUL is in no path, so it is clear where each of them ends.
@@ -138,8 +162,10 @@ pub(super) fn look(root: BorrowedFd<'_>) -> Result<Id, StoreError> {
         traits.iter().for_each(|number| hasher.update(&number.to_le_bytes()));
     };
     take(b"", traits(&fstat(root).map_err(|error| io("look at the release", error))?));
-    scan(root)?.iter().for_each(|(path, found)| take(path, found.traits));
-    Ok(hasher.value())
+    let found = scan(root)?;
+    found.iter().for_each(|(path, found)| take(path, found.traits));
+    let changed = found.values().map(|found| found.changed).max().unwrap_or_default();
+    Ok(Look { hash: hasher.value(), changed })
 }
 
 /// Which file it is, and what no change leaves as it was.
@@ -147,7 +173,7 @@ fn traits(stat: &Stat) -> [u64; 5] {
     [stat.st_dev, stat.st_ino, stat.st_size.cast_unsigned(), stat.st_ctime.cast_unsigned(), stat.st_ctime_nsec]
 }
 
-fn content(root: BorrowedFd<'_>, path: &[u8], buffer: &mut [u8]) -> Result<(u64, Id), StoreError> {
+fn content(root: BorrowedFd<'_>, path: &[u8], buffer: &mut [u8], pace: Pace<'_>) -> Result<(u64, Id), StoreError> {
     let (mut file, _) = open_file(root, path)?;
     let mut hasher = Hasher::default();
     let mut size = 0;
@@ -157,6 +183,9 @@ fn content(root: BorrowedFd<'_>, path: &[u8], buffer: &mut [u8]) -> Result<(u64,
             Ok(read) => {
                 hasher.update(&buffer[..read]);
                 size += read as u64;
+                if !pace(read) {
+                    return Err(StoreError::Stopped);
+                }
             }
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
             Err(error) => return Err(io(format!("read {}", shown(path)), error)),
@@ -193,7 +222,7 @@ mod tests {
         chmod("dir", 0o755);
         let _socket = UnixListener::bind(dir.path().join("socket")).unwrap();
         chmod("", 0o555);
-        let (manifest, changes) = manifest(opened(&dir).as_fd()).unwrap();
+        let (manifest, changes) = manifest(opened(&dir).as_fd(), &mut |_| true).unwrap();
         chmod("", 0o755);
         let executable = |name: &str| match &manifest.0[name.as_bytes()] {
             Node::File { executable, size, hash } => {

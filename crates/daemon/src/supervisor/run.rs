@@ -29,6 +29,7 @@ use hale_core::event::{EndWhy, Event};
 use hale_core::ids::{Epoch, RecordId};
 use hale_core::policy::{HostPolicy, PolicyHash, Signal};
 use hale_core::record::{Body, Record};
+use hale_core::safeswitch::Part;
 use hale_core::world::{Birth, Snapshot, World};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::rand::{GetRandomFlags, getrandom};
@@ -194,6 +195,9 @@ fn run(args: impl IntoIterator<Item = OsString>) -> Result<Ended, StartError> {
     let hub = api::Hub::default();
     let to_loop = inbox.clone();
     let stores = Stores::new(world.policy(), move |event| to_loop.send(event));
+    for (name, service) in world.services() {
+        Part::ALL.into_iter().for_each(|part| stores.need(name, part, &service.needed(part)));
+    }
     let (prober, listeners) = start_runtime(host_policy, listeners, &inbox, (&asker, &hub, &stores), &trees)?;
     for (key, fd) in [StoreKey::ReadApi, StoreKey::ControlApi].into_iter().zip(&listeners) {
         guardian.store(key, fd.as_fd()).map_err(|error| failed("keep the API's sockets")(io::Error::other(error)))?;

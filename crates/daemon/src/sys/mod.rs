@@ -4,6 +4,7 @@ pub mod child;
 pub mod clock;
 pub mod datagram;
 pub mod fds;
+pub mod idle;
 pub mod packet;
 pub mod parent;
 pub mod pidfd;

@@ -4,6 +4,7 @@ use super::rfc3339;
 use crate::api::openapi;
 use crate::generations::Kept;
 use hale_core::ids::{GenerationId, Name};
+use hale_core::reason::Reason;
 use hale_core::safeswitch::{Bad, Generations, Grade, Part, Stage};
 use hale_core::status::{GenerationsReport, SwitchStatus};
 use serde::{Deserialize, Serialize};
@@ -67,8 +68,12 @@ pub struct Generation {
     pub imported: Option<String>,
     /// Why it is not switched to by itself again.
     pub quarantined: Option<Quarantine>,
-    /// Whether it is what its id says; `null`: it was not read.
+    /// Whether it is what its id says, as its last reading has found, in the background too; `null`: it was not read since the
+    /// supervisor's start.
     pub verified: Option<bool>,
+    /// When it was read.
+    #[serde(default)]
+    pub verified_at: Option<String>,
     /// What is wrong with it, where it is not.
     pub fault: Option<String>,
 }
@@ -84,6 +89,9 @@ pub struct Quarantine {
     pub since: String,
     /// Until when.
     pub until: String,
+    /// Whether that is for what it was found to be when it was needed, and not for how it ran: then it can be repaired.
+    #[serde(default)]
+    pub damaged: bool,
 }
 
 /// One line of `hale quarantine list --json`.
@@ -127,7 +135,17 @@ impl From<&Bad> for Quarantine {
             incident: bad.seen_in.map(|id| id.0),
             since: rfc3339(bad.since_wall_us),
             until: rfc3339(bad.until_wall_us),
+            damaged: matches!(bad.why, Reason::NotSwitched { .. }),
         }
+    }
+}
+
+impl Generation {
+    /// It was read, and this is wrong with it.
+    pub(in crate::api) fn set_read(&mut self, at: SystemTime, fault: Option<String>) {
+        self.verified = Some(fault.is_none());
+        self.verified_at = Some(rfc3339(wall_us(at)));
+        self.fault = fault;
     }
 }
 
@@ -174,7 +192,7 @@ fn generation(report: &GenerationsReport, part: Part, id: &GenerationId, kept: O
     let good = known.good(id);
     let since = good.map(|good| good.since_wall_us).or(is_current.then_some(known.changed_wall_us));
     let switch = known.switch.as_ref().filter(|switch| switch.intent.to == *id);
-    Generation {
+    let mut generation = Generation {
         id: id.clone(),
         part,
         current: is_current,
@@ -186,8 +204,13 @@ fn generation(report: &GenerationsReport, part: Part, id: &GenerationId, kept: O
         imported: kept.and_then(|kept| kept.came).map(|came| rfc3339(wall_us(came))),
         quarantined: known.bad(id, report.at.wall_us).map(Quarantine::from),
         verified: None,
+        verified_at: None,
         fault: None,
+    };
+    if let Some(read) = kept.and_then(|kept| kept.read.as_ref()) {
+        generation.set_read(read.at_wall, read.fault.clone());
     }
+    generation
 }
 
 /// The generations of one service that are quarantined, oldest first.
@@ -215,14 +238,14 @@ fn wall_us(time: SystemTime) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::generations::LastRead;
     use hale_core::ids::{IncidentId, RecordId};
     use hale_core::policy::StoreKind;
-    use hale_core::reason::Reason;
     use hale_core::record::Actor;
     use hale_core::safeswitch::{Aim, Good, Held, Intent, Parts, Switch as CoreSwitch};
     use hale_core::time::Now;
     use serde_json::json;
-    use std::time::Duration;
+    use std::time::{Duration, Instant};
 
     fn id(text: &str) -> GenerationId {
         GenerationId::try_from(text).unwrap()
@@ -266,7 +289,12 @@ mod tests {
     #[test]
     fn what_the_store_has_and_what_is_known_of_it_stand_side_by_side() {
         let came = UNIX_EPOCH + Duration::from_millis(1_500);
-        let kept = [Kept { id: id("new"), came: Some(came) }, Kept { id: id("idle"), came: None }];
+        let read =
+            |fault: Option<&str>| Some(LastRead { at: Instant::now(), at_wall: came, fault: fault.map(str::to_owned) });
+        let kept = [
+            Kept { id: id("new"), came: Some(came), read: read(None) },
+            Kept { id: id("idle"), came: None, read: read(Some("its end is gone")) },
+        ];
         let json = serde_json::to_value(ServiceGenerations::new(&report(), &kept)).unwrap();
         assert_eq!(json["switch"], json!({"part": "store", "to": "new", "from": "old", "stage": "probation"}));
         let all: Vec<_> =
@@ -274,12 +302,14 @@ mod tests {
         assert_eq!(all, ["new", "idle", "old", "bad", "files"]);
         let new = json!({"id": "new", "part": "store", "current": true, "runs": true, "on_probation": true, "grade": null,
             "since": "1970-01-01T00:00:02.000Z", "kept": true, "imported": "1970-01-01T00:00:01.500Z",
-            "quarantined": null, "verified": null, "fault": null});
+            "quarantined": null, "verified": true, "verified_at": "1970-01-01T00:00:01.500Z", "fault": null});
         assert_eq!(json["generations"][0], new);
+        let idle = &json["generations"][1];
+        assert_eq!((&idle["verified"], &idle["fault"]), (&json!(false), &json!("its end is gone")));
         assert_eq!(json["generations"][2]["grade"], "proven");
         assert_eq!(json["generations"][2]["kept"], false);
         let quarantine = json!({"why": "it fails on probation", "incident": 7, "since": "1970-01-01T00:00:01.000Z",
-            "until": "1970-01-01T00:00:03.000Z"});
+            "until": "1970-01-01T00:00:03.000Z", "damaged": false});
         assert_eq!(json["generations"][3]["quarantined"], quarantine);
         let files = &json["generations"][4];
         assert_eq!((&files["part"], &files["current"], &files["kept"]), (&json!("files"), &json!(true), &json!(null)));

@@ -2,7 +2,7 @@
 
 use super::{FileChange, Files, FilesId, Redactor};
 use crate::execute::environment;
-use crate::generations::{Generations, Kept, StoreError, Towards};
+use crate::generations::{Generations, GoesOn, Kept, StoreError, Towards, Unprotected};
 use hale_core::ids::GenerationId;
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -63,12 +63,17 @@ impl Generations for FileGenerations {
     }
 
     /// Nobody else removes them.
-    fn pin(&mut self, _ids: &BTreeSet<GenerationId>) -> Result<(), StoreError> {
-        Ok(())
+    fn pin(&mut self, _ids: &BTreeSet<GenerationId>, _goes_on: GoesOn<'_>) -> Result<Unprotected, StoreError> {
+        Ok(Vec::new())
     }
 
     /// Only what is needed, and what was seen last: changes of files are many, and the ledger has how they differed.
-    fn retain(&mut self, _keep: usize, pinned: &BTreeSet<GenerationId>) -> Result<Vec<GenerationId>, StoreError> {
+    fn retain(
+        &mut self,
+        _keep: usize,
+        pinned: &BTreeSet<GenerationId>,
+        _goes_on: GoesOn<'_>,
+    ) -> Result<Vec<GenerationId>, StoreError> {
         let keep = pinned.iter().filter_map(FilesId::of_generation).chain(self.seen).collect();
         self.files.retain(&keep)?;
         Ok(Vec::new())
