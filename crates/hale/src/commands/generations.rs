@@ -11,7 +11,7 @@ use hale_core::safeswitch::Part;
 use hale_daemon::api::view::generations::{Generation, ServiceGenerations};
 use std::io::Write;
 
-/// Lists the generations of a service. Fails if one of them was read and is damaged.
+/// Lists the generations of a service. Fails if they were to be read and one of them is damaged.
 pub fn run(
     service: &str,
     verify: bool,
@@ -33,7 +33,7 @@ pub fn run(
     } else {
         out.write_all(text(&known, verify, colours()).as_bytes())?;
     }
-    let damaged = known.generations.iter().any(|one| one.verified == Some(false));
+    let damaged = verify && known.generations.iter().any(|one| one.verified == Some(false));
     Ok(if damaged { Exit::Failed } else { Exit::Done })
 }
 
@@ -59,6 +59,10 @@ fn text(known: &ServiceGenerations, verify: bool, coloured: bool) -> String {
         if let Some(quarantine) = &one.quarantined {
             let seen = quarantine.incident.map_or(String::new(), |id| format!(" (`hale incident {id}`)"));
             remarks.push(format!("{id}: quarantined until {}, because {}{seen}", quarantine.until, quarantine.why));
+            if quarantine.damaged && one.verified == Some(true) {
+                remarks
+                    .push(format!("{id}: it is whole now: `hale quarantine clear {}` lets it be gone back to", one.id));
+            }
         }
         if let Some(fault) = &one.fault {
             remarks.push(format!("{id}: {fault}"));
@@ -132,6 +136,11 @@ mod tests {
                 &json!({"current": true, "runs": true, "grade": "proven", "since": at, "imported": at})
             ),
             one("bad", &json!({"quarantined": quarantine, "verified": false, "fault": "bin/bot is missing"})),
+            one(
+                "back",
+                &json!({"quarantined": {"why": "it is damaged", "incident": null, "since": at, "until": at, "damaged": true},
+                "verified": true, "verified_at": at})
+            ),
             one("gone", &json!({"grade": "provisional", "since": at, "kept": false})),
             one("conf", &json!({"part": "files", "current": true, "runs": true, "kept": null})),
         ]));
@@ -139,11 +148,14 @@ mod tests {
 GENERATION    STATE        GRADE        SINCE                     IMPORTED
 0123456789ab  runs         proven       2026-11-23T22:00:00.000Z  2026-11-23T22:00:00.000Z
 bad           quarantined  -            -                         -
+back          quarantined  -            -                         -
 gone          -            provisional  2026-11-23T22:00:00.000Z  -
 conf          files: runs  -            -                         -
 
 bad: quarantined until 2026-11-23T22:00:00.000Z, because it fails\\u{1b}[2J (`hale incident 7`)
 bad: bin/bot is missing
+back: quarantined until 2026-11-23T22:00:00.000Z, because it is damaged
+back: it is whole now: `hale quarantine clear back` lets it be gone back to
 gone: its store does not have it any more
 ";
         assert_eq!(text(&known, false, false), expected);

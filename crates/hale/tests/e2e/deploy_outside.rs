@@ -4,7 +4,8 @@
 use crate::deploying::{
     CONFIGURED, LIVES, PASSES, SERVICE, begin, begin_to_deploy, crash, deploy, release, runs, text,
 };
-use crate::harness::{Hale, Place, words};
+use crate::harness::{Hale, Place, send, words};
+use rustix::process::Signal;
 use serde_json::json;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -146,6 +147,51 @@ fn nothing_is_switched_where_the_way_back_is_damaged() {
     let refused = deploy(&place, "third", 6);
     assert!(text(&refused).contains("bin/app has another content"), "{}", text(&refused));
     assert_eq!((&place.status("app")["pid"], runs(&place)), (&before, two));
+    hale.stop();
+}
+
+/// What a supervisor has not read itself it reads by itself: damage is told long before it is met, and repaired by nobody but its operator.
+#[test]
+fn damage_is_found_by_the_next_supervisor_and_a_repair_is_told() {
+    let place = Place::new();
+    let (hale, [one, two, _]) = prepare(&place);
+    damage(&place, &one);
+    send(hale.supervisor(), Signal::KILL);
+    let told = hale.event("app", "is no way back");
+    assert!(told.contains(&one[..12]) && told.contains("bin/app has another content"), "{told}");
+    let of = |id: &str| {
+        let known = place.json(&["generations", "app"]);
+        let all = known["generations"].as_array().unwrap();
+        all.iter().find(|generation| generation["id"] == id).unwrap().clone()
+    };
+    assert_eq!((&of(&one)["verified"], &of(&two)["verified"]), (&json!(false), &json!(true)));
+    let records = place.done(&["ledger", "show", "--json"]);
+    let is_told = |line: &str| line.contains("\"files_changed\"") && line.contains(&one);
+    assert_eq!(records.lines().filter(|line| is_told(line)).count(), 1);
+    // The ladder does not go there; it is quarantined, and stays so.
+    for _ in 0..3 {
+        crash(place.status("app")["pid"].as_i64().unwrap());
+        hale.event("app", "the process ");
+        place.until(|| {
+            let status = place.status("app");
+            let goes_on = status["state"] == "healthy" || status["state"] == "held";
+            goes_on.then_some(()).ok_or(status.to_string())
+        });
+    }
+    hale.event("app", "is quarantined: not switched to by itself again");
+    let bad = of(&one);
+    assert_eq!(bad["quarantined"]["damaged"], true, "{bad}");
+    // Repaired by hand, it is whole, and how it comes back is said.
+    let dir = place.path("state/releases/app").join(&one);
+    fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::rename(&dir, place.path("away")).unwrap();
+    let refused = deploy(&place, "one", 6);
+    assert!(text(&refused).contains("hale quarantine clear"), "{}", text(&refused));
+    let known = place.done(&["generations", "app", "--verify"]);
+    assert!(known.contains(&format!("it is whole now: `hale quarantine clear {one}`")), "{known}");
+    place.done(&["quarantine", "clear", &one]);
+    deploy(&place, "one", 0);
+    healthy(&place, &one);
     hale.stop();
 }
 
