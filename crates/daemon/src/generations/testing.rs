@@ -7,6 +7,7 @@ use hale_core::ids::Name;
 use ruzstd::encoding::{CompressionLevel, compress_to_vec};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use tar::{EntryType, Header};
 
 pub(super) fn gzip(bytes: &[u8]) -> Vec<u8> {
@@ -105,6 +106,67 @@ impl Place {
         let mut names: Vec<String> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
         names
+    }
+}
+
+/// Runs the test, named from the crate on, once more behind `wrapper`; whether this is that run.
+pub(super) fn inside(test: &str, wrapper: &[&str]) -> bool {
+    const INSIDE: &str = "HALE_TEST_INSIDE";
+    if std::env::var_os(INSIDE).is_some() {
+        return true;
+    }
+    let mut command = Command::new(wrapper[0]);
+    command.args(&wrapper[1..]).arg(std::env::current_exe().unwrap()).args(["--exact", test, "--nocapture"]);
+    let output = command.env(INSIDE, "1").output().unwrap();
+    let text = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
+    false
+}
+
+pub(super) const OWN_MOUNTS: &[&str] = &["unshare", "--mount", "--propagation", "private"];
+
+fn run(program: &str, words: &[&str], last: &Path) {
+    assert!(Command::new(program).args(words).arg(last).status().unwrap().success(), "{program}");
+}
+
+/// An ext4 in a file, mounted on a directory. Takes root, loop devices, and mounts of its own ([`OWN_MOUNTS`]).
+pub(super) struct Disk {
+    image: tempfile::NamedTempFile,
+    on: PathBuf,
+}
+
+impl Disk {
+    pub(super) fn new(on: &Path, bytes: u64) -> Self {
+        let image = tempfile::NamedTempFile::new().unwrap();
+        image.as_file().set_len(bytes).unwrap();
+        run("mkfs.ext4", &["-q", "-m", "0", "-b", "1024"], image.path());
+        let disk = Self { image, on: on.to_owned() };
+        disk.mount();
+        disk
+    }
+
+    fn mount(&self) {
+        run("mount", &["-o", "loop", self.image.path().to_str().unwrap()], &self.on);
+    }
+
+    /// Ends it as a loss of power does (`EXT4_IOC_SHUTDOWN` without a flush of its journal): what is not on the disk never gets there.
+    /// Takes Python.
+    pub(super) fn lose_power(&self) {
+        const SHUTDOWN: &str = "import fcntl, os, struct, sys\n\
+            fcntl.ioctl(os.open(sys.argv[1], os.O_RDONLY), 0x8004587d, struct.pack('I', 2))";
+        run("python3", &["-c", SHUTDOWN], &self.on);
+    }
+
+    /// Mounts it again; nothing of it may be open.
+    pub(super) fn come_back(&self) {
+        run("umount", &[], &self.on);
+        self.mount();
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _gone = Command::new("umount").arg("--lazy").arg(&self.on).status();
     }
 }
 

@@ -466,5 +466,52 @@ mod tests {
             what_cannot_be_copied_is_a_state_and_an_error_that_says_what_to_do();
             damage_is_told_and_mended_by_the_next_copy();
         }
+
+        mod needs_loop {
+            mod needs_python {
+                use super::super::*;
+                use crate::generations::files::testing::OWN_MOUNTS;
+                use crate::generations::testing::Disk;
+
+                /// What was kept is there, and what was put back is the whole file: never a part of one.
+                #[test]
+                fn a_loss_of_power_after_a_put_back_leaves_whole_files() {
+                    let test = "generations::files::tests::needs_root::needs_loop::needs_python::\
+                                a_loss_of_power_after_a_put_back_leaves_whole_files";
+                    if !inside(test, OWN_MOUNTS) {
+                        return;
+                    }
+                    let place = Place(tempfile::tempdir().unwrap());
+                    let disk = Disk::new(place.0.path(), 16 << 20);
+                    place.fill();
+                    let good = ["1", "2"].map(|text| text.repeat(100_000));
+                    let write = |texts: &[String; 2]| {
+                        place.write("etc/a", &texts[0]);
+                        place.write("etc/b", &texts[1]);
+                    };
+                    write(&good);
+                    let open = || place.open(["etc/a", "etc/b"]);
+                    let id = kept(&open());
+                    // The copy alone is durable, whatever becomes of the files that were copied.
+                    disk.lose_power();
+                    disk.come_back();
+                    open().verify(id).unwrap();
+                    for round in 0..3 {
+                        // Somebody's edit, which nobody has synced.
+                        write(&[format!("bad {round}"), String::new()]);
+                        let files = open();
+                        let bad = kept(&files);
+                        assert_eq!(files.put_back(id, None, Some(bad)).unwrap().len(), 2);
+                        disk.lose_power();
+                        drop(files);
+                        disk.come_back();
+                        assert_eq!(["etc/a", "etc/b"].map(|name| place.text(name)), good);
+                        let files = open();
+                        assert_eq!(files.current().unwrap(), id);
+                        [id, bad].into_iter().for_each(|id| files.verify(id).unwrap());
+                    }
+                }
+            }
+        }
     }
 }

@@ -5,7 +5,6 @@ use hale_core::ids::Name;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 pub(super) struct Place(pub(super) tempfile::TempDir);
 
@@ -73,20 +72,7 @@ pub(super) fn told(files: &Files, from: FilesId, to: FilesId) -> Vec<String> {
     changes.into_iter().flat_map(what).collect()
 }
 
-/// Runs the test, named from the crate on, once more behind `wrapper`; whether this is that run.
-pub(super) fn inside(test: &str, wrapper: &[&str]) -> bool {
-    const INSIDE: &str = "HALE_TEST_INSIDE";
-    if std::env::var_os(INSIDE).is_some() {
-        return true;
-    }
-    let mut command = Command::new(wrapper[0]);
-    command.args(&wrapper[1..]).arg(std::env::current_exe().unwrap()).args(["--exact", test, "--nocapture"]);
-    let output = command.env(INSIDE, "1").output().unwrap();
-    let text = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
-    assert!(output.status.success() && text.contains("1 passed"), "{text}");
-    false
-}
+pub(super) use crate::generations::testing::{OWN_MOUNTS, inside};
 
-pub(super) const OWN_MOUNTS: &[&str] = &["unshare", "--mount", "--propagation", "private"];
 pub(super) const ORDINARY_USER: &[&str] =
     &["setpriv", "--reuid", "54321", "--regid", "54321", "--clear-groups", "--no-new-privs"];

@@ -23,7 +23,10 @@ struct Private {
 
 impl Private {
     fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        Self::within(tempfile::tempdir().unwrap())
+    }
+
+    fn within(dir: tempfile::TempDir) -> Self {
         let network = TcpListener::bind("127.0.0.1:0").unwrap();
         for name in ["conf", "home", "hale", "stubs", "state/profiles"] {
             fs::create_dir_all(dir.path().join(name)).unwrap();
@@ -186,16 +189,18 @@ fn a_garbage_collection_takes_nothing_that_is_pinned() {
     // Another Hale finds what the one before has pinned.
     drop(store);
     let mut store = nix.open();
-    store.pin(&set_of([&good])).unwrap();
+    assert!(store.pin(&set_of([&good]), &|| true).unwrap().is_empty());
     nix.collect_garbage();
     assert!(is_there(&good) && !is_there(&bad));
-    // One that is gone cannot be pinned; then the others stay.
-    let gone = store.pin(&set_of([&bad]));
-    assert!(matches!(gone, Err(StoreError::NotThere { ref id, .. }) if *id == bad), "{gone:?}");
-    let other = nix.add("bot", "other");
+    // One that is gone cannot be pinned, and the others are all the same, whatever their order.
+    let (other, last) = (nix.add("bot", "other"), nix.add("bot", "last"));
+    let unprotected = store.pin(&set_of([&bad, &good, &last]), &|| true).unwrap();
+    assert!(matches!(&unprotected[..], [(id, StoreError::NotThere { .. })] if *id == bad), "{unprotected:?}");
+    // Something more urgent ends it, and nothing is let go.
+    assert!(matches!(store.pin(&set_of([&good]), &|| false), Err(StoreError::Stopped)));
     store.activate(&other, Towards::New).unwrap();
     nix.collect_garbage();
-    assert!(is_there(&good) && is_there(&other));
+    assert!(is_there(&good) && is_there(&other) && is_there(&last));
 }
 
 #[test]
@@ -208,7 +213,7 @@ fn a_storm_of_switches_by_others_loses_nothing_and_is_reported() {
         let root = nix.at("state/gcroots").join(n.to_string());
         nix.run("nix-store", &["--realise", other.as_str(), "--add-root"], &root);
     }
-    store.pin(&set_of([&one, &two])).unwrap();
+    assert!(store.pin(&set_of([&one, &two]), &|| true).unwrap().is_empty());
     for _round in 0..3 {
         let storm: Vec<_> = (0..40).map(|n| nix.set(&others[n % others.len()]).spawn().unwrap()).collect();
         for (id, towards) in [(&one, Towards::New), (&two, Towards::New), (&one, Towards::Back)] {
@@ -357,11 +362,11 @@ fn old_links_go_and_what_is_needed_stays() {
     store.activate(&all[1], Towards::Back).unwrap();
     assert_eq!(nix.numbers(), [1, 2, 3, 4, 5, 6, 7]);
     let pinned = set_of([&all[2]]);
-    let removed = store.retain(2, &pinned).unwrap();
+    let removed = store.retain(2, &pinned, &|| true).unwrap();
     assert_eq!(removed.into_iter().collect::<BTreeSet<_>>(), set_of([&all[0], &all[3], &all[4]]));
     assert_eq!(nix.numbers(), [2, 3, 6, 7]);
     assert_eq!(store.current().unwrap().as_ref(), Some(&all[1]));
-    assert_eq!(store.retain(2, &pinned).unwrap(), []);
+    assert_eq!(store.retain(2, &pinned, &|| true).unwrap(), []);
 }
 
 #[test]
@@ -405,8 +410,45 @@ mod needs_root {
         nix.collect_garbage();
         assert!(is_there(&one) && !is_there(&other));
         store.activate(&one, Towards::Back).unwrap();
-        store.pin(&set_of([&one])).unwrap();
+        assert!(store.pin(&set_of([&one]), &|| true).unwrap().is_empty());
         nix.collect_garbage();
         assert!(!is_there(&two));
+    }
+
+    mod needs_loop {
+        mod needs_python {
+            use super::super::super::*;
+            use crate::generations::testing::{Disk, OWN_MOUNTS, inside};
+
+            /// Nix syncs nothing by itself: without Hale's syncs the link is gone, or what it leads to is empty.
+            #[test]
+            fn a_loss_of_power_after_a_switch_leaves_a_whole_path() {
+                let test = "generations::nix_profile::tests::needs_nix::needs_root::needs_loop::needs_python::\
+                            a_loss_of_power_after_a_switch_leaves_a_whole_path";
+                if !inside(test, OWN_MOUNTS) {
+                    return;
+                }
+                let dir = tempfile::tempdir().unwrap();
+                let disk = Disk::new(dir.path(), 64 << 20);
+                let nix = Private::within(dir);
+                let mut before = None;
+                for version in ["1", "2", "3"] {
+                    let mut store = nix.open();
+                    let id = nix.add("bot", &version.repeat(100_000));
+                    store.prepare(&id).unwrap();
+                    store.activate(&id, Towards::New).unwrap();
+                    disk.lose_power();
+                    drop(store);
+                    disk.come_back();
+                    let mut store = nix.open();
+                    assert_eq!(store.current().unwrap().as_ref(), Some(&id));
+                    store.verify(&id).unwrap();
+                    if let Some(before) = before.replace(id) {
+                        store.verify(&before).unwrap();
+                        store.activate(&before, Towards::Back).unwrap();
+                    }
+                }
+            }
+        }
     }
 }
