@@ -46,6 +46,8 @@ pub struct Machine {
     pub processors: u32,
     /// The disk's cache. It is /dev/vda, ext4.
     pub disk_cache: DiskCache,
+    /// The size of busybox's disk, in MiB, of which the file of the disk takes what is written.
+    pub disk_mib: u32,
     /// Words for the kernel; a later word wins over an earlier one, these come last.
     pub kernel_arguments: Vec<&'static str>,
     /// Modules to load besides those of the disk, each with its parameters: `"i6300esb heartbeat=4"`. A new name
@@ -64,6 +66,7 @@ impl Default for Machine {
             memory_mib: 512,
             processors: 1,
             disk_cache: DiskCache::WriteThrough,
+            disk_mib: DISK_MIB,
             kernel_arguments: Vec::new(),
             modules: Vec::new(),
             qemu_arguments: Vec::new(),
@@ -100,7 +103,7 @@ impl Bench {
     /// Makes the machine with a new disk and boots it; returns once it takes commands.
     pub fn boot_new(&self, machine: &Machine) -> Outcome<Guest> {
         match machine.system {
-            System::Busybox => image::disk(&self.disk(), DISK_MIB, None)?,
+            System::Busybox => image::disk(&self.disk(), machine.disk_mib, None)?,
             System::Debian(release) => debian::disk(&self.cache, release, &self.disk())?,
         }
         self.boot(machine)

@@ -46,6 +46,7 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("memory", scenarios::memory::run),
     ("pid1", scenarios::pid1::run),
     ("power-cut", scenarios::power_cut::run),
+    ("power-cut-deploy", scenarios::power_cut_deploy::run),
     ("systemd", scenarios::systemd::run),
     ("systemd-newer", scenarios::systemd::run_on_newer),
 ];

@@ -6,6 +6,7 @@ pub mod hardware_timer;
 pub mod memory;
 pub mod pid1;
 pub mod power_cut;
+pub mod power_cut_deploy;
 pub mod systemd;
 pub mod watchdog_reset;
 pub mod wedged;

@@ -88,7 +88,7 @@ fn check(guest: &mut Guest, orders: &BTreeMap<&str, Orders>) -> Outcome {
 }
 
 /// The next number of xorshift64 (Marsaglia, Xorshift RNGs, 2003).
-fn random(state: &mut u64) -> u64 {
+pub(super) fn random(state: &mut u64) -> u64 {
     *state ^= *state << 13;
     *state ^= *state >> 7;
     *state ^= *state << 17;

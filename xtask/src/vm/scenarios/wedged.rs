@@ -21,11 +21,11 @@ pub fn run(bench: &Bench) -> Outcome {
     expect_pid(&mut guest, "web", web)?;
 
     guest.send(&freeze(GUARDIAN))?;
-    expect_reset(&mut guest, "nobody petted the timer")?;
+    expect_reset(&mut guest, "nobody petted the timer", 1)?;
 
     // Real-time programs have 95 % of the time where nobody allows them all of it (sched(7)).
     guest.send("echo -1 >/proc/sys/kernel/sched_rt_runtime_us; chrt -f 99 sh -c 'while :; do :; done'")?;
-    expect_reset(&mut guest, "nobody petted the timer")
+    expect_reset(&mut guest, "nobody petted the timer", 2)
 }
 
 /// Has the kernel's freezer stop a process: unlike SIGSTOP no SIGCONT helps, and its parent is told nothing.
