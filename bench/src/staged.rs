@@ -1,7 +1,7 @@
 //! Releases of 100 MB: how fast they come in, and how long it takes to switch between them.
 
 use crate::checks::{exchange_with, read_socket};
-use crate::figures::{RESTS_FROM, Spread, figure, milliseconds};
+use crate::figures::{GAVE_UP, RESTS_FROM, Spread, figure, milliseconds};
 use crate::ledger::{Ledger, Record};
 use crate::numbers::Numbers;
 use crate::proc::{busy_since, machine_ticks};
@@ -15,7 +15,7 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// In how many files the 100 MB are.
 const SHAPES: [u32; 2] = [2_000, 10];
@@ -45,6 +45,9 @@ fn of_shape(tools: &Tools, files: u32) -> Result<Vec<Figure>, String> {
     let mut replaced = switch("the supervisor was replaced: it and the one before are read");
     let mut back = switch("the supervisor was replaced: the way back by order, it is read");
     let mut cold = switch("the same with nothing of it in memory");
+    let mut replaced_read = switch("the supervisor was replaced and has read its releases since");
+    let mut back_read = switch("the supervisor was replaced and has read its releases since: the way back by order");
+    let mut cold_read = switch("the same with nothing of it in memory any more");
 
     let sources = fresh_folder(&tools.disk, "staged-sources")?;
     let tree = write_release(&sources, "tree", tools, "")?;
@@ -72,7 +75,7 @@ fn of_shape(tools: &Tools, files: u32) -> Result<Vec<Figure>, String> {
     let last: Vec<String> = ids.split_off(ids.len() - 2);
     let mut spread = Spread::new(9);
     let (mut lost, mut is_back) = (0, false);
-    let mut measure = |figure: &mut Figure, verb: &str, key: &str, is_cold: bool| -> Result<(), String> {
+    let mut measure = |figure: &mut Figure, (verb, key): (&str, &str), is_cold, is_read| -> Result<(), String> {
         let before = machine_ticks();
         let target = store.join(&last[0]);
         let unreadable = |e: io::Error| format!("{}: {e}", target.display());
@@ -85,6 +88,9 @@ fn of_shape(tools: &Tools, files: u32) -> Result<Vec<Figure>, String> {
             let error = |e| format!("cannot kill the supervisor: {e}");
             kill_process(supervisor(&running)?, Signal::KILL).map_err(error)?;
             ledger.next(&mut lost, |record| record.is("took_over"), "another supervisor")?;
+            if is_read {
+                api.await_read(&last)?;
+            }
             std::thread::sleep(Duration::from_secs_f64(RESTS_FROM + spread.next()));
             if is_cold {
                 forget(&target).map_err(unreadable)?;
@@ -101,11 +107,15 @@ fn of_shape(tools: &Tools, files: u32) -> Result<Vec<Figure>, String> {
         figure.busy = busy_since(before);
         Ok(())
     };
-    measure(&mut replaced, "deploy", "generation", false)?;
-    measure(&mut back, "rollback", "to", false)?;
-    measure(&mut cold, "rollback", "to", true)?;
+    let (deploy, rollback) = (("deploy", "generation"), ("rollback", "to"));
+    measure(&mut replaced, deploy, false, false)?;
+    measure(&mut back, rollback, false, false)?;
+    measure(&mut cold, rollback, true, false)?;
+    measure(&mut replaced_read, deploy, false, true)?;
+    measure(&mut back_read, rollback, false, true)?;
+    measure(&mut cold_read, rollback, true, true)?;
     running.stop()?;
-    Ok(vec![import, fresh, replaced, back, cold])
+    Ok(vec![import, fresh, replaced, back, cold, replaced_read, back_read, cold_read])
 }
 
 const RENAMED: &str = "a link that is made, renamed and synced by its directory, and nothing else";
@@ -124,6 +134,23 @@ impl Api {
         let body: serde_json::Value = serde_json::from_str(body).map_err(|e| format!("{answer}: {e}"))?;
         let id = body["generation"].as_str().ok_or_else(|| format!("no release: {body}"))?;
         Ok((id.to_owned(), speed))
+    }
+
+    /// Waits until the supervisor has read all of these by itself.
+    fn await_read(&self, ids: &[String]) -> Result<(), String> {
+        let begin = Instant::now();
+        while begin.elapsed() < GAVE_UP {
+            let answer = exchange_with(&self.0, "GET /v1/services/app/generations", "", b"")?;
+            let body = answer.split_once("\r\n\r\n").map(|(_, body)| body).unwrap_or_default();
+            let body: serde_json::Value = serde_json::from_str(body).map_err(|e| format!("{answer}: {e}"))?;
+            let all = body["generations"].as_array().map(Vec::as_slice).unwrap_or_default();
+            let is_read = |id: &String| all.iter().any(|one| one["id"] == **id && one["verified"] == true);
+            if ids.iter().all(is_read) {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        Err(format!("the releases were not read within {} s", GAVE_UP.as_secs()))
     }
 
     fn order(&self, verb: &str, body: &str) -> Result<(), String> {

@@ -10,19 +10,43 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, TryLockError, Weak};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 
 /// The releases of one service.
 #[derive(Debug)]
 pub struct Releases {
     /// Written to by a removal alone: what is verified must not be removed before it is switched to.
     store: Arc<RwLock<Store>>,
+    imports: Arc<Mutex<Imports>>,
     dir: PathBuf,
 }
 
+/// How many imports go on: a removal waits for whoever holds the store for a moment, and not for these. None begins while it is locked.
+#[derive(Debug, Default)]
+struct Imports(usize);
+
 /// Takes releases in, beside what else is done with the store: a client that is slow holds up nobody's way back.
 #[derive(Debug, Clone)]
-pub struct Importer(Arc<RwLock<Store>>);
+pub struct Importer {
+    store: Arc<RwLock<Store>>,
+    imports: Arc<Mutex<Imports>>,
+}
+
+/// One import, until it is dropped.
+struct Importing<'a>(&'a Mutex<Imports>);
+
+impl<'a> Importing<'a> {
+    fn begin(imports: &'a Mutex<Imports>) -> Self {
+        imports.lock().unwrap_or_else(PoisonError::into_inner).0 += 1;
+        Self(imports)
+    }
+}
+
+impl Drop for Importing<'_> {
+    fn drop(&mut self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).0 -= 1;
+    }
+}
 
 /// Reads releases. A store that is closed meanwhile is not kept open for it: the next one of the same service must not find it locked.
 #[derive(Debug, Clone)]
@@ -37,8 +61,11 @@ impl ReleaseReader {
     /// the release was removed meanwhile.
     pub fn verify(&self, id: &GenerationId, pace: &mut dyn FnMut(usize) -> bool) -> Result<(), StoreError> {
         let id = hash(id)?;
-        let reading = self.with(|store| store.begin(id))?;
+        let mut reading = self.with(|store| store.begin(id))?;
         let read = reading.read(pace);
+        if read.is_ok() && !self.with(|store| Ok(store.is_synced(&reading)))? {
+            reading.sync()?;
+        }
         self.with(|store| store.conclude(reading, read).map(drop))
     }
 
@@ -67,16 +94,13 @@ pub struct Arrival {
 }
 
 impl Importer {
-    fn store(&self) -> RwLockReadGuard<'_, Store> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Makes a release of a tar, plain or compressed by gzip or zstd; see [`Store::import`]. Nothing is removed meanwhile.
     ///
     /// # Errors
     /// The archive is refused, or its release is there and damaged; nothing is left of it then. Or the disk failed.
     pub fn import(&self, from: impl Read, limits: &Limits) -> Result<Arrival, StoreError> {
-        let store = self.store();
+        let _importing = Importing::begin(&self.imports);
+        let store = self.store.read().unwrap_or_else(PoisonError::into_inner);
         let (release, is_new) = match store.import(from, limits)? {
             Imported::New(release) => (release, true),
             Imported::AlreadyThere(release) => (release, false),
@@ -93,7 +117,7 @@ impl Releases {
     pub fn open(state_dir: &Path, service: &Name, owner: Option<Owner>) -> Result<Self, StoreError> {
         let store = Store::open(state_dir, service, owner)?;
         let dir = state_dir.join("releases").join(service.as_str());
-        Ok(Self { store: Arc::new(RwLock::new(store)), dir })
+        Ok(Self { store: Arc::new(RwLock::new(store)), imports: Arc::default(), dir })
     }
 
     fn with<T>(&self, work: impl FnOnce(&Store) -> Result<T, StoreError>) -> Result<T, StoreError> {
@@ -151,11 +175,11 @@ impl Generations for Releases {
         goes_on: GoesOn<'_>,
     ) -> Result<Vec<GenerationId>, StoreError> {
         let newest_first = self.list()?;
-        let mut store = match self.store.try_write() {
-            Ok(store) => store,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => return Ok(Vec::new()),
-        };
+        let imports = self.imports.lock().unwrap_or_else(PoisonError::into_inner);
+        if imports.0 > 0 {
+            return Ok(Vec::new());
+        }
+        let mut store = self.store.write().unwrap_or_else(PoisonError::into_inner);
         let current = store.current()?.map(name_of);
         let mut removed = Vec::new();
         for Kept { id, .. } in newest_first.into_iter().skip(keep) {
@@ -175,7 +199,7 @@ impl Generations for Releases {
     }
 
     fn importer(&self) -> Option<Importer> {
-        Some(Importer(self.store.clone()))
+        Some(Importer { store: self.store.clone(), imports: self.imports.clone() })
     }
 
     fn reader(&self) -> Option<Reader> {
@@ -263,7 +287,7 @@ mod tests {
         let pinned = BTreeSet::from([all[2].clone()]);
         // An import is going on: nothing goes that it might be about to use.
         let importer = store.importer().unwrap();
-        let held = importer.0.read().unwrap();
+        let held = Importing::begin(&importer.imports);
         assert_eq!(store.retain(2, &pinned, &|| true).unwrap(), []);
         drop(held);
         assert_eq!(store.retain(2, &pinned, &|| true).unwrap(), [all[3].clone(), all[0].clone()]);

@@ -5,7 +5,7 @@ use super::beneath::{names, open, open_dir, random_name, remove};
 use super::error::{Change, Drift, StoreError, io, name_of, shown};
 use super::import::{Limits, room, unpack};
 use super::manifest::Manifest;
-use super::tree::{self, ChangeTime, Look, Pace};
+use super::tree::{self, Look, Pace};
 use hale_core::ids::Name;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{
@@ -97,9 +97,17 @@ pub(super) struct Reading {
     id: Id,
     root: OwnedFd,
     look: Result<Look, StoreError>,
+    is_synced: bool,
 }
 
 impl Reading {
+    /// Waits until all that was written is on the disk: also what others have written.
+    pub(super) fn sync(&mut self) -> Result<(), StoreError> {
+        syncfs(&self.root).map_err(|error| io(format!("sync release {}", self.id), error))?;
+        self.is_synced = true;
+        Ok(())
+    }
+
     /// Reads all of it.
     pub(super) fn read(&self, pace: Pace<'_>) -> Result<(Manifest, Vec<Drift>), StoreError> {
         tree::manifest(self.root.as_fd(), pace).map_err(|error| beyond_a_release(self.id, error))
@@ -225,28 +233,28 @@ impl Store {
         let root = self.root(id).inspect_err(|_| drop(self.marks().remove(&id)))?;
         // Before it is read: what is written meanwhile makes the next look another one.
         let look = tree::look(root.as_fd()).map_err(|error| beyond_a_release(id, error));
-        Ok(Reading { id, root, look })
+        Ok(Reading { id, root, look, is_synced: false })
     }
 
     /// What a reading has found, put down: it counts for the next [`ready`](Self::ready), also that a release is damaged.
     pub(super) fn conclude(
         &self,
-        reading: Reading,
+        mut reading: Reading,
         read: Result<(Manifest, Vec<Drift>), StoreError>,
     ) -> Result<Verified<'_>, StoreError> {
-        let Reading { id, root, look } = reading;
+        let id = reading.id;
         let now = self.root(id)?;
-        if !is_same(&root, &now).map_err(|error| io(format!("look at release {id}"), error))? {
+        if !is_same(&reading.root, &now).map_err(|error| io(format!("look at release {id}"), error))? {
             return Err(StoreError::Missing(id));
         }
         let judged = read.and_then(|(found, drift)| self.judge(id, &found, drift));
-        let (look, outcome) = match (look, judged) {
+        if judged.is_ok() && !self.is_synced(&reading) {
+            reading.sync()?;
+        }
+        let (look, outcome) = match (reading.look, judged) {
             // Neither is a word about the release.
             (_, Err(StoreError::Stopped)) => return Err(StoreError::Stopped),
-            (Ok(look), Ok(())) => {
-                self.sync(id, &root, look.changed)?;
-                (Some(look), Ok(()))
-            }
+            (Ok(look), Ok(())) => (Some(look), Ok(())),
             (Err(error), Ok(())) => (None, Err(error)),
             (look, Err(error)) => (look.ok(), Err(error)),
         };
@@ -272,19 +280,13 @@ impl Store {
         Err(damaged(id, drift))
     }
 
-    /// Sees to it that a whole release is on the disk. An import has synced it already: its link is made after all of it, before that
-    /// sync, and touched again only by a switch, which follows on a verification. So only what was changed after its link waits here:
-    /// what came by another way than an import. ext4 and others may keep a later rename and lose that.
-    fn sync(&self, id: Id, root: &OwnedFd, changed: ChangeTime) -> Result<(), StoreError> {
-        if self.is_synced(id, changed) {
-            return Ok(());
-        }
-        syncfs(root).map_err(|error| io(format!("sync release {id}"), error))
-    }
-
-    fn is_synced(&self, id: Id, changed: ChangeTime) -> bool {
-        let link = statat(&self.dir, link_name(id), AtFlags::SYMLINK_NOFOLLOW);
-        link.is_ok_and(|link| tree::change_time(&link) >= changed)
+    /// Whether a whole release is on the disk. An import has synced it: its link is made after all of it, before that sync, and touched
+    /// again only by a switch, which follows on a verification. So only what was changed after its link is not: what came by another way
+    /// than an import. ext4 and others may keep a later rename and lose that.
+    pub(super) fn is_synced(&self, reading: &Reading) -> bool {
+        let Reading { id, look: Ok(look), is_synced, .. } = reading else { return false };
+        let link = statat(&self.dir, link_name(*id), AtFlags::SYMLINK_NOFOLLOW);
+        *is_synced || link.is_ok_and(|link| tree::change_time(&link) >= look.changed)
     }
 
     /// The release without reading it, if this process has read it lately and nobody has written to it since; else as
@@ -956,10 +958,7 @@ mod tests {
         let place = Place::new();
         let store = place.open().unwrap();
         let ids = ["1", "2"].map(|version| imported(&store, version));
-        let is_synced = |store: &Store, id: Id| {
-            let changed = tree::look(store.root(id).unwrap().as_fd()).unwrap().changed;
-            store.is_synced(id, changed)
-        };
+        let is_synced = |store: &Store, id: Id| store.is_synced(&store.begin(id).unwrap());
         for id in ids {
             assert!(is_synced(&store, id));
             store.verify(id).unwrap().activate().unwrap();

@@ -180,7 +180,6 @@ impl Stores {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::generations::stores::jobs::Job;
     use crate::generations::testing::{LIMITS, Tar};
     use hale_core::effect::Order;
     use hale_core::event::Seen;
@@ -209,6 +208,14 @@ mod tests {
         (stores, told)
     }
 
+    /// Waits until nobody has the store in hands.
+    fn await_free(stores: &Stores) {
+        let mut table = stores.table();
+        while table.stores[&(bot(), Part::Store)].is_taken {
+            table = stores.wait(table, PATIENCE);
+        }
+    }
+
     fn import(stores: &Stores, version: &str) -> GenerationId {
         let tar = Tar::default().file("bot", version).end();
         stores.import(&bot()).unwrap().importer().import(&tar[..], &LIMITS).unwrap().id
@@ -228,6 +235,7 @@ mod tests {
         let (first, told) = stores(dir.path());
         let seen = told.recv_timeout(PATIENCE).unwrap();
         assert!(matches!(seen, Event::GenerationSeen { seen: Seen::Current(None), .. }), "{seen:?}");
+        await_free(&first);
         let ids = ["1", "2", "3"].map(|version| import(&first, version));
         let reader = first.table().stores[&(bot(), Part::Store)].reader.clone().unwrap();
         first.table().stores.clear();
@@ -266,6 +274,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (stores, told) = stores(dir.path());
         told.recv_timeout(PATIENCE).unwrap();
+        await_free(&stores);
         let key = (bot(), Part::Store);
         let mut pace = stores.pace(&key);
         let piece = usize::try_from(PIECE_BYTES).unwrap();
@@ -278,11 +287,15 @@ mod tests {
         let own = stores.clone();
         let freed = std::thread::spawn(move || {
             let mut round_at = Instant::now() + EVERY;
-            matches!(own.next_work(&mut plan, &mut round_at), Work::Read(..)) && plan.is_empty()
+            loop {
+                match own.next_work(&mut plan, &mut round_at) {
+                    Work::List(..) => {}
+                    Work::Read(_, id, _) => break id,
+                }
+            }
         });
-        assert!(stores.table().stores.get_mut(&key).unwrap().jobs.push(Job::Look));
         stores.table().stores.get_mut(&key).unwrap().is_taken = false;
         stores.0.freed.notify_all();
-        assert!(freed.join().unwrap());
+        assert_eq!(freed.join().unwrap().as_str(), "one");
     }
 }
