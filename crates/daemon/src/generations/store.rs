@@ -969,14 +969,13 @@ mod tests {
         assert!(ids.into_iter().all(|id| is_synced(&store, id)), "nothing has to be remembered");
         // As a repair by hand does it, or a backup that is played back.
         let file = place.path(ids[0].to_string()).join("etc/conf");
-        loop {
-            // The clock of the file system may stand for some milliseconds.
+        // The clock of the file system may stand for some milliseconds.
+        let is_noticed = (0..100_000).any(|_| {
             chmod(&file, 0o644);
             chmod(&file, 0o444);
-            if !is_synced(&store, ids[0]) {
-                break;
-            }
-        }
+            !is_synced(&store, ids[0])
+        });
+        assert!(is_noticed);
         store.verify(ids[0]).unwrap().activate().unwrap();
         assert!(is_synced(&store, ids[0]) && is_synced(&store, ids[1]));
     }

@@ -139,7 +139,7 @@ fn is_there(id: &GenerationId) -> bool {
     Path::new(id.as_str()).exists()
 }
 
-fn set_of<const N: usize>(ids: [&GenerationId; N]) -> BTreeSet<GenerationId> {
+fn set_of<'a>(ids: impl IntoIterator<Item = &'a GenerationId>) -> BTreeSet<GenerationId> {
     ids.into_iter().cloned().collect()
 }
 
@@ -193,14 +193,15 @@ fn a_garbage_collection_takes_nothing_that_is_pinned() {
     nix.collect_garbage();
     assert!(is_there(&good) && !is_there(&bad));
     // One that is gone cannot be pinned, and the others are all the same, whatever their order.
-    let (other, last) = (nix.add("bot", "other"), nix.add("bot", "last"));
-    let unprotected = store.pin(&set_of([&bad, &good, &last]), &|| true).unwrap();
+    let other = nix.add("bot", "other");
+    let more: Vec<GenerationId> = (0..4).map(|version| nix.add("more", &version.to_string())).collect();
+    let unprotected = store.pin(&set_of([&bad, &good].into_iter().chain(&more)), &|| true).unwrap();
     assert!(matches!(&unprotected[..], [(id, StoreError::NotThere { .. })] if *id == bad), "{unprotected:?}");
     // Something more urgent ends it, and nothing is let go.
     assert!(matches!(store.pin(&set_of([&good]), &|| false), Err(StoreError::Stopped)));
     store.activate(&other, Towards::New).unwrap();
     nix.collect_garbage();
-    assert!(is_there(&good) && is_there(&other) && is_there(&last));
+    assert!(is_there(&good) && is_there(&other) && more.iter().all(is_there));
 }
 
 #[test]
