@@ -32,6 +32,7 @@ use crate::memory::MemoryAtExit;
 use crate::plan::ladder::{self, Decision, Verdict};
 use crate::reason::Reason;
 use crate::record::{Body, CORE_VERSION, Finding, Record};
+use crate::safeswitch::Part;
 use crate::time::{Monotonic, Now, Span};
 use crate::world::World;
 use crate::world::phase::{Phase, StopStage, Then, UNKILLABLE_AFTER};
@@ -76,6 +77,7 @@ pub fn step(world: &mut World, now: Now, event: Event) -> Output {
     brain.start_outdated();
     brain.let_go();
     brain.retain_needed();
+    brain.drop_orders_of_what_is_over();
     brain.finish();
     brain.output
 }
@@ -101,8 +103,8 @@ struct Brain<'a> {
     output: Output,
     /// Services whose timers and invariants must be looked at before the step ends.
     touched: BTreeSet<Name>,
-    /// Parts of which something may not be needed any more.
-    retains: BTreeSet<(Name, crate::safeswitch::Part)>,
+    /// What nobody needs any more of these may go, once the step has said what is needed.
+    retains: BTreeSet<(Name, Part)>,
 }
 
 impl Brain<'_> {

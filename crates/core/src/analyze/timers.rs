@@ -43,8 +43,9 @@ impl Service {
     }
 
     fn part_due(&self, part: Part) -> Option<Monotonic> {
-        let policy = self.policy.generations.as_ref()?;
+        let policy = self.policy.generations.as_ref().filter(|_| !self.senses.unmatched[part])?;
         let known = &self.known.generations[part];
+        // What was read from the ledger waits for its store alone.
         match known.switch.as_ref().map(|switch| &switch.stage) {
             Some(Stage::Intended { since }) => Some(since.after(DURABLE_WITHIN)),
             // Its end waits for what the checks say, once they were asked.

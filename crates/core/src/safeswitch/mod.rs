@@ -322,6 +322,40 @@ impl Generations {
         Ok(())
     }
 
+    /// The same of a record in a ledger of which others may be missing: what it says is so, whatever led to it.
+    pub fn apply_after_gap(&mut self, record: &Record, moved: &Move) {
+        if self.apply(record, moved).is_ok() {
+            return;
+        }
+        match moved {
+            Move::Intended { .. } => {
+                self.switch = None;
+                let _it_fits_now = self.apply(record, moved);
+            }
+            Move::Switched { switch, to } if self.switch.as_ref().is_some_and(|it| it.id == *switch) => {
+                self.reach(Some(to.clone()), record.at.wall_us);
+            }
+            Move::Ended { switch, end } => {
+                if let Some(switch) = self.switch.take_if(|it| it.id == *switch) {
+                    self.end(&switch, end, record.at.wall_us);
+                }
+            }
+            Move::Begun { .. }
+            | Move::Switched { .. }
+            | Move::Marked { .. }
+            | Move::Proved { .. }
+            | Move::Promoting { .. }
+            | Move::GoesBack { .. }
+            | Move::Kept { .. }
+            | Move::Seen { .. }
+            | Move::Unseen { .. }
+            | Move::Soaked { .. }
+            | Move::Proven { .. }
+            | Move::Quarantined { .. }
+            | Move::Cleared { .. } => {}
+        }
+    }
+
     /// Another one is switched to.
     fn reach(&mut self, current: Option<GenerationId>, wall_us: i64) {
         if self.current != current {

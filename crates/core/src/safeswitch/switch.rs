@@ -290,6 +290,19 @@ impl Switch {
     }
 }
 
+impl Switch {
+    /// Whether what was taken back before is where it goes, or went: that is over once it is there.
+    #[must_use]
+    pub fn is_put_back(&self) -> bool {
+        match (&self.intent.aim, &self.stage) {
+            (Aim::PutBack { .. }, _) => true,
+            (Aim::TakeBack { .. }, Stage::GoingBack { .. }) => true,
+            (Aim::TakeBack { .. }, Stage::Validating { why }) => matches!(why, Reason::GoodFailsToo { .. }),
+            (Aim::Deploy { .. } | Aim::Outside | Aim::Return { .. } | Aim::TakeBack { .. }, _) => false,
+        }
+    }
+}
+
 impl Stage {
     /// Whether a switch may end so from here.
     fn may_end(&self, end: &End) -> bool {

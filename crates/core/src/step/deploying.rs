@@ -50,16 +50,9 @@ impl Brain<'_> {
         if let Some(reason) = self.not_switchable(name) {
             return self.refuse_switch(request, what(), reason);
         }
-        if let Some(switch) = self.switch(name, part) {
-            // Nothing of it runs, so that it would never prove itself.
-            let waits = matches!(switch.stage, Stage::Probation { .. })
-                && (self.phase(name).run().is_none()
-                    || self.known(name).runs[part].as_ref() != Some(&switch.intent.to));
-            if !waits || matches!(self.phase(name), Phase::BackingOff { .. } | Phase::Stopping { .. }) {
-                let text = format!("{name} is being switched to {}", switch.intent.to.short());
-                return self.reply(request, Answer::Busy { text });
-            }
-            self.end_switch(name, part, &End::Aborted { why: Reason::Superseded { by: Some(to.clone()) } });
+        if let Some(switch) = self.switch(name, part).filter(|_| !self.only_waits(name, part)) {
+            let text = format!("{name} is being switched to {}", switch.intent.to.short());
+            return self.reply(request, Answer::Busy { text });
         }
         let wall_us = self.at.wall_us;
         let known = self.generations(name, part);
@@ -76,6 +69,7 @@ impl Brain<'_> {
             let why = Reason::Ordered { actor: actor.clone() };
             self.moved(name, part, Move::Cleared { generation: to.clone(), why });
         }
+        self.supersede_what_waits(name, part, &to);
         let id = self.next_record();
         if self.intend(name, part, Aim::Deploy { actor }, to) {
             self.wait_for(name, request, Wanted::Switched(id));
@@ -95,16 +89,17 @@ impl Brain<'_> {
         if let Some(switch) = self.switch(name, part) {
             let (id, back) = (switch.id, switch.intent.back.clone());
             let on_probation = matches!(switch.stage, Stage::Probation { .. });
-            return match back.filter(|back| on_probation && to.as_ref().is_none_or(|to| to == back)) {
+            match back.filter(|back| on_probation && to.as_ref().is_none_or(|to| to == back)) {
                 Some(back) => {
                     self.wait_for(name, request, Wanted::Switched(id));
-                    self.go_back(name, part, back, Reason::Ordered { actor });
+                    return self.go_back(name, part, back, Reason::Ordered { actor });
                 }
+                None if self.only_waits(name, part) => {}
                 None => {
                     let text = format!("{name} is being switched, and cannot be rolled back before that is over");
-                    self.reply(request, Answer::Busy { text });
+                    return self.reply(request, Answer::Busy { text });
                 }
-            };
+            }
         }
         let known = self.generations(name, part);
         let target = match to {
@@ -121,9 +116,32 @@ impl Brain<'_> {
                 None => return self.refuse_switch(request, what(), Reason::NoOlderGood),
             },
         };
+        self.supersede_what_waits(name, part, &target);
         let id = self.next_record();
         if self.intend(name, part, Aim::Return { actor }, target) {
             self.wait_for(name, request, Wanted::Switched(id));
+        }
+    }
+
+    /// Whether what is switched to waits for a process that nobody is about to start, and would never prove itself: that must not
+    /// keep an operator from anything.
+    fn only_waits(&self, name: &Name, part: Part) -> bool {
+        let is_on_probation =
+            self.switch(name, part).is_some_and(|switch| matches!(switch.stage, Stage::Probation { .. }));
+        is_on_probation
+            && match self.phase(name) {
+                Phase::Stopped { .. } | Phase::Down | Phase::Blocked { .. } | Phase::Held { .. } => true,
+                Phase::Starting { .. } | Phase::Running { .. } => !self.runs_current(name, part),
+                Phase::Spawning { .. } | Phase::BackingOff { .. } | Phase::Stopping { .. } | Phase::Remains { .. } => {
+                    false
+                }
+            }
+    }
+
+    fn supersede_what_waits(&mut self, name: &Name, part: Part, by: &GenerationId) {
+        if self.only_waits(name, part) {
+            let why = Reason::Superseded { by: Some(by.clone()) };
+            self.end_switch(name, part, &End::Aborted { why });
         }
     }
 

@@ -77,20 +77,21 @@ impl Brain<'_> {
             }
             Phase::Stopped { .. } | Phase::Stopping { then: Then::Stay { .. }, .. } => {}
         }
+        self.start_what_was_switched(name);
     }
 
     /// Nothing failed: what was to be done when the pause began, or came due in it.
     fn go_on_without_failure(&mut self, name: &Name, why: &Reason) {
         match self.phase(name) {
             Phase::Down => self.try_start(name, why.clone()),
-            Phase::Spawning { .. } | Phase::Starting { .. } | Phase::Running { .. } => {
-                self.start_what_was_switched(name);
-            }
             // It ended with success.
             Phase::Remains { .. } if !self.observes(name) => {
                 self.bring_down(name, Then::Stay { why: Reason::Finished }, Reason::LeftBehind);
             }
             Phase::Remains { .. }
+            | Phase::Spawning { .. }
+            | Phase::Starting { .. }
+            | Phase::Running { .. }
             | Phase::Stopped { .. }
             | Phase::Blocked { .. }
             | Phase::BackingOff { .. }

@@ -24,8 +24,12 @@ impl Brain<'_> {
         let parts: Vec<Part> = self.world.services[name].parts().collect();
         for &part in &parts {
             if self.world.services[name].senses.look_until[part].is_some_and(|until| until <= now) {
-                let error = String::from("it has not answered");
-                self.generation_seen(name, part, Seen::Unknown { error });
+                if self.generations(name, part).is_known {
+                    self.look_at_store(name, part);
+                } else {
+                    let error = String::from("it has not answered");
+                    self.generation_seen(name, part, Seen::Unknown { error });
+                }
             }
             self.part_due(name, part);
         }
@@ -35,6 +39,10 @@ impl Brain<'_> {
     }
 
     fn part_due(&mut self, name: &Name, part: Part) {
+        if self.world.services[name].senses.unmatched[part] {
+            // What its store shows may be another end of it.
+            return;
+        }
         let now = self.now();
         let policy = self.policy(name);
         let Some(policy) = &policy.generations else { return };
@@ -145,7 +153,7 @@ impl Brain<'_> {
     }
 
     /// Whether its newest process is of what this part is switched to.
-    fn runs_current(&self, name: &Name, part: Part) -> bool {
+    pub(super) fn runs_current(&self, name: &Name, part: Part) -> bool {
         let known = self.known(name);
         known.runs[part] == known.generations[part].current
     }
@@ -169,6 +177,10 @@ impl Brain<'_> {
                 } else if switch.intent.back.is_none() && matches!(switch.intent.aim, Aim::Deploy { .. }) {
                     self.stop_without_way_back(name, part, finding);
                     return true;
+                } else if switch.intent.back.is_none() {
+                    // The ladder goes on with it, and nothing keeps an operator from bringing another.
+                    let why = Reason::OnProbation { finding: finding.to_string() };
+                    self.end_switch(name, part, &End::Held { why });
                 } else if let Some(why) = self.kept_from_going_back(name) {
                     self.end_switch(name, part, &End::Held { why });
                 }
@@ -266,6 +278,10 @@ impl Brain<'_> {
     /// The last rung: what was taken back is not the cause.
     pub(super) fn put_back(&mut self, name: &Name, part: Part, to: GenerationId) {
         let Some(incident) = self.known(name).incident.map(|open| open.id) else { return };
+        // Before it is switched to: what is quarantined never is, by Hale itself.
+        if self.generations(name, part).bads.iter().any(|bad| bad.id == to) {
+            self.moved(name, part, Move::Cleared { generation: to.clone(), why: Reason::CauseElsewhere });
+        }
         self.switch_by_ladder(name, part, Aim::PutBack { incident }, to);
     }
 

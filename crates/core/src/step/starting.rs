@@ -92,7 +92,7 @@ impl Brain<'_> {
     }
 
     /// Whether what it would run is in a release, and there is none.
-    fn needs_release(&self, name: &Name) -> bool {
+    pub(super) fn needs_release(&self, name: &Name) -> bool {
         let policy = self.policy(name);
         let is_release = policy.generations.as_ref().is_some_and(|policy| policy.store == StoreKind::Release);
         let program = policy.command.first().map(String::as_str).unwrap_or_default();
@@ -115,9 +115,9 @@ impl Brain<'_> {
         if self.phase(name) != (Phase::Blocked { on: on.clone() }) {
             self.record(name, Body::Blocked { on: on.clone() });
         }
-        self.tell_waiters(name, Wanted::Healthy, |name| Answer::Done {
-            text: format!("{name} will be started as soon as {on} is ready"),
-        });
+        let text = format!("{name} will be started as soon as {on} is ready");
+        self.tell_waiters(name, Wanted::Healthy, |_| Answer::Done { text: text.clone() });
+        self.tell_those_who_wait_for_a_switch(name, &text);
     }
 
     /// Takes a place among `restarts_in_flight`; without one it waits in line, and says so once.

@@ -78,6 +78,7 @@ impl Brain<'_> {
         self.tell_waiters(name, Wanted::Healthy, |name| Answer::Failed {
             text: format!("{name} was stopped meanwhile"),
         });
+        self.tell_those_who_wait_for_a_switch(name, &format!("{name} was stopped meanwhile"));
         self.end_those_before(name);
     }
 

@@ -8,7 +8,8 @@ use crate::effect::{Answer, Order};
 use crate::event::Seen;
 use crate::ids::{GenerationId, Name, RecordId};
 use crate::reason::Reason;
-use crate::safeswitch::{Aim, End, Move, Part, SEEN_WITHIN, Stage, Switch};
+use crate::record::Body;
+use crate::safeswitch::{Aim, End, Move, Part, Parts, SEEN_WITHIN, Stage, Switch};
 use crate::world::phase::Phase;
 use crate::world::service::Wanted;
 use alloc::format;
@@ -38,6 +39,7 @@ impl Brain<'_> {
         }
         if let Some(service) = self.service_mut(name) {
             service.known.generations = known;
+            service.senses.unmatched = Parts { store: true, files: true };
         }
         self.keep_generations(name);
         self.look_at_stores(name);
@@ -103,6 +105,8 @@ impl Brain<'_> {
             let now = self.now();
             if let Some(service) = self.service_mut(name) {
                 service.senses.kept_at = Some(now);
+                // What was read from the ledger does not say since when.
+                service.resume_proofs(now);
             }
             self.look_at_stores(name);
         }
@@ -113,11 +117,12 @@ impl Brain<'_> {
         parts.into_iter().for_each(|part| self.look_at_store(name, part));
     }
 
-    fn look_at_store(&mut self, name: &Name, part: Part) {
+    pub(super) fn look_at_store(&mut self, name: &Name, part: Part) {
         let (now, epoch) = (self.now(), self.known(name).last_epoch);
         let is_known = self.generations(name, part).is_known;
         if let Some(service) = self.service_mut(name) {
-            service.senses.look_until[part] = (!is_known).then(|| now.after(SEEN_WITHIN));
+            let is_awaited = !is_known || service.senses.unmatched[part];
+            service.senses.look_until[part] = is_awaited.then(|| now.after(SEEN_WITHIN));
         }
         self.effect(name, epoch, Order::LookAtStore { part });
     }
@@ -127,8 +132,14 @@ impl Brain<'_> {
         if !self.world.services[name].parts().any(|has| has == part) {
             return;
         }
+        let again = self.now().after(SEEN_WITHIN);
+        let mut is_unmatched = false;
         if let Some(service) = self.service_mut(name) {
-            service.senses.look_until[part] = None;
+            is_unmatched = service.senses.unmatched[part];
+            let is_unknown = matches!(seen, Seen::Unknown { .. });
+            // Only what was seen can be held against what is on record: it is looked at until it is.
+            service.senses.look_until[part] = (is_unknown && is_unmatched).then_some(again);
+            service.senses.unmatched[part] &= is_unknown;
         }
         let known = self.generations(name, part);
         let is_first = !known.is_known;
@@ -144,7 +155,7 @@ impl Brain<'_> {
                 let is_lost = current.is_none() && on_record.is_some();
                 // What has lost its link has switched to nothing else: what is on record is started as before.
                 let current = current.or(on_record.clone());
-                if is_first {
+                if is_first || is_unmatched {
                     let counts = if never { current.clone() } else { on_record };
                     self.moved(name, part, Move::Seen { current: counts });
                     self.hold_against(name, part, current);
@@ -159,23 +170,50 @@ impl Brain<'_> {
                 }
             }
         }
+        self.start_first_release(name);
     }
 
-    /// The store does not answer at a start. What it was told before it is told again: that is answered when it can be.
+    /// The store does not answer at a start. What it was told and is known to be right it is told again, to be done when it can be;
+    /// all else waits until it can be looked at.
     fn go_on_unseen(&mut self, name: &Name, part: Part) {
         let Some(switch) = self.generations(name, part).switch.clone() else { return };
         match switch.stage {
-            Stage::Intended { .. } => {
-                self.end_switch(name, part, &End::Aborted { why: Reason::Interrupted });
-            }
-            Stage::Switching | Stage::GoingBack { .. } => self.order_switch(name, part, &switch),
+            Stage::GoingBack { .. } => self.order_switch(name, part, &switch),
             Stage::Committing { told, .. } => {
                 // It was read from the ledger.
                 if told || self.moved(name, part, Move::Promoting { switch: switch.id }) {
                     self.order_promote(name, part, &switch);
                 }
             }
-            Stage::Probation { .. } | Stage::Validating { .. } => {}
+            Stage::Intended { .. } | Stage::Switching if !self.observes(name) => {
+                self.end_interrupted(name, part, &switch);
+            }
+            Stage::Intended { .. } | Stage::Switching | Stage::Probation { .. } | Stage::Validating { .. } => {}
+        }
+    }
+
+    /// Nobody knows what became of what the store was told, or it did it: never forward again to what has not proved itself.
+    fn end_interrupted(&mut self, name: &Name, part: Part, switch: &Switch) {
+        if matches!(switch.stage, Stage::Intended { .. }) {
+            self.moved(name, part, Move::Begun { switch: switch.id });
+        }
+        match (&switch.intent.aim, switch.intent.back.clone()) {
+            (Aim::Deploy { .. } | Aim::Outside, Some(back)) => self.go_back(name, part, back, Reason::Interrupted),
+            _ => {
+                if let Some(switch) = self.switch(name, part).cloned() {
+                    self.order_switch(name, part, &switch);
+                }
+            }
+        }
+    }
+
+    /// What had no release has one now.
+    fn start_first_release(&mut self, name: &Name) {
+        let waits = matches!(self.phase(name), Phase::Stopped { why: Reason::NoReleaseYet });
+        if let Some(to) = self.generations(name, Part::Store).current.clone().filter(|_| waits)
+            && !self.needs_release(name)
+        {
+            self.try_start(name, Reason::Switched { to });
         }
     }
 
@@ -225,6 +263,10 @@ impl Brain<'_> {
             Stage::GoingBack { to, .. } if is_there || is_where_it_was || seen.as_ref() == Some(to) => {
                 self.order_switch(name, part, &switch);
             }
+            // It was put back, and the end of that was lost.
+            Stage::Validating { why } if seen == self.generations(name, part).current && switch.is_put_back() => {
+                self.end_switch(name, part, &End::Environmental { why: why.clone() });
+            }
             Stage::Validating { .. } if seen == self.generations(name, part).current => {}
             Stage::Intended { .. }
             | Stage::Switching
@@ -236,7 +278,7 @@ impl Brain<'_> {
     }
 
     /// Somebody else may have switched.
-    fn look_for_others(&mut self, name: &Name, part: Part, seen: Option<GenerationId>) {
+    pub(super) fn look_for_others(&mut self, name: &Name, part: Part, seen: Option<GenerationId>) {
         let known = self.generations(name, part);
         if seen == known.current {
             return;
@@ -288,6 +330,7 @@ impl Brain<'_> {
                 | Phase::Remains { .. } => false,
             };
             if waits {
+                self.record(name, Body::CountersForgotten);
                 self.try_start(name, Reason::Switched { to });
             }
         }

@@ -1,7 +1,7 @@
 //! Switching: what is to be switched to is put on record, then the store is told, then the process is started anew; and the ends of it.
 
 use super::Brain;
-use crate::effect::{Answer, Order, Towards};
+use crate::effect::{Answer, Fence, Order, Towards};
 use crate::event::{Seen, SwitchError};
 use crate::ids::{GenerationId, Name, RecordId};
 use crate::incident::Cause;
@@ -52,6 +52,10 @@ impl Brain<'_> {
         let id = self.next_record();
         if !self.moved(name, part, Move::Intended { intent }) {
             return false;
+        }
+        if let Some(service) = self.service_mut(name) {
+            // What this Hale began it knows itself.
+            service.senses.unmatched[part] = false;
         }
         self.world.intended.insert(id, (name.clone(), part));
         true
@@ -194,12 +198,27 @@ impl Brain<'_> {
                     // What is there is started all the same: what may work is better than nothing.
                     (true, _) => {
                         self.end_switch(name, part, &End::Held { why });
+                        self.look_at_store(name, part);
+                        self.take_what_is_there(name, part, seen);
                         self.hold_or_start(name);
                     }
                     (false, Some(back)) if *seen != Seen::Current(unchanged) => self.go_back(name, part, back, why),
-                    (false, _) => self.abort(name, part, &why),
+                    (false, _) => {
+                        self.abort(name, part, &why);
+                        self.take_what_is_there(name, part, seen);
+                    }
                 }
             }
+        }
+    }
+
+    /// A switch ended elsewhere than it should: what the store is switched to now is what counts, as if somebody else had done
+    /// that.
+    fn take_what_is_there(&mut self, name: &Name, part: Part, seen: &Seen) {
+        if let Seen::Current(current) = seen
+            && self.switch(name, part).is_none()
+        {
+            self.look_for_others(name, part, current.clone());
         }
     }
 
@@ -208,18 +227,12 @@ impl Brain<'_> {
         if !self.moved(name, part, Move::Switched { switch: switch.id, to: to.clone() }) {
             return;
         }
+        // What failed before was something else.
+        self.record(name, Body::CountersForgotten);
         let until = self.now();
-        let put_back = match (&switch.intent.aim, &switch.stage) {
-            (Aim::PutBack { .. }, _) => true,
-            (Aim::TakeBack { .. }, Stage::GoingBack { .. }) => true,
-            (Aim::Deploy { .. } | Aim::Outside | Aim::Return { .. } | Aim::TakeBack { .. }, _) => false,
-        };
-        if put_back {
+        if switch.is_put_back() {
             let why =
                 if let Stage::GoingBack { why, .. } = &switch.stage { why.clone() } else { Reason::CauseElsewhere };
-            if self.generations(name, part).bads.iter().any(|bad| bad.id == to) {
-                self.moved(name, part, Move::Cleared { generation: to.clone(), why: Reason::CauseElsewhere });
-            }
             self.end_switch(name, part, &End::Environmental { why });
         }
         self.start_switched(name, part, until, Reason::Switched { to });
@@ -230,10 +243,37 @@ impl Brain<'_> {
     }
 
     /// Ends what runs, and starts what this part is switched to, or is going to be. What is being stopped for good stays so, and so
-    /// does what is only watched: its next process is of it.
+    /// does what is only watched: its next process is of it. In a pause nothing is ended: what is switched to is started when that is
+    /// over.
     pub(super) fn start_switched(&mut self, name: &Name, part: Part, until: Monotonic, why: Reason) {
+        if self.world.ending.is_some() || self.observes(name) {
+            return;
+        }
+        match self.phase(name) {
+            Phase::Stopping { then: Then::Stay { .. }, .. } => {}
+            Phase::Stopped { .. }
+            | Phase::Down
+            | Phase::Blocked { .. }
+            | Phase::BackingOff { .. }
+            | Phase::Held { .. } => {
+                self.world.admission.leave(name);
+                self.try_start(name, why);
+            }
+            Phase::Spawning { .. }
+            | Phase::Starting { .. }
+            | Phase::Running { .. }
+            | Phase::Stopping { .. }
+            | Phase::Remains { .. } => {
+                if self.known(name).paused.is_none() && !self.runs_target(name, part) {
+                    self.bring_down(name, Then::Restart { until }, why);
+                }
+            }
+        }
+    }
+
+    /// Whether what runs is healthy, and of what this part is switched to, or is going to be.
+    fn runs_target(&self, name: &Name, part: Part) -> bool {
         let known = self.known(name);
-        let stays = matches!(known.phase, Phase::Stopping { then: Then::Stay { .. }, .. });
         let target = match known.generations[part].switch.as_ref().map(|switch| &switch.stage) {
             Some(Stage::GoingBack { to, .. }) => Some(to),
             Some(
@@ -245,23 +285,21 @@ impl Brain<'_> {
             )
             | None => known.generations[part].current.as_ref(),
         };
-        let runs_it = known.phase.run().is_some() && known.runs[part].as_ref() == target && known.healthy;
-        if !stays && !runs_it && known.paused.is_none() && !self.observes(name) {
-            self.bring_down(name, Then::Restart { until }, why);
-        }
+        known.phase.run().is_some() && known.runs[part].as_ref() == target && known.healthy
     }
 
-    /// A pause is over: what was switched meanwhile is started.
+    /// A pause is over: what was switched to in it is started.
     pub(super) fn start_what_was_switched(&mut self, name: &Name) {
+        let runs = self.phase(name).run().is_some() || matches!(self.phase(name), Phase::Spawning { .. });
         let parts: Vec<Part> = self.world.services[name].parts().collect();
         for part in parts {
-            let known = self.known(name);
-            let is_ours =
-                known.generations[part].switch.as_ref().is_some_and(|switch| switch.intent.aim != Aim::Outside);
-            let runs_other = known.phase.run().is_some() && known.runs[part] != known.generations[part].current;
-            if let Some(to) = known.generations[part].current.clone().filter(|_| is_ours && runs_other) {
-                let until = self.now();
-                self.start_switched(name, part, until, Reason::Switched { to });
+            let is_ours = self.switch(name, part).is_some_and(|switch| {
+                let is_there = matches!(switch.stage, Stage::Probation { .. } | Stage::Validating { .. });
+                is_there && switch.intent.aim != Aim::Outside
+            });
+            let to = self.generations(name, part).current.clone();
+            if let Some(to) = to.filter(|_| is_ours && runs && !self.runs_current(name, part)) {
+                self.start_switched(name, part, self.now(), Reason::Switched { to });
             }
         }
     }
@@ -269,14 +307,15 @@ impl Brain<'_> {
     /// A deploy's way back, and what follows from a validation that failed.
     pub(super) fn go_back(&mut self, name: &Name, part: Part, to: GenerationId, why: Reason) {
         let Some(id) = self.switch(name, part).map(|switch| switch.id) else { return };
-        if !self.moved(name, part, Move::GoesBack { switch: id, to, why }) {
+        if !self.moved(name, part, Move::GoesBack { switch: id, to, why: why.clone() }) {
             return;
         }
         if let Some(switch) = self.switch(name, part).cloned() {
             self.order_switch(name, part, &switch);
         }
         let until = self.now();
-        self.start_switched(name, part, until, Reason::MustGo);
+        let why = if matches!(why, Reason::Ordered { .. }) { why } else { Reason::MustGo };
+        self.start_switched(name, part, until, why);
     }
 
     /// What it was to go back to cannot be: the next older one that is known to be good is as good. `false`: there is none.
@@ -312,6 +351,8 @@ impl Brain<'_> {
         if !self.end_switch(name, part, &End::Aborted { why: why.clone() }) {
             return;
         }
+        // What somebody else did meanwhile was taken for this switch.
+        self.look_at_store(name, part);
         if by_ladder {
             let cause = self.known(name).incident.map_or(Cause::Exit, |open| open.cause);
             self.decide_again(name, cause, (!further).then_some(why));
@@ -320,10 +361,11 @@ impl Brain<'_> {
         }
     }
 
-    /// What was kept from starting by a switch goes on.
+    /// What was kept from starting by a switch goes on, once its own delay is over.
     fn hold_or_start(&mut self, name: &Name) {
-        let now = self.now();
-        if matches!(self.phase(name), Phase::BackingOff { until } if until <= now) {
+        if let Phase::BackingOff { until } = self.phase(name)
+            && until <= self.now()
+        {
             self.try_start(name, Reason::DelayOver);
         }
     }
@@ -354,6 +396,17 @@ impl Brain<'_> {
         true
     }
 
+    /// Nobody knows when the service is started: a switch that needs a process waits for that without a client.
+    pub(super) fn tell_those_who_wait_for_a_switch(&mut self, name: &Name, because: &str) {
+        let parts: Vec<Part> = self.world.services[name].parts().collect();
+        for part in parts {
+            let Some(switch) = self.switch(name, part) else { continue };
+            let (id, to) = (switch.id, switch.intent.to.clone());
+            let text = format!("{because}; what is switched to ({}) has to show then that it works", to.short());
+            self.tell_waiters(name, Wanted::Switched(id), |_| Answer::Failed { text: text.clone() });
+        }
+    }
+
     /// Lets go of what nobody needs any more, and protects what is needed, once this step has said what that is.
     pub(super) fn retain(&mut self, name: &Name, part: Part) {
         self.retains.insert((name.clone(), part));
@@ -368,6 +421,21 @@ impl Brain<'_> {
             let order = Order::Retain { part, needed, keep: policy.keep };
             self.effect(&name, epoch, order);
         }
+    }
+
+    /// What this step has ended after it had ordered it is not to be done.
+    pub(super) fn drop_orders_of_what_is_over(&mut self) {
+        let services = &self.world.services;
+        self.output.effects.retain(|effect| match (&effect.fence, &effect.order) {
+            (
+                Fence::Service { service, .. },
+                Order::Switch { part, switch, .. } | Order::Promote { part, switch, .. },
+            ) => {
+                let known = services.get(service).map(|service| &service.known.generations[*part]);
+                known.and_then(|known| known.switch.as_ref()).is_some_and(|it| it.id == *switch)
+            }
+            _ => true,
+        });
     }
 
     /// Hale ends before its switches do: whoever waits is told, since the next Hale does not know of him.
@@ -475,12 +543,23 @@ mod tests {
         damaged: Vec<GenerationId>,
         /// How many probes are answered, by a pass; the next ones are not.
         answers_probes: usize,
+        /// The store says nothing of what it is switched to.
+        blind: bool,
+        /// The store says that it has not switched, and has.
+        lies: bool,
+        retained: Vec<Vec<GenerationId>>,
     }
 
     impl Bench {
         fn new(policy: ServicePolicy, current: Option<&str>) -> Self {
+            let mut bench = Self::not_begun(policy, current);
+            bench.take(Event::Begin);
+            bench
+        }
+
+        fn not_begun(policy: ServicePolicy, current: Option<&str>) -> Self {
             let (world, _) = world(policy);
-            let mut bench = Self {
+            Self {
                 world,
                 ms: 0,
                 current: current.map(id),
@@ -490,9 +569,26 @@ mod tests {
                 durable: true,
                 damaged: Vec::new(),
                 answers_probes: usize::MAX,
-            };
-            bench.take(Event::Begin);
+                blind: false,
+                lies: false,
+                retained: Vec::new(),
+            }
+        }
+
+        /// A Hale that begins after this one, with what its records say.
+        fn next(&self) -> Self {
+            let mut bench = Self::not_begun(policy(), self.current.as_ref().map(GenerationId::as_str));
+            bench.ms = self.ms + 1_000;
+            bench.world.birth.boot_id = String::from("the next one");
+            let known = self.world.services[&bot()].known.generations.clone();
+            bench.world.birth.generations.insert(bot(), known);
             bench
+        }
+
+        fn outside(&mut self, generation: &str) {
+            self.current = Some(id(generation));
+            let seen = Seen::Current(self.current.clone());
+            self.take(Event::GenerationSeen { service: bot(), part: Part::Store, seen });
         }
 
         fn now(&self) -> Now {
@@ -508,17 +604,19 @@ mod tests {
             self.records.extend(records);
             let mut events = Vec::new();
             for effect in effects {
+                let seen = Seen::Current(self.current.clone());
                 if let Order::LookAtStore { part } = effect.order {
-                    events.push(Event::GenerationSeen {
-                        service: bot(),
-                        part,
-                        seen: Seen::Current(self.current.clone()),
-                    });
+                    let seen = if self.blind { Seen::Unknown { error: String::from("no answer") } } else { seen };
+                    events.push(Event::GenerationSeen { service: bot(), part, seen });
+                } else if let Order::Retain { needed, .. } = effect.order {
+                    self.retained.push(needed);
                 } else if let Order::Switch { switch, to, .. } = effect.order {
                     let error = self.damaged.contains(&to).then(|| SwitchError::Unusable { error: "damaged".into() });
                     if error.is_none() {
                         self.current = Some(to);
                     }
+                    let lie = || self.lies.then(|| SwitchError::Failed { error: String::from("no space left") });
+                    let error = error.or_else(lie);
                     let seen = Seen::Current(self.current.clone());
                     events.push(Event::GenerationSwitched { service: bot(), part: Part::Store, switch, error, seen });
                 } else if let Order::Promote { switch, .. } = effect.order {
@@ -923,5 +1021,143 @@ mod tests {
         bench.crash();
         assert!(matches!(bench.ends().last(), Some(End::Held { why: Reason::NotSwitched { .. } })));
         assert_eq!(bench.current, Some(id("four")));
+    }
+
+    #[test]
+    fn what_somebody_else_has_switched_and_nobody_runs_keeps_no_operator_from_deploying() {
+        let mut bench = Bench::new(policy(), Some("old"));
+        bench.outside("theirs");
+        assert_eq!((bench.runs(), bench.known().current.clone()), (Some("old"), Some(id("theirs"))));
+        bench.deploy("mine");
+        assert!(matches!(bench.ends()[..], [End::Aborted { why: Reason::Superseded { .. } }]), "{:?}", bench.ends());
+        bench.pass(Span::from_secs(20));
+        assert_eq!((bench.runs(), bench.ends().last()), (Some("mine"), Some(&&End::Committed)));
+    }
+
+    #[test]
+    fn what_somebody_else_has_switched_with_no_way_back_is_held_when_it_fails() {
+        let mut bench = Bench::new(policy(), None);
+        bench.outside("first");
+        bench.outside("second");
+        bench.crash();
+        bench.crash();
+        assert!(!bench.ends().contains(&&End::Committed));
+        assert!(bench.known().switch.is_none(), "an operator could deploy nothing: {:?}", bench.known().switch);
+    }
+
+    #[test]
+    fn a_store_that_says_that_it_failed_and_has_switched_is_believed_what_it_shows() {
+        let mut bench = Bench::new(policy(), None);
+        bench.lies = true;
+        bench.deploy("new");
+        assert!(matches!(bench.ends()[..], [End::Aborted { .. }]));
+        assert_eq!((bench.runs(), bench.known().current.clone()), (Some("new"), Some(id("new"))));
+    }
+
+    #[test]
+    fn a_switch_in_a_pause_ends_nothing_before_that_is_over() {
+        let mut bench = Bench::new(policy(), Some("old"));
+        bench.durable = false;
+        bench.deploy("new");
+        bench.pass(Span::from_secs(1));
+        let pause = OperatorOrder::Pause { service: bot(), lasts: Span::from_secs(60) };
+        bench.order(pause);
+        bench.durable = true;
+        bench.take(Event::Durable { up_to: bench.records.last().unwrap().id });
+        assert_eq!((bench.runs(), bench.known().current.clone()), (Some("old"), Some(id("new"))));
+        bench.order(OperatorOrder::Resume { service: bot() });
+        assert_eq!(bench.runs(), Some("new"));
+    }
+
+    #[test]
+    fn who_waits_for_a_deploy_of_what_is_stopped_is_told() {
+        let mut bench = Bench::new(policy(), Some("old"));
+        bench.deploy("new");
+        bench.answers.clear();
+        bench.order(OperatorOrder::Stop { service: bot() });
+        assert!(bench.answers.iter().any(|answer| matches!(answer, Answer::Failed { .. })), "{:?}", bench.answers);
+    }
+
+    #[test]
+    fn a_store_that_cannot_be_looked_at_at_a_start_is_looked_at_until_it_can() {
+        let mut bench = Bench::new(policy(), Some("old"));
+        bench.deploy("new");
+        assert!(bench.known().on_probation().is_some());
+        let mut next = bench.next();
+        next.blind = true;
+        next.take(Event::Begin);
+        next.pass(Span::from_secs(20));
+        assert!(next.ends().is_empty() && next.known().switch.is_some());
+        next.blind = false;
+        next.pass(Span::from_secs(20));
+        assert!(
+            matches!(next.ends()[..], [End::RolledBack { why: Reason::RestartedOnProbation }]),
+            "{:?}",
+            next.ends()
+        );
+        assert_eq!(next.runs(), Some("old"));
+    }
+
+    #[test]
+    fn a_first_release_that_is_seen_late_is_started() {
+        let mut bench = Bench::not_begun(policy(), Some("old"));
+        bench.blind = true;
+        bench.take(Event::Begin);
+        bench.pass(Span::from_secs(2));
+        assert_eq!(bench.runs(), None);
+        bench.blind = false;
+        bench.pass(Span::from_secs(20));
+        assert_eq!((bench.runs(), bench.known().goods.len()), (Some("old"), 1));
+    }
+
+    #[test]
+    fn what_is_put_back_is_quarantined_no_longer_before_it_is_switched_to() {
+        let mut bench = Bench::new(policy(), Some("old"));
+        bench.deploy("new");
+        bench.pass(Span::from_secs(200));
+        for _ in 0..6 {
+            bench.crash();
+            bench.pass(Span::from_ms(200));
+        }
+        let moves: Vec<&Move> =
+            bench.records.iter().filter_map(|record| record.body.moved().map(|(_, it)| it)).collect();
+        let at = |is: fn(&&&Move) -> bool| moves.iter().position(|it| is(&it)).unwrap();
+        let cleared = at(|it| matches!(it, Move::Cleared { .. }));
+        let intended = at(|it| matches!(it, Move::Intended { intent } if matches!(intent.aim, Aim::PutBack { .. })));
+        assert!(cleared < intended);
+    }
+
+    #[test]
+    fn a_delay_is_waited_for_also_when_a_switch_comes_to_nothing() {
+        let mut bench = Bench::new(policy(), Some("old"));
+        bench.crash();
+        bench.crash();
+        let Phase::BackingOff { until } = bench.world.services[&bot()].known.phase else { panic!("it waits") };
+        bench.durable = false;
+        bench.deploy("new");
+        let switch = bench.records.iter().rfind(|it| matches!(it.body, Body::Generation(Move::Intended { .. })));
+        let record = match switch {
+            Some(switch) => switch.id,
+            None => {
+                bench.take(Event::Durable { up_to: bench.records.last().unwrap().id });
+                bench.records.last().unwrap().id
+            }
+        };
+        bench.take(Event::NotDurable { record });
+        assert!(matches!(bench.ends()[..], [End::Aborted { .. }]), "{:?}", bench.ends());
+        assert_eq!(bench.world.services[&bot()].known.phase, Phase::BackingOff { until });
+    }
+
+    #[test]
+    fn what_somebody_else_has_switched_to_is_needed_also_where_that_ends_a_switch() {
+        let mut bench = Bench::new(policy(), Some("old"));
+        bench.deploy("new");
+        bench.retained.clear();
+        bench.outside("theirs");
+        assert!(
+            !bench.retained.is_empty() && bench.retained.iter().all(|needed| needed.contains(&id("theirs"))),
+            "{:?}",
+            bench.retained
+        );
     }
 }

@@ -51,7 +51,8 @@ pub struct Birth {
     /// Incidents that the ledger has open: those of a Hale before this one, and those that nobody remembers because the
     /// journal could not be written, are closed first.
     pub open_incidents: Vec<(Name, IncidentId)>,
-    /// What the ledger knows of services' generations; nothing, where the journal tells it.
+    /// What the ledger knows of services' generations. Where there is a journal, it counts only as far as that could not be
+    /// written.
     pub generations: BTreeMap<Name, Parts<Generations>>,
 }
 

@@ -60,6 +60,8 @@ impl World {
         // Whoever brings it back has its releases still.
         self.birth.generations.insert(name.clone(), service.known.generations.clone());
         self.birth.last_epoch = self.birth.last_epoch.max(service.known.last_epoch);
+        // A reload may bring it back, and what failed has failed.
+        self.birth.generations.insert(name.clone(), service.known.generations);
         self.leaving.remove(name);
         self.outdated.remove(name);
         self.looks.remove(name);

@@ -5,12 +5,13 @@ use crate::event::{EndWhy, Process};
 use crate::ids::{Epoch, Name, RecordId, RequestId};
 use crate::policy::{Policy, PolicyHash, ServicePolicy};
 use crate::record::{Body, Record};
-use crate::safeswitch::{Generations, Part, Stage};
+use crate::safeswitch::{Generations, Part, Parts, Stage};
 use crate::world::dependency::{self, Dependency};
 use crate::world::service::{Known, Service};
 use alloc::collections::BTreeMap;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
+use core::mem;
 use serde::{Deserialize, Serialize};
 
 /// Nobody waits for the answer: the client was connected to the supervisor that is gone. No client has this number.
@@ -37,6 +38,9 @@ pub struct Snapshot {
     leaving: BTreeMap<Name, Arc<ServicePolicy>>,
     #[serde(default)]
     last_epoch: Epoch,
+    /// Of services that the policy does not have any more.
+    #[serde(default)]
+    generations: BTreeMap<Name, Parts<Generations>>,
 }
 
 impl Snapshot {
@@ -84,6 +88,7 @@ impl World {
             dependencies: self.dependencies.iter().map(of_dependency).collect(),
             leaving: self.leaving.iter().filter_map(leaving).collect(),
             last_epoch: self.birth.last_epoch,
+            generations: self.birth.generations.clone(),
         }
     }
 
@@ -100,6 +105,8 @@ impl World {
         snapshot: Option<Snapshot>,
         records: impl IntoIterator<Item = Record>,
     ) -> Self {
+        let mut birth = birth;
+        let in_ledger = mem::take(&mut birth.generations);
         let mut world = Self::new(birth);
         world.candidate = candidate;
         if let Some(snapshot) = snapshot {
@@ -109,6 +116,7 @@ impl World {
             world.ledger_error = snapshot.ledger_error;
             world.pending = snapshot.pending;
             world.birth.last_epoch = world.birth.last_epoch.max(snapshot.last_epoch);
+            world.birth.generations = snapshot.generations;
             for (name, policy) in snapshot.leaving {
                 world.leaving.insert(name.clone());
                 world.services.insert(name, Service::new(policy, Epoch(0)));
@@ -131,7 +139,15 @@ impl World {
         for record in records {
             world.replay(&record);
         }
-        // The ledger may know newer ones, if the journal could not be written at the end.
+        // The ledger may know newer ones, if the journal could not be written at the end: then it knows what was switched, too.
+        if world.next_record < world.birth.first_record {
+            for (name, known) in in_ledger {
+                match world.services.get_mut(&name) {
+                    Some(service) => service.known.take_from_ledger(known, world.next_record),
+                    None => drop(world.birth.generations.insert(name, known)),
+                }
+            }
+        }
         world.next_record = world.next_record.max(world.birth.first_record);
         world.intended = world.services.iter().flat_map(awaits_disk).collect();
         world.pending.values_mut().for_each(|pending| pending.request = NOBODY);

@@ -11,7 +11,7 @@ use crate::plan::ladder::Counters;
 use crate::policy::{CheckPolicy, ServicePolicy};
 use crate::reason::Reason;
 use crate::record::{Body, Finding, Record};
-use crate::safeswitch::{Generations, Held, Move, Part, Parts};
+use crate::safeswitch::{Generations, Held, Part, Parts};
 use crate::time::{Monotonic, Span};
 use crate::world::pause::Paused;
 use crate::world::phase::{Illegal, Phase, StopStage};
@@ -119,6 +119,19 @@ pub(crate) struct Known {
 }
 
 impl Known {
+    /// What the ledger knows of its generations counts where the journal, which ends before `journal_end`, knows less. But what
+    /// the journal knows to be over is over, although the ledger could not take that.
+    pub(crate) fn take_from_ledger(&mut self, mut in_ledger: Parts<Generations>, journal_end: RecordId) {
+        for part in Part::ALL {
+            let open = |known: &Generations| known.switch.as_ref().map(|switch| switch.id);
+            let id = open(&in_ledger[part]);
+            let is_over = id.is_some_and(|id| id < journal_end) && open(&self.generations[part]) != id;
+            if !is_over {
+                core::mem::swap(&mut self.generations[part], &mut in_ledger[part]);
+            }
+        }
+    }
+
     /// Each proof that goes on.
     pub(crate) fn proofs(&mut self) -> impl Iterator<Item = &mut Held> {
         self.generations.each_mut().into_iter().flat_map(Generations::proofs)
@@ -163,6 +176,8 @@ pub(crate) struct Senses {
     pub(crate) last_word: Parts<Option<Monotonic>>,
     /// Until when the first look at its store, or its files, is awaited, while it is.
     pub(crate) look_until: Parts<Option<Monotonic>>,
+    /// Whether what is on record of its stores was not held against them since this Hale began.
+    pub(crate) unmatched: Parts<bool>,
     /// When all that is known of its generations was last written down.
     pub(crate) kept_at: Option<Monotonic>,
 }
@@ -399,7 +414,6 @@ impl Service {
                 self.known.generations.each_mut().into_iter().for_each(Generations::is_well);
             }
             // Failures, delays and crash loops belong to the generation that runs.
-            Body::Generation(Move::Switched { .. }) | Body::Files(Move::Switched { .. }) => self.forget_counters(),
             Body::Generation(_) | Body::Files(_) => {}
             Body::Paused { actor, until_boot_us, .. } => {
                 self.known.paused = Some(Paused { actor: actor.clone(), until_boot_us: *until_boot_us });
@@ -476,11 +490,16 @@ impl Service {
         // While a probe that fails was awaited, nobody saw that it held.
         let unseen_us = if let Body::CheckFailed { took_us, .. } = &record.body { *took_us } else { 0 };
         let from = Monotonic::from_us(now.as_us().saturating_sub(unseen_us));
+        self.resume_proofs(from);
+        Ok(())
+    }
+
+    /// What holds proves itself `from` then on, if it does not already.
+    pub(crate) fn resume_proofs(&mut self, from: Monotonic) {
         for part in Part::ALL {
             let holds = self.holds(part);
             self.known.generations[part].set_holds(holds, from);
         }
-        Ok(())
     }
 
     /// The parts of it that have generations.

@@ -95,7 +95,7 @@ impl Trail {
         let Ok(record) = serde_json::from_slice::<Record>(payload) else { return };
         let Some(service) = &record.service else { return };
         if let Some((part, moved)) = record.body.moved() {
-            let _passed_over = self.generations.entry(service.clone()).or_default()[part].apply(&record, moved);
+            self.generations.entry(service.clone()).or_default()[part].apply_after_gap(&record, moved);
         } else if let Some(known) = self.generations.get_mut(service) {
             known.each_mut().into_iter().for_each(|part| part.follow(&record.body));
         }
