@@ -56,7 +56,9 @@ fn steps(root: &Path, report: &mut Report) {
     }
     if simulator {
         report.step(Phase::Simulation, "simulation of fixed seeds", |_| {
-            cargo_step(&["run", "--locked", "--release", "-p", "hale-sim", "--", "ci"])
+            cargo_step(&["run", "--locked", "--release", "-p", "hale-sim", "--", "ci"])?;
+            let doc = ["--in", "docs/safeswitch.md"];
+            cargo_step(&[&["run", "--locked", "--release", "-p", "hale-sim", "--", "crash-points"][..], &doc].concat())
         });
     }
     match fuzz::missing() {

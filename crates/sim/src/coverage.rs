@@ -4,9 +4,13 @@
 use crate::fault::Fault;
 use hale_core::incident::{Blame, Cause};
 use hale_core::record::Body;
+use hale_core::safeswitch::Move;
 use hale_core::status::State;
 use std::collections::BTreeMap;
 use std::fmt;
+
+/// Ends of a switch, by the names that [`hale_core::safeswitch::End::name`] gives them.
+const ENDS: [&str; 6] = ["committed", "rolled back", "aborted", "held", "environmental", "stopped"];
 
 /// Kinds of records that must be reached. `violated` is not among them: it must never be.
 pub const BODIES: [&str; 47] = [
@@ -139,6 +143,7 @@ pub struct Coverage {
     states: BTreeMap<&'static str, u64>,
     causes: BTreeMap<&'static str, u64>,
     bodies: BTreeMap<&'static str, u64>,
+    ends: BTreeMap<&'static str, u64>,
     /// How often a fault of the first was blamed on the second.
     blames: BTreeMap<(Blame, Blame), u64>,
     /// Events that the core took.
@@ -161,6 +166,9 @@ impl Coverage {
     /// A record was written.
     pub fn record(&mut self, body: &Body) {
         *self.bodies.entry(body_name(body)).or_default() += 1;
+        if let Body::Generation(Move::Ended { end, .. }) = body {
+            *self.ends.entry(end.name()).or_default() += 1;
+        }
         let cause = match body {
             Body::Detected { cause, .. } => *cause,
             Body::HardwareReset { .. } => Cause::Reset,
@@ -181,6 +189,7 @@ impl Coverage {
             (&mut self.states, &other.states),
             (&mut self.causes, &other.causes),
             (&mut self.bodies, &other.bodies),
+            (&mut self.ends, &other.ends),
         ];
         for (mine, theirs) in pairs {
             for (name, count) in theirs {
@@ -194,7 +203,7 @@ impl Coverage {
         self.virtual_us += other.virtual_us;
     }
 
-    fn groups(&self) -> [(&'static str, Vec<(&'static str, u64)>); 4] {
+    fn groups(&self) -> [(&'static str, Vec<(&'static str, u64)>); 5] {
         let count = |counts: &BTreeMap<&'static str, u64>, name: &'static str| {
             (name, counts.get(name).copied().unwrap_or_default())
         };
@@ -202,6 +211,7 @@ impl Coverage {
             ("fault", Fault::ALL.iter().map(|fault| count(&self.faults, fault.as_str())).collect()),
             ("state", State::ALL.iter().map(|state| count(&self.states, state.as_str())).collect()),
             ("cause", Cause::ALL.iter().map(|cause| count(&self.causes, cause.as_str())).collect()),
+            ("switch that was", ENDS.iter().map(|end| count(&self.ends, end)).collect()),
             ("record", BODIES.iter().chain(&["output_dropped"]).map(|body| count(&self.bodies, body)).collect()),
         ]
     }
@@ -220,7 +230,7 @@ impl Coverage {
 impl fmt::Display for Coverage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (group, counts) in self.groups() {
-            writeln!(f, "{group}s reached:")?;
+            writeln!(f, "each {group} reached:")?;
             for row in counts.chunks(4) {
                 let cells: Vec<String> = row.iter().map(|(name, count)| format!("{name:<20}{count:>9}")).collect();
                 writeln!(f, "  {}", cells.join("   "))?;

@@ -17,6 +17,15 @@ enum Point {
     AfterEffects(u64),
 }
 
+/// How Hale comes back after all of it was gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Restart {
+    /// On the same boot, without a journal: with what its ledger says.
+    SameBoot,
+    /// After a loss of power.
+    NewBoot,
+}
+
 /// The life of the supervisor of one run, and its journal.
 #[derive(Debug)]
 pub struct Supervisor {
@@ -146,6 +155,17 @@ impl Supervisor {
     /// Whether its guardian is dead, too, and the dice for what is left of that.
     pub fn takes_guardian(&mut self) -> Option<&mut Rng> {
         self.takes_guardian.then_some(&mut self.dice)
+    }
+
+    /// It dies now, and everything of Hale with it.
+    pub fn ends(&mut self) {
+        (self.dead, self.dies, self.takes_guardian) = (true, None, false);
+    }
+
+    /// Its journal is gone with it.
+    pub fn lose_journal(&mut self) {
+        (self.snapshot, self.journaled, self.full_until) = (None, 0, None);
+        self.records.clear();
     }
 
     /// How long nobody supervises, in microseconds.

@@ -36,6 +36,19 @@ pub enum OomVictim {
     Other,
 }
 
+/// What is wrong with a generation, so that each of its processes fails in the same way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flaw {
+    /// It ends so many microseconds after its program was executed.
+    Ends(u64),
+    /// It answers wrongly from then on.
+    Wrong(u64),
+    /// It answers nothing from then on.
+    Hangs(u64),
+    /// It never works.
+    NeverUp,
+}
+
 /// The life of one process; all times in microseconds: those of the guardian's answers after its making, all others
 /// after its program was executed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,6 +99,8 @@ pub struct Fate {
     pub late_notice: bool,
     /// How many descriptors it leaves when it works, and then one more at its end.
     pub leaves: u32,
+    /// What is wrong with what it runs: that stays so when all faults are over.
+    pub flaw: Option<Flaw>,
 }
 
 impl Fate {
@@ -117,7 +132,22 @@ impl Fate {
             extends: None,
             late_notice: false,
             leaves: 0,
+            flaw: None,
         }
+    }
+
+    /// The same life, of a generation with this flaw.
+    #[must_use]
+    pub fn flawed(mut self, flaw: Option<Flaw>) -> Self {
+        self.flaw = flaw;
+        let earlier = |at: Option<u64>, flaw: u64| Some(at.unwrap_or(u64::MAX).min(flaw));
+        match flaw {
+            Some(Flaw::Wrong(at)) => self.wrong_after = earlier(self.wrong_after, at),
+            Some(Flaw::Hangs(at)) => self.hangs_after = earlier(self.hangs_after, at),
+            Some(Flaw::NeverUp) => self.up_after = None,
+            Some(Flaw::Ends(_)) | None => {}
+        }
+        self
     }
 
     /// The life of process `epoch` of service number `index`. Each fault has a generator of its own: taking one

@@ -132,9 +132,43 @@ faults! {
     Starved = "starved",
     /// No probe of a service gets through for a while, whatever the service does.
     ProbingFails = "probing-fails",
+    /// An operator deploys a generation.
+    Deploy = "deploy",
+    /// An operator rolls back.
+    OrderRollback = "order-rollback",
+    /// An operator clears a generation's quarantine.
+    OrderClear = "order-clear",
+    /// A generation does not work, whoever starts it and however often.
+    BadGeneration = "bad-generation",
+    /// No generation of a service works for a while.
+    Environment = "environment",
+    /// A store does not switch, or says that it did not.
+    StoreFails = "store-fails",
+    /// A store does not answer for a while.
+    StoreHangs = "store-hangs",
+    /// Somebody else switches.
+    OutsideSwitch = "outside-switch",
+    /// All of Hale dies, and a new one begins on the same boot.
+    HaleDies = "hale-dies",
+    /// The power is cut: what is not synced is lost, and a new Hale begins on another boot.
+    PowerCut = "power-cut",
 }
 
 impl Fault {
+    /// Those that need services with generations.
+    pub const OF_GENERATIONS: [Self; 10] = [
+        Self::Deploy,
+        Self::OrderRollback,
+        Self::OrderClear,
+        Self::BadGeneration,
+        Self::Environment,
+        Self::StoreFails,
+        Self::StoreHangs,
+        Self::OutsideSwitch,
+        Self::HaleDies,
+        Self::PowerCut,
+    ];
+
     /// The fault called `name`.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
@@ -168,7 +202,8 @@ impl Rates {
         let mut rate = || if rng.chance(600) { 0 } else { rng.pick(&[10, 50, 200, 500, 900]) };
         // These are drawn elsewhere, so that they shift nothing here.
         let elsewhere = [Fault::Reload, Fault::Starved, Fault::ProbingFails];
-        let mut rate_of = |fault: &Fault| if elsewhere.contains(fault) { 0 } else { rate() };
+        let is_elsewhere = |fault: &Fault| elsewhere.contains(fault) || Fault::OF_GENERATIONS.contains(fault);
+        let mut rate_of = |fault: &Fault| if is_elsewhere(fault) { 0 } else { rate() };
         let mut rates = Self(Fault::ALL.iter().map(&mut rate_of).collect());
         // Not both: then nobody knows of a process any more, neither the journal nor the guardian, and none of the guarantees
         // about what they know can hold.

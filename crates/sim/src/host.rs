@@ -4,18 +4,23 @@
 mod blaming;
 pub mod probing;
 mod raising;
+mod rebirth;
 mod reload;
 mod revive;
+mod storing;
 
 use crate::clocks::Clocks;
 use crate::coverage::Coverage;
+use crate::crash::Crashed;
 use crate::death::Supervisor;
 use crate::fault::Fault;
+use crate::generations::{self, Doing};
 use crate::kernel::{Around, Kernel};
 use crate::oracle::{Ending, Judges, Seen};
 use crate::rng::{Purpose, Rng};
 use crate::scenario::{BEGIN_US, Scenario};
 use crate::settled::Settled;
+use crate::store::{Stores, Work};
 use crate::timeline::{Item, Timeline};
 use hale_core::analyze::checks::PROBE_LOST_AFTER;
 use hale_core::driver::Host;
@@ -48,6 +53,9 @@ const QUIET_US: u64 = 50_000;
 /// Requests below this number are questions about the state; those from here on are orders.
 pub const FIRST_ORDER: u64 = 1_000_000_000;
 
+/// Requests from this number on are about generations.
+const FIRST_DEPLOY: u64 = 3_000_000_000;
+
 /// The fake host of one run.
 pub struct FakeHost<'a> {
     scenario: &'a Scenario,
@@ -71,6 +79,13 @@ pub struct FakeHost<'a> {
     /// Those that the supervisor knows of: all, but for what was lost with a journal.
     remembered: Vec<Record>,
     supervisor: Supervisor,
+    stores: Stores,
+    store_dice: BTreeMap<Name, Rng>,
+    ledger: rebirth::Ledger,
+    /// So many events, records and effects there were.
+    points: u64,
+    /// The death of [`Scenario::crash`], once it has happened.
+    pub crashed: Option<Crashed>,
     settled: Settled,
     settled_since: Option<u64>,
     last_record: RecordId,
@@ -98,6 +113,8 @@ impl<'a> FakeHost<'a> {
             scenario.policy.services.keys().map(|name| (name.clone(), dice(Purpose::Probe, scenario.index(name))));
         let dependencies = (DEPENDENCY_DICE..).zip(scenario.policy.dependencies.keys());
         let dependencies = dependencies.map(|(number, name)| (name.clone(), dice(Purpose::Probe, number)));
+        let stores = scenario.generations.first.keys();
+        let store_dice = stores.map(|name| (name.clone(), dice(Purpose::Store, scenario.index(name))));
         let mut host = Self {
             scenario,
             timeline: Timeline::default(),
@@ -116,6 +133,11 @@ impl<'a> FakeHost<'a> {
             records: Vec::new(),
             remembered: Vec::new(),
             supervisor: Supervisor::new(dice(Purpose::Death, 0)),
+            stores: Stores::new(&scenario.generations.first),
+            store_dice: store_dice.collect(),
+            ledger: rebirth::Ledger::new(dice(Purpose::Generations, u64::MAX - 1)),
+            points: 0,
+            crashed: None,
             settled: Settled::new(&scenario.policy),
             settled_since: None,
             last_record: RecordId(0),
@@ -139,6 +161,7 @@ impl<'a> FakeHost<'a> {
             host.timeline.at(BEGIN_US + reload.at_us, Item::Reload(number));
         }
         host.plan_orders();
+        host.plan_generations();
         host.plan_disk();
         if let Some(end) = scenario.end_us {
             host.timeline.at(BEGIN_US + end, Item::TellFault(Fault::End, end_event()));
@@ -174,6 +197,20 @@ impl<'a> FakeHost<'a> {
         }
     }
 
+    fn plan_generations(&mut self) {
+        for (request, (at, doing)) in (FIRST_DEPLOY..).zip(&self.scenario.generations.doings) {
+            let item = match doing.clone() {
+                Doing::Order(fault, order) => {
+                    let question = Question::Order { actor: generations::actor(), order, waits: true };
+                    Item::TellFault(fault, Event::Asked { request: RequestId(request), question })
+                }
+                Doing::Outside(service, to) => Item::OutsideSwitch(service, to),
+                Doing::Dies(restart) => Item::HaleDies(restart),
+            };
+            self.timeline.at(BEGIN_US + at, item);
+        }
+    }
+
     fn plan_disk(&mut self) {
         let rate = self.scenario.rates.of(Fault::LedgerDegraded);
         for _ in 0..rate.div_ceil(100) {
@@ -196,7 +233,14 @@ impl<'a> FakeHost<'a> {
     fn happen(&mut self) {
         let Some(item) = self.timeline.pop() else { return };
         match item {
-            Item::Tell(event) => self.inbox.push_back(event),
+            Item::Tell(event) => {
+                if let Event::Durable { up_to } = event
+                    && !self.supervisor.is_dead()
+                {
+                    self.synced(up_to);
+                }
+                self.inbox.push_back(event);
+            }
             Item::TellFault(fault, event) => {
                 self.coverage.fault(fault);
                 if matches!(event, Event::End { .. }) {
@@ -215,8 +259,13 @@ impl<'a> FakeHost<'a> {
             }
             Item::DiskWorks => self.disk_works(),
             Item::Reload(number) => self.reload(number),
+            Item::StoreDone(service, turn) => self.store_done(&service, turn),
+            Item::StoreTells(service) => self.store_tells(&service),
+            Item::OutsideSwitch(service, to) => self.outside_switch(&service, to),
+            Item::HaleDies(restart) => self.hale_dies(restart),
             Item::FaultsEnd => {
                 self.faults_over = true;
+                self.settled.faults_end();
                 self.disk_works();
                 if self.scenario.start_all && self.end_sent.is_none() {
                     let names = self.scenario.policy.services.keys().cloned();
@@ -229,6 +278,7 @@ impl<'a> FakeHost<'a> {
             | Item::ExecFails(..)
             | Item::Up(..)
             | Item::EndsBy(..)
+            | Item::EndsByFlaw(..)
             | Item::OomKills(..)
             | Item::Stalls(..)
             | Item::Dies(..)
@@ -242,6 +292,7 @@ impl<'a> FakeHost<'a> {
     fn disk_works(&mut self) {
         if std::mem::take(&mut self.disk_failed) {
             self.inbox.push_back(Event::LedgerRecovered);
+            self.synced(self.last_record);
             self.inbox.push_back(Event::Durable { up_to: self.last_record });
         }
     }
@@ -284,7 +335,11 @@ impl<'a> FakeHost<'a> {
     }
 
     fn unsettled(&self, now: u64) -> Vec<String> {
-        self.settled.missing(|name| self.kernel.works(name, now))
+        let is_flawed = |name: &Name| {
+            let current = self.stores.current(name);
+            current.is_some_and(|current| self.scenario.generations.own_flaw(name, current).is_some())
+        };
+        self.settled.missing(|name| self.kernel.works(name, now), is_flawed)
     }
 
     /// The next event, with the clock moved to it.
@@ -293,6 +348,9 @@ impl<'a> FakeHost<'a> {
             if let Some(event) = self.inbox.pop_front() {
                 self.come_late();
                 return Some(event);
+            }
+            if self.supervisor.is_dead() {
+                return None;
             }
             let now = self.timeline.now();
             let due = until.map(|until| until.as_us().max(now));
@@ -368,10 +426,22 @@ impl Host for FakeHost<'_> {
             let asks = !begins && (self.coverage.events + 1).is_multiple_of(STATUS_EVERY);
             let event = if asks { Some(self.ask_status()) } else { self.fetch(until) };
             let Some(event) = event else {
+                if self.supervisor.is_dead() {
+                    return None;
+                }
                 // Nothing is planned and nobody wants to be woken: only time passes.
                 self.timeline.advance_to(self.timeline.now() + QUIET_US);
                 continue;
             };
+            if self.supervisor.is_dead() {
+                // All of Hale died meanwhile.
+                return None;
+            }
+            if self.dies_here() {
+                self.crash();
+                return None;
+            }
+            self.hears_of_store(&event);
             self.coverage.events += 1;
             self.ending.endless = self.coverage.events > self.events_max;
             self.judges.see(self.timeline.now(), Seen::Event(&event));
@@ -386,9 +456,43 @@ impl Host for FakeHost<'_> {
             self.coverage.fault(Fault::JournalFull);
             self.supervisor.fill(self.timeline.now());
         }
+        let at = records.iter().position(|_| self.dies_here());
+        let dies = at.is_some();
+        let written = at.map_or(records.len(), |at| self.is_written(at + 1, records.len()));
+        let records = &records[..written];
         if !self.supervisor.writes(records) {
             return;
         }
+        self.write_down(records);
+        if dies {
+            self.crash();
+        }
+    }
+
+    fn wants_snapshot(&self) -> bool {
+        // Once the ledger has the records: not at once.
+        let is_wanted = self.policies.is_unsettled() && self.coverage.events.is_multiple_of(7);
+        self.supervisor.wants_snapshot(self.timeline.now(), is_wanted)
+    }
+
+    fn keep(&mut self, snapshot: &Snapshot) {
+        self.supervisor.keep(snapshot, self.remembered.len());
+        self.policies.settle(&snapshot.policy);
+    }
+
+    fn perform(&mut self, effect: Effect) {
+        if !self.supervisor.performs() {
+            return;
+        }
+        self.do_perform(&effect);
+        if self.dies_here() {
+            self.crash();
+        }
+    }
+}
+
+impl FakeHost<'_> {
+    fn write_down(&mut self, records: &[Record]) {
         let now = self.timeline.now();
         let mut durable = false;
         for record in records {
@@ -406,6 +510,7 @@ impl Host for FakeHost<'_> {
         if durable && !self.faults_over && self.ledger_dice.chance(refuses) {
             self.coverage.fault(Fault::DurableRefused);
             let refused = records.iter().filter(|record| record.body.class() == Class::Durable);
+            self.ledger.refuse(records);
             self.inbox.extend(refused.map(|record| Event::NotDurable { record: record.id }));
             return;
         }
@@ -428,33 +533,19 @@ impl Host for FakeHost<'_> {
         self.timeline.after(delay.unwrap_or(usual), Item::Tell(Event::Durable { up_to: self.last_record }));
     }
 
-    fn wants_snapshot(&self) -> bool {
-        // Once the ledger has the records: not at once.
-        let is_wanted = self.policies.is_unsettled() && self.coverage.events.is_multiple_of(7);
-        self.supervisor.wants_snapshot(self.timeline.now(), is_wanted)
-    }
-
-    fn keep(&mut self, snapshot: &Snapshot) {
-        self.supervisor.keep(snapshot, self.remembered.len());
-        self.policies.settle(&snapshot.policy);
-    }
-
-    fn perform(&mut self, effect: Effect) {
-        if !self.supervisor.performs() {
-            return;
-        }
-        self.judges.see(self.timeline.now(), Seen::Effect(&effect));
+    fn do_perform(&mut self, effect: &Effect) {
+        self.judges.see(self.timeline.now(), Seen::Effect(effect));
         let (service, epoch) = match &effect.fence {
             Fence::Service { service, epoch } => (service, *epoch),
             Fence::Host => {
-                match effect.order {
+                match &effect.order {
                     Order::EndDone => self.end_done = true,
-                    Order::Control { probe } => self.control(probe),
-                    Order::ProbeDependency { ref dependency, probe, check, ref policy } => {
-                        self.probe_dependency(dependency, probe, check, policy);
+                    Order::Control { probe } => self.control(*probe),
+                    Order::ProbeDependency { dependency, probe, check, policy } => {
+                        self.probe_dependency(dependency, *probe, *check, policy);
                     }
                     Order::Reply { request, answer: Answer::Done { .. } | Answer::Refused(_) } => {
-                        self.policies.answered(request);
+                        self.policies.answered(*request);
                     }
                     Order::Reply { answer: Answer::Status(report), .. } => {
                         report.services.iter().for_each(|service| self.coverage.state(service.state));
@@ -465,8 +556,10 @@ impl Host for FakeHost<'_> {
             }
         };
         match &effect.order {
-            Order::Spawn { policy, stored, generation: _ } => {
-                self.with_kernel(|kernel, around| kernel.spawn(around, service, epoch, policy, stored));
+            Order::Spawn { policy, stored, generation } => {
+                self.compare_generation(service, generation.as_ref());
+                let generation = generation.as_ref();
+                self.with_kernel(|kernel, around| kernel.spawn(around, service, epoch, policy, stored, generation));
             }
             Order::Store { stored, .. } => {
                 self.with_kernel(|kernel, _| kernel.store(service, stored));
@@ -498,8 +591,14 @@ impl Host for FakeHost<'_> {
             Order::AckExit => self.kernel.acknowledge(service, epoch),
             // The kernel has nothing of what the host has made for it.
             Order::Forget => {}
-            // No scenario has generations yet.
-            Order::LookAtStore { .. } | Order::Switch { .. } | Order::Promote { .. } | Order::Retain { .. } => {}
+            Order::LookAtStore { .. } => self.order_store(service, Work::Look),
+            Order::Switch { switch, to, back, .. } => {
+                let (switch, to, has_back) = (*switch, to.clone(), back.is_some());
+                self.order_store(service, Work::Switch { switch, to, has_back });
+            }
+            Order::Promote { switch, .. } => self.order_store(service, Work::Promote { switch: *switch }),
+            // What may not be removed an oracle knows.
+            Order::Retain { .. } => {}
             Order::ProbeDependency { .. }
             | Order::Control { .. }
             | Order::Adapt { .. }

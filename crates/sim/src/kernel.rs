@@ -5,7 +5,7 @@
 mod lost;
 
 use crate::coverage::Coverage;
-use crate::fate::{Birth, Fate, OomVictim};
+use crate::fate::{Birth, Fate, Flaw, OomVictim};
 use crate::fault::Fault;
 use crate::left::Left;
 use crate::scenario::{BEGIN_US, Scenario};
@@ -14,7 +14,7 @@ use hale_core::analyze::stall::Stall;
 use hale_core::analyze::trace::Fingerprint;
 use hale_core::descriptor::Stored;
 use hale_core::event::{Event, ExitStatus, Found, Life, Notice, Process, SpawnFailure};
-use hale_core::ids::{Epoch, Name};
+use hale_core::ids::{Epoch, GenerationId, Name, RecordId};
 use hale_core::incident::Blame;
 use hale_core::memory::{MemoryAtExit, MemoryReport, OomKills, OomScope, Pressure};
 use hale_core::policy::{ServicePolicy, Signal};
@@ -58,6 +58,28 @@ pub enum Fact {
     },
     /// An order was impossible.
     Impossible(String),
+    /// A store is switched to another generation.
+    Switched {
+        /// Whose.
+        service: Name,
+        /// To what.
+        current: Option<GenerationId>,
+        /// By an order of Hale.
+        by_hale: bool,
+    },
+    /// A process is ordered of this generation.
+    SpawnsOf {
+        /// Whose.
+        service: Name,
+        /// It.
+        generation: Option<GenerationId>,
+        /// What the store is switched to.
+        current: Option<GenerationId>,
+        /// Whether Hale was told so.
+        told: bool,
+    },
+    /// Records up to this one are synced.
+    Synced(RecordId),
     /// A process was looked at whose memory grows.
     Leaks {
         /// Whose.
@@ -207,6 +229,7 @@ impl Kernel {
         epoch: Epoch,
         policy: &Arc<ServicePolicy>,
         passed: &[Stored],
+        generation: Option<&GenerationId>,
     ) {
         if self.trees.get(service).is_some_and(|trees| trees.iter().any(|tree| tree.nobodys)) {
             // Its group is not empty, and nobody has it on record.
@@ -223,7 +246,7 @@ impl Kernel {
                 .push(Fact::Impossible(format!("{service} epoch {epoch} was used already, the newest is {newest}")));
         }
         self.newest.insert(service.clone(), newest.max(epoch));
-        let fate = around.scenario.fate(service, epoch, around.age());
+        let fate = around.scenario.fate(service, epoch, around.age(), generation);
         if fate.spawned_after > 1_000 {
             around.coverage.fault(Fault::SpawnLate);
         }
@@ -457,6 +480,12 @@ impl Kernel {
                     self.die(around, &service, epoch, status, None);
                 }
             }
+            Item::EndsByFlaw(service, epoch) => {
+                if self.tree(&service, epoch).is_some_and(|tree| tree.main && !tree.killed) {
+                    around.coverage.fault(Fault::BadGeneration);
+                    self.die(around, &service, epoch, ExitStatus::Code(70), None);
+                }
+            }
             Item::OomKills(service, epoch, victim) => self.oom_kills(around, &service, epoch, victim),
             Item::Stalls(service, epoch) => self.stalls(around, &service, epoch),
             Item::Dies(service, epoch, status) => self.die(around, &service, epoch, status, None),
@@ -481,10 +510,15 @@ impl Kernel {
                 let over = around.faults_over();
                 let Some(tree) = self.tree(&service, epoch).filter(|tree| tree.main) else { return };
                 if over {
+                    let flaw = tree.fate.flaw;
                     match fault {
-                        Fault::Hang => tree.fate.hangs_after = None,
+                        Fault::Hang => {
+                            tree.fate.hangs_after = if let Some(Flaw::Hangs(at)) = flaw { Some(at) } else { None };
+                        }
                         Fault::Slow => tree.fate.slow_after = None,
-                        Fault::Wrong => tree.fate.wrong_after = None,
+                        Fault::Wrong => {
+                            tree.fate.wrong_after = if let Some(Flaw::Wrong(at)) = flaw { Some(at) } else { None };
+                        }
                         _ => tree.fate.silent_after = None,
                     }
                 } else {
@@ -496,6 +530,10 @@ impl Kernel {
             | Item::DiskFails(_)
             | Item::DiskWorks
             | Item::Reload(_)
+            | Item::StoreDone(..)
+            | Item::StoreTells(_)
+            | Item::OutsideSwitch(..)
+            | Item::HaleDies(_)
             | Item::FaultsEnd => {}
         }
     }
@@ -562,6 +600,9 @@ impl Kernel {
         if let Some((after, status)) = fate.ends {
             let fault = if status.is_success() { Fault::ExitZero } else { Fault::Crash };
             plan(Some(after), Item::EndsBy(service_name.clone(), epoch, status, fault));
+        }
+        if let Some(Flaw::Ends(after)) = fate.flaw {
+            plan(Some(after), Item::EndsByFlaw(service_name.clone(), epoch));
         }
         if let Some((after, _)) = fate.stalls {
             plan(Some(after), Item::Stalls(service_name.clone(), epoch));

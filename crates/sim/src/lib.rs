@@ -5,10 +5,13 @@
 
 pub mod clocks;
 pub mod coverage;
+pub mod crash;
+pub mod crash_points;
 pub mod death;
 pub mod dependency;
 pub mod fate;
 pub mod fault;
+pub mod generations;
 pub mod host;
 pub mod kernel;
 pub mod left;
@@ -20,5 +23,6 @@ pub mod run;
 pub mod scenario;
 pub mod settled;
 pub mod shrink;
+pub mod store;
 pub mod swarm;
 pub mod timeline;

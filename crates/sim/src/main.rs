@@ -4,6 +4,7 @@ use hale_sim::fault::Fault;
 use hale_sim::run::{Run, root, run_seed};
 use hale_sim::scenario::{Limits, Scenario};
 use hale_sim::{shrink, swarm};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -15,7 +16,8 @@ const SHRUNK_MAX: usize = 3;
 
 const USAGE: &str = "usage: hale-sim ci [--seeds 10000] [--first 1]
        hale-sim replay SEED [--services N] [--faults a,b|none] [--until MS] [--log]
-       hale-sim one SEED [--log]";
+       hale-sim one SEED [--log]
+       hale-sim crash-points [--in FILE]";
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -23,6 +25,7 @@ fn main() -> ExitCode {
     match parse(&words) {
         Ok(Command::Ci { first, seeds }) => ci(first, seeds),
         Ok(Command::Replay { seed, limits, log }) => replay(seed, &limits, log),
+        Ok(Command::CrashPoints { table_in }) => crash_points(table_in.as_deref()),
         Err(why) => {
             eprintln!("hale-sim: {why}\n{USAGE}");
             ExitCode::from(2)
@@ -32,13 +35,26 @@ fn main() -> ExitCode {
 
 /// What is to be done.
 enum Command {
-    Ci { first: u64, seeds: u64 },
-    Replay { seed: u64, limits: Limits, log: bool },
+    Ci {
+        first: u64,
+        seeds: u64,
+    },
+    Replay {
+        seed: u64,
+        limits: Limits,
+        log: bool,
+    },
+    /// Every crash point of a switch; the file must have the table that comes of it.
+    CrashPoints {
+        table_in: Option<PathBuf>,
+    },
 }
 
 fn parse(words: &[&str]) -> Result<Command, String> {
     let number = |text: &str| text.parse::<u64>().map_err(|_| format!("\"{text}\" is not a number"));
     let (seed, mut rest) = match words {
+        ["crash-points"] => return Ok(Command::CrashPoints { table_in: None }),
+        ["crash-points", "--in", file] => return Ok(Command::CrashPoints { table_in: Some(file.into()) }),
         ["ci", rest @ ..] => (None, rest),
         ["replay" | "one", seed, rest @ ..] => (Some(number(seed)?), rest),
         _ => return Err(String::from("ci, replay or one, and what belongs to it")),
@@ -108,6 +124,30 @@ fn ci(first: u64, seeds: u64) -> ExitCode {
         }
     }
     if report.failed == 0 && missing.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Interrupts a switch at each of its points, and prints what comes of it.
+fn crash_points(table_in: Option<&Path>) -> ExitCode {
+    let table = match hale_sim::crash_points::enumerate() {
+        Ok(table) => table,
+        Err(what) => {
+            println!("{what}");
+            return ExitCode::FAILURE;
+        }
+    };
+    println!("{table}");
+    let Some(file) = table_in else { return ExitCode::SUCCESS };
+    match std::fs::read_to_string(file) {
+        Ok(text) if text.contains(&table) => ExitCode::SUCCESS,
+        Ok(_) => {
+            println!("{} has another table than this: put this one there", file.display());
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            println!("{} cannot be read: {error}", file.display());
+            ExitCode::FAILURE
+        }
+    }
 }
 
 fn replay(seed: u64, limits: &Limits, log: bool) -> ExitCode {

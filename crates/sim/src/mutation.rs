@@ -10,11 +10,12 @@ use hale_core::driver::Host;
 use hale_core::effect::{Effect, Fence, Order};
 use hale_core::event::{Event, Question, Reading};
 use hale_core::ids::{Epoch, IncidentId};
-use hale_core::incident::Blame;
-use hale_core::plan::ladder::Verdict;
-use hale_core::policy::{Mode, Policy};
+use hale_core::incident::{Blame, Cause};
+use hale_core::plan::ladder::{Rung, Verdict};
+use hale_core::policy::{Mode, Policy, Rollback};
 use hale_core::reason::Reason;
 use hale_core::record::{Body, Record};
+use hale_core::safeswitch::{Aim, Bad, End, Move};
 use hale_core::time::{Monotonic, Now, Span};
 use hale_core::world::Snapshot;
 use std::sync::Arc;
@@ -82,6 +83,34 @@ pub enum Mutation {
     StartsAllAnew,
     /// How late Hale was is not heard.
     DeafToLateness,
+    /// What is to be durable is said to be before it is.
+    DurableAtOnce,
+    /// Processes are made of another generation.
+    WrongGeneration,
+    /// All generations may be removed.
+    RetainsNothing,
+    /// The core gives changes an eighth of their probation.
+    ShortProbation,
+    /// A switch that goes back is called rolled back at once.
+    RolledBackAtOnce,
+    /// That checks failed before a switch is not recorded.
+    ForgetsWhatFailed,
+    /// The end of switches is not recorded as such.
+    UnendedSwitches,
+    /// What is taken back goes where it was.
+    BackToItself,
+    /// What is there first is recorded as quarantined.
+    QuarantinesFirst,
+    /// `rollback` is not heeded.
+    AlwaysTakesBack,
+    /// Every switch is recorded as one of the ladder's.
+    AllByLadder,
+    /// Another reason is recorded why nothing is taken back.
+    WrongRefusal,
+    /// What is known of generations is written down again without what is good.
+    ForgetsGoods,
+    /// Stores are not told to switch.
+    DeafStores,
     /// Whatever happens, the service is blamed.
     WrongBlame,
     /// What has failed is not looked at.
@@ -109,6 +138,16 @@ impl Mutation {
                 policy.services.values_mut().for_each(|service| {
                     Arc::make_mut(service).after.retain(|on| !dependencies.contains_key(on));
                 });
+            }
+            Self::ShortProbation | Self::AlwaysTakesBack => {
+                for service in policy.services.values_mut() {
+                    let Some(generations) = &mut Arc::make_mut(service).generations else { continue };
+                    if self == Self::AlwaysTakesBack {
+                        generations.rollback = Rollback::Auto;
+                    } else {
+                        generations.probation = Span::from_us(generations.probation.as_us() / 8);
+                    }
+                }
             }
             Self::NoLimit => policy.host.restarts_in_flight = u32::MAX,
             Self::NoObserving => policy.host.mode = Mode::Heal,
@@ -163,11 +202,45 @@ impl<'h, 's> Mutated<'h, 's> {
                     *delay = delay.plus(Span::from_us(1));
                 }
             }
+            (Body::Decided(decision), Mutation::WrongRefusal) => {
+                let refused = decision.choice.refused.iter_mut().filter(|refused| refused.rung == Rung::TakeBack);
+                refused.for_each(|refused| refused.reason = Reason::RollbackNever);
+            }
             (Body::Blamed(judged), Mutation::WrongBlame) => judged.judgement.blame = Blame::Service,
             (_, Mutation::Unstable) => record.incident = Some(IncidentId(self.nonce)),
+            (body @ Body::Generation(_), mutation) => alter_generations(body, mutation),
             _ => {}
         }
         self.failed |= matches!(record.body, Body::Detected { .. });
+    }
+}
+
+/// Alters a record of a service's generations.
+fn alter_generations(body: &mut Body, mutation: Mutation) {
+    let nothing = Body::OutputDropped { bytes: 0 };
+    match (&mut *body, mutation) {
+        (Body::Generation(Move::Intended { intent }), Mutation::ForgetsWhatFailed) => intent.failed_before.clear(),
+        (Body::Generation(Move::Intended { intent }), Mutation::BackToItself) => {
+            if let Some(from) = intent.from.clone().filter(|_| !intent.aim.proves()) {
+                intent.to = from;
+            }
+        }
+        (Body::Generation(Move::GoesBack { switch, why, .. }), Mutation::RolledBackAtOnce) => {
+            let end = End::RolledBack { why: why.clone() };
+            *body = Body::Generation(Move::Ended { switch: *switch, end });
+        }
+        (Body::Generation(Move::Kept { known }), Mutation::ForgetsGoods) => known.goods.clear(),
+        (Body::Generation(Move::Intended { intent }), Mutation::AllByLadder) => {
+            intent.aim = Aim::TakeBack { incident: IncidentId(0), cause: Cause::Exit };
+        }
+        (Body::Generation(Move::Seen { current: Some(id) }), Mutation::QuarantinesFirst) => {
+            let (id, why) = (id.clone(), Reason::FailsOnProbation);
+            let (since_wall_us, until_wall_us) = (0, i64::MAX);
+            let bad = Box::new(Bad { id, why, seen_in: None, since_wall_us, until_wall_us });
+            *body = Body::Generation(Move::Quarantined { bad });
+        }
+        (Body::Generation(Move::Ended { .. }), Mutation::UnendedSwitches) => *body = nothing,
+        _ => {}
     }
 }
 
@@ -238,6 +311,11 @@ impl Host for Mutated<'_, '_> {
     fn write(&mut self, records: &[Record]) {
         let mut records = records.to_vec();
         records.iter_mut().for_each(|record| self.alter(record));
+        if self.mutation == Mutation::DurableAtOnce
+            && let Some(last) = records.iter().rfind(|record| record.body.moved().is_some())
+        {
+            self.again = Some(Event::Durable { up_to: last.id });
+        }
         match self.mutation {
             Mutation::EffectsFirst => self.held_back.extend(records),
             Mutation::Panics if self.failed => panic!("a mistake put in on purpose"),
@@ -257,7 +335,15 @@ impl Host for Mutated<'_, '_> {
         if let (Order::Spawn { stored, .. }, Mutation::NothingPassed) = (&mut effect.order, self.mutation) {
             stored.clear();
         }
+        match (&mut effect.order, self.mutation) {
+            (Order::Spawn { generation: Some(generation), .. }, Mutation::WrongGeneration) => {
+                *generation = crate::generations::id(9);
+            }
+            (Order::Retain { needed, .. }, Mutation::RetainsNothing) => needed.clear(),
+            _ => {}
+        }
         let twice = match (&effect.order, self.mutation) {
+            (Order::Switch { .. }, Mutation::DeafStores) => return,
             (Order::Spawn { .. }, Mutation::NoSpawnAfterFailure) if self.failed => return,
             (Order::AckExit, Mutation::NoAck)
             | (Order::Examine, Mutation::NeverLooks)

@@ -33,6 +33,10 @@ pub enum Purpose {
     Starved = 14,
     /// Times in which no probe gets through.
     Probing = 15,
+    /// Services with generations: their policies, what is done to them, and how good each generation is.
+    Generations = 16,
+    /// What one service's store does.
+    Store = 17,
 }
 
 /// xoshiro256** (Blackman, Vigna: Scrambled linear pseudorandom number generators, 2021), seeded by SplitMix64.

@@ -1,12 +1,14 @@
 //! What one seed means: which services with which policies, which faults how often and for how long.
 
+use crate::crash::Crash;
 use crate::dependency::{self, Downs};
 use crate::fate::MEMORY_BOUND;
 use crate::fate::{Fate, USUAL_UP_US};
 use crate::fault::{Fault, Rates};
+use crate::generations::{self, Generations};
 use crate::reload::{self, Reload};
 use crate::rng::{Purpose, Rng};
-use hale_core::ids::{Epoch, Name};
+use hale_core::ids::{Epoch, GenerationId, Name};
 use hale_core::policy::{
     CheckKind, CheckPolicy, CrashLoop, Figure, HostPolicy, HttpCheck, ListenAddress, LogPolicy, LoopLagCheck,
     MemoryBound, MetricCheck, Mode, Policy, ProgressCheck, Ready, ResourceLimits, RestartPolicy, Series, ServicePolicy,
@@ -50,6 +52,10 @@ pub struct Scenario {
     pub mute: Vec<(u64, u64)>,
     /// Other policies that come into force.
     pub reloads: Vec<Reload>,
+    /// What services' generations are, and what is done to them.
+    pub generations: Generations,
+    /// A death that is not drawn.
+    pub crash: Option<Crash>,
     /// Lives that are not drawn.
     pub script: Option<Script>,
 }
@@ -125,7 +131,7 @@ impl Scenario {
             (name(index), Arc::new(service))
         });
         let services = services.collect();
-        let policy = Policy { host, services, system: SystemPolicy::default(), dependencies };
+        let mut policy = Policy { host, services, system: SystemPolicy::default(), dependencies };
         if limits.faults.as_ref().is_none_or(|kept| kept.contains(&Fault::Reload)) {
             reload::draw_rate(seed, &mut rates);
         }
@@ -141,9 +147,13 @@ impl Scenario {
             // What a journal forgets that cannot be written, a policy included, is another story.
             rates.leave_out(Fault::JournalFull);
         }
+        generations::draw_policies(seed, &mut policy, slow, crowd);
+        let kept = limits.faults.as_deref();
+        let generations = generations::draw(seed, &mut rates, kept, &policy, faults_us, slow);
         let dependencies = policy.dependencies.clone();
         Self {
             seed,
+            generations,
             reloads: reload::draw(seed, &rates, faults_us, &policy, slow),
             downs: dependency::downs(seed, &rates, faults_us, &dependencies),
             mute: mute(&mut probing, &rates, faults_us),
@@ -155,6 +165,7 @@ impl Scenario {
             start_all,
             end_after,
             wall: 0,
+            crash: None,
             script: None,
         }
     }
@@ -184,6 +195,8 @@ impl Scenario {
             start_all: false,
             end_after: false,
             wall: 0,
+            generations: Generations::default(),
+            crash: None,
             script: None,
         }
     }
@@ -194,9 +207,13 @@ impl Scenario {
         self.mute.iter().any(|(from, to)| (*from..*to).contains(&at_us))
     }
 
-    /// The life of a process that is made `at_us` after the beginning.
+    /// The life of a process of this generation that is made `at_us` after the beginning.
     #[must_use]
-    pub fn fate(&self, service: &Name, epoch: Epoch, at_us: u64) -> Fate {
+    pub fn fate(&self, service: &Name, epoch: Epoch, at_us: u64, generation: Option<&GenerationId>) -> Fate {
+        self.fate_but_for_flaws(service, epoch, at_us).flawed(self.generations.flaw(service, generation, at_us))
+    }
+
+    fn fate_but_for_flaws(&self, service: &Name, epoch: Epoch, at_us: u64) -> Fate {
         if let Some(fate) = self.script.as_ref().and_then(|script| script(service, epoch, at_us)) {
             return fate;
         }

@@ -1,9 +1,10 @@
 //! Virtual time: what will happen, ordered by when and then by when it was planned.
 
+use crate::death::Restart;
 use crate::fate::OomVictim;
 use crate::fault::Fault;
 use hale_core::event::{Event, ExitStatus, Notice};
-use hale_core::ids::{Epoch, Name};
+use hale_core::ids::{Epoch, GenerationId, Name};
 use std::collections::BTreeMap;
 
 /// Something that will happen in the fake world.
@@ -41,6 +42,16 @@ pub enum Item {
     DiskWorks,
     /// An operator reloads: which of the scenario's.
     Reload(usize),
+    /// A process ends by itself, because of its generation's flaw.
+    EndsByFlaw(Name, Epoch),
+    /// The work that a store is at is done, as far as it gets done.
+    StoreDone(Name, u64),
+    /// The store has something to say: what it is switched to by then, if that is not said yet.
+    StoreTells(Name),
+    /// Somebody else switches a store.
+    OutsideSwitch(Name, GenerationId),
+    /// All of Hale dies; with the power or without.
+    HaleDies(Restart),
     /// From now on nothing misbehaves.
     FaultsEnd,
 }

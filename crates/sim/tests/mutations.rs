@@ -35,6 +35,29 @@ const CASES: &[(&str, Mutation)] = &[
     ("starved", Mutation::DeafToLateness),
     ("looks-first", Mutation::NeverLooks),
     ("blame", Mutation::WrongBlame),
+];
+
+/// The same of the oracles that watch over switches.
+const CASES_OF_SWITCHES: &[(&str, Mutation)] = &[
+    ("intents-first", Mutation::DurableAtOnce),
+    ("proofs-first", Mutation::DurableAtOnce),
+    ("spawns-current", Mutation::WrongGeneration),
+    ("retains", Mutation::RetainsNothing),
+    ("probation", Mutation::ShortProbation),
+    ("rolled-back", Mutation::RolledBackAtOnce),
+    ("failed-before", Mutation::ForgetsWhatFailed),
+    ("one-switch", Mutation::UnendedSwitches),
+    ("ways-back", Mutation::BackToItself),
+    ("never-to-bad", Mutation::QuarantinesFirst),
+    ("rollback-is-allowed", Mutation::AlwaysTakesBack),
+    ("rollbacks-per-day", Mutation::AllByLadder),
+    ("true-refusals", Mutation::WrongRefusal),
+    ("kept-is-true", Mutation::ForgetsGoods),
+    ("liveness", Mutation::DeafStores),
+];
+
+/// The same of those that look at whole runs.
+const CASES_OF_RUNS: &[(&str, Mutation)] = &[
     ("liveness", Mutation::NoSpawnAfterFailure),
     ("no-spinning", Mutation::Restless),
     ("ends", Mutation::NeverDone),
@@ -48,8 +71,22 @@ const SEEDS: u64 = 150;
 
 #[test]
 fn each_mistake_is_found_by_the_oracle_whose_guarantee_it_breaks() {
+    are_found(CASES);
+}
+
+#[test]
+fn each_mistake_about_switches_is_found() {
+    are_found(CASES_OF_SWITCHES);
+}
+
+#[test]
+fn each_mistake_about_whole_runs_is_found() {
+    are_found(CASES_OF_RUNS);
+}
+
+fn are_found(cases: &[(&str, Mutation)]) {
     let mut missed = Vec::new();
-    for (oracle, mutation) in CASES {
+    for (oracle, mutation) in cases {
         let found = (1..=SEEDS).find(|&seed| {
             let scenario = Scenario::draw(seed, &Limits::default());
             run_seed(&scenario, Some(*mutation)).violations.iter().any(|violation| violation.oracle == *oracle)
@@ -66,7 +103,8 @@ fn each_mistake_is_found_by_the_oracle_whose_guarantee_it_breaks() {
 fn every_oracle_has_a_mistake_that_it_finds() {
     let scenario = Scenario::draw(1, &Limits::default());
     for oracle in oracle::oracles(&scenario) {
-        assert!(CASES.iter().any(|(name, _)| *name == oracle.name()), "{}: {}", oracle.name(), oracle.guarantee());
+        let mut cases = CASES.iter().chain(CASES_OF_SWITCHES).chain(CASES_OF_RUNS);
+        assert!(cases.any(|(name, _)| *name == oracle.name()), "{}: {}", oracle.name(), oracle.guarantee());
     }
 }
 

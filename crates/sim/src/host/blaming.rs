@@ -111,6 +111,10 @@ impl FakeHost<'_> {
         if self.was_missed(service) {
             truth.push(Blame::Dependency);
         }
+        // What fails on probation is the change's: nobody can tell what its process would have done without it.
+        if truth.contains(&Blame::Service) && self.stores.has(service) {
+            truth.push(Blame::Change);
+        }
         truth
     }
 

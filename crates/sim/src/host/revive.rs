@@ -14,9 +14,13 @@ use hale_core::record::{Body, Record};
 use hale_core::world::{Birth, World};
 use std::collections::BTreeMap;
 
+/// How long nobody supervises after a death that is not drawn, in microseconds: short, so that most of what was to happen is still
+/// to come.
+const CRASHED_FOR_US: u64 = 5_000;
+
 impl FakeHost<'_> {
     /// Incidents that the ledger has open.
-    fn open_incidents(&self) -> Vec<(Name, IncidentId)> {
+    pub(super) fn open_incidents(&self) -> Vec<(Name, IncidentId)> {
         let mut open = BTreeMap::new();
         for record in &self.records {
             match (&record.body, &record.service, record.incident) {
@@ -46,22 +50,32 @@ impl FakeHost<'_> {
             return None;
         }
         self.with_kernel(|kernel, _| kernel.forget_watches());
-        let guardian_lost = match self.supervisor.takes_guardian() {
+        self.end_store_work();
+        let restarts = self.restarts();
+        let guardian_lost = match self.supervisor.takes_guardian().filter(|_| !restarts) {
             Some(dice) => {
                 let mut dice = Rng::new(dice.bits(), Purpose::Death, 1, 0);
                 self.with_kernel(|kernel, around| kernel.lose_guardian(around, &mut dice));
                 true
             }
+            None if restarts => false,
             None => {
                 self.coverage.fault(Fault::SupervisorDies);
                 false
             }
         };
-        let until = self.timeline.now() + self.supervisor.absence_us();
+        let absence_us = match self.scenario.crash {
+            Some(_) => CRASHED_FOR_US,
+            None => self.supervisor.absence_us(),
+        };
+        let until = self.timeline.now() + absence_us;
         while self.timeline.next_at().is_some_and(|at| at <= until) {
             self.happen();
         }
         self.timeline.advance_to(until);
+        if let Some(restart) = self.takes_restart() {
+            return Some(self.begin_anew(birth, restart));
+        }
         // What waits in a socket stays. What its own threads were to tell it is gone, and the guardian tells all it knows.
         let stays = |event: &Event| {
             // What was read of a file is its own, too.
@@ -101,6 +115,8 @@ impl FakeHost<'_> {
             last_epoch,
             first_record: self.last_record.next(),
             open_incidents: self.open_incidents(),
+            boot_id: self.ledger.boot_id(),
+            generations: self.known_generations(),
             ..birth
         };
         let world = if began { self.supervisor.next(birth, candidate) } else { self.supervisor.first(birth) };

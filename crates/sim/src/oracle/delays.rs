@@ -2,10 +2,11 @@
 //! the core's rule.
 
 use super::{Oracle, Seen};
-use hale_core::ids::{Epoch, Name};
+use hale_core::ids::{Epoch, Name, RecordId};
 use hale_core::plan::ladder::Verdict;
 use hale_core::policy::{HELD_DELAY_MAX, Mode, Policy, RestartPolicy};
 use hale_core::record::{Body, Record};
+use hale_core::safeswitch::Move;
 use hale_core::time::Span;
 use std::collections::BTreeMap;
 
@@ -30,6 +31,8 @@ struct Model {
     healthy: bool,
     /// Orders that may make it forget.
     orders: u32,
+    /// The record that may make it forget because it was switched just before.
+    forgets: Option<RecordId>,
     /// It was healthy long enough, `LATE_US` ago: what was counted must be forgotten.
     overdue: bool,
 }
@@ -84,12 +87,19 @@ impl Delays {
                     _ if model.paused => Err(format!("{name}: decided to act in a pause")),
                     Verdict::Wait if !observes && decision.read.blocked.is_some() => Ok(()),
                     _ if observes => Err(format!("{name}: decided to act in mode observe")),
+                    // The generations' own oracles say whether it may.
+                    Verdict::TakeBack { .. } | Verdict::PutBack { .. } => Ok(()),
                     Verdict::Restart { delay } if !held => model.takes(name, now_us, expected, delay, false),
                     Verdict::Hold { delay, .. } if held => model.takes(name, now_us, expected, delay, true),
                     verdict => {
                         Err(format!("{name}: {verdict:?}, where hold is {held} after {} failures", model.failures))
                     }
                 }
+            }
+            // Failures, delays and crash loops belong to the generation that runs.
+            Body::Generation(Move::Switched { .. }) => {
+                model.forgets = Some(record.id.next());
+                Ok(())
             }
             Body::SpawnIntended { epoch, .. } => {
                 model.newest = *epoch;
@@ -149,8 +159,9 @@ impl Delays {
                 let quiet_since = model.last_failure.unwrap_or(0).max(model.ready_since.unwrap_or(u64::MAX));
                 let earned = model.healthy && now_us >= quiet_since.saturating_add(restart.healthy_after.as_us());
                 // A supervisor that takes over forgets once more what is forgotten already.
-                let allowed = earned || model.orders > 0 || model.last_failure.is_none();
-                let orders = if earned { model.orders } else { model.orders.saturating_sub(1) };
+                let switched = model.forgets == Some(record.id);
+                let allowed = earned || switched || model.orders > 0 || model.last_failure.is_none();
+                let orders = if earned || switched { model.orders } else { model.orders.saturating_sub(1) };
                 let newest = model.newest;
                 *model = Model {
                     newest,

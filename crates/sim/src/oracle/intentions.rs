@@ -2,12 +2,13 @@
 //! and stops is the one that `after` asks for.
 
 use super::{Ending, Oracle, Seen};
-use hale_core::ids::{IncidentId, Name};
+use hale_core::ids::{GenerationId, IncidentId, Name};
 use hale_core::incident::Outcome;
 use hale_core::plan::before_limit;
 use hale_core::policy::{Mode, Policy};
 use hale_core::reason::Reason;
 use hale_core::record::{Body, Record};
+use hale_core::safeswitch::{End, Move};
 use hale_core::world::dependency::Standing;
 use hale_core::world::phase::Then;
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,6 +32,12 @@ struct Facts {
     reloaded: bool,
     /// It is not in the policy any more.
     removed: bool,
+    /// Its store was told to go back.
+    goes_back: bool,
+    /// What its store has switched to.
+    switched: Option<GenerationId>,
+    /// A change did not work, and there was nothing to go back to.
+    without_way_back: bool,
 }
 
 /// Every action has a reason that the records before it bear out.
@@ -58,7 +65,9 @@ impl Reasons {
             Reason::DelayOver => facts.delayed,
             Reason::HeldRetry { tries } => facts.held == Some(tries - 1),
             Reason::NowReady { on } => facts.waits_for.as_ref() == Some(on) && self.ready.contains(on),
-            Reason::MustGo => facts.failed,
+            Reason::MustGo => facts.failed || facts.goes_back,
+            Reason::Switched { to } => facts.switched.as_ref() == Some(to),
+            Reason::OnProbation { .. } => facts.without_way_back,
             Reason::BeforeLimit { .. } => facts.planned,
             Reason::GraceOver { grace } => {
                 facts.stop_asked.is_some_and(|(at, asked)| asked == grace.as_us() && now_us >= at + asked)
@@ -67,9 +76,7 @@ impl Reasons {
             Reason::Removed => facts.removed,
             Reason::LeftBehind => facts.strays,
             Reason::Finished => facts.finished,
-            Reason::Switched { .. }
-            | Reason::OnProbation { .. }
-            | Reason::FailsOnProbation
+            Reason::FailsOnProbation
             | Reason::NewestChange { .. }
             | Reason::NoOlderGood
             | Reason::ChangeTooOld { .. }
@@ -173,6 +180,12 @@ impl Reasons {
                 facts.finished = status.is_success() && !self.policy.services[name].restart.on_success;
             }
             Body::Forgotten => facts = Facts { reloaded: facts.reloaded, removed: facts.removed, ..Facts::default() },
+            Body::Generation(Move::GoesBack { .. }) => facts.goes_back = true,
+            Body::Generation(Move::Intended { intent }) => facts.goes_back = !intent.aim.proves(),
+            Body::Generation(Move::Switched { to, .. } | Move::Seen { current: Some(to) }) => {
+                facts.switched = Some(to.clone());
+            }
+            Body::Generation(Move::Ended { end: End::Stopped { .. }, .. }) => facts.without_way_back = true,
             Body::Ordered { .. } => facts.ordered = true,
             Body::BecameReady { .. } => facts.ready = true,
             _ => {}
@@ -257,6 +270,11 @@ impl Oracle for Incidents {
 
     fn guarantee(&self) -> &'static str {
         "every incident opens with a detection, closes once with an outcome, and none is open where all is at rest"
+    }
+
+    fn restart(&mut self, ledger: &[Record]) {
+        let known = super::replay(Self::default(), ledger);
+        *self = Self { lost: known.open.into_values().chain(known.lost).collect(), ..Self::default() };
     }
 
     fn rewind(&mut self, kept: &[Record]) {

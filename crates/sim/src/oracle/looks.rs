@@ -79,6 +79,10 @@ impl Oracle for LooksFirst {
         "what runs and fails is ended only once it was looked at, or the time for that is over"
     }
 
+    fn restart(&mut self, _ledger: &[Record]) {
+        self.processes.clear();
+    }
+
     fn see(&mut self, now_us: u64, seen: Seen<'_>) -> Result<(), String> {
         match seen {
             Seen::Record(record) => return self.record(now_us, record),

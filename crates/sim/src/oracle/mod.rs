@@ -5,6 +5,7 @@ mod blames;
 mod blocking;
 mod delays;
 mod descriptors;
+mod generations;
 mod intentions;
 mod leaks;
 mod liveness;
@@ -93,6 +94,11 @@ pub trait Oracle {
     /// judge by what was said, and not by what was done.
     fn rewind(&mut self, _kept: &[Record]) {}
 
+    /// All of Hale is gone, and what this ledger has is all that is left for the next one.
+    fn restart(&mut self, _ledger: &[Record]) {
+        self.rewind(&[]);
+    }
+
     /// Looks at the end of the run.
     fn end(&mut self, _ending: &Ending) -> Result<(), String> {
         Ok(())
@@ -144,6 +150,11 @@ impl Judges {
         self.oracles.iter_mut().for_each(|oracle| oracle.rewind(kept));
     }
 
+    /// Lets them begin anew with what the ledger has.
+    pub fn restart(&mut self, ledger: &[Record]) {
+        self.oracles.iter_mut().for_each(|oracle| oracle.restart(ledger));
+    }
+
     /// Shows them the end.
     pub fn end(&mut self, ending: &Ending) {
         for oracle in &mut self.oracles {
@@ -185,6 +196,20 @@ pub fn oracles(scenario: &Scenario) -> Vec<Box<dyn Oracle>> {
         Box::new(starved::Starved),
         Box::new(looks::LooksFirst::default()),
         Box::new(blames::Blames),
+        Box::new(generations::stores::IntentsFirst::default()),
+        Box::new(generations::stores::SpawnsCurrent::default()),
+        Box::new(generations::stores::Retains::default()),
+        Box::new(generations::proofs::ProofsFirst::default()),
+        Box::new(generations::proofs::Probation::new(policy)),
+        Box::new(generations::proofs::RolledBack::new(policy)),
+        Box::new(generations::proofs::FailedBefore::default()),
+        Box::new(generations::choices::OneSwitch::default()),
+        Box::new(generations::choices::WaysBack::default()),
+        Box::new(generations::choices::NeverToBad::default()),
+        Box::new(generations::choices::Allowed::new(policy)),
+        Box::new(generations::choices::Budget::new(policy)),
+        Box::new(generations::choices::TrueRefusals::new(policy)),
+        Box::new(generations::choices::Kept::default()),
         Box::new(liveness::Liveness),
         Box::new(liveness::NoSpinning),
         Box::new(liveness::Ends::default()),

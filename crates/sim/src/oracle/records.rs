@@ -7,7 +7,8 @@ use hale_core::effect::{Effect, Fence, Order};
 use hale_core::event::{Event, Found, Life};
 use hale_core::ids::{Epoch, Name, RecordId, RequestId};
 use hale_core::plan::{before_limit, ladder, reboot};
-use hale_core::record::Body;
+use hale_core::record::{Body, Record};
+use hale_core::safeswitch::Move;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What was written about one process.
@@ -31,6 +32,10 @@ pub struct RecordsFirst {
     /// Services of which the guardian may have forgotten which numbers were used.
     forgotten: BTreeSet<Name>,
     written: BTreeMap<(Name, Epoch), Written>,
+    /// What is on record that stores are told, by switch.
+    switches: BTreeSet<(&'static str, RecordId)>,
+    /// Services of which a switch is over.
+    retains: BTreeSet<Name>,
     /// Descriptors on record, and not ordered to be kept yet.
     left: BTreeSet<RecordId>,
 }
@@ -58,10 +63,10 @@ impl RecordsFirst {
             // With the end of the service, or of its own.
             Order::Unstore { .. } => ("unstore", written.over || written.spawn),
             Order::Forget => ("forget", written.gone),
-            // No scenario has generations yet.
-            Order::LookAtStore { .. } | Order::Switch { .. } | Order::Promote { .. } | Order::Retain { .. } => {
-                ("switch", false)
-            }
+            Order::LookAtStore { .. } => return Ok(()),
+            Order::Switch { switch, .. } => ("switch", self.switches.contains(&("switch", *switch))),
+            Order::Promote { switch, .. } => ("promote", self.switches.contains(&("promote", *switch))),
+            Order::Retain { .. } => ("retain", self.retains.contains(service)),
             Order::ProbeDependency { .. }
             | Order::Control { .. }
             | Order::Adapt { .. }
@@ -88,6 +93,12 @@ impl Oracle for RecordsFirst {
         "what is done is on record before, records are numbered without gaps, and nothing changes an older process"
     }
 
+    fn restart(&mut self, ledger: &[Record]) {
+        let newest_ordered = std::mem::take(&mut self.newest_ordered);
+        let forgotten = newest_ordered.keys().cloned().collect();
+        *self = Self { last: ledger.last().map(|record| record.id), newest_ordered, forgotten, ..Self::default() };
+    }
+
     fn see(&mut self, _now_us: u64, seen: Seen<'_>) -> Result<(), String> {
         match seen {
             Seen::Effect(effect) => self.effect(effect),
@@ -106,6 +117,21 @@ impl Oracle for RecordsFirst {
                         Body::KillIntended { .. } => written.kill = true,
                         Body::Exited { .. } | Body::SpawnFailed { .. } => written.over = true,
                         Body::Detected { .. } => written.detected = true,
+                        Body::Generation(Move::Begun { switch } | Move::GoesBack { switch, .. }) => {
+                            self.switches.insert(("switch", *switch));
+                        }
+                        Body::Generation(Move::Promoting { switch }) => {
+                            self.switches.insert(("promote", *switch));
+                        }
+                        Body::Generation(Move::Kept { known }) => {
+                            // What an earlier Hale has told the store this one may tell it again.
+                            let switches = known.switch.as_ref().map(|switch| switch.id).into_iter();
+                            self.switches.extend(switches.flat_map(|id| [("switch", id), ("promote", id)]));
+                        }
+                        // What is needed is known from the first look on, and is another with each switch.
+                        Body::Generation(Move::Ended { .. } | Move::Seen { .. } | Move::Switched { .. }) => {
+                            self.retains.insert(service.clone());
+                        }
                         Body::Forgotten => written.gone = true,
                         Body::DescriptorStored { .. } => drop(self.left.insert(record.id)),
                         _ => {}
@@ -148,6 +174,10 @@ impl Oracle for Acknowledged {
 
     fn guarantee(&self) -> &'static str {
         "each exit status, and each failed start, is acknowledged to the guardian exactly once, and no other is"
+    }
+
+    fn restart(&mut self, _ledger: &[Record]) {
+        *self = Self::default();
     }
 
     fn see(&mut self, _now_us: u64, seen: Seen<'_>) -> Result<(), String> {

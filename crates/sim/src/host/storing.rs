@@ -1,0 +1,183 @@
+//! The stores of the fake host: work takes its time, fails, or hangs, and somebody else switches, too.
+
+use super::FakeHost;
+use crate::fault::Fault;
+use crate::kernel::Fact;
+use crate::oracle::Seen;
+use crate::store::{Comes, Said, Work};
+use crate::timeline::Item;
+use hale_core::event::{self, Event};
+use hale_core::ids::{GenerationId, Name};
+use hale_core::safeswitch::Part;
+
+/// How often the store tells only later that it has switched, in thousandths.
+const TELLS_LATER_PERMILLE: u32 = 500;
+
+impl FakeHost<'_> {
+    /// An order to a store.
+    pub(super) fn order_store(&mut self, service: &Name, work: Work) {
+        let (fails, hangs) = (self.store_rate(Fault::StoreFails), self.store_rate(Fault::StoreHangs));
+        let Some(dice) = self.store_dice.get_mut(service) else { return };
+        let fails = dice.chance(fails);
+        let comes = match &work {
+            _ if !fails => Comes::Done,
+            Work::Look => Comes::Blind,
+            Work::Promote { .. } => Comes::Fails,
+            Work::Switch { has_back: true, .. } => {
+                dice.pick(&[Comes::Fails, Comes::Fails, Comes::FailsAfter, Comes::NoWayBack, Comes::Blind])
+            }
+            Work::Switch { has_back: false, .. } => dice.pick(&[Comes::Fails, Comes::FailsAfter, Comes::Blind]),
+        };
+        let hangs = dice.chance(hangs / 4);
+        let Some(store) = self.stores.get(service) else { return };
+        if let Work::Switch { switch, .. } = &work {
+            store.newest = store.newest.max(*switch);
+        }
+        // Who looks later sees as much.
+        if work == Work::Look && store.queue.len() > 1 && store.queue.back().is_some_and(|(last, _)| *last == work) {
+            return;
+        }
+        store.queue.push_back((work, comes));
+        if store.queue.len() == 1 {
+            self.begin_work(service, hangs);
+        }
+    }
+
+    fn store_rate(&self, fault: Fault) -> u32 {
+        if self.faults_over { 0 } else { self.scenario.rates.of(fault) }
+    }
+
+    fn begin_work(&mut self, service: &Name, hangs: bool) {
+        let Some(dice) = self.store_dice.get_mut(service) else { return };
+        let mut takes_us = dice.scaled(50, 20_000);
+        if hangs {
+            self.coverage.fault(Fault::StoreHangs);
+            let left = (crate::scenario::BEGIN_US + self.scenario.faults_us).saturating_sub(self.timeline.now());
+            takes_us = dice.scaled(1_000, left.max(1_001));
+        }
+        let Some(store) = self.stores.get(service) else { return };
+        store.turn += 1;
+        self.timeline.after(takes_us, Item::StoreDone(service.clone(), store.turn));
+    }
+
+    /// A store is done with what it was at.
+    pub(super) fn store_done(&mut self, service: &Name, turn: u64) {
+        let hangs = self.store_rate(Fault::StoreHangs) / 4;
+        let Some(store) = self.stores.get(service).filter(|store| store.turn == turn) else { return };
+        let too_late = |work: &Work| matches!(work, Work::Switch { switch, .. } if *switch < store.newest);
+        let said = if store.queue.front().is_some_and(|(work, _)| too_late(work)) {
+            store.queue.pop_front();
+            None
+        } else {
+            store.finish()
+        };
+        let more = !store.queue.is_empty();
+        if let Some(said) = said {
+            self.store_says(service, said);
+        }
+        if more && let Some(dice) = self.store_dice.get_mut(service) {
+            let hangs = dice.chance(hangs);
+            self.begin_work(service, hangs);
+        }
+    }
+
+    fn store_says(&mut self, service: &Name, said: Said) {
+        let Said { work, error, seen, changed } = said;
+        if error.is_some() || matches!(seen, event::Seen::Unknown { .. }) {
+            self.coverage.fault(Fault::StoreFails);
+        }
+        if changed {
+            self.store_changed(service, true);
+        }
+        let service = service.clone();
+        let event = match work {
+            Work::Look => Event::GenerationSeen { service, part: Part::Store, seen },
+            Work::Switch { switch, .. } => {
+                Event::GenerationSwitched { service, part: Part::Store, switch, error, seen }
+            }
+            Work::Promote { switch } => {
+                let error = error.map(|_| String::from("No space left on device"));
+                Event::GenerationPromoted { service, part: Part::Store, switch, error }
+            }
+        };
+        self.tell_of_store(event);
+    }
+
+    /// What a store says reaches the loop at once, and in the order in which it is said.
+    fn tell_of_store(&mut self, event: Event) {
+        self.inbox.push_back(event);
+    }
+
+    /// The store is switched to another one: whoever watches it is told that, sooner or later.
+    pub(super) fn store_changed(&mut self, service: &Name, by_hale: bool) {
+        let outdated = self.inbox.iter().filter(|event| speaks_of(event).is_some_and(|(of, _)| of == service)).count();
+        let Some(store) = self.stores.get(service) else { return };
+        store.told = false;
+        store.outdated = outdated;
+        let current = store.current.clone();
+        let fact = Fact::Switched { service: service.clone(), current, by_hale };
+        self.judges.see(self.timeline.now(), Seen::Fact(&fact));
+        let Some(dice) = self.store_dice.get_mut(service) else { return };
+        let later = if dice.chance(TELLS_LATER_PERMILLE) { dice.scaled(100, 1_000_000) } else { 0 };
+        self.timeline.after(later, Item::StoreTells(service.clone()));
+    }
+
+    /// Somebody watches the store, and looks because it has changed.
+    pub(super) fn store_tells(&mut self, service: &Name) {
+        if self.supervisor.is_dead() {
+            return;
+        }
+        let seen = event::Seen::Current(self.stores.current(service).cloned());
+        self.tell_of_store(Event::GenerationSeen { service: service.clone(), part: Part::Store, seen });
+    }
+
+    /// Somebody else switches.
+    pub(super) fn outside_switch(&mut self, service: &Name, to: GenerationId) {
+        let Some(store) = self.stores.get(service) else { return };
+        if store.current.as_ref() != Some(&to) {
+            self.coverage.fault(Fault::OutsideSwitch);
+            store.current = Some(to);
+            self.store_changed(service, false);
+        }
+    }
+
+    /// An event is about to reach the core: perhaps it says what a store is switched to now.
+    pub(super) fn hears_of_store(&mut self, event: &Event) {
+        let Some((service, seen)) = speaks_of(event) else { return };
+        let Some(store) = self.stores.get(service) else { return };
+        if store.outdated > 0 {
+            // It was as it is now once before.
+            store.outdated -= 1;
+            return;
+        }
+        if matches!(seen, event::Seen::Unknown { .. }) {
+            store.told = false;
+        }
+        let is_at_it = store.queue.iter().any(|(work, _)| matches!(work, Work::Switch { .. }));
+        let answers = matches!(event, Event::GenerationSwitched { .. });
+        if *seen == event::Seen::Current(store.current.clone()) && (answers || !is_at_it) {
+            store.told = true;
+        }
+    }
+
+    /// A process is ordered: of what its store is switched to?
+    pub(super) fn compare_generation(&mut self, service: &Name, generation: Option<&GenerationId>) {
+        if !self.stores.has(service) {
+            return;
+        }
+        let Some(store) = self.stores.get(service) else { return };
+        let (current, told) = (store.current.clone(), store.told);
+        let fact = Fact::SpawnsOf { service: service.clone(), generation: generation.cloned(), current, told };
+        self.judges.see(self.timeline.now(), Seen::Fact(&fact));
+    }
+}
+
+/// Whose store an event speaks of, and what it says of that.
+fn speaks_of(event: &Event) -> Option<(&Name, &event::Seen)> {
+    match event {
+        Event::GenerationSeen { service, seen, .. } | Event::GenerationSwitched { service, seen, .. } => {
+            Some((service, seen))
+        }
+        _ => None,
+    }
+}

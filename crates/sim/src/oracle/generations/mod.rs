@@ -1,0 +1,189 @@
+//! Guarantees about services' generations, judged from a model of their own that follows records as the documentation says.
+
+pub mod choices;
+pub mod proofs;
+pub mod stores;
+
+use hale_core::ids::{GenerationId, Name, RecordId};
+use hale_core::record::{Body, Record};
+use hale_core::safeswitch::{Aim, End, GOODS_MAX, Intent, Move};
+use std::collections::BTreeMap;
+
+/// A day in microseconds.
+const DAY_US: i64 = 24 * 3_600 * 1_000_000;
+
+/// A switch that is not over.
+#[derive(Debug, Clone)]
+pub(super) struct Open {
+    pub(super) id: RecordId,
+    pub(super) intent: Intent,
+    /// It is switched to.
+    pub(super) switched: bool,
+    /// All checks have held for the probation.
+    pub(super) proved: Option<RecordId>,
+    /// Where it was told to go back to.
+    pub(super) goes_back: Option<GenerationId>,
+    /// It is where it was told to go back to.
+    pub(super) is_back: bool,
+}
+
+/// What records have said of one service's generations.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Model {
+    pub(super) current: Option<GenerationId>,
+    pub(super) changed_wall_us: i64,
+    /// Newest first.
+    pub(super) goods: Vec<GenerationId>,
+    /// Until when, as the wall clock shows it.
+    pub(super) bads: BTreeMap<GenerationId, i64>,
+    pub(super) open: Option<Open>,
+    pub(super) taken_back_wall_us: Vec<i64>,
+    pub(super) elsewhere: bool,
+}
+
+/// All services that have some.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Models(BTreeMap<Name, Model>);
+
+impl Models {
+    /// What this ledger says.
+    pub(super) fn of(ledger: &[Record]) -> Self {
+        let mut models = Self::default();
+        for record in ledger {
+            if let (Some(name), Body::Generation(Move::Intended { .. })) = (&record.service, &record.body)
+                && let Some(model) = models.0.get_mut(name)
+            {
+                // The end of the one before is not in this ledger.
+                model.open = None;
+            }
+            models.follow(record);
+        }
+        models
+    }
+
+    pub(super) fn get(&self, service: &Name) -> Option<&Model> {
+        self.0.get(service)
+    }
+
+    /// Takes one record.
+    pub(super) fn follow(&mut self, record: &Record) {
+        let Some(name) = &record.service else { return };
+        match &record.body {
+            Body::Generation(moved) => self.0.entry(name.clone()).or_default().follow(record, moved),
+            Body::CountersForgotten => {
+                if let Some(model) = self.0.get_mut(name) {
+                    model.elsewhere = false;
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Model {
+    fn follow(&mut self, record: &Record, moved: &Move) {
+        let wall_us = record.at.wall_us;
+        let of = |open: &&mut Open, id: &RecordId| open.id == *id;
+        match moved {
+            Move::Seen { current } => {
+                if self.current.is_none()
+                    && self.goods.is_empty()
+                    && let Some(id) = current
+                {
+                    self.goods.push(id.clone());
+                }
+                self.reach(current.as_ref(), wall_us);
+            }
+            Move::Intended { intent } => {
+                let intent = (**intent).clone();
+                match intent.aim {
+                    Aim::TakeBack { .. } => self.taken_back_wall_us.push(wall_us),
+                    Aim::Deploy { .. } | Aim::Return { .. } => self.elsewhere = false,
+                    Aim::Outside | Aim::PutBack { .. } => {}
+                }
+                let (switched, proved, goes_back, is_back) = (false, None, None, false);
+                // A second one beside it is another oracle's to find.
+                self.open.get_or_insert(Open { id: record.id, intent, switched, proved, goes_back, is_back });
+            }
+            Move::Switched { switch, to } => {
+                // A ledger without its intent says nothing of it.
+                if self.open.as_mut().is_some_and(|open| of(&open, switch)) {
+                    self.reach(Some(to), wall_us);
+                }
+                if let Some(open) = self.open.as_mut().filter(|open| of(open, switch)) {
+                    open.switched = true;
+                    open.is_back = open.goes_back.is_some();
+                }
+            }
+            Move::Proved { switch } => {
+                if let Some(open) = self.open.as_mut().filter(|open| of(open, switch)) {
+                    open.proved = Some(record.id);
+                }
+            }
+            Move::GoesBack { switch, to, .. } => {
+                if let Some(open) = self.open.as_mut().filter(|open| of(open, switch)) {
+                    open.goes_back = Some(to.clone());
+                }
+            }
+            Move::Ended { switch, end } => {
+                if let Some(open) = self.open.take_if(|open| open.id == *switch) {
+                    self.end(&open, end);
+                }
+            }
+            Move::Quarantined { bad } => drop(self.bads.insert(bad.id.clone(), bad.until_wall_us)),
+            Move::Cleared { generation, .. } => drop(self.bads.remove(generation)),
+            Move::Unseen { .. }
+            | Move::Begun { .. }
+            | Move::Marked { .. }
+            | Move::Promoting { .. }
+            | Move::Soaked { .. }
+            | Move::Proven { .. }
+            | Move::Kept { .. } => {}
+        }
+    }
+
+    fn reach(&mut self, current: Option<&GenerationId>, wall_us: i64) {
+        if self.current.as_ref() != current {
+            self.current = current.cloned();
+            self.changed_wall_us = wall_us;
+        }
+    }
+
+    fn end(&mut self, open: &Open, end: &End) {
+        let intent = &open.intent;
+        match end {
+            End::Committed => {
+                self.goods.retain(|good| *good != intent.to);
+                self.goods.insert(0, intent.to.clone());
+                self.goods.truncate(GOODS_MAX);
+            }
+            End::RolledBack { .. } => {
+                let left = if intent.aim.proves() { Some(&intent.to) } else { intent.from.as_ref() };
+                self.goods.retain(|good| Some(good) != left);
+            }
+            End::Environmental { .. } => {
+                self.elsewhere = true;
+                if matches!(intent.aim, Aim::PutBack { .. }) && !self.goods.contains(&intent.to) {
+                    self.goods.insert(0, intent.to.clone());
+                }
+            }
+            End::Aborted { .. } | End::Held { .. } | End::Stopped { .. } => {}
+        }
+    }
+
+    /// Whether one is not to be switched to by Hale itself.
+    pub(super) fn is_bad(&self, id: &GenerationId, wall_us: i64) -> bool {
+        self.bads.get(id).is_some_and(|until| *until > wall_us)
+    }
+
+    /// Where the ladder would go back to.
+    pub(super) fn older_good(&self, wall_us: i64) -> Option<&GenerationId> {
+        let at = self.goods.iter().position(|good| Some(good) == self.current.as_ref()).map_or(0, |at| at + 1);
+        self.goods[at..].iter().find(|good| !self.is_bad(good, wall_us))
+    }
+
+    /// How many were taken back by the ladder within a day.
+    pub(super) fn taken_back(&self, wall_us: i64) -> usize {
+        self.taken_back_wall_us.iter().filter(|at| (wall_us - DAY_US + 1..=wall_us).contains(*at)).count()
+    }
+}
