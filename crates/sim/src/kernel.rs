@@ -247,6 +247,9 @@ impl Kernel {
         }
         self.newest.insert(service.clone(), newest.max(epoch));
         let fate = around.scenario.fate(service, epoch, around.age(), generation);
+        if generation.is_some() && around.scenario.generations.is_elsewhere(service, around.age()) {
+            around.coverage.fault(Fault::Environment);
+        }
         if fate.spawned_after > 1_000 {
             around.coverage.fault(Fault::SpawnLate);
         }

@@ -14,7 +14,7 @@ const LAST_RECORDS: usize = 40;
 /// Failing seeds that are shrunk in one run: each takes a second or two.
 const SHRUNK_MAX: usize = 3;
 
-const USAGE: &str = "usage: hale-sim ci [--seeds 10000] [--first 1]
+const USAGE: &str = "usage: hale-sim ci [--seeds 5000] [--first 1]
        hale-sim replay SEED [--services N] [--faults a,b|none] [--until MS] [--log]
        hale-sim one SEED [--log]
        hale-sim crash-points [--in FILE]";
@@ -59,7 +59,7 @@ fn parse(words: &[&str]) -> Result<Command, String> {
         ["replay" | "one", seed, rest @ ..] => (Some(number(seed)?), rest),
         _ => return Err(String::from("ci, replay or one, and what belongs to it")),
     };
-    let (mut first, mut seeds, mut limits, mut log) = (1, 10_000, Limits::default(), false);
+    let (mut first, mut seeds, mut limits, mut log) = (1, 5_000, Limits::default(), false);
     loop {
         rest = match rest {
             [] => break,

@@ -188,7 +188,7 @@ impl Settled {
                 Stand::Moving(after) => missing.push(format!("{name} is not healthy after {after}")),
                 Stand::Healthy if !works(name) => missing.push(format!("{name} is called healthy and does not work")),
                 Stand::Blocked(on) if !self.rests(on, &is_flawed) => {
-                    missing.push(format!("{name} waits for {on}, which is up"))
+                    missing.push(format!("{name} waits for {on}, which is up"));
                 }
                 Stand::Healthy | Stand::Blocked(_) | Stand::Stopped => {}
             }
