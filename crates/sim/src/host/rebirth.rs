@@ -135,9 +135,12 @@ impl FakeHost<'_> {
     pub(super) fn known_generations(&self) -> BTreeMap<Name, Parts<Generations>> {
         let mut known: BTreeMap<Name, Parts<Generations>> = BTreeMap::new();
         for record in self.records.iter().filter(|record| !self.ledger.refused.contains(&record.id)) {
-            if let (Some(service), Some((part, moved))) = (&record.service, record.body.moved()) {
-                // As the real host does.
+            let Some(service) = &record.service else { continue };
+            // As the real host does.
+            if let Some((part, moved)) = record.body.moved() {
                 known.entry(service.clone()).or_default()[part].apply_after_gap(record, moved);
+            } else if let Some(known) = known.get_mut(service) {
+                known.each_mut().into_iter().for_each(|part| part.follow(&record.body));
             }
         }
         known
