@@ -117,6 +117,15 @@ impl GenerationId {
     }
 }
 
+/// A hash of content, in hexadecimal.
+impl From<[u8; 32]> for GenerationId {
+    fn from(hash: [u8; 32]) -> Self {
+        let digit = |value: u8| char::from_digit(u32::from(value), 16).unwrap_or_default();
+        let text: String = hash.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 0xf)]).collect();
+        Self(text.into())
+    }
+}
+
 /// Why a text is not a [`GenerationId`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum GenerationIdError {

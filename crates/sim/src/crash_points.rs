@@ -120,10 +120,25 @@ fn any_good(end: &Ending<'_>) -> Result<(), String> {
     if end.current.is_some() { Ok(()) } else { Err(String::from("it is on nothing")) }
 }
 
-/// Nothing was there before: it runs, or it is stopped with a reason.
+/// Nothing was there before: it is on the new one, or, where that was neither proved nor ordered again, still on nothing.
 fn first_release(end: &Ending<'_>) -> Result<(), String> {
-    let _ = end;
-    Ok(())
+    let is_proved = matches!(end.left.switch.as_ref().map(|it| &it.stage), Some(Stage::Committing { .. }))
+        || end.left.goods.iter().any(|good| good.id == generations::id(1));
+    match &end.current {
+        Some(id) if *id == generations::id(1) => Ok(()),
+        None if !is_proved && end.orders.is_empty() => Ok(()),
+        other => Err(format!("it is on {other:?}")),
+    }
+}
+
+/// Back on the old one, unless nothing of theirs was ever started, or nothing is left that says that the old one was good.
+fn theirs(end: &Ending<'_>) -> Result<(), String> {
+    let theirs = Some(generations::id(1));
+    let of_theirs =
+        |record: &Record| matches!(&record.body, Body::SpawnIntended { generation, .. } if *generation == theirs);
+    let knows_old = end.left.goods.iter().any(|good| good.id == generations::id(0));
+    let is_started = end.run.records.iter().any(of_theirs);
+    if end.current == theirs && !(is_started && knows_old) { Ok(()) } else { old_release(end) }
 }
 
 fn stories() -> Vec<Story> {
@@ -194,7 +209,7 @@ fn stories() -> Vec<Story> {
             first: Some(0),
             doings: vec![(AT, Doing::Outside(name(0), generations::id(1))), (AT + 50_000, restart())],
             flaw: |number, _| (number == 1).then_some(Flaw::Ends(1_000)),
-            ends: |_| Ok(()),
+            ends: theirs,
         },
     ]
 }

@@ -403,7 +403,7 @@ pub(super) fn shown(path: &[u8]) -> String {
 
 /// A release as a generation.
 pub(super) fn name_of(id: Id) -> GenerationId {
-    GenerationId::try_from(id.to_string()).expect("a hash is 64 hexadecimal digits, each of them printable")
+    GenerationId::from(id.0)
 }
 
 pub(super) fn entry(path: &[u8], why: EntryFault) -> StoreError {

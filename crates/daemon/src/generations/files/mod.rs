@@ -49,12 +49,9 @@ pub struct FilesId(Hash);
 
 impl FilesId {
     /// As the core has it.
-    ///
-    /// # Panics
-    /// Never: 64 hexadecimal digits are a generation's name.
     #[must_use]
     pub fn generation(self) -> GenerationId {
-        GenerationId::try_from(self.to_string()).expect("64 hexadecimal digits are short and printable")
+        GenerationId::from(self.0.0)
     }
 
     /// From what [`Self::generation`] gave; `None` for the name of something else.
