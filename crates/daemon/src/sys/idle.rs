@@ -13,10 +13,11 @@ const IOPRIO_CLASS_IDLE: libc::c_int = 3 << 13;
 ///
 /// Those of the first call that is refused: a sandbox may refuse either.
 pub fn become_idle() -> io::Result<()> {
-    let parameters = libc::sched_param { sched_priority: 0 };
-    // SAFETY: the pointer is to a `sched_param` of this frame, which the call reads and does not keep; 0 is the calling thread. Not by the
+    // The kernel's `struct sched_param` is this one number (linux/sched/types.h); the libraries' differ from each other.
+    let priority: libc::c_int = 0;
+    // SAFETY: the pointer is to a number of this frame, which the call reads and does not keep; 0 is the calling thread. Not by the
     // library's function, which musl does not have.
-    let processor = unsafe { libc::syscall(libc::SYS_sched_setscheduler, 0, libc::SCHED_IDLE, &raw const parameters) };
+    let processor = unsafe { libc::syscall(libc::SYS_sched_setscheduler, 0, libc::SCHED_IDLE, &raw const priority) };
     let processor = told(processor);
     // SAFETY: the call takes three numbers; 0 is the calling thread.
     let disk = unsafe { libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, IOPRIO_CLASS_IDLE) };
