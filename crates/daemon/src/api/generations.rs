@@ -288,8 +288,11 @@ fn list(stores: &dyn GenerationStores, report: &GenerationsReport) -> Result<Ser
 }
 
 fn verify(stores: &dyn GenerationStores, service: &Name, generation: &mut Generation) {
-    let fault = stores.verify(service, &generation.id).err();
-    generation.set_read(SystemTime::now(), fault.map(|problem| problem.text));
+    match stores.verify(service, &generation.id) {
+        // Removed since it was listed: nobody keeps more than `keep`. That is no damage.
+        Err(StoreProblem { kind: ProblemKind::Missing, .. }) => generation.set_gone(),
+        read => generation.set_read(SystemTime::now(), read.err().map(|problem| problem.text)),
+    }
 }
 
 /// Does what may block, and keeps the place for as long as that takes; what goes on can ask whether anybody still waits.
@@ -381,7 +384,7 @@ mod tests {
     use tokio::io::AsyncWriteExt;
     use tokio::net::UnixStream;
 
-    /// Has a good release, which is read once somebody says so, and a damaged one.
+    /// Has a good release, which is read once somebody says so, a damaged one, and one that is removed before it is read.
     struct Scripted {
         go_on: Mutex<threads::Receiver<()>>,
         begun: threads::Sender<()>,
@@ -398,17 +401,21 @@ mod tests {
                 _ => Ok(vec![
                     Kept { id: id("good"), came: None, read: None },
                     Kept { id: id("bad"), came: None, read: None },
+                    Kept { id: id("old"), came: None, read: None },
                 ]),
             }
         }
 
         fn verify(&self, _: &Name, generation: &GenerationId) -> Result<(), StoreProblem> {
-            if generation.as_str() == "bad" {
-                return Err(StoreProblem { kind: ProblemKind::Failed, text: "it is damaged".into() });
+            match generation.as_str() {
+                "bad" => Err(StoreProblem { kind: ProblemKind::Failed, text: "it is damaged".into() }),
+                "old" => Err(StoreProblem { kind: ProblemKind::Missing, text: "it is not there".into() }),
+                _ => {
+                    self.begun.send(()).unwrap();
+                    self.go_on.lock().unwrap().recv().unwrap();
+                    Ok(())
+                }
             }
-            self.begun.send(()).unwrap();
-            self.go_on.lock().unwrap().recv().unwrap();
-            Ok(())
         }
     }
 
@@ -500,7 +507,7 @@ mod tests {
         let listed: ServiceGenerations = serde_json::from_slice(&list("web").await.body).unwrap();
         let short = |one: &Generation| (one.id.to_string(), one.current, one.quarantined.is_some(), one.verified);
         let all: Vec<_> = listed.generations.iter().map(short).collect();
-        assert_eq!(all, [("good".into(), true, false, None), ("bad".into(), false, true, None)]);
+        assert_eq!(all, [("good".into(), true, false, None), ("bad".into(), false, true, None), ("old".into(), false, false, None)]);
         let lost: Problem = serde_json::from_slice(&list("lost").await.body).unwrap();
         assert_eq!((lost.code, lost.detail.as_str()), (Code::Failed, "the disk is gone"));
         let none: ServiceGenerations = serde_json::from_slice(&list("none").await.body).unwrap();
@@ -520,9 +527,10 @@ mod tests {
         assert_eq!(code(&second), Code::Busy);
         tell.send(()).unwrap();
         let verified: ServiceGenerations = serde_json::from_slice(&verify.await.unwrap().unwrap().body).unwrap();
-        let found = |one: &Generation| (one.verified, one.fault.clone());
+        let found = |one: &Generation| (one.kept, one.verified, one.fault.clone());
         let all: Vec<_> = verified.generations.iter().map(found).collect();
-        assert_eq!(all, [(Some(true), None), (Some(false), Some("it is damaged".into()))]);
+        let damaged = (Some(true), Some(false), Some("it is damaged".into()));
+        assert_eq!(all, [(Some(true), Some(true), None), damaged, (Some(false), None, None)]);
     }
 
     #[tokio::test]

@@ -201,7 +201,7 @@ impl From<StoreProblem> for Problem {
         let code = match problem.kind {
             ProblemKind::Refused | ProblemKind::NoStore => Code::Refused,
             ProblemKind::Busy => Code::Busy,
-            ProblemKind::Failed => Code::Failed,
+            ProblemKind::Failed | ProblemKind::Missing => Code::Failed,
         };
         Self::new(code, problem.text)
     }

@@ -44,6 +44,8 @@ pub enum ProblemKind {
     Busy,
     /// It was tried: a disk or a program failed, or what is there is damaged.
     Failed,
+    /// What it is about is not there, or not any more.
+    Missing,
     /// The service has no store, or one that takes nothing in.
     NoStore,
 }
@@ -53,10 +55,10 @@ impl From<StoreError> for StoreProblem {
         let kind = match &error {
             StoreError::Entry { .. } | StoreError::Archive(_) | StoreError::NotAnId { .. } => ProblemKind::Refused,
             StoreError::Busy | StoreError::ProfileBusy(_) | StoreError::Stopped => ProblemKind::Busy,
+            StoreError::Missing(_) => ProblemKind::Missing,
             StoreError::NoRoom { .. }
             | StoreError::Full { .. }
             | StoreError::Damaged { .. }
-            | StoreError::Missing(_)
             | StoreError::IsCurrent(_)
             | StoreError::IsPinned(_)
             | StoreError::ForeignCurrent(_)

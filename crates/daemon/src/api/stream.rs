@@ -162,6 +162,19 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn who_missed_records_is_told_how_many_and_then_hears_no_more() {
+        let hub = Hub::default();
+        let place = hub.places.clone().try_acquire_owned().unwrap();
+        let listener = Listener { records: hub.sender.subscribe(), _place: place };
+        for id in 0..RECORDS_WAITING_MAX as u64 + 3 {
+            hub.tell(RecordId(id), b"{}");
+        }
+        let (Ok(event), after) = listener.next().await.unwrap();
+        assert!(after.is_none());
+        assert_eq!(format!("{event:?}"), format!("{:?}", Event::default().event("too_slow").data("{\"missed\":3}")));
+    }
+
+    #[tokio::test]
     async fn who_does_not_read_is_dropped_and_holds_up_nobody() {
         let served = Served::start();
         let mut slow = listen(&served).await;
@@ -176,8 +189,8 @@ mod tests {
         let mut heard = Vec::new();
         slow.read_to_end(&mut heard).await.unwrap();
         let heard = String::from_utf8(heard).unwrap();
-        assert!(heard.contains("event: too_slow\n"), "nothing was too much for it");
-        assert!(!heard.contains(&format!("id: {last}\n")));
+        // Whether it was told so, or cut because nothing could be written to it for seconds, is a matter of how busy the machine is.
+        assert!(!heard.contains(&format!("id: {last}\n")), "nothing was too much for it");
         drop(quick);
         // The one that never reads is dropped too, and its place is free again.
         let _all = served.hub().places.acquire_many(u32::try_from(STREAMS_MAX).unwrap()).await.unwrap();

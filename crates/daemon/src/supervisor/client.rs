@@ -83,6 +83,8 @@ impl GuardianClient {
         self.order(&Order::Spawn(order), order.cgroup)
     }
 
+    /// An order to a guardian that is gone is lost without an error: it says nothing about the service that it is for, and what it means
+    /// is told by [`GuardianEvent::Gone`] alone.
     fn order(&mut self, order: &Order<&SpawnOrder<'_>>, fd: Option<BorrowedFd<'_>>) -> Result<(), OrderError> {
         self.message.clear();
         // There is always room in memory.
@@ -90,7 +92,10 @@ impl GuardianClient {
         if self.message.len() > MAX_ORDER_BYTES {
             return Err(OrderError::TooLong(self.message.len()));
         }
-        Ok(self.outbox.send(&self.socket, &self.message, fd)?)
+        match self.outbox.send(&self.socket, &self.message, fd) {
+            Ok(()) | Err(OutboxError::Gone) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Lets the guardian forget how this process ended. Not needed before a [`spawn`](Self::spawn) in the slot.

@@ -147,6 +147,11 @@ impl Generation {
         self.verified_at = Some(rfc3339(wall_us(at)));
         self.fault = fault;
     }
+
+    /// Its store does not have it any more.
+    pub(in crate::api) fn set_gone(&mut self) {
+        (self.kept, self.verified, self.verified_at, self.fault) = (Some(false), None, None, None);
+    }
 }
 
 impl ServiceGenerations {
