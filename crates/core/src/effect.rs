@@ -56,8 +56,9 @@ pub enum Order {
         /// At which.
         part: Part,
     },
-    /// Make sure that `to` is whole, and the way back too, and switch. Idempotent. Answered by `GenerationSwitched`. The
-    /// switch fences it: an executor refuses one that is older than the newest that it knows.
+    /// Make sure that `to` is whole, and the way back too, and switch. Idempotent. Answered by `GenerationSwitched`, or, where `to` is new,
+    /// not prepared, and says something of the service's data, by `GenerationPrepared` once its `before_switch` has run. The switch
+    /// fences it: an executor refuses one that is older than the newest that it knows.
     Switch {
         /// Of which part.
         part: Part,
@@ -69,6 +70,24 @@ pub enum Order {
         back: Option<GenerationId>,
         /// Whether it was switched to before.
         towards: Towards,
+        /// The oldest format of data that it may be of.
+        data_at_least: u32,
+        /// Whether its `before_switch` has run.
+        prepared: bool,
+    },
+    /// Run the `after_rollback` of what was gone back from. Idempotent as far as that is: after a crash it runs again. Answered by
+    /// `DataUndone`.
+    UndoData {
+        /// Of which part.
+        part: Part,
+        /// Which switch.
+        switch: RecordId,
+        /// Whose it is.
+        of: GenerationId,
+        /// What is switched to now.
+        to: GenerationId,
+        /// What its `before_switch` has printed.
+        snapshot: Option<String>,
     },
     /// What was switched to stays: finish whatever the store has to for that. Idempotent. Answered by `GenerationPromoted`.
     Promote {
@@ -203,6 +222,7 @@ impl Order {
             // Of no process; a switch has a fence of its own.
             | Self::LookAtStore { .. }
             | Self::Switch { .. }
+            | Self::UndoData { .. }
             | Self::Promote { .. }
             | Self::Retain { .. }
             | Self::Reply { .. }

@@ -11,7 +11,7 @@ use crate::memory::{MemoryAtExit, MemoryReport, OomKills};
 use crate::policy::{Policy, PolicyHash, Signal};
 use crate::reason::Reason;
 use crate::record::{Actor, OperatorOrder};
-use crate::safeswitch::Part;
+use crate::safeswitch::{Data, Part};
 use crate::time::Span;
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
@@ -184,6 +184,8 @@ pub enum Event {
         part: Part,
         /// What.
         seen: Seen,
+        /// What that says of the service's data.
+        data: Data,
     },
     /// Somebody has changed files that belong to a service, with the [`GenerationSeen`](Self::GenerationSeen) that follows; or what is
     /// kept as one of its generations was found to be something else.
@@ -209,6 +211,28 @@ pub enum Event {
         error: Option<SwitchError>,
         /// What the store is switched to now.
         seen: Seen,
+    },
+    /// What is to be switched to says something of the service's data, and its `before_switch` has run; it was not switched to.
+    GenerationPrepared {
+        /// Whose.
+        service: Name,
+        /// Of which part.
+        part: Part,
+        /// Which switch.
+        switch: RecordId,
+        /// What it says.
+        data: Data,
+    },
+    /// What was asked for by [`crate::effect::Order::UndoData`] is done, or is not.
+    DataUndone {
+        /// Whose.
+        service: Name,
+        /// Of which part.
+        part: Part,
+        /// Which switch.
+        switch: RecordId,
+        /// What went wrong, if something did.
+        error: Option<String>,
     },
     /// What was asked for by [`crate::effect::Order::Promote`] is done, or is not.
     GenerationPromoted {
@@ -288,6 +312,18 @@ pub enum SwitchError {
     /// What was to be switched to is gone, or not what it was: another try does not help.
     Unusable {
         /// In the store's words.
+        error: String,
+    },
+    /// It cannot read the data that there is.
+    DataMovedOn {
+        /// The newest format of data that it can read.
+        format: u32,
+        /// The format of data that there is.
+        at_least: u32,
+    },
+    /// Its `before_switch` failed, or its `hale-release.toml` cannot be read.
+    Hook {
+        /// Which, and how.
         error: String,
     },
     /// It failed.
@@ -608,6 +644,8 @@ impl Event {
             | Self::GenerationSeen { service, .. }
             | Self::FilesChanged { service, .. }
             | Self::GenerationSwitched { service, .. }
+            | Self::GenerationPrepared { service, .. }
+            | Self::DataUndone { service, .. }
             | Self::GenerationPromoted { service, .. } => Some(service),
             Self::Begin
             | Self::TakeOver { .. }

@@ -122,6 +122,20 @@ pub enum Reason {
         /// In its words.
         error: String,
     },
+    /// It cannot read the service's data any more.
+    DataMovedOn {
+        /// Which generation.
+        generation: GenerationId,
+        /// The newest format of data that it can read.
+        format: u32,
+        /// The format of data that there is.
+        at_least: u32,
+    },
+    /// A program that the generation brings has failed.
+    HookFailed {
+        /// Which, and how.
+        error: String,
+    },
     /// What would be gone back to is not there, or not what it was.
     NoWayBack {
         /// In the store's words.
@@ -369,6 +383,12 @@ impl fmt::Display for Reason {
             Self::NoReleaseYet => f.write_str("no release yet: `hale deploy` brings one"),
             Self::StoreNotSeen => f.write_str("its store has not answered yet"),
             Self::NotSwitched { error } => write!(f, "the store did not switch: {error}"),
+            Self::DataMovedOn { generation, format, at_least } => write!(
+                f,
+                "{} reads data up to format {format}, and what ran since has left data that takes {at_least} or more (min_rollback)",
+                generation.short()
+            ),
+            Self::HookFailed { error } => f.write_str(error),
             Self::NoWayBack { error } => write!(f, "there would be no way back: {error}"),
             Self::Interrupted => f.write_str("Hale, or the machine, ended before it was done"),
             Self::RestartedOnProbation => {

@@ -159,7 +159,11 @@ impl Brain<'_> {
                 self.record(&service, Body::OutputDropped { bytes });
             }
             Event::Asked { request, question } => self.asked(request, question),
-            Event::GenerationSeen { service, part, seen } => self.generation_seen(&service, part, seen),
+            Event::GenerationSeen { service, part, seen, data } => self.generation_seen(&service, part, seen, &data),
+            Event::GenerationPrepared { service, part, switch, data } => {
+                self.generation_prepared(&service, part, switch, data);
+            }
+            Event::DataUndone { service, part, switch, error } => self.data_undone(&service, part, switch, error),
             Event::FilesChanged { service, from, to, lines } => {
                 self.record(&service, Body::FilesChanged { from, to, lines });
             }

@@ -11,7 +11,7 @@ use hale_core::incident::Cause;
 use hale_core::policy::{Mode, StoreKind};
 use hale_core::reason::Reason;
 use hale_core::record::{Actor, Body, Finding, OperatorOrder, Record};
-use hale_core::safeswitch::{Aim, Bad, End, Good, Grade, Held, Intent, Move, Parts, Stage, Switch};
+use hale_core::safeswitch::{Aim, Bad, Data, End, Good, Grade, Held, Intent, Move, Parts, Stage, Switch};
 use hale_core::status::{GenerationsReport, ServiceStatus, State, StatusReport};
 use hale_core::time::{Monotonic, Now};
 use hale_daemon::api::stores::{GenerationStores, StoreProblem};
@@ -98,6 +98,7 @@ impl Brain {
             to: to.clone(),
             back: Some(id("old")),
             failed_before: BTreeSet::new(),
+            data_at_least: 0,
             boot_id: String::new(),
         };
         self.tell(1, service, None, Body::Generation(Move::Intended { intent: Box::new(intent) }));
@@ -255,10 +256,11 @@ impl Scene {
                     to: id("next"),
                     back: None,
                     failed_before: BTreeSet::new(),
+                    data_at_least: 0,
                     boot_id: String::new(),
                 };
                 let stage = Stage::Probation { held: Held::default() };
-                known.switch = Some(Switch { id: RecordId(1), intent, stage });
+                known.switch = Some(Switch { id: RecordId(1), intent, stage, data: Data::default(), is_undone: false });
             }
             let at = Now::default();
             reports.insert(

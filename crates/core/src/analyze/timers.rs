@@ -17,7 +17,7 @@ impl Service {
             // What is paused starts when the pause is over.
             // So does what waits for its store, when that answers.
             Phase::BackingOff { until } | Phase::Held { until, .. } => {
-                Some(*until).filter(|_| !self.known.rests() && !self.awaits_store())
+                Some(*until).filter(|_| !self.known.rests() && (!self.awaits_store() || self.undoing_due().is_some()))
             }
             Phase::Spawning { .. } | Phase::Starting { .. } => self.start_times_out_at(),
             Phase::Running { .. } => self.forget_at(),
@@ -47,7 +47,7 @@ impl Service {
         let known = &self.known.generations[part];
         // What was read from the ledger waits for its store alone.
         match known.switch.as_ref().map(|switch| &switch.stage) {
-            Some(Stage::Intended { since }) => Some(since.after(DURABLE_WITHIN)),
+            Some(Stage::Intended { since } | Stage::Prepared { since, .. }) => Some(since.after(DURABLE_WITHIN)),
             // Its end waits for what the checks say, once they were asked.
             Some(Stage::Probation { .. }) => {
                 self.mark_at(part).filter(|mark| self.senses.last_word[part] != Some(*mark))

@@ -24,6 +24,9 @@ pub struct Read {
     /// Where it would go back to; none: there is nothing older that is known to be good and did not fail.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub back: Option<GenerationId>,
+    /// Why there is nothing, if it is for the data.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moved_on: Option<Reason>,
     /// How long ago the current one was switched to.
     pub changed_ago: Span,
     /// `generations.recent`.
@@ -67,14 +70,24 @@ pub enum Choice {
     },
 }
 
+impl Read {
+    fn nothing_older(&self) -> Reason {
+        self.moved_on.clone().unwrap_or(Reason::NoOlderGood)
+    }
+}
+
 /// The values that the rule reads of a failure of this kind.
 #[must_use]
 pub fn read(policy: &GenerationsPolicy, part: Part, known: &Generations, cause: Cause, wall_us: i64) -> Read {
     let on_probation = known.on_probation();
     let is_validated = known.switch.as_ref().is_some_and(|switch| matches!(switch.stage, Stage::Validating { .. }));
     let back = match on_probation {
-        Some(switch) => switch.intent.back.clone(),
+        Some(switch) => switch.intent.back.clone().filter(|back| known.moved_on(back).is_none()),
         None => known.older_good(wall_us).map(|good| good.id.clone()),
+    };
+    let moved_on = match on_probation {
+        Some(switch) => switch.intent.back.as_ref().and_then(|back| known.moved_on(back)),
+        None => known.older_moved_on(wall_us),
     };
     let ago_us = u64::try_from(wall_us.saturating_sub(known.changed_wall_us)).unwrap_or(0);
     let in_vain = known.taken_back.as_ref().filter(|taken| taken.cause == cause).map(|taken| taken.id.clone());
@@ -83,6 +96,7 @@ pub fn read(policy: &GenerationsPolicy, part: Part, known: &Generations, cause: 
         rollback: policy.rollback,
         current: known.current.clone(),
         on_probation: on_probation.is_some(),
+        moved_on: moved_on.filter(|_| back.is_none()),
         back,
         changed_ago: Span::from_us(ago_us),
         recent: policy.recent,
@@ -113,7 +127,7 @@ pub fn choose(read: &Read) -> Choice {
     if read.on_probation {
         return match &read.back {
             Some(to) => Choice::TakeBack { to: to.clone() },
-            None => refuse(Reason::NoOlderGood),
+            None => refuse(read.nothing_older()),
         };
     }
     if let Some(to) = &read.taken_in_vain {
@@ -122,7 +136,7 @@ pub fn choose(read: &Read) -> Choice {
     if read.elsewhere {
         return refuse(Reason::CauseElsewhere);
     }
-    let Some(to) = &read.back else { return refuse(Reason::NoOlderGood) };
+    let Some(to) = &read.back else { return refuse(read.nothing_older()) };
     if read.changed_ago > read.recent {
         return refuse(Reason::ChangeTooOld { ago: read.changed_ago, recent: read.recent });
     }
@@ -147,6 +161,7 @@ mod tests {
             current: Some(id("new")),
             on_probation: false,
             back: Some(id("old")),
+            moved_on: None,
             changed_ago: Span::from_secs(60),
             recent: Span::from_secs(3_600),
             taken_back: 0,

@@ -3,11 +3,13 @@
 //! A switch is a transaction: its intent is durable before anything is done, what is switched to is on probation until all checks
 //! have held for long enough, and before that is on record every crash ends on what was good. [`switch`] is its machine.
 
+mod data;
 mod held;
 mod part;
 pub mod switch;
 pub mod words;
 
+pub use data::Data;
 pub use held::{Held, MARKS};
 pub use part::{Part, Parts};
 pub use switch::{Aim, End, Intent, Stage, Switch};
@@ -19,6 +21,7 @@ use crate::record::{Body, Class, Record};
 use crate::time::{Monotonic, Span};
 use crate::world::phase::Illegal;
 use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
@@ -137,6 +140,18 @@ pub struct Generations {
     /// The cause of its failures was found to be elsewhere; until it was well for long enough, or something else was deployed.
     #[serde(default)]
     pub elsewhere: bool,
+    /// The oldest format of data that can read what those that ran have left: nothing of an older one is switched to.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub data_at_least: u32,
+    /// The formats of those that are known, where they are not 0.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub formats: BTreeMap<GenerationId, u32>,
+}
+
+// As serde wants it.
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// A day, for the budget of what the ladder takes back.
@@ -151,6 +166,9 @@ pub enum Move {
         /// What is switched to.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         current: Option<GenerationId>,
+        /// What that says of the service's data.
+        #[serde(default, skip_serializing_if = "Data::is_silent")]
+        data: Data,
     },
     /// The store could not be looked at: what is on record counts.
     Unseen {
@@ -166,6 +184,14 @@ pub enum Move {
     Begun {
         /// Which switch.
         switch: RecordId,
+    },
+    /// What is to be switched to says something of the service's data, and its `before_switch` has run: once this is durable, the store
+    /// is told.
+    Prepared {
+        /// Which switch.
+        switch: RecordId,
+        /// What it says.
+        data: Data,
     },
     /// The store has switched.
     Switched {
@@ -199,6 +225,14 @@ pub enum Move {
         to: GenerationId,
         /// Why.
         why: Reason,
+    },
+    /// `after_rollback` of what was gone back from has run, before anything else was started.
+    Undone {
+        /// Which switch.
+        switch: RecordId,
+        /// Why it did not undo anything.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        error: Option<String>,
     },
     /// A switch is over.
     Ended {
@@ -243,6 +277,8 @@ impl Move {
     pub fn class(&self) -> Class {
         match self {
             Self::Intended { .. }
+            | Self::Prepared { .. }
+            | Self::Undone { .. }
             | Self::Proved { .. }
             | Self::GoesBack { .. }
             | Self::Ended { .. }
@@ -272,8 +308,12 @@ impl Generations {
         self.switch = switch;
         let wall_us = record.at.wall_us;
         match moved {
-            Move::Seen { current } => {
+            Move::Seen { current, data } => {
                 self.is_known = true;
+                if let Some(id) = current {
+                    self.learn(id, data);
+                    self.data_at_least = self.data_at_least.max(data.min_rollback);
+                }
                 let is_first = self.current.is_none() && self.goods.is_empty();
                 if let Some(id) = current.clone().filter(|_| is_first) {
                     self.goods.insert(0, Good { id, grade: Grade::Assumed, since_wall_us: wall_us });
@@ -292,6 +332,11 @@ impl Generations {
                 }
                 Aim::Outside | Aim::PutBack { .. } => {}
             },
+            Move::Prepared { data, .. } => {
+                if let Some(id) = self.switch.as_ref().map(|switch| switch.intent.to.clone()) {
+                    self.learn(&id, data);
+                }
+            }
             Move::Switched { to, .. } => self.reach(Some(to.clone()), wall_us),
             Move::Ended { .. } => {
                 if let Some((switch, end)) = ended {
@@ -317,7 +362,8 @@ impl Generations {
             | Move::Marked { .. }
             | Move::Proved { .. }
             | Move::Promoting { .. }
-            | Move::GoesBack { .. } => {}
+            | Move::GoesBack { .. }
+            | Move::Undone { .. } => {}
         }
         Ok(())
     }
@@ -340,7 +386,21 @@ impl Generations {
                     self.end(&switch, end, record.at.wall_us);
                 }
             }
+            // What it says of the data is so, whatever led to it.
+            Move::Prepared { switch, data } => {
+                if let Some(it) = self.switch.as_mut().filter(|it| it.id == *switch) {
+                    it.data = data.clone();
+                    let id = it.intent.to.clone();
+                    self.learn(&id, data);
+                }
+            }
+            Move::Undone { switch, error: None } => {
+                if let Some(it) = self.switch.as_mut().filter(|it| it.id == *switch) {
+                    it.is_undone = true;
+                }
+            }
             Move::Begun { .. }
+            | Move::Undone { .. }
             | Move::Switched { .. }
             | Move::Marked { .. }
             | Move::Proved { .. }
@@ -366,8 +426,35 @@ impl Generations {
         }
     }
 
+    /// What a generation says of the data is known from now on.
+    fn learn(&mut self, id: &GenerationId, data: &Data) {
+        if data.format > 0 {
+            self.formats.insert(id.clone(), data.format);
+        }
+    }
+
+    /// The oldest format of data that can be switched to now.
+    #[must_use]
+    pub fn readable_from(&self) -> u32 {
+        match &self.switch {
+            Some(switch) if switch.intent.aim.proves() => switch.readable_from(),
+            Some(_) | None => self.data_at_least,
+        }
+    }
+
+    /// Why the data keeps this one from being gone back to, if it does.
+    #[must_use]
+    pub fn moved_on(&self, id: &GenerationId) -> Option<Reason> {
+        let format = self.formats.get(id).copied().unwrap_or(0);
+        let at_least = self.readable_from();
+        (format < at_least).then(|| Reason::DataMovedOn { generation: id.clone(), format, at_least })
+    }
+
     fn end(&mut self, switch: &Switch, end: &End, wall_us: i64) {
         let intent = &switch.intent;
+        if switch.has_moved_data() && !(switch.data.undoes && matches!(end, End::RolledBack { .. })) {
+            self.data_at_least = intent.data_at_least.max(switch.data.min_rollback);
+        }
         match end {
             End::Committed => {
                 let before = self.good(&intent.to).map(|good| good.grade);
@@ -406,6 +493,12 @@ impl Generations {
             }
             End::Aborted { .. } | End::Held { .. } | End::Stopped { .. } => {}
         }
+        let taken_back = self.taken_back.as_ref().map(|taken| &taken.id);
+        let (goods, current) = (&self.goods, self.current.as_ref());
+        let is_known = |id: &GenerationId| {
+            Some(id) == current || Some(id) == taken_back || goods.iter().any(|good| good.id == *id)
+        };
+        self.formats.retain(|id, _| is_known(id));
     }
 
     /// What other records mean for it: a failure that counts, and that the service was well for long enough.
@@ -477,7 +570,15 @@ impl Generations {
     pub fn older_good(&self, wall_us: i64) -> Option<&Good> {
         let at = self.goods.iter().position(|good| Some(&good.id) == self.current.as_ref());
         let older = &self.goods[at.map_or(0, |at| at + 1)..];
-        older.iter().find(|good| self.bad(&good.id, wall_us).is_none())
+        older.iter().find(|good| self.bad(&good.id, wall_us).is_none() && self.moved_on(&good.id).is_none())
+    }
+
+    /// Why the data keeps the service from going back at all, if nothing else does.
+    #[must_use]
+    pub fn older_moved_on(&self, wall_us: i64) -> Option<Reason> {
+        let at = self.goods.iter().position(|good| Some(&good.id) == self.current.as_ref());
+        let older = &self.goods[at.map_or(0, |at| at + 1)..];
+        older.iter().find(|good| self.bad(&good.id, wall_us).is_none()).and_then(|good| self.moved_on(&good.id))
     }
 
     /// How often the ladder took something back within the last day.
@@ -513,8 +614,10 @@ impl Generations {
         self.switch.as_ref().is_some_and(|switch| match &switch.stage {
             Stage::GoingBack { .. } => true,
             // What runs is left alone until something new is there; what fails is not started once more for it.
-            Stage::Intended { .. } | Stage::Switching => !switch.intent.aim.proves(),
-            Stage::Probation { .. } | Stage::Committing { .. } | Stage::Validating { .. } => false,
+            Stage::Intended { .. } | Stage::Prepared { .. } | Stage::Switching => !switch.intent.aim.proves(),
+            // What it did to the data is undone first.
+            Stage::Validating { .. } => switch.owes_undoing(),
+            Stage::Probation { .. } | Stage::Committing { .. } => false,
         })
     }
 }

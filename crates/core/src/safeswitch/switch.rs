@@ -1,6 +1,6 @@
 //! The machine of one switch: its stages, and the one door through which they change.
 
-use super::{Held, Move};
+use super::{Data, Held, Move};
 use crate::ids::{GenerationId, IncidentId, Name, RecordId};
 use crate::incident::Cause;
 use crate::reason::Reason;
@@ -69,6 +69,9 @@ pub struct Intent {
     /// Checks that failed before: they cannot be the reason to go back.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub failed_before: BTreeSet<Name>,
+    /// The oldest format of data that it may be of; 0: any, as where somebody insists.
+    #[serde(default, skip_serializing_if = "super::is_zero")]
+    pub data_at_least: u32,
     /// The kernel's name of this boot.
     pub boot_id: String,
 }
@@ -79,6 +82,13 @@ pub struct Intent {
 pub enum Stage {
     /// It is on record and not known to be on the disk; nothing is done.
     Intended {
+        /// Since when.
+        since: Monotonic,
+    },
+    /// What it says of the data is on record, and is not known to be on the disk; nothing is switched.
+    Prepared {
+        /// The record of that.
+        prepared: RecordId,
         /// Since when.
         since: Monotonic,
     },
@@ -130,6 +140,7 @@ impl Stage {
     pub fn as_str(&self) -> &'static str {
         match self {
             Self::Intended { .. } => "intended",
+            Self::Prepared { .. } => "prepared",
             Self::Switching => "switching",
             Self::Probation { .. } => "probation",
             Self::Committing { .. } => "committing",
@@ -141,6 +152,7 @@ impl Stage {
     fn name(&self) -> &'static str {
         match self {
             Self::Intended { .. } => "a switch is intended",
+            Self::Prepared { .. } => "a switch is prepared",
             Self::Switching => "a switch is under way",
             Self::Probation { .. } => "a change is on probation",
             Self::Committing { .. } => "a switch is being committed",
@@ -192,6 +204,12 @@ pub struct Switch {
     pub intent: Intent,
     /// How far it is.
     pub stage: Stage,
+    /// What it says of the service's data, once that is known.
+    #[serde(default, skip_serializing_if = "Data::is_silent")]
+    pub data: Data,
+    /// Whether what it did to the data is undone.
+    #[serde(default, skip_serializing_if = "core::ops::Not::not")]
+    pub is_undone: bool,
 }
 
 impl Switch {
@@ -206,17 +224,32 @@ impl Switch {
         };
         let of = |id: &RecordId| before.filter(|switch| switch.id == *id);
         let to = |switch: &Self, stage| Ok(Some(Self { stage, ..switch.clone() }));
+        let prepared = record.id;
         match moved {
             Move::Intended { intent } => match before {
                 None => {
                     let stage = Stage::Intended { since: record.at.mono };
-                    Ok(Some(Self { id: record.id, intent: (**intent).clone(), stage }))
+                    let (data, is_undone) = (Data::default(), false);
+                    Ok(Some(Self { id: record.id, intent: (**intent).clone(), stage, data, is_undone }))
                 }
                 Some(_) => illegal("a second switch"),
             },
             Move::Begun { switch } => match of(switch) {
-                Some(it) if matches!(it.stage, Stage::Intended { .. }) => to(it, Stage::Switching),
+                Some(it) if matches!(it.stage, Stage::Intended { .. } | Stage::Prepared { .. }) => {
+                    to(it, Stage::Switching)
+                }
                 _ => illegal("the begin of a switch"),
+            },
+            Move::Prepared { switch, data } => match of(switch) {
+                Some(it) if it.stage == Stage::Switching && it.data.is_silent() && it.intent.aim.proves() => {
+                    let stage = Stage::Prepared { prepared, since: record.at.mono };
+                    Ok(Some(Self { stage, data: data.clone(), ..it.clone() }))
+                }
+                _ => illegal("what a generation says of the data"),
+            },
+            Move::Undone { switch, error } => match of(switch) {
+                Some(it) if it.owes_undoing() => Ok(Some(Self { is_undone: error.is_none(), ..it.clone() })),
+                _ => illegal("the undoing of a change"),
             },
             Move::Switched { switch, to: reached } => match of(switch) {
                 Some(it) => match &it.stage {
@@ -234,6 +267,7 @@ impl Switch {
                     // The first start after a loss of power found it so.
                     Stage::Committing { .. } if *reached == it.intent.to => Ok(Some(it.clone())),
                     Stage::Intended { .. }
+                    | Stage::Prepared { .. }
                     | Stage::Switching
                     | Stage::Probation { .. }
                     | Stage::Committing { .. }
@@ -243,12 +277,12 @@ impl Switch {
                 None => illegal("a generation nobody asked for"),
             },
             Move::Marked { switch, so_far } => match of(switch) {
-                Some(Self { id, intent, stage: Stage::Probation { held } }) => {
-                    let mut held = *held;
+                Some(it) => {
+                    let Stage::Probation { mut held } = it.stage else { return illegal("a part of a proof") };
                     held.mark(*so_far, record.at.mono);
-                    Ok(Some(Self { id: *id, intent: intent.clone(), stage: Stage::Probation { held } }))
+                    to(it, Stage::Probation { held })
                 }
-                _ => illegal("a part of a proof"),
+                None => illegal("a part of a proof"),
             },
             Move::Proved { switch } => match of(switch) {
                 Some(it) if matches!(it.stage, Stage::Probation { .. }) => {
@@ -260,6 +294,7 @@ impl Switch {
                 Some(it) => match it.stage {
                     Stage::Committing { proved, since, .. } => to(it, Stage::Committing { proved, told: true, since }),
                     Stage::Intended { .. }
+                    | Stage::Prepared { .. }
                     | Stage::Switching
                     | Stage::Probation { .. }
                     | Stage::GoingBack { .. }
@@ -269,7 +304,12 @@ impl Switch {
             },
             Move::GoesBack { switch, to: back, why } => match of(switch) {
                 // It is never gone forward to by going back, nor once its proof is on record.
-                Some(it) if matches!(it.stage, Stage::Committing { .. } | Stage::Intended { .. }) => {
+                Some(it)
+                    if matches!(
+                        it.stage,
+                        Stage::Committing { .. } | Stage::Intended { .. } | Stage::Prepared { .. }
+                    ) =>
+                {
                     illegal("going back")
                 }
                 Some(it) => to(it, Stage::GoingBack { to: back.clone(), why: why.clone() }),
@@ -291,6 +331,30 @@ impl Switch {
 }
 
 impl Switch {
+    /// Whether `after_rollback` has to run before anything is started: it is back on what was good, whose data this one has changed.
+    #[must_use]
+    pub fn owes_undoing(&self) -> bool {
+        let is_back = self.intent.aim.proves() && matches!(self.stage, Stage::Validating { .. });
+        is_back && self.data.undoes && !self.is_undone
+    }
+
+    /// Whether a process of what it leads to may have run, and what that did to the data was not undone.
+    pub(super) fn has_moved_data(&self) -> bool {
+        let may_have_run = match self.stage {
+            Stage::Intended { .. } | Stage::Prepared { .. } | Stage::Switching => false,
+            Stage::Probation { .. } | Stage::Committing { .. } | Stage::GoingBack { .. } | Stage::Validating { .. } => {
+                true
+            }
+        };
+        self.intent.aim.proves() && may_have_run && !self.is_undone
+    }
+
+    /// The oldest format of data that it can go back to: what can be undone keeps it from nothing.
+    pub(super) fn readable_from(&self) -> u32 {
+        let undoes = self.data.undoes || self.is_undone;
+        if undoes { self.intent.data_at_least } else { self.intent.data_at_least.max(self.data.min_rollback) }
+    }
+
     /// Whether what was taken back before is where it goes, or went: that is over once it is there.
     #[must_use]
     pub fn is_put_back(&self) -> bool {
@@ -314,10 +378,14 @@ impl Stage {
             End::Aborted { .. } => {
                 matches!(
                     self,
-                    Self::Intended { .. } | Self::Switching | Self::Probation { .. } | Self::GoingBack { .. }
+                    Self::Intended { .. }
+                        | Self::Prepared { .. }
+                        | Self::Switching
+                        | Self::Probation { .. }
+                        | Self::GoingBack { .. }
                 )
             }
-            End::Held { .. } => !matches!(self, Self::Intended { .. } | Self::Switching),
+            End::Held { .. } => !matches!(self, Self::Intended { .. } | Self::Prepared { .. } | Self::Switching),
             End::Stopped { .. } => matches!(self, Self::Switching | Self::Probation { .. }),
         }
     }

@@ -1,6 +1,6 @@
 //! Moves of generations as lines of a story.
 
-use super::{Aim, End, Intent, Move, Part};
+use super::{Aim, Data, End, Intent, Move, Part};
 use crate::ids::GenerationId;
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -23,12 +23,19 @@ pub fn line(part: Part, moved: &Move) -> Option<(String, Option<String>)> {
 fn words(moved: &Move) -> Option<(String, Option<String>)> {
     let plain = |what: String| Some((what, None));
     match moved {
-        Move::Seen { current: Some(id) } => plain(format!("is switched to {}", id.short())),
-        Move::Seen { current: None } => plain(String::from("is switched to nothing yet")),
+        Move::Seen { current: Some(id), .. } => plain(format!("is switched to {}", id.short())),
+        Move::Seen { current: None, .. } => plain(String::from("is switched to nothing yet")),
         Move::Unseen { error } => {
             plain(format!("its store cannot be looked at, so that what is on record counts: {error}"))
         }
         Move::Intended { intent } => Some(intended(intent)),
+        Move::Prepared { data: Data { snapshot: Some(snapshot), .. }, .. } => {
+            plain(format!("its before_switch has run: snapshot {snapshot}"))
+        }
+        Move::Undone { error: None, .. } => {
+            plain(String::from("its after_rollback has run: what it did to the data is undone"))
+        }
+        Move::Undone { error: Some(error), .. } => plain(format!("its after_rollback failed: {error}")),
         Move::Switched { to, .. } => plain(format!("switched to {}", to.short())),
         Move::Proved { .. } => plain(String::from("all checks have held for the probation")),
         Move::GoesBack { to, why, .. } => Some((format!("goes back to {}", to.short()), Some(why.to_string()))),
@@ -41,9 +48,12 @@ fn words(moved: &Move) -> Option<(String, Option<String>)> {
         Move::Cleared { generation, why } => {
             Some((format!("{} is quarantined no longer", generation.short()), Some(why.to_string())))
         }
-        Move::Begun { .. } | Move::Marked { .. } | Move::Promoting { .. } | Move::Soaked { .. } | Move::Kept { .. } => {
-            None
-        }
+        Move::Begun { .. }
+        | Move::Prepared { .. }
+        | Move::Marked { .. }
+        | Move::Promoting { .. }
+        | Move::Soaked { .. }
+        | Move::Kept { .. } => None,
     }
 }
 

@@ -71,7 +71,7 @@ impl Brain<'_> {
         }
         self.supersede_what_waits(name, part, &to);
         let id = self.next_record();
-        if self.intend(name, part, Aim::Deploy { actor }, to) {
+        if self.intend_and_insist(name, part, Aim::Deploy { actor }, to, force) {
             self.wait_for(name, request, Wanted::Switched(id));
         }
     }
@@ -91,6 +91,9 @@ impl Brain<'_> {
             let on_probation = matches!(switch.stage, Stage::Probation { .. });
             match back.filter(|back| on_probation && to.as_ref().is_none_or(|to| to == back)) {
                 Some(back) => {
+                    if let Some(reason) = self.generations(name, part).moved_on(&back) {
+                        return self.refuse_switch(request, what(), reason);
+                    }
                     self.wait_for(name, request, Wanted::Switched(id));
                     return self.go_back(name, part, back, Reason::Ordered { actor });
                 }
@@ -110,10 +113,16 @@ impl Brain<'_> {
                 let text = format!("{name} is switched to {} already", to.short());
                 return self.reply(request, Answer::Done { text });
             }
-            Some(to) => to,
+            Some(to) => match known.moved_on(&to) {
+                Some(reason) => return self.refuse_switch(request, what(), reason),
+                None => to,
+            },
             None => match known.older_good(self.at.wall_us) {
                 Some(good) => good.id.clone(),
-                None => return self.refuse_switch(request, what(), Reason::NoOlderGood),
+                None => {
+                    let reason = known.older_moved_on(self.at.wall_us).unwrap_or(Reason::NoOlderGood);
+                    return self.refuse_switch(request, what(), reason);
+                }
             },
         };
         self.supersede_what_waits(name, part, &target);

@@ -8,7 +8,7 @@ use crate::plan::take_back;
 use crate::policy::Rollback;
 use crate::reason::Reason;
 use crate::record::Finding;
-use crate::safeswitch::{Aim, ELSEWHERE_FROM, End, KEPT_EVERY, Move, Part, Stage, Switch};
+use crate::safeswitch::{Aim, Data, ELSEWHERE_FROM, End, KEPT_EVERY, Move, Part, Stage, Switch};
 use crate::step::DURABLE_WITHIN;
 use crate::time::Monotonic;
 use crate::world::phase::Then;
@@ -28,7 +28,7 @@ impl Brain<'_> {
                     self.look_at_store(name, part);
                 } else {
                     let error = String::from("it has not answered");
-                    self.generation_seen(name, part, Seen::Unknown { error });
+                    self.generation_seen(name, part, Seen::Unknown { error }, &Data::default());
                 }
             }
             self.part_due(name, part);
@@ -49,6 +49,9 @@ impl Brain<'_> {
         let is_due = |at: Option<Monotonic>| at.is_some_and(|at| at <= now);
         let known = self.generations(name, part);
         match known.switch.as_ref().map(|switch| (switch.id, &switch.stage)) {
+            Some((_, Stage::Prepared { since, .. })) if since.after(DURABLE_WITHIN) <= now => {
+                self.abort(name, part, &Reason::NoDurableRecord);
+            }
             Some((id, Stage::Intended { since })) if since.after(DURABLE_WITHIN) <= now => {
                 self.world.intended.remove(&id);
                 self.abort(name, part, &Reason::NoDurableRecord);
@@ -181,7 +184,7 @@ impl Brain<'_> {
                     // The ladder goes on with it, and nothing keeps an operator from bringing another.
                     let why = Reason::OnProbation { finding: finding.to_string() };
                     self.end_switch(name, part, &End::Held { why });
-                } else if let Some(why) = self.kept_from_going_back(name) {
+                } else if let Some(why) = self.kept_from_going_back(name, part) {
                     self.end_switch(name, part, &End::Held { why });
                 }
             }
@@ -203,6 +206,7 @@ impl Brain<'_> {
                 }
             }
             Stage::Intended { .. }
+            | Stage::Prepared { .. }
             | Stage::Switching
             | Stage::Committing { .. }
             | Stage::GoingBack { .. }
@@ -258,12 +262,19 @@ impl Brain<'_> {
         reads.iter().find(can).or(reads.first()).cloned()
     }
 
-    pub(super) fn kept_from_going_back(&self, name: &Name) -> Option<Reason> {
+    /// Why a change is not taken back, although there is what was good before it.
+    pub(super) fn kept_from_going_back(&self, name: &Name, part: Part) -> Option<Reason> {
         match self.policy(name).generations.as_ref()?.rollback {
-            Rollback::Auto => None,
+            Rollback::Auto => self.moved_on(name, part),
             Rollback::Ask => Some(Reason::RollbackAsk),
             Rollback::Never => Some(Reason::RollbackNever),
         }
+    }
+
+    /// Why the data keeps it from where its switch would go back to, if it does.
+    pub(super) fn moved_on(&self, name: &Name, part: Part) -> Option<Reason> {
+        let known = self.generations(name, part);
+        known.moved_on(known.switch.as_ref()?.intent.back.as_ref()?)
     }
 
     /// The rung of the ladder: what has not proved itself goes back at once; what has, once that is on the disk.

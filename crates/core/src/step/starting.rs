@@ -47,6 +47,7 @@ impl Brain<'_> {
             return;
         }
         if self.world.services[name].awaits_store() {
+            self.undo_data(name);
             // What it would run is known when the store has answered, and that wakes it.
             if !matches!(self.phase(name), Phase::BackingOff { .. } | Phase::Held { .. }) {
                 let until = self.now();

@@ -9,7 +9,7 @@ use crate::event::Seen;
 use crate::ids::{GenerationId, Name, RecordId};
 use crate::reason::Reason;
 use crate::record::Body;
-use crate::safeswitch::{Aim, End, Move, Part, Parts, SEEN_WITHIN, Stage, Switch};
+use crate::safeswitch::{Aim, Data, End, Move, Part, Parts, SEEN_WITHIN, Stage, Switch};
 use crate::world::phase::Phase;
 use crate::world::service::Wanted;
 use alloc::format;
@@ -30,7 +30,9 @@ impl Brain<'_> {
             part.proofs().for_each(|held| held.since = None);
             // The clock before this boot was another one.
             match part.switch.as_mut().map(|switch| &mut switch.stage) {
-                Some(Stage::Intended { since } | Stage::Committing { since, .. }) => *since = now,
+                Some(Stage::Intended { since } | Stage::Prepared { since, .. } | Stage::Committing { since, .. }) => {
+                    *since = now
+                }
                 Some(
                     Stage::Switching | Stage::Probation { .. } | Stage::GoingBack { .. } | Stage::Validating { .. },
                 )
@@ -79,7 +81,7 @@ impl Brain<'_> {
     pub(super) fn give_switch_up(&mut self, name: &Name, part: Part, why: Reason) {
         let Some(switch) = self.switch(name, part) else { return };
         let end = match switch.stage {
-            Stage::Intended { .. } | Stage::Switching => End::Aborted { why },
+            Stage::Intended { .. } | Stage::Prepared { .. } | Stage::Switching => End::Aborted { why },
             Stage::Probation { .. } | Stage::Committing { .. } | Stage::GoingBack { .. } | Stage::Validating { .. } => {
                 End::Held { why }
             }
@@ -96,9 +98,14 @@ impl Brain<'_> {
                 Stage::Switching | Stage::GoingBack { .. } => self.order_switch(name, part, &switch),
                 Stage::Committing { told: true, .. } => self.order_promote(name, part, &switch),
                 Stage::Intended { .. }
+                | Stage::Prepared { .. }
                 | Stage::Probation { .. }
                 | Stage::Committing { .. }
                 | Stage::Validating { .. } => {}
+            }
+            if let Some(service) = self.service_mut(name) {
+                // Where nothing of it runs, that is due again.
+                service.senses.undoing = None;
             }
         }
         if !parts.is_empty() {
@@ -128,7 +135,7 @@ impl Brain<'_> {
     }
 
     /// What the store is switched to.
-    pub(super) fn generation_seen(&mut self, name: &Name, part: Part, seen: Seen) {
+    pub(super) fn generation_seen(&mut self, name: &Name, part: Part, seen: Seen, data: &Data) {
         if !self.world.services[name].parts().any(|has| has == part) {
             return;
         }
@@ -155,14 +162,17 @@ impl Brain<'_> {
                 let is_lost = current.is_none() && on_record.is_some();
                 // What has lost its link has switched to nothing else: what is on record is started as before.
                 let current = current.or(on_record.clone());
+                // It speaks for what is there alone.
+                let silent = Data::default();
+                let data = if is_lost { &silent } else { data };
                 if is_first || is_unmatched {
-                    let counts = if never { current.clone() } else { on_record };
-                    self.moved(name, part, Move::Seen { current: counts });
-                    self.hold_against(name, part, current);
+                    let (counts, its) = if never { (current.clone(), data) } else { (on_record, &silent) };
+                    self.moved(name, part, Move::Seen { current: counts, data: its.clone() });
+                    self.hold_against(name, part, current, data);
                     // From here on nobody else may remove what it would go back to.
                     self.retain(name, part);
                 } else if !is_lost {
-                    self.look_for_others(name, part, current);
+                    self.look_for_others(name, part, current, data);
                 }
                 if is_lost {
                     let error = String::from("somebody has taken away what it was switched to");
@@ -185,20 +195,27 @@ impl Brain<'_> {
                     self.order_promote(name, part, &switch);
                 }
             }
-            Stage::Intended { .. } | Stage::Switching if !self.observes(name) => {
+            Stage::Intended { .. } | Stage::Prepared { .. } | Stage::Switching if !self.observes(name) => {
                 self.end_interrupted(name, part, &switch);
             }
-            Stage::Intended { .. } | Stage::Switching | Stage::Probation { .. } | Stage::Validating { .. } => {}
+            Stage::Intended { .. }
+            | Stage::Prepared { .. }
+            | Stage::Switching
+            | Stage::Probation { .. }
+            | Stage::Validating { .. } => {}
         }
     }
 
     /// Nobody knows what became of what the store was told, or it did it: never forward again to what has not proved itself.
     fn end_interrupted(&mut self, name: &Name, part: Part, switch: &Switch) {
-        if matches!(switch.stage, Stage::Intended { .. }) {
+        if matches!(switch.stage, Stage::Intended { .. } | Stage::Prepared { .. }) {
             self.moved(name, part, Move::Begun { switch: switch.id });
         }
         match (&switch.intent.aim, switch.intent.back.clone()) {
-            (Aim::Deploy { .. } | Aim::Outside, Some(back)) => self.go_back(name, part, back, Reason::Interrupted),
+            // Forward where the data keep it from going back: it may have run.
+            (Aim::Deploy { .. } | Aim::Outside, Some(back)) if self.moved_on(name, part).is_none() => {
+                self.go_back(name, part, back, Reason::Interrupted);
+            }
             _ => {
                 if let Some(switch) = self.switch(name, part).cloned() {
                     self.order_switch(name, part, &switch);
@@ -218,29 +235,29 @@ impl Brain<'_> {
     }
 
     /// The first look since a start: a switch that was interrupted ends, or goes on.
-    fn hold_against(&mut self, name: &Name, part: Part, seen: Option<GenerationId>) {
+    fn hold_against(&mut self, name: &Name, part: Part, seen: Option<GenerationId>, data: &Data) {
         let Some(switch) = self.generations(name, part).switch.clone() else {
-            return self.look_for_others(name, part, seen);
+            return self.look_for_others(name, part, seen, data);
         };
         if self.observes(name) {
-            return self.superseded(name, part, seen);
+            return self.superseded(name, part, seen, data);
         }
-        let Switch { id, intent, stage } = &switch;
+        let Switch { id, intent, stage, .. } = &switch;
         let is_there = seen.as_ref() == Some(&intent.to);
         let is_where_it_was = seen == intent.from;
         let same_boot = intent.boot_id == self.world.birth.boot_id;
         match stage {
             // Nothing was done, or all of it was undone.
-            Stage::Intended { .. } | Stage::Switching if is_where_it_was && !is_there => {
+            Stage::Intended { .. } | Stage::Prepared { .. } | Stage::Switching if is_where_it_was && !is_there => {
                 self.end_switch(name, part, &End::Aborted { why: Reason::Interrupted });
             }
-            Stage::Intended { .. } | Stage::Switching if is_there => {
-                if matches!(stage, Stage::Intended { .. }) {
+            Stage::Intended { .. } | Stage::Prepared { .. } | Stage::Switching if is_there => {
+                if matches!(stage, Stage::Intended { .. } | Stage::Prepared { .. }) {
                     self.moved(name, part, Move::Begun { switch: *id });
                 }
                 match (&intent.aim, intent.back.clone()) {
-                    // Never forward again to what has not proved itself.
-                    (Aim::Deploy { .. } | Aim::Outside, Some(back)) => {
+                    // Never forward again to what has not proved itself, unless it has run and the data keep it from going back.
+                    (Aim::Deploy { .. } | Aim::Outside, Some(back)) if self.moved_on(name, part).is_none() => {
                         self.go_back(name, part, back, Reason::Interrupted);
                     }
                     _ => self.reached(name, part, &switch, intent.to.clone()),
@@ -248,7 +265,7 @@ impl Brain<'_> {
             }
             // What somebody else did, and what may not go back, is not taken back for a loss of power.
             Stage::Probation { .. } if is_there && (same_boot || intent.aim == Aim::Outside) => {}
-            Stage::Probation { .. } if is_there => match (self.kept_from_going_back(name), intent.back.clone()) {
+            Stage::Probation { .. } if is_there => match (self.kept_from_going_back(name, part), intent.back.clone()) {
                 (Some(why), _) => {
                     self.end_switch(name, part, &End::Held { why });
                 }
@@ -269,51 +286,58 @@ impl Brain<'_> {
             }
             Stage::Validating { .. } if seen == self.generations(name, part).current => {}
             Stage::Intended { .. }
+            | Stage::Prepared { .. }
             | Stage::Switching
             | Stage::Probation { .. }
             | Stage::Committing { .. }
             | Stage::GoingBack { .. }
-            | Stage::Validating { .. } => self.superseded(name, part, seen),
+            | Stage::Validating { .. } => self.superseded(name, part, seen, data),
         }
     }
 
     /// Somebody else may have switched.
-    pub(super) fn look_for_others(&mut self, name: &Name, part: Part, seen: Option<GenerationId>) {
+    pub(super) fn look_for_others(&mut self, name: &Name, part: Part, seen: Option<GenerationId>, data: &Data) {
         let known = self.generations(name, part);
         if seen == known.current {
             return;
         }
         match known.switch.as_ref().map(|switch| &switch.stage) {
-            None => self.outside(name, part, seen),
+            None => self.outside(name, part, seen, data),
             Some(Stage::Probation { .. } | Stage::Committing { .. } | Stage::Validating { .. }) => {
-                self.superseded(name, part, seen);
+                self.superseded(name, part, seen, data);
             }
             // The store's own answer comes.
-            Some(Stage::Intended { .. } | Stage::Switching | Stage::GoingBack { .. }) => {}
+            Some(Stage::Intended { .. } | Stage::Prepared { .. } | Stage::Switching | Stage::GoingBack { .. }) => {}
         }
     }
 
     /// A switch is over because somebody else has switched.
-    fn superseded(&mut self, name: &Name, part: Part, seen: Option<GenerationId>) {
+    fn superseded(&mut self, name: &Name, part: Part, seen: Option<GenerationId>, data: &Data) {
         let why = Reason::Superseded { by: seen.clone() };
         let Some(switch) = &self.generations(name, part).switch else { return };
         let end = match switch.stage {
-            Stage::Intended { .. } | Stage::Switching | Stage::Probation { .. } => End::Aborted { why },
+            Stage::Intended { .. } | Stage::Prepared { .. } | Stage::Switching | Stage::Probation { .. } => {
+                End::Aborted { why }
+            }
             Stage::Committing { .. } | Stage::GoingBack { .. } | Stage::Validating { .. } => End::Held { why },
         };
         self.end_switch(name, part, &end);
         if seen != self.generations(name, part).current {
-            self.outside(name, part, seen);
+            self.outside(name, part, seen, data);
         }
     }
 
     /// Somebody else has switched: that is never fought, and has to prove itself from its next process on.
-    fn outside(&mut self, name: &Name, part: Part, seen: Option<GenerationId>) {
+    fn outside(&mut self, name: &Name, part: Part, seen: Option<GenerationId>, data: &Data) {
         let Some(to) = seen else { return };
         let switch = self.next_record();
         if self.intend(name, part, Aim::Outside, to.clone()) && self.moved(name, part, Move::Begun { switch }) {
-            // It is so already.
+            // It is so already, and nobody has asked it for a copy of the data.
             self.world.intended.remove(&switch);
+            let data = Data { undoes: false, snapshot: None, ..data.clone() };
+            if !data.is_silent() && self.moved(name, part, Move::Prepared { switch, data }) {
+                self.moved(name, part, Move::Begun { switch });
+            }
             self.moved(name, part, Move::Switched { switch, to: to.clone() });
             self.retain(name, part);
             // It may be what helps, or what is wrong with it: both show soonest by a start.

@@ -7,7 +7,7 @@ use crate::ids::{GenerationId, Name, RecordId};
 use crate::incident::Cause;
 use crate::reason::Reason;
 use crate::record::{Body, Refusal};
-use crate::safeswitch::{Aim, Bad, End, Generations, Intent, Move, Part, QUARANTINED_FOR, Stage, Switch};
+use crate::safeswitch::{Aim, Bad, Data, End, Generations, Intent, Move, Part, QUARANTINED_FOR, Stage, Switch};
 use crate::time::Monotonic;
 use crate::world::phase::{Phase, Then};
 use crate::world::service::Wanted;
@@ -32,6 +32,18 @@ impl Brain<'_> {
 
     /// Puts on record what is to be switched to; the store is told once that is durable.
     pub(super) fn intend(&mut self, name: &Name, part: Part, aim: Aim, to: GenerationId) -> bool {
+        self.intend_and_insist(name, part, aim, to, false)
+    }
+
+    /// The same; who insists takes what cannot read the service's data, too.
+    pub(super) fn intend_and_insist(
+        &mut self,
+        name: &Name,
+        part: Part,
+        aim: Aim,
+        to: GenerationId,
+        insists: bool,
+    ) -> bool {
         let known = self.generations(name, part);
         let from = known.current.clone();
         // What is left without proof is nothing to go back to, but the newest that was good before it is.
@@ -39,8 +51,9 @@ impl Brain<'_> {
             Aim::Deploy { .. } | Aim::Outside => {
                 let is_good = |id: &&GenerationId| known.good(id).is_some() && **id != to;
                 let wall_us = self.at.wall_us;
+                let can = |id: &&GenerationId| **id != to && known.moved_on(id).is_none();
                 let newest =
-                    known.goods.iter().map(|good| &good.id).find(|id| **id != to && known.bad(id, wall_us).is_none());
+                    known.goods.iter().map(|good| &good.id).find(|id| can(id) && known.bad(id, wall_us).is_none());
                 from.as_ref().filter(is_good).or(newest).cloned()
             }
             Aim::TakeBack { .. } => from.clone(),
@@ -48,7 +61,8 @@ impl Brain<'_> {
         };
         let failed_before = if aim.proves() { self.failing(name) } else { BTreeSet::new() };
         let boot_id = self.world.birth.boot_id.clone();
-        let intent = Box::new(Intent { aim, from, to, back, failed_before, boot_id });
+        let data_at_least = if insists { 0 } else { known.data_at_least };
+        let intent = Box::new(Intent { aim, from, to, back, failed_before, data_at_least, boot_id });
         let id = self.next_record();
         if !self.moved(name, part, Move::Intended { intent }) {
             return false;
@@ -92,12 +106,18 @@ impl Brain<'_> {
                     self.order_switch(name, part, &switch);
                 }
             }
+            Stage::Prepared { prepared, .. } if prepared <= up_to => {
+                if self.moved(name, part, Move::Begun { switch: switch.id }) {
+                    self.order_switch(name, part, &switch);
+                }
+            }
             Stage::Committing { proved, told: false, .. } if proved <= up_to => {
                 if self.moved(name, part, Move::Promoting { switch: switch.id }) {
                     self.order_promote(name, part, &switch);
                 }
             }
             Stage::Intended { .. }
+            | Stage::Prepared { .. }
             | Stage::Switching
             | Stage::Probation { .. }
             | Stage::Committing { .. }
@@ -112,6 +132,7 @@ impl Brain<'_> {
         let (to, back, towards) = match &switch.stage {
             Stage::GoingBack { to, .. } => (to.clone(), None, Towards::Back),
             Stage::Intended { .. }
+            | Stage::Prepared { .. }
             | Stage::Switching
             | Stage::Probation { .. }
             | Stage::Committing { .. }
@@ -123,7 +144,59 @@ impl Brain<'_> {
             },
         };
         let epoch = self.known(name).last_epoch;
-        self.effect(name, epoch, Order::Switch { part, switch: switch.id, to, back, towards });
+        let data_at_least = match switch.stage {
+            // What it says itself is on record.
+            Stage::GoingBack { .. } => 0,
+            _ => intent.data_at_least,
+        };
+        let prepared = !switch.data.is_silent();
+        let order = Order::Switch { part, switch: switch.id, to, back, towards, data_at_least, prepared };
+        self.effect(name, epoch, order);
+    }
+
+    /// What is to be switched to says something of the data: that is durable before anything is switched.
+    pub(super) fn generation_prepared(&mut self, name: &Name, part: Part, id: RecordId, data: Data) {
+        let Some(switch) = self.switch(name, part).filter(|switch| switch.id == id) else { return };
+        // Another answer to what was asked twice.
+        if switch.stage != Stage::Switching || !switch.data.is_silent() || data.is_silent() {
+            return;
+        }
+        let prepared = self.next_record();
+        if self.moved(name, part, Move::Prepared { switch: id, data }) {
+            self.world.intended.insert(prepared, (name.clone(), part));
+        }
+    }
+
+    /// Nothing of what was gone back from runs any more: what it did to the data is undone before anything else is started.
+    pub(super) fn undo_data(&mut self, name: &Name) {
+        let part = Part::Store;
+        let Some(switch) = self.world.services[name].undoing_due() else { return };
+        let (id, of, snapshot) = (switch.id, switch.intent.to.clone(), switch.data.snapshot.clone());
+        let Some(to) = self.generations(name, part).current.clone() else { return };
+        if let Some(service) = self.service_mut(name) {
+            service.senses.undoing = Some(id);
+        }
+        let epoch = self.known(name).last_epoch;
+        self.effect(name, epoch, Order::UndoData { part, switch: id, of, to, snapshot });
+    }
+
+    /// `after_rollback` has run, or failed: then nobody knows what the data is, and nothing is started on it.
+    pub(super) fn data_undone(&mut self, name: &Name, part: Part, id: RecordId, error: Option<String>) {
+        let owes = |switch: &&Switch| switch.id == id && switch.owes_undoing();
+        if self.switch(name, part).filter(owes).is_none() {
+            return;
+        }
+        if !self.moved(name, part, Move::Undone { switch: id, error: error.clone() }) {
+            return;
+        }
+        if let Some(error) = error {
+            let why = Reason::HookFailed { error };
+            self.end_switch(name, part, &End::Held { why: why.clone() });
+            self.bring_down(name, Then::Stay { why: why.clone() }, why);
+        } else if let Some(to) = self.generations(name, part).current.clone() {
+            let until = self.now();
+            self.start_switched(name, part, until, Reason::Switched { to });
+        }
     }
 
     pub(super) fn order_promote(&mut self, name: &Name, part: Part, switch: &Switch) {
@@ -141,7 +214,7 @@ impl Brain<'_> {
         };
         self.touched.insert(name.clone());
         match switch.stage {
-            Stage::Intended { .. } => self.abort(&name, part, &Reason::NoDurableRecord),
+            Stage::Intended { .. } | Stage::Prepared { .. } => self.abort(&name, part, &Reason::NoDurableRecord),
             Stage::Committing { told: false, .. } => {
                 self.end_switch(&name, part, &End::Held { why: Reason::NoDurableRecord });
             }
@@ -166,9 +239,11 @@ impl Brain<'_> {
         let wanted = match &switch.stage {
             Stage::Switching => &switch.intent.to,
             Stage::GoingBack { to, .. } => to,
-            Stage::Intended { .. } | Stage::Probation { .. } | Stage::Committing { .. } | Stage::Validating { .. } => {
-                return;
-            }
+            Stage::Intended { .. }
+            | Stage::Prepared { .. }
+            | Stage::Probation { .. }
+            | Stage::Committing { .. }
+            | Stage::Validating { .. } => return,
         };
         let is_there = *seen == Seen::Current(Some(wanted.clone()));
         let goes_back = matches!(switch.stage, Stage::GoingBack { .. });
@@ -183,6 +258,10 @@ impl Brain<'_> {
                 let wanted = wanted.clone();
                 let why = match error {
                     Some(SwitchError::NoWayBack { error }) => Reason::NoWayBack { error },
+                    Some(SwitchError::DataMovedOn { format, at_least }) => {
+                        Reason::DataMovedOn { generation: wanted.clone(), format, at_least }
+                    }
+                    Some(SwitchError::Hook { error }) => Reason::HookFailed { error },
                     Some(SwitchError::Unusable { error } | SwitchError::Failed { error }) => {
                         Reason::NotSwitched { error }
                     }
@@ -218,7 +297,8 @@ impl Brain<'_> {
         if let Seen::Current(current) = seen
             && self.switch(name, part).is_none()
         {
-            self.look_for_others(name, part, current.clone());
+            // What it says of the data is read with the next look.
+            self.look_for_others(name, part, current.clone(), &Data::default());
         }
     }
 
@@ -278,6 +358,7 @@ impl Brain<'_> {
             Some(Stage::GoingBack { to, .. }) => Some(to),
             Some(
                 Stage::Intended { .. }
+                | Stage::Prepared { .. }
                 | Stage::Switching
                 | Stage::Probation { .. }
                 | Stage::Committing { .. }
@@ -322,7 +403,9 @@ impl Brain<'_> {
     fn go_back_further(&mut self, name: &Name, part: Part, switch: &Switch) -> bool {
         let Stage::GoingBack { why, .. } = &switch.stage else { return false };
         let (known, wall_us) = (self.generations(name, part), self.at.wall_us);
-        let can = |id: &&GenerationId| **id != switch.intent.to && known.bad(id, wall_us).is_none();
+        let can = |id: &&GenerationId| {
+            **id != switch.intent.to && known.bad(id, wall_us).is_none() && known.moved_on(id).is_none()
+        };
         let next = known.goods.iter().map(|good| &good.id).find(can).filter(|_| switch.intent.aim.proves());
         let Some(next) = next.cloned() else { return false };
         self.go_back(name, part, next, why.clone());
@@ -429,7 +512,9 @@ impl Brain<'_> {
         self.output.effects.retain(|effect| match (&effect.fence, &effect.order) {
             (
                 Fence::Service { service, .. },
-                Order::Switch { part, switch, .. } | Order::Promote { part, switch, .. },
+                Order::Switch { part, switch, .. }
+                | Order::Promote { part, switch, .. }
+                | Order::UndoData { part, switch, .. },
             ) => {
                 let known = services.get(service).map(|service| &service.known.generations[*part]);
                 known.and_then(|known| known.switch.as_ref()).is_some_and(|it| it.id == *switch)
@@ -473,9 +558,13 @@ fn end_words(name: &Name, switch: &Switch, end: &End, current: Option<&Generatio
         End::RolledBack { why } => Answer::RolledBack {
             text: format!("{name} was rolled back from {to} to {now}, which is healthy again: {why}"),
         },
-        End::Aborted { why: why @ (Reason::NoDurableRecord | Reason::NoWayBack { .. }) } => {
-            Answer::Refused(Refusal { what: format!("order: switch {name} to {to}"), reason: why.clone() })
-        }
+        End::Aborted {
+            why:
+                why @ (Reason::NoDurableRecord
+                | Reason::NoWayBack { .. }
+                | Reason::DataMovedOn { .. }
+                | Reason::HookFailed { .. }),
+        } => Answer::Refused(Refusal { what: format!("order: switch {name} to {to}"), reason: why.clone() }),
         End::Aborted { why } => Answer::Failed { text: format!("{name} was not switched to {to}: {why}") },
         End::Held { why } => Answer::Failed {
             text: format!("{name} stays on what it is switched to, which is not known to be good: {why}"),
@@ -588,7 +677,7 @@ mod tests {
         fn outside(&mut self, generation: &str) {
             self.current = Some(id(generation));
             let seen = Seen::Current(self.current.clone());
-            self.take(Event::GenerationSeen { service: bot(), part: Part::Store, seen });
+            self.take(Event::GenerationSeen { service: bot(), part: Part::Store, seen, data: Data::default() });
         }
 
         fn now(&self) -> Now {
@@ -607,7 +696,7 @@ mod tests {
                 let seen = Seen::Current(self.current.clone());
                 if let Order::LookAtStore { part } = effect.order {
                     let seen = if self.blind { Seen::Unknown { error: String::from("no answer") } } else { seen };
-                    events.push(Event::GenerationSeen { service: bot(), part, seen });
+                    events.push(Event::GenerationSeen { service: bot(), part, seen, data: Data::default() });
                 } else if let Order::Retain { needed, .. } = effect.order {
                     self.retained.push(needed);
                 } else if let Order::Switch { switch, to, .. } = effect.order {
@@ -855,6 +944,7 @@ mod tests {
             service: bot(),
             part: Part::Store,
             seen: Seen::Current(Some(id("theirs"))),
+            data: Data::default(),
         });
         assert_eq!((bench.runs(), bench.spawned.len()), (Some("one"), processes));
         bench.pass(Span::from_secs(30));
@@ -934,12 +1024,22 @@ mod tests {
     fn a_store_that_has_lost_its_link_has_switched_to_nothing_else() {
         let mut bench = Bench::new(policy(), Some("one"));
         bench.current = None;
-        bench.take(Event::GenerationSeen { service: bot(), part: Part::Store, seen: Seen::Current(None) });
+        bench.take(Event::GenerationSeen {
+            service: bot(),
+            part: Part::Store,
+            seen: Seen::Current(None),
+            data: Data::default(),
+        });
         bench.crash();
         assert_eq!((bench.runs(), bench.known().current.clone()), (Some("one"), Some(id("one"))));
         bench.deploy("two");
         bench.current = None;
-        bench.take(Event::GenerationSeen { service: bot(), part: Part::Store, seen: Seen::Current(None) });
+        bench.take(Event::GenerationSeen {
+            service: bot(),
+            part: Part::Store,
+            seen: Seen::Current(None),
+            data: Data::default(),
+        });
         assert!(bench.known().on_probation().is_some());
         bench.pass(Span::from_secs(10));
         assert_eq!((bench.ends(), bench.runs()), (alloc::vec![&End::Committed], Some("two")));
@@ -959,6 +1059,7 @@ mod tests {
             service: bot(),
             part: Part::Store,
             seen: Seen::Current(Some(id("theirs"))),
+            data: Data::default(),
         });
         assert_eq!(bench.runs(), Some("theirs"));
         bench.crash();

@@ -60,6 +60,7 @@ fn awaited(known: &Generations) -> Option<RecordId> {
     let switch = known.switch.as_ref()?;
     match switch.stage {
         Stage::Intended { .. } => Some(switch.id),
+        Stage::Prepared { prepared, .. } => Some(prepared),
         Stage::Committing { proved, told: false, .. } => Some(proved),
         Stage::Switching
         | Stage::Probation { .. }

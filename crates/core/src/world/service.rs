@@ -11,7 +11,7 @@ use crate::plan::ladder::Counters;
 use crate::policy::{CheckPolicy, ServicePolicy};
 use crate::reason::Reason;
 use crate::record::{Body, Finding, Record};
-use crate::safeswitch::{Generations, Held, Part, Parts};
+use crate::safeswitch::{Generations, Held, Part, Parts, Switch};
 use crate::time::{Monotonic, Span};
 use crate::world::pause::Paused;
 use crate::world::phase::{Illegal, Phase, StopStage};
@@ -178,6 +178,8 @@ pub(crate) struct Senses {
     pub(crate) look_until: Parts<Option<Monotonic>>,
     /// Whether what is on record of its stores was not held against them since this Hale began.
     pub(crate) unmatched: Parts<bool>,
+    /// The switch whose `after_rollback` the host was told to run.
+    pub(crate) undoing: Option<RecordId>,
     /// When all that is known of its generations was last written down.
     pub(crate) kept_at: Option<Monotonic>,
 }
@@ -512,6 +514,15 @@ impl Service {
     pub(crate) fn awaits_store(&self) -> bool {
         let awaits = |known: &Generations| !known.is_known || known.awaits_store();
         self.parts().any(|part| awaits(&self.known.generations[part]))
+    }
+
+    /// The switch whose `after_rollback` has to run before anything is started, and nobody was told yet. Not before its store was looked
+    /// at: somebody may have switched since.
+    pub(crate) fn undoing_due(&self) -> Option<&Switch> {
+        let known = &self.known.generations.store;
+        let is_due = known.is_known && !self.senses.unmatched.store;
+        let switch = known.switch.as_ref().filter(|switch| is_due && switch.owes_undoing())?;
+        (self.senses.undoing != Some(switch.id)).then_some(switch)
     }
 
     /// Whether a change of this part has to pass this check.

@@ -507,7 +507,10 @@ mod tests {
         let listed: ServiceGenerations = serde_json::from_slice(&list("web").await.body).unwrap();
         let short = |one: &Generation| (one.id.to_string(), one.current, one.quarantined.is_some(), one.verified);
         let all: Vec<_> = listed.generations.iter().map(short).collect();
-        assert_eq!(all, [("good".into(), true, false, None), ("bad".into(), false, true, None), ("old".into(), false, false, None)]);
+        assert_eq!(
+            all,
+            [("good".into(), true, false, None), ("bad".into(), false, true, None), ("old".into(), false, false, None)]
+        );
         let lost: Problem = serde_json::from_slice(&list("lost").await.body).unwrap();
         assert_eq!((lost.code, lost.detail.as_str()), (Code::Failed, "the disk is gone"));
         let none: ServiceGenerations = serde_json::from_slice(&list("none").await.body).unwrap();

@@ -13,8 +13,8 @@ use hale_core::effect::Order;
 use hale_core::event::{Event, Seen, SwitchError};
 use hale_core::ids::{GenerationId, Name};
 use hale_core::policy::{Policy, ServicePolicy, StoreKind};
-use hale_core::safeswitch::Part;
-use jobs::{Ask, Job, Jobs, QUESTIONS_MAX, Retain, Switch};
+use hale_core::safeswitch::{Data, Part};
+use jobs::{Ask, Job, Jobs, QUESTIONS_MAX, Retain, Switch, Undo};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -196,9 +196,10 @@ impl Stores {
     pub fn order(&self, service: &Name, order: Order) {
         let (part, job) = match order {
             Order::LookAtStore { part } => (part, Job::Look),
-            Order::Switch { part, switch, to, back, towards } => {
-                (part, Job::Switch(Switch { switch, to, back, towards }))
+            Order::Switch { part, switch, to, back, towards, data_at_least, prepared } => {
+                (part, Job::Switch(Switch { switch, to, back, towards, data_at_least, prepared }))
             }
+            Order::UndoData { part, switch, of, to, snapshot } => (part, Job::Undo(Undo { switch, of, to, snapshot })),
             Order::Promote { part, switch, .. } => (part, Job::Promote { switch }),
             Order::Retain { part, needed, keep } => {
                 self.need(service, part, &needed);
@@ -439,15 +440,18 @@ impl Stores {
                 if let Seen::Current(current) = &seen {
                     last.clone_from(current);
                 }
-                (self.0.tell)(Event::GenerationSeen { service, part, seen });
+                (self.0.tell)(Event::GenerationSeen { service, part, seen, data: Data::default() });
             }
-            Job::Switch(Switch { switch, to, back, towards }) => {
+            Job::Switch(Switch { switch, to, back, towards, .. }) => {
                 let error = switch_to(&mut *store, &to, back.as_ref(), towards).err();
                 let seen = seen(&mut *store);
                 if let Seen::Current(current) = &seen {
                     last.clone_from(current);
                 }
                 (self.0.tell)(Event::GenerationSwitched { service, part, switch, error, seen });
+            }
+            Job::Undo(Undo { switch, .. }) => {
+                (self.0.tell)(Event::DataUndone { service, part, switch, error: None });
             }
             // What these stores are switched to is theirs for good already.
             Job::Promote { switch } => (self.0.tell)(Event::GenerationPromoted { service, part, switch, error: None }),
@@ -484,11 +488,17 @@ impl Stores {
     fn not_open(&self, key: &Key, job: &Job, error: String) {
         let (service, part) = key.clone();
         match job {
-            Job::Look => (self.0.tell)(Event::GenerationSeen { service, part, seen: Seen::Unknown { error } }),
+            Job::Look => {
+                let (seen, data) = (Seen::Unknown { error }, Data::default());
+                (self.0.tell)(Event::GenerationSeen { service, part, seen, data });
+            }
             &Job::Switch(Switch { switch, .. }) => {
                 let seen = Seen::Unknown { error: error.clone() };
                 let error = Some(SwitchError::Failed { error });
                 (self.0.tell)(Event::GenerationSwitched { service, part, switch, error, seen });
+            }
+            &Job::Undo(Undo { switch, .. }) => {
+                (self.0.tell)(Event::DataUndone { service, part, switch, error: Some(error) });
             }
             &Job::Promote { switch } => {
                 (self.0.tell)(Event::GenerationPromoted { service, part, switch, error: Some(error) });

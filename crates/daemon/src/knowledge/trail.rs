@@ -156,7 +156,7 @@ mod tests {
     use super::*;
     use hale_core::ids::GenerationId;
     use hale_core::record::Body;
-    use hale_core::safeswitch::Move;
+    use hale_core::safeswitch::{Data, Move};
 
     fn moved(id: u64, moved: Move) -> Vec<u8> {
         let service = Some(Name::try_from("bot").unwrap());
@@ -169,7 +169,7 @@ mod tests {
     fn what_is_known_of_generations_is_what_their_records_say() {
         let mut trail = Trail::default();
         let current = Some(GenerationId::try_from("one").unwrap());
-        trail.follow(&moved(1, Move::Seen { current: current.clone() }));
+        trail.follow(&moved(1, Move::Seen { current: current.clone(), data: Data::default() }));
         // It does not fit to anything.
         trail.follow(&moved(2, Move::Begun { switch: RecordId(1) }));
         let known = &trail.generations[&Name::try_from("bot").unwrap()].store;

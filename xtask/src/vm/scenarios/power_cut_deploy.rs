@@ -113,7 +113,7 @@ fn expect_settled(guest: &mut Guest, expected: Option<&str>) -> Outcome<String> 
     let settled = "hale generations app --json | tr -d ' \\n' | grep -q '\"switch\":null'";
     guest.must(&format!("for n in $(seq 60); do hale start app && {settled} && exit 0; sleep 1; done; exit 1"))?;
     guest.must("hale ledger verify")?;
-    guest.must("hale generations app --verify")?;
+    guest.must("hale generations app --verify --json || (find /var/lib/hale/releases -ls; cat /var/lib/hale/releases/app/*.manifest; exit 1)")?;
     let current = guest.must("readlink /var/lib/hale/releases/app/current")?.trim().to_owned();
     let now = runs(guest)?;
     let known = json(guest, "hale status app --json")?;

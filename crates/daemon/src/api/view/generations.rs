@@ -247,7 +247,7 @@ mod tests {
     use hale_core::ids::{IncidentId, RecordId};
     use hale_core::policy::StoreKind;
     use hale_core::record::Actor;
-    use hale_core::safeswitch::{Aim, Good, Held, Intent, Parts, Switch as CoreSwitch};
+    use hale_core::safeswitch::{Aim, Data, Good, Held, Intent, Parts, Switch as CoreSwitch};
     use hale_core::time::Now;
     use serde_json::json;
     use std::time::{Duration, Instant};
@@ -264,6 +264,7 @@ mod tests {
             to: id("new"),
             back: Some(id("old")),
             failed_before: BTreeSet::new(),
+            data_at_least: 0,
             boot_id: String::new(),
         };
         let bad = |name: &str, until_wall_us| Bad {
@@ -279,7 +280,13 @@ mod tests {
             changed_wall_us: 2_000_000,
             goods: vec![Good { id: id("old"), grade: Grade::Proven, since_wall_us: 0 }],
             bads: vec![bad("expired", 3_000_000), bad("bad", 3_000_001)],
-            switch: Some(CoreSwitch { id: RecordId(9), intent, stage: Stage::Probation { held: Held::default() } }),
+            switch: Some(CoreSwitch {
+                id: RecordId(9),
+                intent,
+                stage: Stage::Probation { held: Held::default() },
+                data: Data::default(),
+                is_undone: false,
+            }),
             ..Generations::default()
         };
         GenerationsReport {

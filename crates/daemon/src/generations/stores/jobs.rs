@@ -13,6 +13,7 @@ pub(super) const QUESTIONS_MAX: usize = 16;
 #[derive(Debug)]
 pub(super) enum Job {
     Switch(Switch),
+    Undo(Undo),
     Promote { switch: RecordId },
     Look,
     Ask(Ask),
@@ -25,6 +26,17 @@ pub(super) struct Switch {
     pub(super) to: GenerationId,
     pub(super) back: Option<GenerationId>,
     pub(super) towards: Towards,
+    pub(super) data_at_least: u32,
+    pub(super) prepared: bool,
+}
+
+/// What was done to the data is undone.
+#[derive(Debug)]
+pub(super) struct Undo {
+    pub(super) switch: RecordId,
+    pub(super) of: GenerationId,
+    pub(super) to: GenerationId,
+    pub(super) snapshot: Option<String>,
 }
 
 /// What a client wants to know.
@@ -47,6 +59,7 @@ pub(super) struct Jobs {
     switch: Option<Switch>,
     /// The newest switch that was ordered: older orders come too late.
     newest: RecordId,
+    undo: Option<Undo>,
     promote: Option<RecordId>,
     looks: bool,
     questions: VecDeque<Ask>,
@@ -63,6 +76,8 @@ impl Jobs {
                 self.newest = switch.switch;
                 self.switch = Some(switch);
             }
+            Job::Undo(undo) if undo.switch < self.newest => {}
+            Job::Undo(undo) => self.undo = Some(undo),
             Job::Promote { switch } => self.promote = self.promote.max(Some(switch)),
             Job::Look => self.looks = true,
             Job::Ask(_) if self.questions.len() >= QUESTIONS_MAX => return false,
@@ -75,8 +90,9 @@ impl Jobs {
     /// What comes next: a switch overtakes all else, because a way back may be waiting for it, and removing what is old comes last.
     pub(super) fn pop(&mut self) -> Option<Job> {
         let switch = self.switch.take().map(Job::Switch);
+        let undo = || self.undo.take().map(Job::Undo);
         let promote = || self.promote.take().map(|switch| Job::Promote { switch });
-        let next = switch.or_else(promote);
+        let next = switch.or_else(undo).or_else(promote);
         let look = || std::mem::take(&mut self.looks).then_some(Job::Look);
         let ask = || self.questions.pop_front().map(Job::Ask);
         next.or_else(look).or_else(ask).or_else(|| self.retain.take().map(Job::Retain))
@@ -89,7 +105,11 @@ impl Jobs {
 
     /// Whether something waits that a removal of old generations makes way for.
     pub(super) fn is_urgent(&self) -> bool {
-        self.switch.is_some() || self.promote.is_some() || self.looks || !self.questions.is_empty()
+        self.switch.is_some()
+            || self.undo.is_some()
+            || self.promote.is_some()
+            || self.looks
+            || !self.questions.is_empty()
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -104,7 +124,14 @@ mod tests {
 
     fn switch(number: u64) -> Job {
         let to = GenerationId::try_from(format!("to-{number}")).unwrap();
-        Job::Switch(Switch { switch: RecordId(number), to, back: None, towards: Towards::Back })
+        Job::Switch(Switch {
+            switch: RecordId(number),
+            to,
+            back: None,
+            towards: Towards::Back,
+            data_at_least: 0,
+            prepared: false,
+        })
     }
 
     fn retain(keep: u32) -> Retain {
@@ -114,6 +141,7 @@ mod tests {
     fn words(jobs: &mut Jobs) -> Vec<String> {
         let word = |job| match job {
             Job::Switch(switch) => format!("switch {}", switch.switch.0),
+            Job::Undo(undo) => format!("undo {}", undo.switch.0),
             Job::Promote { switch } => format!("promote {}", switch.0),
             Job::Look => String::from("look"),
             Job::Ask(_) => String::from("ask"),

@@ -39,6 +39,7 @@ impl DaemonHost {
                 Order::Spawn { .. }
                 | Order::LookAtStore { .. }
                 | Order::Switch { .. }
+                | Order::UndoData { .. }
                 | Order::Promote { .. }
                 | Order::Retain { .. }
                 | Order::Signal { .. }
@@ -67,7 +68,11 @@ impl DaemonHost {
             return;
         }
         match order {
-            Order::LookAtStore { .. } | Order::Switch { .. } | Order::Promote { .. } | Order::Retain { .. } => {
+            Order::LookAtStore { .. }
+            | Order::Switch { .. }
+            | Order::UndoData { .. }
+            | Order::Promote { .. }
+            | Order::Retain { .. } => {
                 self.parts.stores.order(service, order);
             }
             Order::Spawn { policy, stored, generation } => {

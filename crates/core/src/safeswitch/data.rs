@@ -1,0 +1,29 @@
+//! What a generation says of its service's data: nothing runs on data that is too new for it.
+
+use alloc::string::String;
+use serde::{Deserialize, Serialize};
+
+/// What stands in a generation's `hale-release.toml`; without one, all of it is 0 or absent.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Data {
+    /// The newest format of the service's data that it can read, and the one that it leaves behind.
+    #[serde(default)]
+    pub format: u32,
+    /// The oldest `format` of a generation that can still read the data once this one has run; at most `format`.
+    #[serde(default)]
+    pub min_rollback: u32,
+    /// Whether it brings `after_rollback`, which undoes what it did to the data.
+    #[serde(default)]
+    pub undoes: bool,
+    /// What its `before_switch` has printed last: what names the copy that it made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<String>,
+}
+
+impl Data {
+    /// Whether it says nothing.
+    #[must_use]
+    pub fn is_silent(&self) -> bool {
+        *self == Self::default()
+    }
+}
