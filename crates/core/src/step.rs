@@ -1,8 +1,11 @@
 //! The brain: one event in, records and effects out. Everything that Hale ever does begins here.
 
 pub(crate) mod asking;
+#[cfg(test)]
+mod bench;
 pub(crate) mod blaming;
 mod blocking;
+mod data;
 mod dependencies;
 mod deploying;
 mod descriptors;
