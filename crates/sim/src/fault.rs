@@ -152,11 +152,15 @@ faults! {
     HaleDies = "hale-dies",
     /// The power is cut: what is not synced is lost, and a new Hale begins on another boot.
     PowerCut = "power-cut",
+    /// A generation moves its service's data forward.
+    DataMoves = "data-moves",
+    /// A program that a generation brings fails.
+    HookFails = "hook-fails",
 }
 
 impl Fault {
     /// Those that need services with generations.
-    pub const OF_GENERATIONS: [Self; 10] = [
+    pub const OF_GENERATIONS: [Self; 12] = [
         Self::Deploy,
         Self::OrderRollback,
         Self::OrderClear,
@@ -167,6 +171,8 @@ impl Fault {
         Self::OutsideSwitch,
         Self::HaleDies,
         Self::PowerCut,
+        Self::DataMoves,
+        Self::HookFails,
     ];
 
     /// The fault called `name`.

@@ -7,6 +7,7 @@ use crate::rng::{Purpose, Rng};
 use hale_core::ids::{GenerationId, Name};
 use hale_core::policy::{GenerationsPolicy, Policy, Rollback, ServicePolicy, StoreKind};
 use hale_core::record::{Actor, OperatorOrder};
+use hale_core::safeswitch::Data;
 use hale_core::time::Span;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -35,6 +36,8 @@ pub struct Generations {
     pub first: BTreeMap<Name, Option<GenerationId>>,
     /// What is wrong with each generation that has something wrong.
     pub flawed: BTreeMap<(Name, GenerationId), Flaw>,
+    /// What each generation says of its service's data, where it says something.
+    pub data: BTreeMap<(Name, GenerationId), Data>,
     /// From when to when no generation of a service works, in microseconds from the beginning, and what is wrong then.
     pub environment: BTreeMap<Name, Vec<(u64, u64, Flaw)>>,
     /// What is done, in microseconds from the beginning.
@@ -183,6 +186,12 @@ fn draw_worth(seed: u64, rates: &Rates, name: &Name, slow: bool, faults_us: u64,
             drawn.flawed.insert((name.clone(), id(number)), flaw);
         }
     }
+    for number in 0..NUMBERS {
+        let mut rng = Rng::new(seed, Purpose::Generations, index(name), 64 + number);
+        if rng.chance(rates.of(Fault::DataMoves)) {
+            drawn.data.insert((name.clone(), id(number)), draw_data(&mut rng));
+        }
+    }
     let mut rng = Rng::new(seed, Purpose::Generations, index(name), 2);
     if rng.chance(rates.of(Fault::Environment)) {
         let from = rng.scaled(1, faults_us);
@@ -190,6 +199,14 @@ fn draw_worth(seed: u64, rates: &Rates, name: &Name, slow: bool, faults_us: u64,
         let flaw = draw_flaw(&mut rng, pace);
         drawn.environment.insert(name.clone(), vec![(from, to, flaw)]);
     }
+}
+
+fn draw_data(rng: &mut Rng) -> Data {
+    let format = u32::try_from(rng.within(1, 3)).unwrap_or(1);
+    let min_rollback = u32::try_from(rng.within(0, u64::from(format))).unwrap_or(0);
+    let undoes = rng.chance(500);
+    let snapshot = rng.chance(700).then(|| String::from("tank/data@7"));
+    Data { format, min_rollback, undoes, snapshot }
 }
 
 fn draw_flaw(rng: &mut Rng, pace: u64) -> Flaw {

@@ -15,7 +15,7 @@ use crate::crash::Crashed;
 use crate::death::Supervisor;
 use crate::fault::Fault;
 use crate::generations::{self, Doing};
-use crate::kernel::{Around, Kernel};
+use crate::kernel::{Around, Fact, Kernel};
 use crate::oracle::{Ending, Judges, Seen};
 use crate::rng::{Purpose, Rng};
 use crate::scenario::{BEGIN_US, Scenario};
@@ -24,7 +24,7 @@ use crate::store::{Stores, Work};
 use crate::timeline::{Item, Timeline};
 use hale_core::analyze::checks::PROBE_LOST_AFTER;
 use hale_core::driver::Host;
-use hale_core::effect::{Answer, Effect, Fence, Order};
+use hale_core::effect::{Answer, Effect, Fence, Order, Towards};
 use hale_core::event::{EndWhy, Event, Question};
 use hale_core::examination::EXAMINED_WITHIN;
 use hale_core::ids::{Name, RecordId, RequestId};
@@ -69,6 +69,7 @@ pub struct FakeHost<'a> {
     starved_dice: Rng,
     status_dice: Rng,
     hang_up_dice: Rng,
+    hook_dice: Rng,
     truths: blaming::Truths,
     /// What was reached.
     pub coverage: Coverage,
@@ -127,13 +128,14 @@ impl<'a> FakeHost<'a> {
             starved_dice: dice(Purpose::Starved, 1),
             status_dice: dice(Purpose::Orders, 1),
             hang_up_dice: dice(Purpose::Orders, 2),
+            hook_dice: dice(Purpose::Store, 1 << 32),
             truths: blaming::Truths::default(),
             coverage: Coverage::default(),
             judges: Judges::new(scenario),
             records: Vec::new(),
             remembered: Vec::new(),
             supervisor: Supervisor::new(dice(Purpose::Death, 0)),
-            stores: Stores::new(&scenario.generations.first),
+            stores: Stores::new(&scenario.generations),
             store_dice: store_dice.collect(),
             ledger: rebirth::Ledger::new(dice(Purpose::Generations, u64::MAX - 1)),
             points: 0,
@@ -592,9 +594,15 @@ impl FakeHost<'_> {
             // The kernel has nothing of what the host has made for it.
             Order::Forget => {}
             Order::LookAtStore { .. } => self.order_store(service, Work::Look),
-            Order::Switch { switch, to, back, .. } => {
-                let (switch, to, has_back) = (*switch, to.clone(), back.is_some());
-                self.order_store(service, Work::Switch { switch, to, has_back });
+            Order::Switch { switch, to, back, towards, data_at_least, prepared, part: _ } => {
+                let (switch, to, has_back, data_at_least) = (*switch, to.clone(), back.is_some(), *data_at_least);
+                let prepares = *towards == Towards::New && !prepared;
+                self.order_store(service, Work::Switch { switch, to, has_back, prepares, data_at_least });
+            }
+            Order::UndoData { switch, of, .. } => {
+                let fact = Fact::Undoes { service: service.clone(), beside: self.kernel.living(service) };
+                self.judges.see(self.timeline.now(), Seen::Fact(&fact));
+                self.order_store(service, Work::Undo { switch: *switch, of: of.clone() });
             }
             Order::Promote { switch, .. } => self.order_store(service, Work::Promote { switch: *switch }),
             // What may not be removed an oracle knows.

@@ -78,6 +78,22 @@ pub enum Fact {
         /// Whether Hale was told so.
         told: bool,
     },
+    /// A process is ordered that reads data up to this format.
+    Reads {
+        /// Whose.
+        service: Name,
+        /// What it reads.
+        format: u32,
+        /// What there is.
+        data: u32,
+    },
+    /// What a generation did to the data is undone.
+    Undoes {
+        /// Whose.
+        service: Name,
+        /// How many trees of the service live.
+        beside: usize,
+    },
     /// Records up to this one are synced.
     Synced(RecordId),
     /// A process was looked at whose memory grows.

@@ -85,6 +85,8 @@ pub enum Mutation {
     DeafToLateness,
     /// What is to be durable is said to be before it is.
     DurableAtOnce,
+    /// What a generation did to the data is said to be undone, and is not.
+    UndoesNothing,
     /// Processes are made of another generation.
     WrongGeneration,
     /// All generations may be removed.
@@ -233,7 +235,7 @@ fn alter_generations(body: &mut Body, mutation: Mutation) {
         (Body::Generation(Move::Intended { intent }), Mutation::AllByLadder) => {
             intent.aim = Aim::TakeBack { incident: IncidentId(0), cause: Cause::Exit };
         }
-        (Body::Generation(Move::Seen { current: Some(id) }), Mutation::QuarantinesFirst) => {
+        (Body::Generation(Move::Seen { current: Some(id), .. }), Mutation::QuarantinesFirst) => {
             let (id, why) = (id.clone(), Reason::FailsOnProbation);
             let (since_wall_us, until_wall_us) = (0, i64::MAX);
             let bad = Box::new(Bad { id, why, seen_in: None, since_wall_us, until_wall_us });
@@ -344,6 +346,13 @@ impl Host for Mutated<'_, '_> {
         }
         let twice = match (&effect.order, self.mutation) {
             (Order::Switch { .. }, Mutation::DeafStores) => return,
+            (Order::UndoData { part, switch, .. }, Mutation::UndoesNothing) => {
+                let (part, switch) = (*part, *switch);
+                if let Fence::Service { service, .. } = effect.fence {
+                    self.again = Some(Event::DataUndone { service, part, switch, error: None });
+                }
+                return;
+            }
             (Order::Spawn { .. }, Mutation::NoSpawnAfterFailure) if self.failed => return,
             (Order::AckExit, Mutation::NoAck)
             | (Order::Examine, Mutation::NeverLooks)

@@ -133,6 +133,8 @@ impl Settled {
         let stage = match moved {
             Move::Intended { .. } => Some("intended"),
             Move::Begun { .. } => Some("begun"),
+            Move::Prepared { .. } => Some("prepared"),
+            Move::Undone { .. } => Some("undone"),
             Move::Switched { .. } => Some("switched"),
             Move::Proved { .. } => Some("proved"),
             Move::Promoting { .. } => Some("promoting"),

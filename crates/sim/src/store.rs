@@ -2,9 +2,11 @@
 //!
 //! As in the real host each store has a queue of work of its own, and what is switched to survives everything: a store syncs.
 
+use crate::generations::Generations;
 use hale_core::event::{Seen, SwitchError};
 use hale_core::ids::{GenerationId, Name, RecordId};
-use std::collections::{BTreeMap, VecDeque};
+use hale_core::safeswitch::Data;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// One piece of work.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,6 +21,17 @@ pub enum Work {
         to: GenerationId,
         /// Whether a way back must be whole.
         has_back: bool,
+        /// Whether it is new, and its `before_switch` has not run.
+        prepares: bool,
+        /// The oldest format of data that it may be of.
+        data_at_least: u32,
+    },
+    /// To undo what a generation did to the data.
+    Undo {
+        /// Which switch.
+        switch: RecordId,
+        /// Which generation.
+        of: GenerationId,
     },
     /// To finish.
     Promote {
@@ -38,6 +51,8 @@ pub enum Comes {
     FailsAfter,
     /// There is no way back, so that nothing is done.
     NoWayBack,
+    /// A program that the generation brings fails.
+    HookFails,
     /// It is not done, and the store cannot tell what it is switched to either.
     Blind,
 }
@@ -57,6 +72,14 @@ pub struct Store {
     pub turn: u64,
     /// The newest switch that it was ordered.
     pub newest: RecordId,
+    /// What its generations say of the service's data.
+    pub says: BTreeMap<GenerationId, Data>,
+    /// The format of data that there is: who reads only older ones does harm.
+    pub data: u32,
+    /// What it was before each that has run its `before_switch`.
+    pub saved: BTreeMap<GenerationId, u32>,
+    /// Those that an operator insists on, and sees to the data for.
+    pub insisted: BTreeSet<GenerationId>,
 }
 
 /// All stores.
@@ -74,14 +97,23 @@ pub struct Said {
     pub seen: Seen,
     /// It is switched to another one than before.
     pub changed: bool,
+    /// It was not switched to: this is what it says of the data.
+    pub prepared: Option<Data>,
 }
 
 impl Stores {
     /// Stores that are switched to these.
     #[must_use]
-    pub fn new(first: &BTreeMap<Name, Option<GenerationId>>) -> Self {
-        let store = |current: &Option<GenerationId>| Store { current: current.clone(), ..Store::default() };
-        Self(first.iter().map(|(name, current)| (name.clone(), store(current))).collect())
+    pub fn new(generations: &Generations) -> Self {
+        let mut stores = BTreeMap::new();
+        for (name, current) in &generations.first {
+            let of = |((service, id), data): (&(Name, GenerationId), &Data)| {
+                (service == name).then(|| (id.clone(), data.clone()))
+            };
+            let says = generations.data.iter().filter_map(of).collect();
+            stores.insert(name.clone(), Store { current: current.clone(), says, ..Store::default() });
+        }
+        Self(stores)
     }
 
     /// One of them.
@@ -122,21 +154,60 @@ impl Stores {
 }
 
 impl Store {
+    /// What a generation says of the data.
+    #[must_use]
+    pub fn says(&self, id: Option<&GenerationId>) -> Data {
+        id.and_then(|id| self.says.get(id)).cloned().unwrap_or_default()
+    }
+
+    /// Somebody switches to it and sees to the data.
+    pub fn see_to_data(&mut self, id: &GenerationId) {
+        self.data = self.data.min(self.says(Some(id)).format);
+    }
+
+    /// A process of this generation is made. Gives the format that it reads, and the one that there is.
+    pub fn runs(&mut self, id: Option<&GenerationId>) -> (u32, u32) {
+        let (says, data) = (self.says(id), self.data);
+        self.data = data.max(says.min_rollback);
+        (says.format, data)
+    }
+
     /// Does what it is at.
     pub fn finish(&mut self) -> Option<Said> {
         let (work, comes) = self.queue.pop_front()?;
         let before = self.current.clone();
-        if let (Work::Switch { to, .. }, Comes::Done | Comes::FailsAfter) = (&work, comes) {
-            self.current = Some(to.clone());
-        }
+        let is_done = matches!(comes, Comes::Done | Comes::FailsAfter);
         let words = || String::from("Input/output error");
-        let error = match comes {
+        let mut prepared = None;
+        let mut error = match comes {
             Comes::Done => None,
             Comes::NoWayBack => Some(SwitchError::NoWayBack { error: words() }),
+            Comes::HookFails => Some(SwitchError::Hook { error: words() }),
             Comes::Fails | Comes::FailsAfter | Comes::Blind => Some(SwitchError::Failed { error: words() }),
         };
+        match &work {
+            Work::Switch { to, prepares, data_at_least, .. } if is_done => {
+                let data = self.says(Some(to));
+                let at_least = *data_at_least;
+                if data.format < at_least {
+                    error = Some(SwitchError::DataMovedOn { format: data.format, at_least });
+                } else if *prepares && !data.is_silent() {
+                    self.saved.insert(to.clone(), self.data);
+                    prepared = error.is_none().then_some(data);
+                } else {
+                    if at_least == 0 && self.insisted.contains(to) {
+                        self.see_to_data(to);
+                    }
+                    self.current = Some(to.clone());
+                }
+            }
+            Work::Undo { of, .. } if is_done => {
+                self.data = self.saved.get(of).copied().unwrap_or(self.data);
+            }
+            Work::Switch { .. } | Work::Undo { .. } | Work::Look | Work::Promote { .. } => {}
+        }
         let blind = comes == Comes::Blind;
         let seen = if blind { Seen::Unknown { error: words() } } else { Seen::Current(self.current.clone()) };
-        Some(Said { work, error, seen, changed: self.current != before })
+        Some(Said { work, error, seen, changed: self.current != before, prepared })
     }
 }

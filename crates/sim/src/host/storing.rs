@@ -6,9 +6,10 @@ use crate::kernel::Fact;
 use crate::oracle::Seen;
 use crate::store::{Comes, Said, Work};
 use crate::timeline::Item;
-use hale_core::event::{self, Event};
+use hale_core::event::{self, Event, Question};
 use hale_core::ids::{GenerationId, Name};
-use hale_core::safeswitch::Part;
+use hale_core::record::OperatorOrder;
+use hale_core::safeswitch::{Data, Part};
 
 /// How often the store tells only later that it has switched, in thousandths.
 const TELLS_LATER_PERMILLE: u32 = 500;
@@ -22,14 +23,27 @@ impl FakeHost<'_> {
         let comes = match &work {
             _ if !fails => Comes::Done,
             Work::Look => Comes::Blind,
-            Work::Promote { .. } => Comes::Fails,
+            Work::Promote { .. } | Work::Undo { .. } => Comes::Fails,
             Work::Switch { has_back: true, .. } => {
                 dice.pick(&[Comes::Fails, Comes::Fails, Comes::FailsAfter, Comes::NoWayBack, Comes::Blind])
             }
             Work::Switch { has_back: false, .. } => dice.pick(&[Comes::Fails, Comes::FailsAfter, Comes::Blind]),
         };
         let hangs = dice.chance(hangs / 4);
+        let hook_fails = self.store_rate(Fault::HookFails);
         let Some(store) = self.stores.get(service) else { return };
+        let runs_hook = match &work {
+            Work::Switch { to, prepares: true, .. } => store.says.contains_key(to),
+            Work::Undo { .. } => true,
+            Work::Switch { .. } | Work::Look | Work::Promote { .. } => false,
+        };
+        // Of its own dice: what else they decide is older.
+        let comes = if runs_hook && self.hook_dice.chance(hook_fails / 2) {
+            self.coverage.fault(Fault::HookFails);
+            Comes::HookFails
+        } else {
+            comes
+        };
         if let Work::Switch { switch, .. } = &work {
             store.newest = store.newest.max(*switch);
         }
@@ -82,7 +96,7 @@ impl FakeHost<'_> {
     }
 
     fn store_says(&mut self, service: &Name, said: Said) {
-        let Said { work, error, seen, changed } = said;
+        let Said { work, error, seen, changed, prepared } = said;
         if error.is_some() || matches!(seen, event::Seen::Unknown { .. }) {
             self.coverage.fault(Fault::StoreFails);
         }
@@ -90,8 +104,20 @@ impl FakeHost<'_> {
             self.store_changed(service, true);
         }
         let service = service.clone();
+        let part = Part::Store;
         let event = match work {
-            Work::Look => Event::GenerationSeen { service, part: Part::Store, seen },
+            Work::Look => {
+                let data = self.said_of_data(&service, &seen);
+                Event::GenerationSeen { service, part, seen, data }
+            }
+            Work::Switch { switch, .. } if prepared.is_some() => {
+                self.coverage.fault(Fault::DataMoves);
+                Event::GenerationPrepared { service, part, switch, data: prepared.unwrap_or_default() }
+            }
+            Work::Undo { switch, .. } => {
+                let error = error.map(|_| String::from("after_rollback failed"));
+                Event::DataUndone { service, part, switch, error }
+            }
             Work::Switch { switch, .. } => {
                 Event::GenerationSwitched { service, part: Part::Store, switch, error, seen }
             }
@@ -101,6 +127,12 @@ impl FakeHost<'_> {
             }
         };
         self.tell_of_store(event);
+    }
+
+    /// What the one that is seen says of the data.
+    fn said_of_data(&mut self, service: &Name, seen: &event::Seen) -> Data {
+        let event::Seen::Current(current) = seen else { return Data::default() };
+        self.stores.get(service).map(|store| store.says(current.as_ref())).unwrap_or_default()
     }
 
     /// What a store says reaches the loop at once, and in the order in which it is said.
@@ -128,7 +160,8 @@ impl FakeHost<'_> {
             return;
         }
         let seen = event::Seen::Current(self.stores.current(service).cloned());
-        self.tell_of_store(Event::GenerationSeen { service: service.clone(), part: Part::Store, seen });
+        let data = self.said_of_data(service, &seen);
+        self.tell_of_store(Event::GenerationSeen { service: service.clone(), part: Part::Store, seen, data });
     }
 
     /// Somebody else switches.
@@ -136,6 +169,7 @@ impl FakeHost<'_> {
         let Some(store) = self.stores.get(service) else { return };
         if store.current.as_ref() != Some(&to) {
             self.coverage.fault(Fault::OutsideSwitch);
+            store.see_to_data(&to);
             store.current = Some(to);
             self.store_changed(service, false);
         }
@@ -143,6 +177,12 @@ impl FakeHost<'_> {
 
     /// An event is about to reach the core: perhaps it says what a store is switched to now.
     pub(super) fn hears_of_store(&mut self, event: &Event) {
+        if let Event::Asked { question: Question::Order { order, .. }, .. } = event
+            && let OperatorOrder::Deploy { service, generation, force: true } = order
+            && let Some(store) = self.stores.get(service)
+        {
+            store.insisted.insert(generation.clone());
+        }
         let Some((service, seen)) = speaks_of(event) else { return };
         let Some(store) = self.stores.get(service) else { return };
         if store.outdated > 0 {
@@ -167,6 +207,9 @@ impl FakeHost<'_> {
         }
         let Some(store) = self.stores.get(service) else { return };
         let (current, told) = (store.current.clone(), store.told);
+        let (format, data) = store.runs(generation);
+        let reads = Fact::Reads { service: service.clone(), format, data };
+        self.judges.see(self.timeline.now(), Seen::Fact(&reads));
         let fact = Fact::SpawnsOf { service: service.clone(), generation: generation.cloned(), current, told };
         self.judges.see(self.timeline.now(), Seen::Fact(&fact));
     }

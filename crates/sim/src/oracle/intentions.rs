@@ -38,6 +38,8 @@ struct Facts {
     switched: Option<GenerationId>,
     /// A change did not work, and there was nothing to go back to.
     without_way_back: bool,
+    /// What a change did to the data could not be undone.
+    not_undone: bool,
 }
 
 /// Every action has a reason that the records before it bear out.
@@ -68,6 +70,7 @@ impl Reasons {
             Reason::MustGo => facts.failed || facts.goes_back,
             Reason::Switched { to } => facts.switched.as_ref() == Some(to),
             Reason::OnProbation { .. } => facts.without_way_back,
+            Reason::HookFailed { .. } => facts.not_undone,
             Reason::BeforeLimit { .. } => facts.planned,
             Reason::GraceOver { grace } => {
                 facts.stop_asked.is_some_and(|(at, asked)| asked == grace.as_us() && now_us >= at + asked)
@@ -89,6 +92,7 @@ impl Reasons {
             | Reason::StoreNotSeen
             | Reason::NotSwitched { .. }
             | Reason::NoWayBack { .. }
+            | Reason::DataMovedOn { .. }
             | Reason::Interrupted
             | Reason::RestartedOnProbation
             | Reason::Superseded { .. }
@@ -182,9 +186,10 @@ impl Reasons {
             Body::Forgotten => facts = Facts { reloaded: facts.reloaded, removed: facts.removed, ..Facts::default() },
             Body::Generation(Move::GoesBack { .. }) => facts.goes_back = true,
             Body::Generation(Move::Intended { intent }) => facts.goes_back = !intent.aim.proves(),
-            Body::Generation(Move::Switched { to, .. } | Move::Seen { current: Some(to) }) => {
+            Body::Generation(Move::Switched { to, .. } | Move::Seen { current: Some(to), .. }) => {
                 facts.switched = Some(to.clone());
             }
+            Body::Generation(Move::Undone { error: Some(_), .. }) => facts.not_undone = true,
             Body::Generation(Move::Ended { end: End::Stopped { .. }, .. }) => facts.without_way_back = true,
             Body::Ordered { .. } => facts.ordered = true,
             Body::BecameReady { .. } => facts.ready = true,

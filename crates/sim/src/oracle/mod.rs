@@ -199,6 +199,7 @@ pub fn oracles(scenario: &Scenario) -> Vec<Box<dyn Oracle>> {
         Box::new(generations::stores::IntentsFirst::default()),
         Box::new(generations::stores::SpawnsCurrent::default()),
         Box::new(generations::stores::Retains::default()),
+        Box::new(generations::data::Readable),
         Box::new(generations::proofs::ProofsFirst::default()),
         Box::new(generations::proofs::Probation::new(policy)),
         Box::new(generations::proofs::RolledBack::new(policy)),

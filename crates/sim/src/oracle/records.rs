@@ -65,6 +65,7 @@ impl RecordsFirst {
             Order::Forget => ("forget", written.gone),
             Order::LookAtStore { .. } => return Ok(()),
             Order::Switch { switch, .. } => ("switch", self.switches.contains(&("switch", *switch))),
+            Order::UndoData { switch, .. } => ("undo", self.switches.contains(&("undo", *switch))),
             Order::Promote { switch, .. } => ("promote", self.switches.contains(&("promote", *switch))),
             Order::Retain { .. } => ("retain", self.retains.contains(service)),
             Order::ProbeDependency { .. }
@@ -117,8 +118,11 @@ impl Oracle for RecordsFirst {
                         Body::KillIntended { .. } => written.kill = true,
                         Body::Exited { .. } | Body::SpawnFailed { .. } => written.over = true,
                         Body::Detected { .. } => written.detected = true,
-                        Body::Generation(Move::Begun { switch } | Move::GoesBack { switch, .. }) => {
+                        Body::Generation(Move::Begun { switch }) => {
                             self.switches.insert(("switch", *switch));
+                        }
+                        Body::Generation(Move::GoesBack { switch, .. }) => {
+                            self.switches.extend([("switch", *switch), ("undo", *switch)]);
                         }
                         Body::Generation(Move::Promoting { switch }) => {
                             self.switches.insert(("promote", *switch));
@@ -126,7 +130,8 @@ impl Oracle for RecordsFirst {
                         Body::Generation(Move::Kept { known }) => {
                             // What an earlier Hale has told the store this one may tell it again.
                             let switches = known.switch.as_ref().map(|switch| switch.id).into_iter();
-                            self.switches.extend(switches.flat_map(|id| [("switch", id), ("promote", id)]));
+                            self.switches
+                                .extend(switches.flat_map(|id| [("switch", id), ("undo", id), ("promote", id)]));
                         }
                         // What is needed is known from the first look on, and is another with each switch.
                         Body::Generation(Move::Ended { .. } | Move::Seen { .. } | Move::Switched { .. }) => {

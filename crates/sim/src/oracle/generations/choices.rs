@@ -273,6 +273,7 @@ impl TrueRefusals {
                 *per_day == policy.rollbacks_per_day && model.taken_back(wall_us) >= *per_day as usize
             }
             Reason::CauseElsewhere => model.elsewhere,
+            Reason::DataMovedOn { format, at_least, .. } => format < at_least && model.older_good(wall_us).is_some(),
             Reason::SwitchInProgress => model.open.is_some(),
             // It was tried just now.
             Reason::NoDurableRecord | Reason::NotSwitched { .. } | Reason::NoWayBack { .. } => true,

@@ -1,6 +1,7 @@
 //! Guarantees about services' generations, judged from a model of their own that follows records as the documentation says.
 
 pub mod choices;
+pub mod data;
 pub mod proofs;
 pub mod stores;
 
@@ -85,7 +86,7 @@ impl Model {
         let wall_us = record.at.wall_us;
         let of = |open: &&mut Open, id: &RecordId| open.id == *id;
         match moved {
-            Move::Seen { current } => {
+            Move::Seen { current, .. } => {
                 if self.current.is_none()
                     && self.goods.is_empty()
                     && let Some(id) = current
@@ -134,6 +135,8 @@ impl Model {
             Move::Cleared { generation, .. } => drop(self.bads.remove(generation)),
             Move::Unseen { .. }
             | Move::Begun { .. }
+            | Move::Prepared { .. }
+            | Move::Undone { .. }
             | Move::Marked { .. }
             | Move::Promoting { .. }
             | Move::Soaked { .. }
