@@ -181,6 +181,7 @@ fn tell(run: &Run, all: bool) {
         let what = match hale_core::incident::line(&record.body) {
             Some((what, Some(why))) => format!("{what}, because {why}"),
             Some((what, None)) => what,
+            None if record.body.moved().is_some() => format!("({:?})", record.body),
             None => format!("({})", hale_sim::coverage::body_name(&record.body)),
         };
         println!("  {:>5} {secs}.{us:06} {service}: {what}", record.id);

@@ -78,7 +78,7 @@ pub struct Store {
     pub data: u32,
     /// What it was before each that has run its `before_switch`.
     pub saved: BTreeMap<GenerationId, u32>,
-    /// Those that an operator insists on, and sees to the data for.
+    /// Those that an operator insists on, or that somebody else has switched to: who does that sees to the data.
     pub insisted: BTreeSet<GenerationId>,
 }
 
@@ -160,14 +160,13 @@ impl Store {
         id.and_then(|id| self.says.get(id)).cloned().unwrap_or_default()
     }
 
-    /// Somebody switches to it and sees to the data.
-    pub fn see_to_data(&mut self, id: &GenerationId) {
-        self.data = self.data.min(self.says(Some(id)).format);
-    }
-
     /// A process of this generation is made. Gives the format that it reads, and the one that there is.
     pub fn runs(&mut self, id: Option<&GenerationId>) -> (u32, u32) {
-        let (says, data) = (self.says(id), self.data);
+        let says = self.says(id);
+        if id.is_some_and(|id| self.insisted.contains(id)) {
+            self.data = self.data.min(says.format);
+        }
+        let data = self.data;
         self.data = data.max(says.min_rollback);
         (says.format, data)
     }
@@ -195,9 +194,6 @@ impl Store {
                     self.saved.insert(to.clone(), self.data);
                     prepared = error.is_none().then_some(data);
                 } else {
-                    if at_least == 0 && self.insisted.contains(to) {
-                        self.see_to_data(to);
-                    }
                     self.current = Some(to.clone());
                 }
             }

@@ -453,7 +453,10 @@ impl Generations {
     fn end(&mut self, switch: &Switch, end: &End, wall_us: i64) {
         let intent = &switch.intent;
         if switch.has_moved_data() && !(switch.data.undoes && matches!(end, End::RolledBack { .. })) {
-            self.data_at_least = intent.data_at_least.max(switch.data.min_rollback);
+            // What somebody insisted on counts anew, unless what was there before runs again.
+            let is_there = self.current.as_ref() == Some(&intent.to);
+            let before = if is_there { intent.data_at_least } else { self.data_at_least };
+            self.data_at_least = before.max(switch.data.min_rollback);
         }
         match end {
             End::Committed => {

@@ -261,6 +261,17 @@ mod tests {
     }
 
     #[test]
+    fn who_insisted_in_vain_has_changed_nothing() {
+        let mut bench = Bench::not_begun(policy(), Some("one"));
+        bench.data.insert(id("one"), moves(false));
+        bench.take(Event::Begin);
+        bench.order(OperatorOrder::Deploy { service: bot(), generation: id("zero"), force: true });
+        assert_eq!(bench.runs(), Some("zero"));
+        bench.crash();
+        assert_eq!((bench.runs(), bench.known().data_at_least), (Some("one"), 2));
+    }
+
+    #[test]
     fn who_gives_the_order_back_is_told_why_not() {
         let policy = crate::policy::ServicePolicy {
             generations: policy()

@@ -169,7 +169,7 @@ impl FakeHost<'_> {
         let Some(store) = self.stores.get(service) else { return };
         if store.current.as_ref() != Some(&to) {
             self.coverage.fault(Fault::OutsideSwitch);
-            store.see_to_data(&to);
+            store.insisted.insert(to.clone());
             store.current = Some(to);
             self.store_changed(service, false);
         }
@@ -207,9 +207,12 @@ impl FakeHost<'_> {
         }
         let Some(store) = self.stores.get(service) else { return };
         let (current, told) = (store.current.clone(), store.told);
-        let (format, data) = store.runs(generation);
-        let reads = Fact::Reads { service: service.clone(), format, data };
-        self.judges.see(self.timeline.now(), Seen::Fact(&reads));
+        // What is of no generation says nothing of the data.
+        if generation.is_some() {
+            let (format, data) = store.runs(generation);
+            let reads = Fact::Reads { service: service.clone(), format, data };
+            self.judges.see(self.timeline.now(), Seen::Fact(&reads));
+        }
         let fact = Fact::SpawnsOf { service: service.clone(), generation: generation.cloned(), current, told };
         self.judges.see(self.timeline.now(), Seen::Fact(&fact));
     }

@@ -191,6 +191,8 @@ impl Oracle for Allowed {
             moved,
             Move::GoesBack {
                 why: Reason::NotSwitched { .. }
+                    | Reason::DataMovedOn { .. }
+                    | Reason::HookFailed { .. }
                     | Reason::NoWayBack { .. }
                     | Reason::Interrupted
                     | Reason::RestartedOnProbation,

@@ -163,6 +163,12 @@ impl Model {
             End::RolledBack { .. } => {
                 let left = if intent.aim.proves() { Some(&intent.to) } else { intent.from.as_ref() };
                 self.goods.retain(|good| Some(good) != left);
+                // What an operator skips is not gone back to later.
+                if let Aim::Return { .. } = intent.aim
+                    && let Some(at) = self.goods.iter().position(|good| *good == intent.to)
+                {
+                    self.goods.drain(..at);
+                }
             }
             End::Environmental { .. } => {
                 self.elsewhere = true;
