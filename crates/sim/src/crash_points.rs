@@ -12,7 +12,7 @@ use crate::scenario::{Scenario, default_check, default_service, name};
 use hale_core::ids::{GenerationId, Name, RecordId};
 use hale_core::policy::{CrashLoop, GenerationsPolicy, Rollback, ServicePolicy, StoreKind};
 use hale_core::record::{Body, OperatorOrder, Record};
-use hale_core::safeswitch::{End, Generations, Move, Stage};
+use hale_core::safeswitch::{Data, End, Generations, Move, Stage};
 use hale_core::time::Span;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -30,6 +30,8 @@ struct Story {
     first: Option<u64>,
     doings: Vec<(u64, Doing)>,
     flaw: fn(u64, u64) -> Option<Flaw>,
+    /// What the new one says of the data.
+    data: Option<Data>,
     /// What its end may be, where the last change was proved, and where it was not.
     ends: fn(&Ending<'_>) -> Result<(), String>,
 }
@@ -57,6 +59,11 @@ fn rollback() -> Doing {
     Doing::Order(Fault::OrderRollback, OperatorOrder::Rollback { service: name(0), to: None })
 }
 
+/// The one before it cannot read what it leaves.
+fn moves(undoes: bool) -> Data {
+    Data { format: 1, min_rollback: 1, undoes, snapshot: undoes.then(|| String::from("tank/data@7")) }
+}
+
 fn service() -> ServicePolicy {
     let mut policy = default_service();
     policy.checks = vec![default_check(hale_core::policy::CheckKind::Tcp { address: String::from("127.0.0.1:1") })];
@@ -81,6 +88,7 @@ fn scenario(story: &Story, crash: Option<Crash>) -> Scenario {
     scenario.crash = crash;
     scenario.generations.first = BTreeMap::from([(name(0), story.first.map(generations::id))]);
     scenario.generations.doings = story.doings.clone();
+    scenario.generations.data.extend(story.data.clone().map(|data| ((name(0), generations::id(1)), data)));
     let flaw = story.flaw;
     scenario.generations.script = Some(Arc::new(move |_: &Name, generation: &GenerationId, at_us| {
         let number = generation.as_str().trim_start_matches('g').parse().expect("a number");
@@ -149,6 +157,7 @@ fn stories() -> Vec<Story> {
             first: Some(0),
             doings: vec![(AT, deploy(1))],
             flaw: no_flaw,
+            data: None,
             ends: good_release,
         },
         Story {
@@ -156,6 +165,7 @@ fn stories() -> Vec<Story> {
             first: Some(0),
             doings: vec![(AT, deploy(1))],
             flaw: |number, _| (number == 1).then_some(Flaw::Ends(1_000)),
+            data: None,
             ends: old_release,
         },
         Story {
@@ -163,6 +173,7 @@ fn stories() -> Vec<Story> {
             first: Some(0),
             doings: vec![(AT, deploy(1))],
             flaw: |number, _| (number == 1).then_some(Flaw::Wrong(40_000)),
+            data: None,
             ends: old_release,
         },
         Story {
@@ -170,6 +181,7 @@ fn stories() -> Vec<Story> {
             first: Some(0),
             doings: vec![(AT, deploy(1))],
             flaw: |number, _| (number == 1).then_some(Flaw::Ends(300_000)),
+            data: None,
             ends: old_release,
         },
         Story {
@@ -181,6 +193,7 @@ fn stories() -> Vec<Story> {
                 600_000..2_000_000 => Some(Flaw::Ends(1_000)),
                 _ => None,
             },
+            data: None,
             ends: any_good,
         },
         Story {
@@ -188,6 +201,7 @@ fn stories() -> Vec<Story> {
             first: Some(0),
             doings: vec![(AT, deploy(1)), (AT + 60_000, rollback())],
             flaw: no_flaw,
+            data: None,
             ends: rolled_back,
         },
         Story {
@@ -195,6 +209,7 @@ fn stories() -> Vec<Story> {
             first: Some(0),
             doings: vec![(AT, deploy(1)), (AT + 400_000, rollback())],
             flaw: no_flaw,
+            data: None,
             ends: rolled_back,
         },
         Story {
@@ -202,6 +217,7 @@ fn stories() -> Vec<Story> {
             first: None,
             doings: vec![(AT, deploy(1))],
             flaw: no_flaw,
+            data: None,
             ends: first_release,
         },
         Story {
@@ -209,7 +225,24 @@ fn stories() -> Vec<Story> {
             first: Some(0),
             doings: vec![(AT, Doing::Outside(name(0), generations::id(1))), (AT + 50_000, restart())],
             flaw: |number, _| (number == 1).then_some(Flaw::Ends(1_000)),
+            data: None,
             ends: theirs,
+        },
+        Story {
+            title: "a release that moves the data forward crashes at its start, and brings what undoes that",
+            first: Some(0),
+            doings: vec![(AT, deploy(1))],
+            flaw: |number, _| (number == 1).then_some(Flaw::Ends(1_000)),
+            data: Some(moves(true)),
+            ends: old_release,
+        },
+        Story {
+            title: "a release that moves the data forward, which nothing undoes, does not work for a while",
+            first: Some(0),
+            doings: vec![(AT, deploy(1))],
+            flaw: |number, at| (number == 1 && at < 1_000_000).then_some(Flaw::Ends(1_000)),
+            data: Some(moves(false)),
+            ends: any_good,
         },
     ]
 }
@@ -271,6 +304,8 @@ fn doing(records: &[Record], left: &Generations) -> String {
         let Body::Generation(moved) = &record.body else { continue };
         let word = match moved {
             Move::Begun { switch } if Some(*switch) == of => "switches",
+            Move::Prepared { switch, .. } if Some(*switch) == of => "prepares",
+            Move::Undone { switch, .. } if Some(*switch) == of => "undoes",
             Move::GoesBack { switch, .. } if Some(*switch) == of => "goes back",
             Move::Proved { switch } if Some(*switch) == of => "proves",
             Move::Promoting { switch } if Some(*switch) == of => "promotes",

@@ -450,9 +450,26 @@ impl Generations {
         (format < at_least).then(|| Reason::DataMovedOn { generation: id.clone(), format, at_least })
     }
 
+    /// Whether what a switch led to may have changed the data for good.
+    fn may_have_moved(&self, switch: &Switch, end: &End) -> bool {
+        match end {
+            End::RolledBack { .. } => switch.has_moved_data() && !switch.data.undoes,
+            // After a loss of power: it may have run and gone back, where what it goes back to can read what it left.
+            End::Aborted { why: Reason::Interrupted } if !switch.data.is_silent() => {
+                let from = switch.intent.from.as_ref().and_then(|id| self.formats.get(id)).copied().unwrap_or(0);
+                switch.data.min_rollback <= from
+            }
+            End::Committed
+            | End::Aborted { .. }
+            | End::Held { .. }
+            | End::Environmental { .. }
+            | End::Stopped { .. } => switch.has_moved_data(),
+        }
+    }
+
     fn end(&mut self, switch: &Switch, end: &End, wall_us: i64) {
         let intent = &switch.intent;
-        if switch.has_moved_data() && !(switch.data.undoes && matches!(end, End::RolledBack { .. })) {
+        if self.may_have_moved(switch, end) {
             // What somebody insisted on counts anew, unless what was there before runs again.
             let is_there = self.current.as_ref() == Some(&intent.to);
             let before = if is_there { intent.data_at_least } else { self.data_at_least };

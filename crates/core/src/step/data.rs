@@ -199,6 +199,23 @@ mod tests {
     }
 
     #[test]
+    fn what_was_back_before_that_was_on_the_disk_is_undone_all_the_same() {
+        for committed in [false, true] {
+            let mut bench = bench_with(moves(true));
+            bench.deploy("two");
+            if committed {
+                bench.pass(Span::from_secs(10));
+            }
+            let mut next = bench.next();
+            next.data.clone_from(&bench.data);
+            next.current = Some(id("one"));
+            next.take(Event::Begin);
+            // What is committed somebody else has taken back, and sees to the data.
+            assert_eq!((ran(&next).len(), next.runs()), (usize::from(!committed), Some("one")));
+        }
+    }
+
+    #[test]
     fn what_failed_before_the_switch_changes_nothing() {
         let mut bench = bench_with(moves(true));
         bench.hooks_fail.insert(id("two"));

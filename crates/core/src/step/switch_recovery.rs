@@ -247,6 +247,18 @@ impl Brain<'_> {
         let is_where_it_was = seen == intent.from;
         let same_boot = intent.boot_id == self.world.birth.boot_id;
         match stage {
+            // It may have run: its way back was not on the disk yet, and what it did to the data is undone first.
+            Stage::Prepared { .. } | Stage::Switching | Stage::Probation { .. }
+                if switch.data.undoes && !is_there && (is_where_it_was || seen == intent.back) =>
+            {
+                if matches!(stage, Stage::Prepared { .. }) {
+                    self.moved(name, part, Move::Begun { switch: *id });
+                }
+                match seen {
+                    Some(back) => self.go_back(name, part, back, Reason::Interrupted),
+                    None => _ = self.end_switch(name, part, &End::Aborted { why: Reason::Interrupted }),
+                }
+            }
             // Nothing was done, or all of it was undone.
             Stage::Intended { .. } | Stage::Prepared { .. } | Stage::Switching if is_where_it_was && !is_there => {
                 self.end_switch(name, part, &End::Aborted { why: Reason::Interrupted });
