@@ -186,9 +186,11 @@ fn draw_worth(seed: u64, rates: &Rates, name: &Name, slow: bool, faults_us: u64,
             drawn.flawed.insert((name.clone(), id(number)), flaw);
         }
     }
+    // Many or none: what one leaves shows only with the next one.
+    let moves = if rates.of(Fault::DataMoves) > 0 { 600 } else { 0 };
     for number in 0..NUMBERS {
         let mut rng = Rng::new(seed, Purpose::Generations, index(name), 64 + number);
-        if rng.chance(rates.of(Fault::DataMoves)) {
+        if rng.chance(moves) {
             drawn.data.insert((name.clone(), id(number)), draw_data(&mut rng));
         }
     }

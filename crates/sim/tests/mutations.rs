@@ -43,6 +43,7 @@ const CASES_OF_SWITCHES: &[(&str, Mutation)] = &[
     ("proofs-first", Mutation::DurableAtOnce),
     ("spawns-current", Mutation::WrongGeneration),
     ("retains", Mutation::RetainsNothing),
+    ("readable", Mutation::UndoesNothing),
     ("probation", Mutation::ShortProbation),
     ("rolled-back", Mutation::RolledBackAtOnce),
     ("failed-before", Mutation::ForgetsWhatFailed),

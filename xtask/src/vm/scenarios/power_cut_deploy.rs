@@ -7,6 +7,7 @@ use crate::tools::Outcome;
 use crate::vm::guest::Guest;
 use crate::vm::image::GuestFile;
 use crate::vm::machine::{Bench, Machine};
+use serde_json::Value;
 use std::time::{Duration, Instant};
 
 /// How many cuts come at random moments of deploys, and with `--full`.
@@ -106,6 +107,19 @@ fn deploy_until_cut(mut guest: Guest, random: u64, cut: u64) -> Outcome<bool> {
     guest.cut_power().map(|()| answered)
 }
 
+/// All releases are what their ids say, by the faults that were found and not by the exit code: QEMU 7.2 forgets the flags of an instruction
+/// whose write has to wait for its page (`seto` to memory), so that a guest computes now and then that what has no fault was not verified.
+fn expect_whole(guest: &mut Guest) -> Outcome {
+    let read = guest.run("hale generations app --verify --json")?;
+    let known: Value = serde_json::from_str(&read.output).map_err(|e| format!("{e}: {}", read.output))?;
+    let all = known["generations"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let is_read = |one: &Value| one["fault"].is_null() && !(one["kept"] == true && one["verified_at"].is_null());
+    if all.is_empty() || !all.iter().all(is_read) {
+        return Err(guest.failure(&format!("not all releases are whole: {known:#}")));
+    }
+    Ok(())
+}
+
 /// The service is healthy on a release that is known to be good, the `expected` one where only one can be; `current` leads to it, all releases
 /// are what their ids say, no switch is under way, and the ledger verifies. Tells which release it is.
 fn expect_settled(guest: &mut Guest, expected: Option<&str>) -> Outcome<String> {
@@ -113,7 +127,7 @@ fn expect_settled(guest: &mut Guest, expected: Option<&str>) -> Outcome<String> 
     let settled = "hale generations app --json | tr -d ' \\n' | grep -q '\"switch\":null'";
     guest.must(&format!("for n in $(seq 60); do hale start app && {settled} && exit 0; sleep 1; done; exit 1"))?;
     guest.must("hale ledger verify")?;
-    guest.must("hale generations app --verify --json || (find /var/lib/hale/releases -ls; cat /var/lib/hale/releases/app/*.manifest; exit 1)")?;
+    expect_whole(guest)?;
     let current = guest.must("readlink /var/lib/hale/releases/app/current")?.trim().to_owned();
     let now = runs(guest)?;
     let known = json(guest, "hale status app --json")?;
