@@ -20,6 +20,16 @@ pub struct Data {
     pub snapshot: Option<String>,
 }
 
+/// What is remembered of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Format {
+    /// See [`Data::format`].
+    pub format: u32,
+    /// See [`Data::min_rollback`].
+    #[serde(default)]
+    pub min_rollback: u32,
+}
+
 impl Data {
     /// Whether it says nothing.
     #[must_use]

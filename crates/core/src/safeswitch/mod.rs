@@ -9,7 +9,7 @@ mod part;
 pub mod switch;
 pub mod words;
 
-pub use data::Data;
+pub use data::{Data, Format};
 pub use held::{Held, MARKS};
 pub use part::{Part, Parts};
 pub use switch::{Aim, End, Intent, Stage, Switch};
@@ -143,9 +143,9 @@ pub struct Generations {
     /// The oldest format of data that can read what those that ran have left: nothing of an older one is switched to.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub data_at_least: u32,
-    /// The formats of those that are known, where they are not 0.
+    /// What those that are known say of the data, where they say something.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub formats: BTreeMap<GenerationId, u32>,
+    pub formats: BTreeMap<GenerationId, Format>,
 }
 
 // As serde wants it.
@@ -429,8 +429,12 @@ impl Generations {
     /// What a generation says of the data is known from now on.
     fn learn(&mut self, id: &GenerationId, data: &Data) {
         if data.format > 0 {
-            self.formats.insert(id.clone(), data.format);
+            self.formats.insert(id.clone(), Format { format: data.format, min_rollback: data.min_rollback });
         }
+    }
+
+    fn format(&self, id: &GenerationId) -> Format {
+        self.formats.get(id).copied().unwrap_or_default()
     }
 
     /// The oldest format of data that can be switched to now.
@@ -445,8 +449,7 @@ impl Generations {
     /// Why the data keeps this one from being gone back to, if it does.
     #[must_use]
     pub fn moved_on(&self, id: &GenerationId) -> Option<Reason> {
-        let format = self.formats.get(id).copied().unwrap_or(0);
-        let at_least = self.readable_from();
+        let (Format { format, .. }, at_least) = (self.format(id), self.readable_from());
         (format < at_least).then(|| Reason::DataMovedOn { generation: id.clone(), format, at_least })
     }
 
@@ -456,7 +459,7 @@ impl Generations {
             End::RolledBack { .. } => switch.has_moved_data() && !switch.data.undoes,
             // After a loss of power: it may have run and gone back, where what it goes back to can read what it left.
             End::Aborted { why: Reason::Interrupted } if !switch.data.is_silent() => {
-                let from = switch.intent.from.as_ref().and_then(|id| self.formats.get(id)).copied().unwrap_or(0);
+                let from = switch.intent.from.as_ref().map_or(0, |id| self.format(id).format);
                 switch.data.min_rollback <= from
             }
             End::Committed
@@ -474,6 +477,10 @@ impl Generations {
             let is_there = self.current.as_ref() == Some(&intent.to);
             let before = if is_there { intent.data_at_least } else { self.data_at_least };
             self.data_at_least = before.max(switch.data.min_rollback);
+        }
+        if let Some(current) = &self.current {
+            // It runs, or will.
+            self.data_at_least = self.data_at_least.max(self.format(current).min_rollback);
         }
         match end {
             End::Committed => {

@@ -11,6 +11,7 @@ use crate::world::World;
 use crate::world::dependency::Standing;
 use crate::world::phase::{Phase, Then};
 use crate::world::service::Wanted;
+use alloc::format;
 
 impl World {
     /// Whether those that start after it may start: a service that runs and does not fail, or that ran to a good end; a
@@ -148,6 +149,12 @@ impl Brain<'_> {
 
     /// What is left after a failure while it is blocked: what runs is left alone, what is gone waits.
     pub(super) fn wait_blocked(&mut self, name: &Name) {
+        if let Some(on) = self.blocked_by(name) {
+            self.tell_those_who_wait_for_a_switch(
+                name,
+                &format!("{on} is down, and {name} is left as it is until it is up"),
+            );
+        }
         match self.phase(name) {
             Phase::Spawning { .. } | Phase::Starting { .. } | Phase::Running { .. } => self.mark(name),
             Phase::Down | Phase::Remains { .. } => {
