@@ -144,6 +144,10 @@ impl Tellings {
                     }
                 }
             }
+            // Failures are counted from the beginning.
+            Seen::Record(Record { body: Body::HostStalled { .. }, .. }) => {
+                self.told.values_mut().for_each(|told| told.rows.clear());
+            }
             Seen::Effect(_) | Seen::Event(_) | Seen::Record(_) | Seen::Fact(_) => {}
         }
     }
