@@ -6,6 +6,7 @@ use crate::tools::{Outcome, find_program, run};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 
 /// A release of Debian, for its systemd; the kernel is always that of this machine's packages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,6 +87,9 @@ pub fn disk(cache: &Path, release: Release, disk: &Path) -> Outcome {
 
 /// The disk as it is made once for each release and [`RECIPE`]. A stable release changes little: what is there stays.
 fn image(cache: &Path, release: Release) -> Outcome<PathBuf> {
+    // Whoever comes second finds what the first one has made.
+    static MAKING: Mutex<()> = Mutex::new(());
+    let _making = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
     let folder = cache.join("debian");
     let made = folder.join(format!("{}_{:016x}.img", release.suite(), fingerprint(RECIPE)));
     if made.is_file() {

@@ -31,6 +31,7 @@ use machine::Bench;
 #[cfg(doc)]
 use machine::Machine;
 use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
 
 /// What tests one guarantee: nothing, or what was not as it should be.
@@ -50,6 +51,9 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("systemd", scenarios::systemd::run),
     ("systemd-newer", scenarios::systemd::run_on_newer),
 ];
+
+/// Machines at once. One that is emulated keeps one processor busy, and two are what a small machine has.
+const AT_ONCE: usize = 2;
 
 /// Those on a Debian of their own, which takes more than the others to make.
 const ON_DEBIAN: &[&str] = &["systemd", "systemd-newer"];
@@ -120,32 +124,45 @@ fn scenarios(root: &Path, names: &[&str], full: bool) -> Outcome<(Tally, Outcome
     let kernel = image::kernel(&cache)?;
     let seed = seed()?;
     println!("HALE_VM_SEED={seed}");
-    let mut tally = Tally::default();
-    let mut failures = Vec::new();
     let without_debian = debian::missing().is_some();
-    let chosen = |name: &&str| {
-        if names.is_empty() { !(without_debian && ON_DEBIAN.contains(name)) } else { names.contains(name) }
+    let chosen = |name: &str| {
+        if names.is_empty() { !(without_debian && ON_DEBIAN.contains(&name)) } else { names.contains(&name) }
     };
-    for (name, scenario) in SCENARIOS.iter().filter(|(name, _)| chosen(name)) {
-        let folder = cache.join(name);
-        image::fresh_folder(&folder)?;
-        let bench = Bench { cache: cache.clone(), kernel: kernel.clone(), hale: hale.clone(), folder, full, seed };
-        let start = Instant::now();
-        let outcome = scenario(&bench);
-        let took = start.elapsed().as_secs_f64();
-        match outcome {
-            Ok(()) => {
-                println!("{name}: ok, {took:.1} s");
-                tally.passed += 1;
-            }
-            Err(message) => {
-                println!("{name}: FAILED, {took:.1} s");
-                failures.push(format!("{name}: {message}"));
-                tally.failed += 1;
+    let waiting: Mutex<Vec<&(&str, Scenario)>> =
+        Mutex::new(SCENARIOS.iter().filter(|(name, _)| chosen(name)).rev().collect());
+    let ended = Mutex::new((Tally::default(), Vec::new()));
+    let worker = || {
+        while let Some((name, scenario)) = lock(&waiting).pop() {
+            let folder = cache.join(name);
+            let bench = Bench { cache: cache.clone(), kernel: kernel.clone(), hale: hale.clone(), folder, full, seed };
+            let start = Instant::now();
+            let outcome = image::fresh_folder(&bench.folder).and_then(|()| scenario(&bench));
+            let took = start.elapsed().as_secs_f64();
+            let (tally, failures) = &mut *lock(&ended);
+            match outcome {
+                Ok(()) => {
+                    println!("{name}: ok, {took:.1} s");
+                    tally.passed += 1;
+                }
+                Err(message) => {
+                    println!("{name}: FAILED, {took:.1} s");
+                    failures.push(format!("{name}: {message}"));
+                    tally.failed += 1;
+                }
             }
         }
-    }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..AT_ONCE {
+            scope.spawn(worker);
+        }
+    });
+    let (tally, failures) = ended.into_inner().unwrap_or_else(PoisonError::into_inner);
     Ok((tally, if failures.is_empty() { Ok(()) } else { Err(failures.join("\n")) }))
+}
+
+fn lock<T>(what: &Mutex<T>) -> MutexGuard<'_, T> {
+    what.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// From `HALE_VM_SEED`, else from the clock: other moments in each run find more than the same ones, and the printed
