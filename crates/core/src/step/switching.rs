@@ -322,15 +322,19 @@ impl Brain<'_> {
         }
     }
 
-    /// Ends what runs, and starts what this part is switched to, or is going to be. What is being stopped for good stays so, and so
+    /// Ends what runs, and starts what this part is switched to, or is going to be. What was stopped for good since stays so, and so
     /// does what is only watched: its next process is of it. In a pause nothing is ended: what is switched to is started when that is
     /// over.
     pub(super) fn start_switched(&mut self, name: &Name, part: Part, until: Monotonic, why: Reason) {
         if self.world.ending.is_some() || self.observes(name) {
             return;
         }
+        let known = self.known(name);
+        let switch = known.generations[part].switch.as_ref().map(|switch| switch.id);
         match self.phase(name) {
             Phase::Stopping { then: Then::Stay { .. }, .. } => {}
+            // A deploy starts what is stopped, unless it was stopped after that.
+            Phase::Stopped { .. } if switch.is_some() && known.stopped_in[part] == switch => {}
             Phase::Stopped { .. }
             | Phase::Down
             | Phase::Blocked { .. }
@@ -637,6 +641,9 @@ mod tests {
         /// The store says that it has not switched, and has.
         lies: bool,
         retained: Vec<Vec<GenerationId>>,
+        /// The store takes its time to switch.
+        slow: bool,
+        waiting: Vec<crate::effect::Effect>,
     }
 
     impl Bench {
@@ -661,6 +668,8 @@ mod tests {
                 blind: false,
                 lies: false,
                 retained: Vec::new(),
+                slow: false,
+                waiting: Vec::new(),
             }
         }
 
@@ -694,7 +703,9 @@ mod tests {
             let mut events = Vec::new();
             for effect in effects {
                 let seen = Seen::Current(self.current.clone());
-                if let Order::LookAtStore { part } = effect.order {
+                if matches!(effect.order, Order::Switch { .. }) && self.slow {
+                    self.waiting.push(effect);
+                } else if let Order::LookAtStore { part } = effect.order {
                     let seen = if self.blind { Seen::Unknown { error: String::from("no answer") } } else { seen };
                     events.push(Event::GenerationSeen { service: bot(), part, seen, data: Data::default() });
                 } else if let Order::Retain { needed, .. } = effect.order {
@@ -745,6 +756,16 @@ mod tests {
         fn answer(&mut self, failure: Option<ProbeFailure>, took: Span) {
             let (probe, _) = self.world.services[&bot()].senses.probes[0].in_flight.unwrap();
             self.take(self.probed(probe, failure, took));
+        }
+
+        /// The store has switched at last.
+        fn switched(&mut self) {
+            for effect in core::mem::take(&mut self.waiting) {
+                let Order::Switch { switch, to, .. } = effect.order else { continue };
+                self.current = Some(to);
+                let seen = Seen::Current(self.current.clone());
+                self.take(Event::GenerationSwitched { service: bot(), part: Part::Store, switch, error: None, seen });
+            }
         }
 
         fn order(&mut self, order: OperatorOrder) {
@@ -1247,6 +1268,23 @@ mod tests {
         bench.take(Event::NotDurable { record });
         assert!(matches!(bench.ends()[..], [End::Aborted { .. }]), "{:?}", bench.ends());
         assert_eq!(bench.world.services[&bot()].known.phase, Phase::BackingOff { until });
+    }
+
+    #[test]
+    fn a_deploy_starts_what_is_stopped_and_not_what_was_stopped_since() {
+        let mut bench = Bench::new(policy(), Some("one"));
+        bench.order(OperatorOrder::Stop { service: bot() });
+        assert_eq!(bench.runs(), None);
+        bench.deploy("two");
+        assert_eq!(bench.runs(), Some("two"));
+        bench.pass(Span::from_secs(10));
+        bench.slow = true;
+        bench.deploy("three");
+        bench.order(OperatorOrder::Stop { service: bot() });
+        bench.switched();
+        assert_eq!((bench.runs(), bench.known().current.clone()), (None, Some(id("three"))));
+        bench.order(OperatorOrder::Start { service: bot() });
+        assert_eq!(bench.runs(), Some("three"));
     }
 
     #[test]
