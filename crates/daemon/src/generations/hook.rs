@@ -234,9 +234,15 @@ mod tests {
     /// A fifo that a process has open for writing ends when the last such process is gone.
     #[test]
     fn what_it_started_ends_with_it_in_whatever_session() {
+        use crate::execute::tree::{Kind, Unusable};
         use rustix::fs::{CWD, FileType, Mode};
-        let place = Place::new();
-        for end in ["exit 0", "exit 1", "sleep 1000"] {
+        let mut place = Place::new();
+        for end in ["exit 0", "exit 1", "sleep 1000", "exit 0", "exit 1", "sleep 1000"].into_iter().enumerate() {
+            let (round, end) = end;
+            if round == 3 {
+                // Where there are no cgroups.
+                place.trees = Trees::new("0badcafe", Kind::Tags { why: Unusable::NotMounted }, None);
+            }
             let (fifo, mark) = (place.dir.path().join("fifo"), place.dir.path().join("mark"));
             rustix::fs::mknodat(CWD, &fifo, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
             let child = format!("setsid sh -c 'exec 3> {}; : > {}; exec sleep 1000' &", fifo.display(), mark.display());

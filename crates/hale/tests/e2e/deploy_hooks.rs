@@ -243,29 +243,109 @@ fn a_file_that_is_wrong_is_refused_by_name_and_key_when_it_is_brought() {
     hale.stop();
 }
 
-#[test]
-fn whoever_dies_while_after_rollback_runs_it_runs_again() {
-    let place = Place::new();
-    let (hale, good) = with_good(&place);
-    // What it starts goes with it, too: two of them at once would do half of the work each.
-    let loops = "while [ ! -e @D/go ]; do sleep 0.02; done; echo undone > @D/reports";
-    bad(&place, BOTH, &format!("echo after $HALE_SNAPSHOT > @D/reports\nsetsid --wait sh -c '{loops}'"));
-    let begun = place.run(&["deploy", "--no-wait", "app", place.path("bad").to_str().unwrap()]);
+/// Begins to deploy and does not wait for the end.
+#[track_caller]
+fn begin_to_deploy(place: &Place, name: &str) {
+    let begun = place.run(&["deploy", "--no-wait", "app", place.path(name).to_str().unwrap()]);
     assert_eq!(begun.status.code(), Some(0), "{begun:?}");
+}
+
+/// Hale is killed twice while `after_rollback` runs. What that has started goes with it, too: two of them at once would do half of the
+/// work each.
+#[track_caller]
+fn killed_while_it_runs(place: &Place, (hale, good): (Hale<'_>, String)) {
+    let loops = "while [ ! -e @D/go ]; do sleep 0.02; done; echo undone > @D/reports";
+    bad(place, BOTH, &format!("echo after $HALE_SNAPSHOT > @D/reports\nsetsid --wait sh -c '{loops}'"));
+    begin_to_deploy(place, "bad");
     place.report("after copy-8");
     send(hale.supervisor(), Signal::KILL);
     hale.says("took over");
     place.report("after copy-8");
-    // All of it at once.
     hale.kill_all();
     let hale = place.hale_again();
     place.report("after copy-8");
     place.write("go", "");
     hale.event("app", "rolled back, and healthy");
-    assert_eq!(runs(&place), good);
+    assert_eq!(runs(place), good);
     let reported = place.reported();
     let since = reported.iter().position(|line| line == "bad ends").unwrap() + 1;
     let after = "after copy-8";
     assert_eq!(reported[since..], [after, after, after, "undone", "good starts"]);
     hale.stop();
+}
+
+#[test]
+fn whoever_dies_while_after_rollback_runs_it_runs_again() {
+    let place = Place::new();
+    let begun = with_good(&place);
+    killed_while_it_runs(&place, begun);
+}
+
+mod needs_root {
+    use super::*;
+    use crate::harness::as_nobody;
+
+    #[test]
+    fn without_cgroups_what_it_has_started_is_found_too() {
+        let mut place = Place::new();
+        as_nobody(&mut place);
+        let hale = begin(&place, SERVICE);
+        release(&place, "good", &app(&place, "good", LIVES), PASSES);
+        deploy(&place, "good", 0);
+        let good = runs(&place);
+        killed_while_it_runs(&place, (hale, good));
+    }
+}
+
+/// Waits for what somebody writes to the pipe's neighbour, and says so.
+fn waits(name: &str) -> String {
+    format!("echo \"{name} waits\" > @D/reports; while [ ! -e @D/{name} ]; do sleep 0.02; done")
+}
+
+#[test]
+fn who_is_stopped_while_one_of_them_runs_stays_so() {
+    let place = Place::new();
+    let (hale, good) = with_good(&place);
+    let stopped = || {
+        let now = place.status("app");
+        let is_so = now["state"] == "stopped" && now["pid"].is_null() && now["switch"]["stage"] != "switching";
+        is_so.then_some(()).ok_or(now.to_string())
+    };
+    let notes = "before_switch = [\"bin/before\"]\nhook_timeout = \"1h\"\n";
+    with_notes(&place, "slow", &app(&place, "slow", LIVES), PASSES, notes, [&waits("before"), ""]);
+    begin_to_deploy(&place, "slow");
+    place.report("before waits");
+    place.done(&["stop", "app"]);
+    place.write("before", "");
+    hale.event("app", "switched to");
+    place.until(stopped);
+    place.done(&["start", "app"]);
+    hale.event("app", "committed");
+    assert_eq!(place.reported(), ["good starts", "before waits", "slow starts"]);
+    // And on the way back.
+    bad(&place, BOTH, &waits("after"));
+    begin_to_deploy(&place, "bad");
+    place.report("after waits");
+    place.done(&["stop", "app"]);
+    place.write("after", "");
+    hale.event("app", "its after_rollback has run");
+    place.until(stopped);
+    place.done(&["start", "app"]);
+    hale.event("app", "ready: ");
+    assert_ne!(runs(&place), good);
+    assert_eq!(place.reported()[3..], ["before", "bad starts", "bad ends", "after waits", "slow starts"]);
+    hale.stop();
+}
+
+#[test]
+fn hale_ends_at_once_while_one_of_them_runs_and_nothing_of_it_is_left() {
+    let place = Place::new();
+    let (hale, _) = with_good(&place);
+    let script = "setsid --wait sh -c 'echo \"pid $$\" > @D/reports; exec sleep 1000'";
+    let notes = "before_switch = [\"bin/before\"]\nhook_timeout = \"1h\"\n";
+    with_notes(&place, "new", LIVES, PASSES, notes, [script, ""]);
+    begin_to_deploy(&place, "new");
+    let pid = place.report("pid ").rsplit(' ').next().unwrap().parse().unwrap();
+    hale.stop();
+    assert!(!is_alive(pid));
 }
