@@ -43,6 +43,7 @@ fn with_good(place: &Place) -> (Hale<'_>, String) {
     let hale = begin(place, &service());
     release(place, "good", &app(place, "good", LIVES), PASSES);
     deploy(place, "good", 0);
+    hale.event("app", "committed");
     let good = runs(place);
     assert_eq!(place.reported(), ["good starts"]);
     (hale, good)
