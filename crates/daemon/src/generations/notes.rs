@@ -41,9 +41,12 @@ pub(super) fn read(root: impl AsFd) -> Result<ReleaseFile, StoreError> {
 pub(super) fn read_linked(root: &Path, store_dir: &Path) -> Result<ReleaseFile, StoreError> {
     let failed = |error: std::io::Error| io(format!("read {RELEASE_FILE}"), error);
     let path = root.join(RELEASE_FILE);
-    // A link to nothing is there.
-    if let Err(error) = path.symlink_metadata() {
-        return if error.kind() == ErrorKind::NotFound { Ok(ReleaseFile::default()) } else { Err(failed(error)) };
+    // A link to nothing is there; in a path that is one file there can be none.
+    match path.symlink_metadata() {
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            return Ok(ReleaseFile::default());
+        }
+        other => drop(other.map_err(failed)?),
     }
     let real = match path.canonicalize() {
         Err(error) if error.kind() == ErrorKind::NotFound => return Err(refused("is a symbolic link to nothing")),

@@ -339,6 +339,34 @@ fn who_is_stopped_while_one_of_them_runs_stays_so() {
 }
 
 #[test]
+fn whoever_dies_while_before_switch_runs_it_runs_again_or_nothing_was_switched() {
+    let place = Place::new();
+    let (hale, good) = with_good(&place);
+    let notes = "data_format = 1\nbefore_switch = [\"bin/before\"]\nhook_timeout = \"1h\"\n";
+    with_notes(&place, "new", &app(&place, "new", LIVES), PASSES, notes, [&waits("before"), ""]);
+    begin_to_deploy(&place, "new");
+    place.report("before waits");
+    hale.kill_all();
+    let hale = place.hale_again();
+    hale.event("app", "ready: ");
+    place.until(|| {
+        let now = place.status("app");
+        (now["switch"].is_null() && now["generation"] == json!(good)).then_some(()).ok_or(now.to_string())
+    });
+    assert_eq!(moves(&place, "switched").len(), 1);
+    begin_to_deploy(&place, "new");
+    place.report("before waits");
+    send(hale.supervisor(), Signal::KILL);
+    hale.says("took over");
+    place.report("before waits");
+    place.write("before", "");
+    hale.event("app", "committed");
+    let waits = "before waits";
+    assert_eq!(place.reported(), ["good starts", waits, "good starts", waits, waits, "new starts"]);
+    hale.stop();
+}
+
+#[test]
 fn hale_ends_at_once_while_one_of_them_runs_and_nothing_of_it_is_left() {
     let place = Place::new();
     let (hale, _) = with_good(&place);

@@ -171,3 +171,173 @@ fn failed(error: StoreError) -> SwitchError {
         error => SwitchError::Failed { error: error.to_string() },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::execute::tree::{Trees, instance};
+    use crate::generations::testing::{LIMITS, Tar};
+    use hale_core::effect::Order;
+    use hale_core::event::{Event, Seen};
+    use hale_core::ids::{Name, RecordId};
+    use hale_core::safeswitch::Part;
+    use std::path::Path;
+    use std::sync::Arc;
+    use std::sync::mpsc::{Receiver, channel};
+
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    fn bot() -> Name {
+        Name::try_from("bot").unwrap()
+    }
+
+    /// The stores of a service with releases, as the loop has them.
+    struct Place {
+        dir: tempfile::TempDir,
+        stores: Stores,
+        told: Receiver<Event>,
+    }
+
+    impl Place {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let text = format!(
+                "host = {{ state_dir = \"{0}\", runtime_dir = \"{0}/run\" }}\n[service.bot]\ncommand = [\"bin/bot\"]\n\
+                 [service.bot.generations]\nstore = \"release\"\n",
+                dir.path().display()
+            );
+            std::fs::write(dir.path().join("hale.toml"), text).unwrap();
+            let policy = crate::monitor::config_file::load(&dir.path().join("hale.toml")).unwrap().validated.policy;
+            let (sender, told) = channel();
+            let trees = Arc::new(Trees::open(&instance(dir.path())));
+            let stores = Stores::new(&policy, trees, move |event| drop(sender.send(event)));
+            let place = Self { dir, stores, told };
+            assert_eq!(place.look(), (Seen::Current(None), Data::default()));
+            place
+        }
+
+        fn look(&self) -> (Seen, Data) {
+            self.stores.order(&bot(), Order::LookAtStore { part: Part::Store });
+            match self.told.recv_timeout(PATIENCE).unwrap() {
+                Event::GenerationSeen { seen, data, .. } => (seen, data),
+                other => panic!("{other:?}"),
+            }
+        }
+
+        /// A release whose `before_switch` writes down that it ran, where it has one.
+        fn release(&self, notes: &str) -> GenerationId {
+            let ran = self.dir.path().join("ran").display().to_string();
+            let tar = Tar::default().file("hale-release.toml", &notes.replace("@ran", &ran)).end();
+            // The store is given back after its event was told.
+            loop {
+                if let Ok(import) = self.stores.import(&bot()) {
+                    return import.importer().import(&tar[..], &LIMITS).unwrap().id;
+                }
+                std::thread::yield_now();
+            }
+        }
+
+        fn switch(&self, to: &GenerationId, towards: Towards, data_at_least: u32, prepared: bool) -> Event {
+            let (part, switch, to) = (Part::Store, RecordId(1), to.clone());
+            self.stores.order(&bot(), Order::Switch { part, switch, to, back: None, towards, data_at_least, prepared });
+            loop {
+                match self.told.recv_timeout(PATIENCE).unwrap() {
+                    // Whoever watches the link has asked.
+                    Event::GenerationSeen { .. } => {}
+                    event => return event,
+                }
+            }
+        }
+
+        fn current(&self) -> Option<String> {
+            let link = std::fs::read_link(self.dir.path().join("releases/bot/current")).ok()?;
+            Some(link.to_str().unwrap().to_owned())
+        }
+
+        /// How often `before_switch` has run.
+        fn runs(&self) -> usize {
+            std::fs::read(self.dir.path().join("ran")).map_or(0, |ran| ran.len())
+        }
+    }
+
+    const RUNS: &str = "before_switch = [\"sh\", \"-c\", \"printf x >> @ran\"]\n";
+
+    #[track_caller]
+    fn switched(event: Event) -> Option<SwitchError> {
+        match event {
+            Event::GenerationSwitched { error, .. } => error,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_says_something_is_switched_to_by_the_second_order() {
+        let place = Place::new();
+        let new = place.release(&format!("data_format = 2\nmin_rollback = 1\n{RUNS}"));
+        let said = Data { format: 2, min_rollback: 1, undoes: false, snapshot: None };
+        let prepared = place.switch(&new, Towards::New, 2, false);
+        assert!(matches!(&prepared, Event::GenerationPrepared { data, .. } if *data == said), "{prepared:?}");
+        assert_eq!((place.current(), place.runs()), (None, 1));
+        assert_eq!(switched(place.switch(&new, Towards::New, 2, true)), None);
+        assert_eq!((place.current(), place.runs()), (Some(new.to_string()), 1));
+        assert_eq!(place.look(), (Seen::Current(Some(new.clone())), said));
+        // On the way back it is not asked.
+        assert_eq!(switched(place.switch(&new, Towards::Back, 0, false)), None);
+        assert_eq!(place.runs(), 1);
+    }
+
+    #[test]
+    fn what_leaves_nothing_to_record_is_switched_to_by_the_first_order() {
+        let place = Place::new();
+        let [silent, runs] = ["", RUNS].map(|notes| place.release(notes));
+        assert_eq!(switched(place.switch(&silent, Towards::New, 0, false)), None);
+        assert_eq!((place.current(), place.runs()), (Some(silent.to_string()), 0));
+        assert_eq!(switched(place.switch(&runs, Towards::New, 0, false)), None);
+        assert_eq!((place.current(), place.runs()), (Some(runs.to_string()), 1));
+    }
+
+    #[test]
+    fn what_cannot_read_the_data_is_not_asked_and_not_switched_to() {
+        let place = Place::new();
+        let old = place.release(&format!("data_format = 1\n{RUNS}"));
+        for (towards, prepared) in [(Towards::New, false), (Towards::New, true), (Towards::Back, false)] {
+            let refused = switched(place.switch(&old, towards, 2, prepared));
+            assert_eq!(refused, Some(SwitchError::DataMovedOn { format: 1, at_least: 2 }), "{towards:?}");
+        }
+        assert_eq!((place.current(), place.runs()), (None, 0));
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_used_is_no_reason_not_to_see_what_is_switched_to() {
+        use std::os::unix::fs::PermissionsExt;
+        let place = Place::new();
+        let id = place.release("data_format = 2\n");
+        assert_eq!(switched(place.switch(&id, Towards::New, 0, true)), None);
+        let dir: &Path = &place.dir.path().join("releases/bot").join(id.as_str());
+        std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let file = dir.join("hale-release.toml");
+        std::fs::remove_file(&file).unwrap();
+        std::fs::write(&file, "data_format = \"2\"\n").unwrap();
+        let seen = std::iter::repeat_with(|| place.look()).find(|(_, data)| data.is_silent());
+        assert_eq!(seen, Some((Seen::Current(Some(id.clone())), Data::default())));
+        let damaged = switched(place.switch(&id, Towards::New, 0, false));
+        assert!(matches!(damaged, Some(SwitchError::Unusable { .. })), "it is not what its id says: {damaged:?}");
+        // Of a path of Nix it is what was built.
+        let refused = failed(StoreError::Notes("hale-release.toml is refused".into()));
+        assert_eq!(refused, SwitchError::Hook { error: "hale-release.toml is refused".into() });
+    }
+
+    #[test]
+    fn who_waits_for_a_program_is_no_thread_of_the_stores() {
+        let place = Place::new();
+        // Until the one that has opened it is through.
+        while place.stores.table().threads > 0 {
+            std::thread::yield_now();
+        }
+        place.stores.table().threads = 1;
+        let aside = place.stores.step_aside();
+        assert_eq!(place.stores.table().threads, 0);
+        drop(aside);
+        assert_eq!(place.stores.table().threads, 1);
+    }
+}
