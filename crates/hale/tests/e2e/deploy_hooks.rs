@@ -366,6 +366,30 @@ fn whoever_dies_while_before_switch_runs_it_runs_again_or_nothing_was_switched()
     hale.stop();
 }
 
+/// More than there are threads that work on stores.
+#[test]
+fn others_are_deployed_while_many_wait_for_what_their_releases_bring() {
+    const WAITING: usize = 17;
+    let place = Place::new();
+    let one =
+        |number: usize| format!("[service.s{number}]\ncommand = [\"bin/app\"]\n[service.s{number}.generations]\n");
+    let all: String = (0..WAITING).map(one).collect();
+    let hale = place.hale(&format!("{SERVICE}{all}"));
+    let notes = "before_switch = [\"bin/before\"]\nhook_timeout = \"1h\"\n";
+    with_notes(&place, "waits", LIVES, PASSES, notes, ["echo waits > @D/reports; exec sleep 1000", ""]);
+    release(&place, "good", LIVES, PASSES);
+    for number in 0..WAITING {
+        let service = format!("s{number}");
+        hale.event(&service, "no release yet");
+        let path = place.path("waits");
+        let begun = place.run(&["deploy", "--no-wait", &service, path.to_str().unwrap()]);
+        assert_eq!(begun.status.code(), Some(0), "{begun:?}");
+        place.report("waits");
+    }
+    deploy(&place, "good", 0);
+    hale.stop();
+}
+
 #[test]
 fn hale_ends_at_once_while_one_of_them_runs_and_nothing_of_it_is_left() {
     let place = Place::new();
