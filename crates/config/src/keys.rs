@@ -4,6 +4,7 @@
 pub(crate) mod generations;
 pub(crate) mod measured;
 pub(crate) mod probed;
+pub(crate) mod release;
 pub(crate) mod tree;
 
 use crate::dependencies;

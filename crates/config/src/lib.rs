@@ -18,6 +18,7 @@ mod kinds;
 mod listen;
 mod measured;
 mod order;
+mod release;
 mod schema;
 mod text;
 mod tree_checks;
@@ -25,6 +26,7 @@ mod units;
 mod validate;
 
 pub use diagnostic::{Diagnostic, Severity, Source};
+pub use release::{RELEASE_FILE, ReleaseFile, release_file};
 pub use schema::schema;
 
 use diagnostic::Report;

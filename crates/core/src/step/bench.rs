@@ -2,7 +2,7 @@
 
 use super::Output;
 use super::tests::{at, exited, service, step, world};
-use crate::effect::{Answer, Order, Towards};
+use crate::effect::{Answer, Effect, Order, Towards};
 use crate::event::{Event, ProbeFailure, ProbeOutcome, Process, Question, Seen, SwitchError};
 use crate::ids::{Epoch, GenerationId, Name, ProbeId, RequestId};
 use crate::incident::Outcome;
@@ -58,6 +58,9 @@ pub(super) struct Bench {
     /// The store says that it has not switched, and has.
     pub(super) lies: bool,
     pub(super) retained: Vec<Vec<GenerationId>>,
+    /// The store takes its time to switch.
+    pub(super) slow: bool,
+    pub(super) waiting: Vec<Effect>,
     /// Its processes do not end when they are told to.
     pub(super) holds_on: bool,
     /// Nobody is told of the end of an `after_rollback`.
@@ -92,6 +95,8 @@ impl Bench {
             blind: false,
             lies: false,
             retained: Vec::new(),
+            slow: false,
+            waiting: Vec::new(),
             holds_on: false,
             deaf_hooks: false,
             data: BTreeMap::new(),
@@ -136,7 +141,9 @@ impl Bench {
         let mut events = Vec::new();
         for effect in effects {
             let seen = Seen::Current(self.current.clone());
-            if let Order::LookAtStore { part } = effect.order {
+            if matches!(effect.order, Order::Switch { .. }) && self.slow {
+                self.waiting.push(effect);
+            } else if let Order::LookAtStore { part } = effect.order {
                 let seen = if self.blind { Seen::Unknown { error: String::from("no answer") } } else { seen };
                 let data = self.says();
                 events.push(Event::GenerationSeen { service: bot(), part, seen, data });
@@ -205,6 +212,16 @@ impl Bench {
     pub(super) fn answer(&mut self, failure: Option<ProbeFailure>, took: Span) {
         let (probe, _) = self.world.services[&bot()].senses.probes[0].in_flight.unwrap();
         self.take(self.probed(probe, failure, took));
+    }
+
+    /// The store has switched at last.
+    pub(super) fn switched(&mut self) {
+        for effect in core::mem::take(&mut self.waiting) {
+            let Order::Switch { switch, to, .. } = effect.order else { continue };
+            self.current = Some(to);
+            let seen = Seen::Current(self.current.clone());
+            self.take(Event::GenerationSwitched { service: bot(), part: Part::Store, switch, error: None, seen });
+        }
     }
 
     pub(super) fn order(&mut self, order: OperatorOrder) {

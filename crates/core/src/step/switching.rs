@@ -272,15 +272,19 @@ impl Brain<'_> {
         }
     }
 
-    /// Ends what runs, and starts what this part is switched to, or is going to be. What is being stopped for good stays so, and so
+    /// Ends what runs, and starts what this part is switched to, or is going to be. What was stopped for good since stays so, and so
     /// does what is only watched: its next process is of it. In a pause nothing is ended: what is switched to is started when that is
     /// over.
     pub(super) fn start_switched(&mut self, name: &Name, part: Part, until: Monotonic, why: Reason) {
         if self.world.ending.is_some() || self.observes(name) {
             return;
         }
+        let known = self.known(name);
+        let switch = known.generations[part].switch.as_ref().map(|switch| switch.id);
         match self.phase(name) {
             Phase::Stopping { then: Then::Stay { .. }, .. } => {}
+            // A deploy starts what is stopped, unless it was stopped after that.
+            Phase::Stopped { .. } if switch.is_some() && known.stopped_in[part] == switch => {}
             Phase::Stopped { .. }
             | Phase::Down
             | Phase::Blocked { .. }
@@ -989,6 +993,23 @@ mod tests {
         bench.take(Event::NotDurable { record });
         assert!(matches!(bench.ends()[..], [End::Aborted { .. }]), "{:?}", bench.ends());
         assert_eq!(bench.world.services[&bot()].known.phase, Phase::BackingOff { until });
+    }
+
+    #[test]
+    fn a_deploy_starts_what_is_stopped_and_not_what_was_stopped_since() {
+        let mut bench = Bench::new(policy(), Some("one"));
+        bench.order(OperatorOrder::Stop { service: bot() });
+        assert_eq!(bench.runs(), None);
+        bench.deploy("two");
+        assert_eq!(bench.runs(), Some("two"));
+        bench.pass(Span::from_secs(10));
+        bench.slow = true;
+        bench.deploy("three");
+        bench.order(OperatorOrder::Stop { service: bot() });
+        bench.switched();
+        assert_eq!((bench.runs(), bench.known().current.clone()), (None, Some(id("three"))));
+        bench.order(OperatorOrder::Start { service: bot() });
+        assert_eq!(bench.runs(), Some("three"));
     }
 
     #[test]

@@ -113,6 +113,9 @@ pub(crate) struct Known {
     /// Its generations.
     #[serde(default)]
     pub(crate) generations: Parts<Generations>,
+    /// The switches amidst which somebody has stopped it.
+    #[serde(default)]
+    pub(crate) stopped_in: Parts<Option<RecordId>>,
     /// Those of its newest process.
     #[serde(default)]
     pub(crate) runs: Parts<Option<GenerationId>>,
@@ -238,6 +241,7 @@ impl Service {
             before_first: last_epoch,
             insisted: false,
             generations: Parts::default(),
+            stopped_in: Parts::default(),
             runs: Parts::default(),
         };
         Self { policy, known, senses: Senses { probes, ..Senses::default() } }
@@ -395,7 +399,13 @@ impl Service {
             Body::MemoryStalled { stall, .. } => self.known.stalled = Some((now, *stall)),
             Body::MemoryRelieved { .. } => self.known.stalled = None,
             Body::BackingOff { .. } => self.known.healthy = false,
-            Body::Stopped { .. } => {
+            Body::Stopped { why } => {
+                if matches!(why, Reason::Ordered { .. }) {
+                    for part in Part::ALL {
+                        let switch = self.known.generations[part].switch.as_ref().map(|switch| switch.id);
+                        self.known.stopped_in[part] = switch;
+                    }
+                }
                 self.known.healthy = false;
                 self.known.outdated = None;
                 // As systemd does: what a service leaves is for its next process, and none is wanted.

@@ -53,7 +53,9 @@ pub enum ProblemKind {
 impl From<StoreError> for StoreProblem {
     fn from(error: StoreError) -> Self {
         let kind = match &error {
-            StoreError::Entry { .. } | StoreError::Archive(_) | StoreError::NotAnId { .. } => ProblemKind::Refused,
+            StoreError::Entry { .. } | StoreError::Archive(_) | StoreError::Notes(_) | StoreError::NotAnId { .. } => {
+                ProblemKind::Refused
+            }
             StoreError::Busy | StoreError::ProfileBusy(_) | StoreError::Stopped => ProblemKind::Busy,
             StoreError::Missing(_) => ProblemKind::Missing,
             StoreError::NoRoom { .. }

@@ -60,7 +60,14 @@ impl Commands {
         let mut all = words.iter().map(String::as_str).chain(id.map(GenerationId::as_str));
         // The policy has at least one word; an empty path is told by the system to be none.
         let path = PathBuf::from(all.next().unwrap_or_default());
-        Program { what, path, arguments: all.map(OsStr::new).collect(), environment: &self.environment, within }
+        Program {
+            what,
+            path,
+            arguments: all.map(OsStr::new).collect(),
+            environment: &self.environment,
+            within,
+            confined: None,
+        }
     }
 
     /// The generations that a program names, each once.

@@ -108,6 +108,9 @@ pub enum StoreError {
         /// What the program said that was to switch.
         why: String,
     },
+    /// What a generation says of its service's data cannot be used.
+    #[error("{0}")]
+    Notes(String),
     /// This store has no such ids.
     #[error("{id} cannot be a generation of this service: {why}")]
     NotAnId {

@@ -14,10 +14,12 @@ mod beneath;
 mod command;
 mod error;
 pub mod files;
+mod hook;
 mod import;
 mod manifest;
 mod nix;
 mod nix_profile;
+mod notes;
 mod pack;
 mod program;
 mod release;
@@ -30,6 +32,7 @@ mod tree;
 mod watch;
 
 use command::Programs;
+use hale_config::ReleaseFile;
 use hale_core::ids::{GenerationId, Name};
 use hale_core::policy::StoreKind;
 use std::collections::BTreeSet;
@@ -105,6 +108,14 @@ pub trait Generations: Send {
     /// A directory, and the name in it that is replaced when somebody switches; `None` where only [`current`](Self::current)
     /// tells. For inotify(7): a change of the name may also mean nothing.
     fn watched(&self) -> Option<(PathBuf, OsString)>;
+
+    /// What a generation says of its service's data; nothing where it has no `hale-release.toml`, or the store keeps no directories.
+    ///
+    /// # Errors
+    /// [`StoreError::Notes`]: what it says cannot be used. Or it is missing, or cannot be read.
+    fn notes(&mut self, _id: &GenerationId) -> Result<ReleaseFile, StoreError> {
+        Ok(ReleaseFile::default())
+    }
 
     /// How one differs from another, in lines for people, without secrets; nothing where the store cannot tell.
     fn changes(&mut self, _from: &GenerationId, _to: &GenerationId) -> Vec<String> {

@@ -160,7 +160,7 @@ impl Nix {
         let arguments = words.into_iter().map(OsStr::new).collect();
         let files = || std::env::split_paths(&self.search).map(|dir| dir.join(name));
         let path = files().find(|file| file.is_file()).unwrap_or_else(|| name.into());
-        let program = Program { what, path, arguments, environment: &self.environment, within };
+        let program = Program { what, path, arguments, environment: &self.environment, within, confined: None };
         if program.path.is_absolute() {
             return Ok(program);
         }

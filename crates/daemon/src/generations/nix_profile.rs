@@ -9,7 +9,9 @@
 
 use super::error::{StoreError, io, shown};
 use super::nix::Nix;
+use super::notes;
 use super::{Generations, GoesOn, Kept, Reader, Towards, Unprotected};
+use hale_config::ReleaseFile;
 use hale_core::ids::{GenerationId, Name};
 use rustix::fs::{FlockOperation, flock, fsync, syncfs};
 use rustix::io::Errno;
@@ -242,6 +244,11 @@ impl Generations for NixProfile {
 
     fn watched(&self) -> Option<(PathBuf, OsString)> {
         Some((self.dir.clone(), self.name.clone()))
+    }
+
+    fn notes(&mut self, id: &GenerationId) -> Result<ReleaseFile, StoreError> {
+        self.nix.check(id)?;
+        notes::read_linked(Path::new(id.as_str()), self.nix.store_dir())
     }
 
     fn reader(&self) -> Option<Reader> {

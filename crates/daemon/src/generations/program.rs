@@ -1,15 +1,18 @@
 //! The programs of a store: run without a shell, bounded in time and output, and gone with their process group.
 
 use super::error::{ProgramFault, StoreError};
+use crate::execute::tree::ProbeGroup;
+use crate::execute::user::Identity;
 use crate::monitor::text::one_line;
+use crate::sys::confine::confine;
 use crate::sys::parent::dies_with_this_thread;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fd::OwnedFd;
+use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::{Errno, read};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -17,6 +20,8 @@ use std::time::{Duration, Instant};
 const ANSWER_BYTES_MAX: usize = 1 << 20;
 /// 16 MiB: a tool that names each file that it copies says less. It is read to let it go on, and for its end.
 const TALK_BYTES_MAX: usize = 16 << 20;
+/// 4 KiB: where the last line of what a program prints is looked for.
+const END_BYTES: usize = 4 << 10;
 /// 1 KiB: what a program says last, which is why it failed.
 const SAID_BYTES: usize = 1 << 10;
 /// 1 s: dying takes milliseconds, unless a file system hangs, and then nothing that is waited for here would help.
@@ -33,6 +38,19 @@ pub(super) struct Program<'a> {
     /// Nothing else is in its environment.
     pub(super) environment: &'a [(OsString, OsString)],
     pub(super) within: Duration,
+    /// `None`: as Hale's own user, in `/`.
+    pub(super) confined: Option<Confined<'a>>,
+}
+
+/// As whom and where a program runs that is not the operator's own, and what holds all that it starts.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Confined<'a> {
+    /// Its working directory.
+    pub(super) directory: &'a Path,
+    /// `None`: as Hale's own user.
+    pub(super) identity: Option<&'a Identity>,
+    /// Killed with it, whatever sessions they begin.
+    pub(super) group: &'a ProbeGroup,
 }
 
 /// How a program ended that ended by itself.
@@ -48,6 +66,8 @@ pub(super) struct Ended {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Output {
     Answer,
+    /// As talk, and its end is the answer.
+    End,
     Talk,
 }
 
@@ -71,6 +91,14 @@ impl Program<'_> {
         Ok(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect())
     }
 
+    /// Runs it for what it does, and gives the end of what it wrote to standard output.
+    ///
+    /// # Errors
+    /// It did not exit with status 0 within its bounds.
+    pub(super) fn act_and_tell(&self) -> Result<Vec<u8>, StoreError> {
+        self.run(Output::End).and_then(Ended::succeeded).map_err(|fault| self.failed(fault))
+    }
+
     pub(super) fn failed(&self, fault: ProgramFault) -> StoreError {
         let program = one_line(&self.path.to_string_lossy(), SAID_BYTES);
         StoreError::Program { what: self.what.clone(), program, fault }
@@ -80,11 +108,20 @@ impl Program<'_> {
         let not_started = |error: std::io::Error| ProgramFault::NotStarted(error.to_string());
         let mut command = Command::new(&self.path);
         command.args(&self.arguments).env_clear().envs(self.environment.iter().map(|(name, value)| (name, value)));
-        command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        match &self.confined {
+            None => drop(command.current_dir("/").process_group(0)),
+            Some(Confined { directory, identity, group }) => {
+                command.current_dir(directory);
+                let identity = identity.map(|user| (user.uid, user.gid, &user.groups[..]));
+                confine(&mut command, group.fd(), identity).map_err(not_started)?;
+            }
+        }
         // The Hale that follows may switch back, and this one must not go on switching beside it.
         dies_with_this_thread(&mut command);
         let deadline = Instant::now() + self.within;
-        let mut group = Group::new(command.spawn().map_err(not_started)?).map_err(not_started)?;
+        let confined = self.confined.map(|confined| confined.group);
+        let mut group = Group::new(command.spawn().map_err(not_started)?, confined).map_err(not_started)?;
         let mut pipes = Pipes::new(&mut group.child, output);
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -119,17 +156,24 @@ impl Ended {
     }
 }
 
-/// A program and all that it started in its process group; killed when dropped.
-struct Group {
+/// A program and all that it started in its process group, or in what holds it; killed when dropped.
+struct Group<'a> {
     child: Child,
     pidfd: OwnedFd,
     is_reaped: bool,
+    confined: Option<&'a ProbeGroup>,
 }
 
-impl Group {
-    fn new(mut child: Child) -> std::io::Result<Self> {
+impl<'a> Group<'a> {
+    fn new(mut child: Child, confined: Option<&'a ProbeGroup>) -> std::io::Result<Self> {
         match pidfd_open(Pid::from_child(&child), PidfdFlags::empty()) {
-            Ok(pidfd) => Ok(Self { child, pidfd, is_reaped: false }),
+            Ok(pidfd) => {
+                if let Some(confined) = confined.filter(|confined| confined.fd().is_none()) {
+                    // What cannot be read of it now makes the search for what it leaves behind less sure, no more.
+                    let _ = confined.tree().spawned(child.id().cast_signed(), pidfd.as_fd());
+                }
+                Ok(Self { child, pidfd, is_reaped: false, confined })
+            }
             Err(errno) => {
                 // Without it there would be no bound.
                 child.kill().and_then(|()| child.wait())?;
@@ -141,6 +185,9 @@ impl Group {
     /// As long as it is not reaped, its number is no other group's.
     fn kill(&self) {
         let _nobody_left = kill_process_group(Pid::from_child(&self.child), Signal::KILL);
+        if let Some(confined) = self.confined {
+            let _nobody_left = confined.kill();
+        }
     }
 
     /// Reaps a program that has ended.
@@ -150,7 +197,7 @@ impl Group {
     }
 }
 
-impl Drop for Group {
+impl Drop for Group<'_> {
     fn drop(&mut self) {
         if !self.is_reaped {
             self.kill();
@@ -213,10 +260,12 @@ impl Pipes {
             self.open[at] = None;
         } else if at == 0 && self.output == Output::Answer {
             self.answer.extend_from_slice(&buffer[..bytes]);
+        } else if at == 0 && self.output == Output::End {
+            self.talk_bytes += bytes;
+            keep_end(&mut self.answer, &buffer[..bytes], END_BYTES);
         } else {
             self.talk_bytes += bytes;
-            self.talk.extend_from_slice(&buffer[..bytes]);
-            self.talk.drain(..self.talk.len().saturating_sub(SAID_BYTES));
+            keep_end(&mut self.talk, &buffer[..bytes], SAID_BYTES);
         }
         Ok(())
     }
@@ -228,6 +277,11 @@ impl Pipes {
         // Escapes make it longer; a few times the same is still read.
         if lines.is_empty() { String::new() } else { format!(": {}", one_line(&lines.join("; "), 2 * SAID_BYTES)) }
     }
+}
+
+fn keep_end(kept: &mut Vec<u8>, more: &[u8], max_bytes: usize) {
+    kept.extend_from_slice(more);
+    kept.drain(..kept.len().saturating_sub(max_bytes));
 }
 
 fn wait(fds: &mut [PollFd<'_>], within: Duration) -> Result<usize, Errno> {
@@ -251,7 +305,7 @@ mod tests {
     fn shell<'a>(script: &'a str, environment: &'a [(OsString, OsString)], within_ms: u64) -> Program<'a> {
         let arguments = ["-c", script].map(OsStr::new).to_vec();
         let within = Duration::from_millis(within_ms);
-        Program { what: "try".into(), path: "/bin/sh".into(), arguments, environment, within }
+        Program { what: "try".into(), path: "/bin/sh".into(), arguments, environment, within, confined: None }
     }
 
     /// Long enough that only a hang gets there.

@@ -4,6 +4,7 @@ use super::error::{StoreError, name_of};
 use super::import::Limits;
 use super::store::{Imported, Listed, Owner, Store};
 use super::{Generations, GoesOn, Id, Kept, Reader, Towards, Unprotected};
+use hale_config::ReleaseFile;
 use hale_core::ids::{GenerationId, Name};
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
@@ -196,6 +197,10 @@ impl Generations for Releases {
 
     fn watched(&self) -> Option<(PathBuf, OsString)> {
         Some((self.dir.clone(), super::store::CURRENT.into()))
+    }
+
+    fn notes(&mut self, id: &GenerationId) -> Result<ReleaseFile, StoreError> {
+        self.with(|store| store.notes(hash(id)?))
     }
 
     fn importer(&self) -> Option<Importer> {

@@ -5,7 +5,9 @@ use super::beneath::{names, open, open_dir, random_name, remove};
 use super::error::{Change, Drift, StoreError, io, name_of, shown};
 use super::import::{Limits, room, unpack};
 use super::manifest::Manifest;
+use super::notes;
 use super::tree::{self, Look, Pace};
+use hale_config::ReleaseFile;
 use hale_core::ids::Name;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{
@@ -207,6 +209,8 @@ impl Store {
         room(self.dir.as_fd(), "a release", 0, limits)?;
         let staging = Staging::new(&self.dir)?;
         let manifest = unpack(staging.root.as_fd(), from, limits)?;
+        // Whoever brings it is told at once, and not when it is switched to.
+        notes::read(&staging.root)?;
         let id = manifest.id();
         if self.has(id)? {
             return self.verify(id).map(Imported::AlreadyThere);
@@ -348,6 +352,14 @@ impl Store {
     /// There is not, or it cannot be told.
     pub fn find(&self, id: Id) -> Result<(), StoreError> {
         self.root(id).map(drop)
+    }
+
+    /// What a release says of its service's data. The release is not verified for it.
+    ///
+    /// # Errors
+    /// [`StoreError::Notes`]: what it says cannot be used. Or it is missing, or cannot be read.
+    pub fn notes(&self, id: Id) -> Result<ReleaseFile, StoreError> {
+        notes::read(self.root(id)?)
     }
 
     /// The manifest that was written beside the release; `None` if it is gone or another one.

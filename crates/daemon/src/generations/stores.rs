@@ -2,12 +2,15 @@
 
 mod jobs;
 mod scrub;
+mod switching;
 
 use super::files::{FileGenerations, Files};
+use super::hook::Variables;
 use super::watch::{FilesWatcher, Watch};
 use super::{Arrival, Limits, Reader};
-use super::{Generations, Importer, Kept, Owner, StoreError, Towards, open, root};
+use super::{Generations, Importer, Kept, Owner, StoreError, open, root};
 use crate::api::stores::{GenerationStores, ProblemKind, StoreProblem};
+use crate::execute::tree::Trees;
 use crate::execute::user;
 use hale_core::effect::Order;
 use hale_core::event::{Event, Seen, SwitchError};
@@ -21,6 +24,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use switching::Done;
 
 /// How many services' stores are worked on at once. Each may hang with its disk or its program; whoever has more than so many that
 /// hang has no disk. The others wait, and start by what is on record meanwhile.
@@ -35,6 +39,8 @@ pub struct Stores(Arc<Inner>);
 
 struct Inner {
     state_dir: PathBuf,
+    /// What holds the programs that generations bring.
+    trees: Arc<Trees>,
     tell: Tell,
     table: Mutex<Table>,
     /// A store is nobody's any more, or there is more of it to read: for the scrub.
@@ -64,9 +70,23 @@ enum Source {
     Files { paths: Vec<PathBuf>, environment_files: Vec<String> },
 }
 
-struct Entry {
+/// What the configuration says of a part.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Setting {
     source: Source,
     user: Option<String>,
+    variables: Variables,
+}
+
+impl Setting {
+    /// Whether a store that was opened for the other is as it would be opened for this one.
+    fn opens_the_same(&self, other: &Self) -> bool {
+        self.source == other.source && self.user == other.user
+    }
+}
+
+struct Entry {
+    setting: Setting,
     jobs: Jobs,
     /// A thread is at it, or will be: it is among the ready.
     is_taken: bool,
@@ -84,10 +104,9 @@ struct Entry {
 }
 
 impl Entry {
-    fn new(source: Source, user: Option<String>) -> Self {
+    fn new(setting: Setting) -> Self {
         Self {
-            source,
-            user,
+            setting,
             jobs: Jobs::default(),
             is_taken: false,
             store: None,
@@ -152,7 +171,7 @@ pub enum NoStore {
 
 impl Stores {
     /// The stores of these services; none is touched before something is ordered. `tell` tells the loop, from any thread.
-    pub fn new(policy: &Policy, tell: impl Fn(Event) + Send + Sync + 'static) -> Self {
+    pub fn new(policy: &Policy, trees: Arc<Trees>, tell: impl Fn(Event) + Send + Sync + 'static) -> Self {
         let state_dir = PathBuf::from(&policy.host.state_dir);
         let inner = Arc::new_cyclic(|own: &std::sync::Weak<Inner>| {
             let own = own.clone();
@@ -163,7 +182,7 @@ impl Stores {
                 }
             };
             let (table, freed, watch) = (Mutex::default(), Condvar::new(), Watch::new(changed));
-            Inner { state_dir, tell: Box::new(tell), table, freed, watch }
+            Inner { state_dir, trees, tell: Box::new(tell), table, freed, watch }
         });
         let stores = Self(inner);
         stores.adapt(policy);
@@ -172,23 +191,31 @@ impl Stores {
 
     /// Another policy is in force.
     pub fn adapt(&self, policy: &Policy) {
-        let mut wanted: BTreeMap<Key, (Source, Option<String>)> = BTreeMap::new();
+        let mut wanted: BTreeMap<Key, Setting> = BTreeMap::new();
         for (name, service) in &policy.services {
             let Some(generations) = &service.generations else { continue };
-            let store = Source::Store(generations.store.clone());
-            wanted.insert((name.clone(), Part::Store), (store, service.user.clone()));
+            let setting = |source| Setting {
+                source,
+                user: service.user.clone(),
+                variables: Variables {
+                    environment: service.environment.clone(),
+                    environment_files: service.environment_files.clone(),
+                },
+            };
+            wanted.insert((name.clone(), Part::Store), setting(Source::Store(generations.store.clone())));
             if generations.has(Part::Files) {
                 let paths = generations.files.iter().map(PathBuf::from).collect();
                 let files = Source::Files { paths, environment_files: service.environment_files.clone() };
-                wanted.insert((name.clone(), Part::Files), (files, service.user.clone()));
+                wanted.insert((name.clone(), Part::Files), setting(files));
             }
         }
         let mut table = self.table();
-        table.stores.retain(|key, entry| {
-            wanted.get(key).is_some_and(|(source, user)| entry.source == *source && entry.user == *user)
-        });
-        for (key, (source, user)) in wanted {
-            table.stores.entry(key).or_insert_with(|| Entry::new(source, user));
+        table.stores.retain(|key, entry| wanted.get(key).is_some_and(|setting| entry.setting.opens_the_same(setting)));
+        for (key, setting) in wanted {
+            match table.stores.get_mut(&key) {
+                Some(entry) => entry.setting = setting,
+                None => drop(table.stores.insert(key, Entry::new(setting))),
+            }
         }
     }
 
@@ -256,7 +283,7 @@ impl Stores {
         let Some(entry) = table.stores.get_mut(&(service.clone(), Part::Store)) else {
             return Err(NoStore::NotConfigured(service.clone()));
         };
-        if entry.source != Source::Store(StoreKind::Release) {
+        if entry.setting.source != Source::Store(StoreKind::Release) {
             return Err(NoStore::TakesNothing(service.clone()));
         }
         if entry.imports {
@@ -300,6 +327,12 @@ impl Stores {
         table.ready.push_back(key);
         // Whoever reads it in the background makes way.
         self.0.freed.notify_all();
+        self.one_more(&mut table);
+        true
+    }
+
+    /// One more thread, where there may be.
+    fn one_more(&self, table: &mut Table) {
         if table.threads < THREADS_MAX {
             let own = self.clone();
             let work = move || own.work();
@@ -308,7 +341,6 @@ impl Stores {
             }
             // Without a thread it waits for one that is there, or for the next order.
         }
-        true
     }
 
     /// Works on whatever is ready, until nothing is.
@@ -321,21 +353,21 @@ impl Stores {
                 self.0.freed.notify_all();
                 continue;
             };
-            let (source, user) = (entry.source.clone(), entry.user.clone());
+            let setting = entry.setting.clone();
             let (store, mut last) = (entry.store.take(), entry.seen.take());
             drop(table);
             let mut watch = None;
             let store = match store {
                 Some(store) => Ok(store),
-                None => self.open(&source, &key.0, user.as_deref()).map(|(store, watches)| {
+                None => self.open(&setting, &key.0).map(|(store, watches)| {
                     watch = watches;
                     store
                 }),
             };
-            let store = self.perform(&key, job, store, &mut last);
+            let store = self.perform(&key, &setting, job, store, &mut last);
             table = self.table();
             // A reload may have changed what it is, and then this one is closed.
-            let is_it = |entry: &&mut Entry| entry.source == source && entry.user == user;
+            let is_it = |entry: &&mut Entry| entry.setting.opens_the_same(&setting);
             let Some(entry) = table.stores.get_mut(&key).filter(is_it) else { continue };
             let is_opened = entry.reader.is_none();
             if let (Some(store), true) = (&store, is_opened) {
@@ -374,11 +406,11 @@ impl Stores {
         }
     }
 
-    fn open(&self, source: &Source, service: &Name, user: Option<&str>) -> Result<Opened, String> {
+    fn open(&self, setting: &Setting, service: &Name) -> Result<Opened, String> {
         let own = rustix::process::geteuid();
         let find = |name: &str| user::lookup(name).map_err(|error| format!("user {name}: {error}"));
-        let identity = user.filter(|_| own.is_root()).map(find).transpose()?;
-        match source {
+        let identity = setting.user.as_deref().filter(|_| own.is_root()).map(find).transpose()?;
+        match &setting.source {
             Source::Store(kind) => {
                 let owner = identity.map(|found| Owner { uid: own.as_raw(), gid: found.gid });
                 if owner.is_some() && *kind == StoreKind::Release {
@@ -413,6 +445,7 @@ impl Stores {
     fn perform(
         &self,
         key: &Key,
+        setting: &Setting,
         job: Job,
         store: Result<Box<dyn Generations>, String>,
         last: &mut Option<GenerationId>,
@@ -437,21 +470,32 @@ impl Stores {
                         (self.0.tell)(Event::FilesChanged { service, from, to: Some(to), lines });
                     }
                 }
+                let mut data = Data::default();
                 if let Seen::Current(current) = &seen {
+                    data = self.said(key, &mut *store, current.as_ref(), last != current);
                     last.clone_from(current);
                 }
-                (self.0.tell)(Event::GenerationSeen { service, part, seen, data: Data::default() });
+                (self.0.tell)(Event::GenerationSeen { service, part, seen, data });
             }
-            Job::Switch(Switch { switch, to, back, towards, .. }) => {
-                let error = switch_to(&mut *store, &to, back.as_ref(), towards).err();
+            Job::Switch(order) => {
+                let switch = order.switch;
+                let error = match self.switch(key, setting, &mut *store, &order) {
+                    Ok(Done::Prepared(data)) => {
+                        (self.0.tell)(Event::GenerationPrepared { service, part, switch, data });
+                        return Some(store);
+                    }
+                    Ok(Done::Switched) => None,
+                    Err(error) => Some(error),
+                };
                 let seen = seen(&mut *store);
                 if let Seen::Current(current) = &seen {
                     last.clone_from(current);
                 }
                 (self.0.tell)(Event::GenerationSwitched { service, part, switch, error, seen });
             }
-            Job::Undo(Undo { switch, .. }) => {
-                (self.0.tell)(Event::DataUndone { service, part, switch, error: None });
+            Job::Undo(order) => {
+                let error = self.undo(key, setting, &mut *store, &order).err();
+                (self.0.tell)(Event::DataUndone { service, part, switch: order.switch, error });
             }
             // What these stores are switched to is theirs for good already.
             Job::Promote { switch } => (self.0.tell)(Event::GenerationPromoted { service, part, switch, error: None }),
@@ -567,29 +611,6 @@ fn seen(store: &mut dyn Generations) -> Seen {
         Ok(current) => Seen::Current(current),
         Err(error) => Seen::Unknown { error: error.to_string() },
     }
-}
-
-/// Switches, if there is a way back.
-fn switch_to(
-    store: &mut dyn Generations,
-    to: &GenerationId,
-    back: Option<&GenerationId>,
-    towards: Towards,
-) -> Result<(), SwitchError> {
-    if let Some(back) = back {
-        store.prepare(back).map_err(|error| SwitchError::NoWayBack { error: error.to_string() })?;
-    }
-    let failed = |error: StoreError| match error {
-        StoreError::Damaged { .. }
-        | StoreError::Missing(_)
-        | StoreError::Altered { .. }
-        | StoreError::NotThere { .. } => SwitchError::Unusable { error: error.to_string() },
-        error => SwitchError::Failed { error: error.to_string() },
-    };
-    if towards == Towards::New {
-        store.prepare(to).map_err(failed)?;
-    }
-    store.activate(to, towards).map_err(failed)
 }
 
 /// Services' users have to get to their releases; what else is in the directory has rights of its own.

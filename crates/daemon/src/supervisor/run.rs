@@ -194,7 +194,7 @@ fn run(args: impl IntoIterator<Item = OsString>) -> Result<Ended, StartError> {
     let listeners = inherited.stored(StoreKey::ReadApi).zip(inherited.stored(StoreKey::ControlApi));
     let hub = api::Hub::default();
     let to_loop = inbox.clone();
-    let stores = Stores::new(world.policy(), move |event| to_loop.send(event));
+    let stores = Stores::new(world.policy(), trees.clone(), move |event| to_loop.send(event));
     for (name, service) in world.services() {
         Part::ALL.into_iter().for_each(|part| stores.need(name, part, &service.needed(part)));
     }

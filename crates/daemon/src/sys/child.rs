@@ -450,7 +450,7 @@ fn pass(fds: &[BorrowedFd<'_>], status: BorrowedFd<'_>) -> Result<(), Errno> {
 }
 
 /// Moves this process into the cgroup with this directory.
-fn enter(cgroup: BorrowedFd<'_>) -> Result<(), Errno> {
+pub(super) fn enter(cgroup: BorrowedFd<'_>) -> Result<(), Errno> {
     write_file(cgroup, c"cgroup.procs", b"0")
 }
 

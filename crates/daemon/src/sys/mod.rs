@@ -2,6 +2,7 @@
 
 pub mod child;
 pub mod clock;
+pub mod confine;
 pub mod datagram;
 pub mod fds;
 pub mod idle;

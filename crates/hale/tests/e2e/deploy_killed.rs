@@ -48,6 +48,20 @@ const UNTIL_THE_OLD_ONE_IS_BACK: [Moment; 10] = [
     ("\"move\":\"quarantined\"", 1),
 ];
 
+/// Of one that says something of the service's data.
+const UNTIL_ITS_DATA_ARE_ON_RECORD: [Moment; 3] =
+    [("\"move\":\"prepared\"", 1), ("\"move\":\"begun\"", 2), ("\"move\":\"switched\"", 1)];
+
+/// Of one that ends at once, and has changed the data before.
+const UNTIL_ITS_DATA_ARE_BACK: [Moment; 6] = [
+    ("\"kind\":\"spawned\"", 1),
+    ("\"move\":\"goes_back\"", 1),
+    ("\"move\":\"switched\"", 2),
+    ("\"move\":\"undone\"", 1),
+    ("\"kind\":\"spawned\"", 2),
+    ("\"move\":\"ended\"", 1),
+];
+
 /// What is killed at once.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Who {
@@ -96,6 +110,25 @@ fn prepare(place: &Place) -> Hale<'_> {
         deploy(place, good, 0);
     }
     release(place, "bad", "exit 3", PASSES);
+    hale
+}
+
+/// The same with data of format 1, which the bad one makes data of format 2, that the good ones cannot read. What it brings for that
+/// puts back the copy whose name it is told.
+fn prepare_with_data(place: &Place) -> Hale<'_> {
+    let hale = begin(place, &service());
+    place.write("data", "1\n");
+    for good in ["one", "two"] {
+        release(place, good, &place.text("grep -q 1 @D/data || exit 9\nexec sleep 1000"), PASSES);
+        place.write(&format!("{good}/hale-release.toml"), "data_format = 1\nmin_rollback = 1\n");
+        deploy(place, good, 0);
+    }
+    release(place, "bad", &place.text("echo 2 > @D/data; exit 3"), PASSES);
+    let before = "cp @D/data @D/copy.new && mv @D/copy.new @D/copy && echo @D/copy";
+    let after = "cp $HALE_SNAPSHOT @D/data.new && mv @D/data.new @D/data";
+    let hooks = [("before_switch", before), ("after_rollback", after)];
+    let hooks = hooks.map(|(key, script)| format!("{key} = [\"sh\", \"-c\", \"{script}\"]\n")).concat();
+    place.write("bad/hale-release.toml", &format!("data_format = 2\nmin_rollback = 2\n{hooks}"));
     hale
 }
 
@@ -184,12 +217,27 @@ fn over(place: &Place, what: &str) -> String {
 
 fn run(who: Who, moments: &[Moment], bad: bool, at_once: bool) {
     let place = Place::new();
-    let mut hale = prepare(&place);
+    let hale = prepare(&place);
+    run_with(hale, who, moments, bad, at_once);
+}
+
+fn run_with_data(who: Who, at_once: bool) {
+    let moments = [&UNTIL_ITS_DATA_ARE_ON_RECORD[..], &UNTIL_ITS_DATA_ARE_BACK].concat();
+    for (moments, bad) in [(&UNTIL_ITS_DATA_ARE_ON_RECORD[..], false), (&moments, true)] {
+        let place = Place::new();
+        let hale = prepare_with_data(&place);
+        run_with(hale, who, moments, bad, at_once);
+        assert_eq!(fs::read_to_string(place.path("data")).unwrap(), "1\n");
+    }
+}
+
+fn run_with(mut hale: Hale<'_>, who: Who, moments: &[Moment], bad: bool, at_once: bool) {
+    let place = hale.place;
     let mut names = ["one", "two"];
     let from_when_it_runs_on = UNTIL_IT_RUNS.iter().position(|moment| moment.0.contains("switched")).unwrap();
     for (index, &moment) in moments.iter().enumerate() {
         let what = format!("{who:?} at {moment:?}");
-        let before = runs(&place);
+        let before = runs(place);
         let name = if bad { "bad" } else { names[0] };
         let (next, mut client) = kill(hale, name, moment, who, at_once);
         hale = next;
@@ -198,18 +246,18 @@ fn run(who: Who, moments: &[Moment], bad: bool, at_once: bool) {
             Who::Supervisor | Who::Keeper => {
                 let output = client.wait_with_output().unwrap();
                 assert_eq!(output.status.code(), Some(if bad { 4 } else { 0 }), "{what}: {output:?}");
-                assert_eq!(over(&place, &what) == before, bad, "{what}");
+                assert_eq!(over(place, &what) == before, bad, "{what}");
             }
             // Before it was switched to, it goes on or back; after that it goes on.
             Who::Guardian | Who::All => {
                 let _ = client.kill();
                 client.wait().unwrap();
-                let is_same = over(&place, &what) == before;
+                let is_same = over(place, &what) == before;
                 assert!(is_same || !bad, "{what}");
                 assert!(!is_same || bad || index < from_when_it_runs_on, "{what}");
             }
         }
-        let is_same = runs(&place) == before;
+        let is_same = runs(place) == before;
         if !is_same {
             names.reverse();
         }
@@ -264,6 +312,16 @@ fn all_is_killed_during_a_deploy_of_a_bad_release() {
     run(Who::All, &bad(), true, false);
 }
 
+#[test]
+fn the_supervisor_is_killed_while_data_move_and_while_they_are_put_back() {
+    run_with_data(Who::Supervisor, false);
+}
+
+#[test]
+fn all_is_killed_while_data_move_and_while_they_are_put_back() {
+    run_with_data(Who::All, false);
+}
+
 /// The same, exactly at the record.
 mod needs_strace {
     use super::*;
@@ -278,5 +336,11 @@ mod needs_strace {
     fn all_is_killed_between_a_record_and_what_follows_from_it() {
         run(Who::All, &good(), false, true);
         run(Who::All, &bad(), true, true);
+    }
+
+    #[test]
+    fn data_move_and_are_put_back_whoever_is_killed_at_the_record() {
+        run_with_data(Who::Supervisor, true);
+        run_with_data(Who::All, true);
     }
 }

@@ -4,6 +4,7 @@
 mod blame;
 mod confirm;
 mod dependencies;
+mod deploy_hooks;
 mod deploy_hostile;
 mod deploy_killed;
 mod deploy_orders;

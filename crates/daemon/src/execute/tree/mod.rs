@@ -36,7 +36,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use tags::{Adopters, Search, Tag, VARIABLE};
+use tags::{Adopters, SECOND_VARIABLE, Search, Tag, VARIABLE};
 
 /// How often the tree is gone through for one signal: until no process is new, but a tree that grows faster than it
 /// is signalled is left to SIGKILL.
@@ -519,6 +519,12 @@ impl ProbeGroup {
     #[must_use]
     pub fn environment_tag(&self) -> String {
         format!("{VARIABLE}={}", self.tag)
+    }
+
+    /// The same as name and value, for a program whose `HALE_SERVICE` is for itself to read.
+    #[must_use]
+    pub fn second_tag(&self) -> (&'static str, &str) {
+        (SECOND_VARIABLE, &self.tag)
     }
 
     /// Its processes. Without cgroups, tell it of the first one by [`Tree::spawned`], or nothing is killed at the end.

@@ -11,6 +11,8 @@ use std::ops::ControlFlow;
 
 /// The variable that every service, and every program that checks one, is started with.
 pub(crate) const VARIABLE: &str = "HALE_SERVICE";
+/// The same for a program whose `HALE_SERVICE` is for itself to read.
+pub(crate) const SECOND_VARIABLE: &str = "HALE_TREE";
 
 /// Whose processes are meant.
 #[derive(Debug, Clone)]
@@ -24,7 +26,8 @@ pub(crate) enum Tag {
 impl Tag {
     fn is_in(&self, environment: &[u8]) -> bool {
         environment.split(|&byte| byte == 0).any(|entry| {
-            let value = entry.strip_prefix(VARIABLE.as_bytes()).and_then(|rest| rest.strip_prefix(b"="));
+            let value_of = |name: &str| entry.strip_prefix(name.as_bytes()).and_then(|rest| rest.strip_prefix(b"="));
+            let value = value_of(VARIABLE).or_else(|| value_of(SECOND_VARIABLE));
             value.is_some_and(|value| match self {
                 Self::Exactly(wanted) => value == wanted.as_bytes(),
                 Self::StartsWith(wanted) => value.starts_with(wanted.as_bytes()),

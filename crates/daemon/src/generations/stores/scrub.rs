@@ -180,6 +180,7 @@ impl Stores {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::execute::tree::{Trees, instance};
     use crate::generations::testing::{LIMITS, Tar};
     use hale_core::effect::Order;
     use hale_core::event::Seen;
@@ -203,7 +204,8 @@ mod tests {
         std::fs::write(dir.join("hale.toml"), text).unwrap();
         let policy = crate::monitor::config_file::load(&dir.join("hale.toml")).unwrap().validated.policy;
         let (sender, told) = channel();
-        let stores = Stores::new(&policy, move |event| drop(sender.send(event)));
+        let trees = std::sync::Arc::new(Trees::open(&instance(dir)));
+        let stores = Stores::new(&policy, trees, move |event| drop(sender.send(event)));
         stores.order(&bot(), Order::LookAtStore { part: Part::Store });
         (stores, told)
     }

@@ -169,6 +169,30 @@ fn a_profile_is_switched_and_switched_back_by_path() {
 }
 
 #[test]
+fn what_a_path_says_of_the_data_is_read_also_where_it_is_a_link_to_another_path() {
+    let nix = Private::new();
+    let mut store = nix.open();
+    let silent = nix.add("bot", "1");
+    assert_eq!(store.notes(&silent).unwrap(), hale_config::ReleaseFile::default());
+    let sources = tempfile::tempdir().unwrap();
+    let add = |name: &str, link: &Path| {
+        let source = sources.path().join(name);
+        fs::create_dir(&source).unwrap();
+        symlink(link, source.join("hale-release.toml")).unwrap();
+        GenerationId::try_from(nix.run("nix-store", &["--add"], &source)).unwrap()
+    };
+    let own = sources.path().join("notes");
+    fs::write(&own, "data_format = 3\n").unwrap();
+    let notes = nix.run("nix-store", &["--add"], &own);
+    assert_eq!(store.notes(&add("linked", Path::new(&notes))).unwrap().data_format, 3);
+    let out = store.notes(&add("out", &own)).unwrap_err();
+    assert!(matches!(&out, StoreError::Notes(why) if why.contains("is a symbolic link out of")), "{out:?}");
+    // A path that is one file.
+    let file = GenerationId::try_from(notes).unwrap();
+    assert_eq!(store.notes(&file).unwrap(), hale_config::ReleaseFile::default());
+}
+
+#[test]
 fn a_garbage_collection_takes_nothing_that_is_pinned() {
     let nix = Private::new();
     let mut store = nix.open();

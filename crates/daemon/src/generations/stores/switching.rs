@@ -1,0 +1,343 @@
+//! What is done with a store that concerns the service's data too: a switch, and what a generation brings for it.
+
+use super::jobs::{Switch, Undo};
+use super::{Key, Setting, Source, Stores};
+use crate::generations::hook::{Hook, Served, Which};
+use crate::generations::{Generations, StoreError, Towards, notes, root};
+use hale_config::ReleaseFile;
+use hale_core::event::SwitchError;
+use hale_core::ids::GenerationId;
+use hale_core::safeswitch::Data;
+use std::time::Duration;
+
+/// What a switch has come to.
+pub(super) enum Done {
+    Switched,
+    /// What it leads to says something of the data, which has to be on record first.
+    Prepared(Data),
+}
+
+impl Stores {
+    /// Switches, if there is a way back, and if what it leads to can read the data.
+    pub(super) fn switch(
+        &self,
+        key: &Key,
+        setting: &Setting,
+        store: &mut dyn Generations,
+        order: &Switch,
+    ) -> Result<Done, SwitchError> {
+        let Switch { to, back, towards, data_at_least, prepared, .. } = order;
+        if let Some(back) = back {
+            store.prepare(back).map_err(|error| SwitchError::NoWayBack { error: error.to_string() })?;
+        }
+        let is_new = *towards == Towards::New;
+        if is_new {
+            store.prepare(to).map_err(failed)?;
+        }
+        let says_first = is_new && !prepared;
+        // Nothing that cannot be read keeps the service from what was good.
+        if says_first || *data_at_least > 0 {
+            let notes = store.notes(to).map_err(failed)?;
+            if notes.data_format < *data_at_least {
+                return Err(SwitchError::DataMovedOn { format: notes.data_format, at_least: *data_at_least });
+            }
+            if says_first {
+                let data = self.run_before(key, setting, store, to, &notes)?;
+                if !data.is_silent() {
+                    return Ok(Done::Prepared(data));
+                }
+            }
+        }
+        store.activate(to, *towards).map_err(failed)?;
+        Ok(Done::Switched)
+    }
+
+    /// What it says of the data, with what its `before_switch` has printed.
+    fn run_before(
+        &self,
+        key: &Key,
+        setting: &Setting,
+        store: &mut dyn Generations,
+        to: &GenerationId,
+        notes: &ReleaseFile,
+    ) -> Result<Data, SwitchError> {
+        if notes.before_switch.is_empty() {
+            return Ok(notes::data(notes, None));
+        }
+        let from = store.current().map_err(failed)?;
+        let (from, snapshot) = (from.as_ref(), None);
+        let (which, command) = (Which::BeforeSwitch, &notes.before_switch);
+        let printed = self.run_hook(key, setting, notes, &Wanted { which, command, of: to, from, to, snapshot });
+        Ok(notes::data(notes, printed.map_err(|error| SwitchError::Hook { error })?))
+    }
+
+    /// Runs the `after_rollback` of what was gone back from.
+    pub(super) fn undo(
+        &self,
+        key: &Key,
+        setting: &Setting,
+        store: &mut dyn Generations,
+        order: &Undo,
+    ) -> Result<(), String> {
+        let Undo { of, to, snapshot, .. } = order;
+        let text = |error: StoreError| error.to_string();
+        store.prepare(of).map_err(text)?;
+        let notes = store.notes(of).map_err(text)?;
+        if notes.after_rollback.is_empty() {
+            // It was on record that there is something, and a generation does not change.
+            return Err(format!("{} brings no after_rollback any more", of.short()));
+        }
+        let (which, command, snapshot) = (Which::AfterRollback, &notes.after_rollback, snapshot.as_deref());
+        let wanted = Wanted { which, command, of, from: Some(of), to, snapshot };
+        self.run_hook(key, setting, &notes, &wanted).map(drop)
+    }
+
+    fn run_hook(
+        &self,
+        (service, _): &Key,
+        setting: &Setting,
+        notes: &ReleaseFile,
+        wanted: &Wanted<'_>,
+    ) -> Result<Option<String>, String> {
+        let Wanted { which, command, of, from, to, snapshot } = *wanted;
+        let directory = match &setting.source {
+            Source::Store(kind) => root(kind, &self.0.state_dir, service, of),
+            Source::Files { .. } => None,
+        };
+        let Some(directory) = directory else { return Err(format!("{} has no directory", of.short())) };
+        let within = Duration::from_micros(notes.hook_timeout.as_us());
+        let hook = Hook { which, of, root: &directory, command, within, from, to, snapshot };
+        let served = Served { service, user: setting.user.as_deref(), variables: &setting.variables };
+        let _aside = self.step_aside();
+        hook.run(served, &self.0.trees)
+    }
+
+    /// What is switched to says this of the data. What cannot be used is told on Hale's own output where it `is_new`, and says nothing.
+    pub(super) fn said(
+        &self,
+        (service, _): &Key,
+        store: &mut dyn Generations,
+        current: Option<&GenerationId>,
+        is_new: bool,
+    ) -> Data {
+        match current.map(|current| store.notes(current)).transpose() {
+            Ok(notes) => notes.map_or_else(Data::default, |notes| notes::data(&notes, None)),
+            Err(error) => {
+                if is_new {
+                    eprintln!("hale: {service}: what is switched to counts as saying nothing of the data: {error}");
+                }
+                Data::default()
+            }
+        }
+    }
+
+    /// Until it is dropped this thread, which waits for a program that may take an hour, is none of those that work on stores.
+    fn step_aside(&self) -> Aside<'_> {
+        let mut table = self.table();
+        table.threads = table.threads.saturating_sub(1);
+        if !table.ready.is_empty() {
+            self.one_more(&mut table);
+        }
+        Aside(self)
+    }
+}
+
+/// See [`Stores::step_aside`].
+struct Aside<'a>(&'a Stores);
+
+impl Drop for Aside<'_> {
+    fn drop(&mut self) {
+        self.0.table().threads += 1;
+    }
+}
+
+/// A program to run, and what it is told.
+struct Wanted<'a> {
+    which: Which,
+    command: &'a [String],
+    of: &'a GenerationId,
+    from: Option<&'a GenerationId>,
+    to: &'a GenerationId,
+    snapshot: Option<&'a str>,
+}
+
+fn failed(error: StoreError) -> SwitchError {
+    match error {
+        StoreError::Damaged { .. }
+        | StoreError::Missing(_)
+        | StoreError::Altered { .. }
+        | StoreError::NotThere { .. } => SwitchError::Unusable { error: error.to_string() },
+        StoreError::Notes(error) => SwitchError::Hook { error },
+        error => SwitchError::Failed { error: error.to_string() },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::execute::tree::{Trees, instance};
+    use crate::generations::testing::{LIMITS, Tar};
+    use hale_core::effect::Order;
+    use hale_core::event::{Event, Seen};
+    use hale_core::ids::{Name, RecordId};
+    use hale_core::safeswitch::Part;
+    use std::path::Path;
+    use std::sync::Arc;
+    use std::sync::mpsc::{Receiver, channel};
+
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    fn bot() -> Name {
+        Name::try_from("bot").unwrap()
+    }
+
+    /// The stores of a service with releases, as the loop has them.
+    struct Place {
+        dir: tempfile::TempDir,
+        stores: Stores,
+        told: Receiver<Event>,
+    }
+
+    impl Place {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let text = format!(
+                "host = {{ state_dir = \"{0}\", runtime_dir = \"{0}/run\" }}\n[service.bot]\ncommand = [\"bin/bot\"]\n\
+                 [service.bot.generations]\nstore = \"release\"\n",
+                dir.path().display()
+            );
+            std::fs::write(dir.path().join("hale.toml"), text).unwrap();
+            let policy = crate::monitor::config_file::load(&dir.path().join("hale.toml")).unwrap().validated.policy;
+            let (sender, told) = channel();
+            let trees = Arc::new(Trees::open(&instance(dir.path())));
+            let stores = Stores::new(&policy, trees, move |event| drop(sender.send(event)));
+            let place = Self { dir, stores, told };
+            assert_eq!(place.look(), (Seen::Current(None), Data::default()));
+            place
+        }
+
+        fn look(&self) -> (Seen, Data) {
+            self.stores.order(&bot(), Order::LookAtStore { part: Part::Store });
+            match self.told.recv_timeout(PATIENCE).unwrap() {
+                Event::GenerationSeen { seen, data, .. } => (seen, data),
+                other => panic!("{other:?}"),
+            }
+        }
+
+        /// A release whose `before_switch` writes down that it ran, where it has one.
+        fn release(&self, notes: &str) -> GenerationId {
+            let ran = self.dir.path().join("ran").display().to_string();
+            let tar = Tar::default().file("hale-release.toml", &notes.replace("@ran", &ran)).end();
+            // The store is given back after its event was told.
+            loop {
+                if let Ok(import) = self.stores.import(&bot()) {
+                    return import.importer().import(&tar[..], &LIMITS).unwrap().id;
+                }
+                std::thread::yield_now();
+            }
+        }
+
+        fn switch(&self, to: &GenerationId, towards: Towards, data_at_least: u32, prepared: bool) -> Event {
+            let (part, switch, to) = (Part::Store, RecordId(1), to.clone());
+            self.stores.order(&bot(), Order::Switch { part, switch, to, back: None, towards, data_at_least, prepared });
+            loop {
+                match self.told.recv_timeout(PATIENCE).unwrap() {
+                    // Whoever watches the link has asked.
+                    Event::GenerationSeen { .. } => {}
+                    event => return event,
+                }
+            }
+        }
+
+        fn current(&self) -> Option<String> {
+            let link = std::fs::read_link(self.dir.path().join("releases/bot/current")).ok()?;
+            Some(link.to_str().unwrap().to_owned())
+        }
+
+        /// How often `before_switch` has run.
+        fn runs(&self) -> usize {
+            std::fs::read(self.dir.path().join("ran")).map_or(0, |ran| ran.len())
+        }
+    }
+
+    const RUNS: &str = "before_switch = [\"sh\", \"-c\", \"printf x >> @ran\"]\n";
+
+    #[track_caller]
+    fn switched(event: Event) -> Option<SwitchError> {
+        match event {
+            Event::GenerationSwitched { error, .. } => error,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_says_something_is_switched_to_by_the_second_order() {
+        let place = Place::new();
+        let new = place.release(&format!("data_format = 2\nmin_rollback = 1\n{RUNS}"));
+        let said = Data { format: 2, min_rollback: 1, undoes: false, snapshot: None };
+        let prepared = place.switch(&new, Towards::New, 2, false);
+        assert!(matches!(&prepared, Event::GenerationPrepared { data, .. } if *data == said), "{prepared:?}");
+        assert_eq!((place.current(), place.runs()), (None, 1));
+        assert_eq!(switched(place.switch(&new, Towards::New, 2, true)), None);
+        assert_eq!((place.current(), place.runs()), (Some(new.to_string()), 1));
+        assert_eq!(place.look(), (Seen::Current(Some(new.clone())), said));
+        // On the way back it is not asked.
+        assert_eq!(switched(place.switch(&new, Towards::Back, 0, false)), None);
+        assert_eq!(place.runs(), 1);
+    }
+
+    #[test]
+    fn what_leaves_nothing_to_record_is_switched_to_by_the_first_order() {
+        let place = Place::new();
+        let [silent, runs] = ["", RUNS].map(|notes| place.release(notes));
+        assert_eq!(switched(place.switch(&silent, Towards::New, 0, false)), None);
+        assert_eq!((place.current(), place.runs()), (Some(silent.to_string()), 0));
+        assert_eq!(switched(place.switch(&runs, Towards::New, 0, false)), None);
+        assert_eq!((place.current(), place.runs()), (Some(runs.to_string()), 1));
+    }
+
+    #[test]
+    fn what_cannot_read_the_data_is_not_asked_and_not_switched_to() {
+        let place = Place::new();
+        let old = place.release(&format!("data_format = 1\n{RUNS}"));
+        for (towards, prepared) in [(Towards::New, false), (Towards::New, true), (Towards::Back, false)] {
+            let refused = switched(place.switch(&old, towards, 2, prepared));
+            assert_eq!(refused, Some(SwitchError::DataMovedOn { format: 1, at_least: 2 }), "{towards:?}");
+        }
+        assert_eq!((place.current(), place.runs()), (None, 0));
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_used_is_no_reason_not_to_see_what_is_switched_to() {
+        use std::os::unix::fs::PermissionsExt;
+        let place = Place::new();
+        let id = place.release("data_format = 2\n");
+        assert_eq!(switched(place.switch(&id, Towards::New, 0, true)), None);
+        let dir: &Path = &place.dir.path().join("releases/bot").join(id.as_str());
+        std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let file = dir.join("hale-release.toml");
+        std::fs::remove_file(&file).unwrap();
+        std::fs::write(&file, "data_format = \"2\"\n").unwrap();
+        let seen = std::iter::repeat_with(|| place.look()).find(|(_, data)| data.is_silent());
+        assert_eq!(seen, Some((Seen::Current(Some(id.clone())), Data::default())));
+        let damaged = switched(place.switch(&id, Towards::New, 0, false));
+        assert!(matches!(damaged, Some(SwitchError::Unusable { .. })), "it is not what its id says: {damaged:?}");
+        // Of a path of Nix it is what was built.
+        let refused = failed(StoreError::Notes("hale-release.toml is refused".into()));
+        assert_eq!(refused, SwitchError::Hook { error: "hale-release.toml is refused".into() });
+    }
+
+    #[test]
+    fn who_waits_for_a_program_is_no_thread_of_the_stores() {
+        let place = Place::new();
+        // Until the one that has opened it is through.
+        while place.stores.table().threads > 0 {
+            std::thread::yield_now();
+        }
+        place.stores.table().threads = 1;
+        let aside = place.stores.step_aside();
+        assert_eq!(place.stores.table().threads, 0);
+        drop(aside);
+        assert_eq!(place.stores.table().threads, 1);
+    }
+}
