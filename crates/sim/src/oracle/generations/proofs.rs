@@ -107,7 +107,10 @@ impl Tellings {
                 order: Order::Probe { probe, check, policy, .. },
                 ..
             }) => {
-                self.probes.insert((service.clone(), *probe), policy.checks[*check].name.clone());
+                let check = &policy.checks[*check].name;
+                // What the one before says when it was given up counts neither way.
+                self.probes.retain(|(of, _), its| of != service || its != check);
+                self.probes.insert((service.clone(), *probe), check.clone());
             }
             Seen::Event(Event::Executed { service, epoch }) => self.set_runs(service, *epoch, true),
             Seen::Event(Event::Exited { service, epoch, .. } | Event::SpawnFailed { service, epoch, .. }) => {
@@ -298,7 +301,10 @@ impl Oracle for RolledBack {
         let current = self.models.get(name).and_then(|model| model.current.as_ref());
         match current {
             Some(current) if self.tellings.holds(name, current, &BTreeSet::new()) => Ok(()),
-            Some(current) => Err(format!("{name}: called rolled back to {current}, which is not seen to work")),
+            Some(current) => {
+                let told = self.tellings.told.get(name);
+                Err(format!("{name}: called rolled back to {current}, which is not seen to work: {told:?}"))
+            }
             None => Err(format!("{name}: called rolled back to nothing")),
         }
     }
