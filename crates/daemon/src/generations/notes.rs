@@ -46,7 +46,8 @@ pub(super) fn read_linked(root: &Path, store_dir: &Path) -> Result<ReleaseFile, 
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
             return Ok(ReleaseFile::default());
         }
-        other => drop(other.map_err(failed)?),
+        Err(error) => return Err(failed(error)),
+        Ok(_) => {}
     }
     let real = match path.canonicalize() {
         Err(error) if error.kind() == ErrorKind::NotFound => return Err(refused("is a symbolic link to nothing")),
