@@ -260,7 +260,14 @@ impl Scene {
                     boot_id: String::new(),
                 };
                 let stage = Stage::Probation { held: Held::default() };
-                known.switch = Some(Switch { id: RecordId(1), intent, stage, data: Data::default(), is_undone: false });
+                known.switch = Some(Switch {
+                    id: RecordId(1),
+                    intent,
+                    stage,
+                    data: Data::default(),
+                    undoes: None,
+                    is_undone: false,
+                });
             }
             let at = Now::default();
             reports.insert(

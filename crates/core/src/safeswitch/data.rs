@@ -1,5 +1,6 @@
 //! What a generation says of its service's data: nothing runs on data that is too new for it.
 
+use crate::ids::GenerationId;
 use alloc::string::String;
 use serde::{Deserialize, Serialize};
 
@@ -28,6 +29,19 @@ pub struct Format {
     /// See [`Data::min_rollback`].
     #[serde(default)]
     pub min_rollback: u32,
+}
+
+/// What a generation did to the data, and its `after_rollback` undoes as long as it has not proved itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Undoable {
+    /// Which generation.
+    pub of: GenerationId,
+    /// See [`Data::snapshot`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<String>,
+    /// The oldest format of data that could be switched to before it.
+    #[serde(default)]
+    pub data_at_least: u32,
 }
 
 impl Data {

@@ -9,7 +9,7 @@ mod part;
 pub mod switch;
 pub mod words;
 
-pub use data::{Data, Format};
+pub use data::{Data, Format, Undoable};
 pub use held::{Held, MARKS};
 pub use part::{Part, Parts};
 pub use switch::{Aim, End, Intent, Stage, Switch};
@@ -143,13 +143,15 @@ pub struct Generations {
     /// The oldest format of data that can read what those that ran have left: nothing of an older one is switched to.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub data_at_least: u32,
+    /// What the current one did to the data and can be undone, where it is held and not proved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub undoable: Option<Undoable>,
     /// What those that are known say of the data, where they say something.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub formats: BTreeMap<GenerationId, Format>,
 }
 
-// As serde wants it.
-#[allow(clippy::trivially_copy_pass_by_ref)]
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde wants it")]
 fn is_zero(number: &u32) -> bool {
     *number == 0
 }
@@ -323,10 +325,12 @@ impl Generations {
             Move::Unseen { .. } => self.is_known = true,
             Move::Intended { intent } => match intent.aim {
                 Aim::Deploy { .. } | Aim::Return { .. } => {
+                    self.undo_with_switch();
                     self.elsewhere = false;
                     self.taken_back = None;
                 }
                 Aim::TakeBack { .. } => {
+                    self.undo_with_switch();
                     self.taken_back_wall_us.retain(|&at| at > wall_us - DAY_US);
                     self.taken_back_wall_us.push(wall_us);
                 }
@@ -389,7 +393,7 @@ impl Generations {
             // What it says of the data is so, whatever led to it.
             Move::Prepared { switch, data } => {
                 if let Some(it) = self.switch.as_mut().filter(|it| it.id == *switch) {
-                    it.data = data.clone();
+                    it.learn(data);
                     let id = it.intent.to.clone();
                     self.learn(&id, data);
                 }
@@ -421,6 +425,7 @@ impl Generations {
         if self.current != current {
             self.current = current;
             self.taken_back = None;
+            self.undoable = None;
             self.changed_wall_us = wall_us;
             self.soak = Held::default();
         }
@@ -433,6 +438,13 @@ impl Generations {
         }
     }
 
+    /// What goes back from a change that is held undoes it.
+    fn undo_with_switch(&mut self) {
+        if let Some(switch) = self.switch.as_mut().filter(|switch| !switch.intent.aim.proves()) {
+            switch.undoes = self.undoable.clone();
+        }
+    }
+
     fn format(&self, id: &GenerationId) -> Format {
         self.formats.get(id).copied().unwrap_or_default()
     }
@@ -441,8 +453,8 @@ impl Generations {
     #[must_use]
     pub fn readable_from(&self) -> u32 {
         match &self.switch {
-            Some(switch) if switch.intent.aim.proves() => switch.readable_from(),
-            Some(_) | None => self.data_at_least,
+            Some(switch) => switch.readable_from(),
+            None => self.undoable.as_ref().map_or(self.data_at_least, |undoable| undoable.data_at_least),
         }
     }
 
@@ -456,7 +468,7 @@ impl Generations {
     /// Whether what a switch led to may have changed the data for good.
     fn may_have_moved(&self, switch: &Switch, end: &End) -> bool {
         match end {
-            End::RolledBack { .. } => switch.has_moved_data() && !switch.data.undoes,
+            End::RolledBack { .. } => switch.has_moved_data() && switch.undoes.is_none(),
             // After a loss of power: it may have run and gone back, where what it goes back to can read what it left.
             End::Aborted { why: Reason::Interrupted } if !switch.data.is_silent() => {
                 let from = switch.intent.from.as_ref().map_or(0, |id| self.format(id).format);
@@ -478,6 +490,13 @@ impl Generations {
             let before = if is_there { intent.data_at_least } else { self.data_at_least };
             self.data_at_least = before.max(switch.data.min_rollback);
         }
+        if let (Some(undoes), true) = (&switch.undoes, switch.is_undone) {
+            self.data_at_least = undoes.data_at_least;
+        }
+        self.undoable = match (end, &switch.stage) {
+            (End::Held { .. }, Stage::Probation { .. }) => switch.undoes.clone(),
+            _ => None,
+        };
         if let Some(current) = &self.current {
             // It runs, or will.
             self.data_at_least = self.data_at_least.max(self.format(current).min_rollback);

@@ -1,6 +1,6 @@
 //! The machine of one switch: its stages, and the one door through which they change.
 
-use super::{Data, Held, Move};
+use super::{Data, Held, Move, Undoable};
 use crate::ids::{GenerationId, IncidentId, Name, RecordId};
 use crate::incident::Cause;
 use crate::reason::Reason;
@@ -207,7 +207,10 @@ pub struct Switch {
     /// What it says of the service's data, once that is known.
     #[serde(default, skip_serializing_if = "Data::is_silent")]
     pub data: Data,
-    /// Whether what it did to the data is undone.
+    /// What is undone when it goes back, or by it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub undoes: Option<Undoable>,
+    /// Whether that is done.
     #[serde(default, skip_serializing_if = "core::ops::Not::not")]
     pub is_undone: bool,
 }
@@ -229,8 +232,9 @@ impl Switch {
             Move::Intended { intent } => match before {
                 None => {
                     let stage = Stage::Intended { since: record.at.mono };
-                    let (data, is_undone) = (Data::default(), false);
-                    Ok(Some(Self { id: record.id, intent: (**intent).clone(), stage, data, is_undone }))
+                    let intent = (**intent).clone();
+                    let data = Data::default();
+                    Ok(Some(Self { id: record.id, intent, stage, data, undoes: None, is_undone: false }))
                 }
                 Some(_) => illegal("a second switch"),
             },
@@ -243,7 +247,9 @@ impl Switch {
             Move::Prepared { switch, data } => match of(switch) {
                 Some(it) if it.stage == Stage::Switching && it.data.is_silent() && it.intent.aim.proves() => {
                     let stage = Stage::Prepared { prepared, since: record.at.mono };
-                    Ok(Some(Self { stage, data: data.clone(), ..it.clone() }))
+                    let mut it = Self { stage, ..it.clone() };
+                    it.learn(data);
+                    Ok(Some(it))
                 }
                 _ => illegal("what a generation says of the data"),
             },
@@ -331,11 +337,18 @@ impl Switch {
 }
 
 impl Switch {
-    /// Whether `after_rollback` has to run before anything is started: it is back on what was good, whose data this one has changed.
+    /// What it leads to says this of the data.
+    pub(super) fn learn(&mut self, data: &Data) {
+        let (of, data_at_least) = (self.intent.to.clone(), self.intent.data_at_least);
+        let undoable = Undoable { of, snapshot: data.snapshot.clone(), data_at_least };
+        self.undoes = data.undoes.then_some(undoable);
+        self.data = data.clone();
+    }
+
+    /// Whether `after_rollback` has to run before anything is started: it is on what was good before, whose data were changed since.
     #[must_use]
     pub fn owes_undoing(&self) -> bool {
-        let is_back = self.intent.aim.proves() && matches!(self.stage, Stage::Validating { .. });
-        is_back && self.data.undoes && !self.is_undone
+        matches!(self.stage, Stage::Validating { .. }) && self.undoes.is_some() && !self.is_undone
     }
 
     /// Whether a process of what it leads to may have run, and what that did to the data was not undone.
@@ -349,10 +362,12 @@ impl Switch {
         self.intent.aim.proves() && may_have_run && !self.is_undone
     }
 
-    /// The oldest format of data that it can go back to: what can be undone keeps it from nothing.
+    /// The oldest format of data that it can go back to, or to: what is undone keeps it from nothing.
     pub(super) fn readable_from(&self) -> u32 {
-        let undoes = self.data.undoes || self.is_undone;
-        if undoes { self.intent.data_at_least } else { self.intent.data_at_least.max(self.data.min_rollback) }
+        match &self.undoes {
+            Some(undoes) => undoes.data_at_least,
+            None => self.intent.data_at_least.max(self.data.min_rollback),
+        }
     }
 
     /// Whether what was taken back before is where it goes, or went: that is over once it is there.

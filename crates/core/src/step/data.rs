@@ -5,7 +5,7 @@ use super::Brain;
 use crate::effect::Order;
 use crate::ids::{Name, RecordId};
 use crate::reason::Reason;
-use crate::safeswitch::{Data, End, Move, Part, Stage, Switch};
+use crate::safeswitch::{Data, End, Move, Part, Stage, Switch, Undoable};
 use crate::world::phase::Then;
 use alloc::string::String;
 
@@ -26,8 +26,10 @@ impl Brain<'_> {
     /// Nothing of what was gone back from runs any more: what it did to the data is undone before anything else is started.
     pub(super) fn undo_data(&mut self, name: &Name) {
         let part = Part::Store;
-        let Some(switch) = self.world.services[name].undoing_due() else { return };
-        let (id, of, snapshot) = (switch.id, switch.intent.to.clone(), switch.data.snapshot.clone());
+        let due = self.world.services[name].undoing_due();
+        let Some((id, Undoable { of, snapshot, .. })) = due.and_then(|it| Some((it.id, it.undoes.clone()?))) else {
+            return;
+        };
         let Some(to) = self.generations(name, part).current.clone() else { return };
         if let Some(service) = self.service_mut(name) {
             service.senses.undoing = Some(id);
@@ -66,7 +68,7 @@ mod tests {
     use super::*;
     use crate::effect::Answer;
     use crate::event::{Event, ExitStatus};
-    use crate::policy::Rollback;
+    use crate::policy::{Rollback, ServicePolicy};
     use crate::record::{Body, OperatorOrder};
     use crate::step::bench::{Bench, bot, id, policy};
     use crate::time::Span;
@@ -82,6 +84,12 @@ mod tests {
         let mut bench = Bench::new(policy(), Some("one"));
         bench.data.insert(id("two"), data);
         bench
+    }
+
+    fn asks() -> ServicePolicy {
+        let mut policy = policy();
+        policy.generations.iter_mut().for_each(|generations| generations.rollback = Rollback::Ask);
+        policy
     }
 
     fn ran(bench: &Bench) -> Vec<(&'static str, &str, Option<&str>)> {
@@ -288,14 +296,31 @@ mod tests {
     }
 
     #[test]
+    fn what_is_held_can_be_undone_until_something_else_is_switched_to() {
+        for begins_again in [false, true] {
+            let mut bench = Bench::new(asks(), Some("one"));
+            bench.data.insert(id("two"), moves(true));
+            bench.deploy("two");
+            bench.crash();
+            assert_eq!(bench.ends(), [&End::Held { why: Reason::RollbackAsk }]);
+            assert_eq!((bench.runs(), bench.known().data_at_least), (Some("two"), 2));
+            if begins_again {
+                let mut next = bench.next();
+                next.data.clone_from(&bench.data);
+                next.take(Event::Begin);
+                bench = next;
+            }
+            bench.ran.clear();
+            bench.order(OperatorOrder::Rollback { service: bot(), to: None });
+            assert_eq!(ran(&bench), [("after_rollback", "two", Some("tank/app@7"))]);
+            assert_eq!((bench.runs(), bench.known().data_at_least), (Some("one"), 0));
+            assert_eq!(bench.known().undoable, None);
+        }
+    }
+
+    #[test]
     fn who_gives_the_order_back_is_told_why_not() {
-        let policy = crate::policy::ServicePolicy {
-            generations: policy()
-                .generations
-                .map(|generations| crate::policy::GenerationsPolicy { rollback: Rollback::Ask, ..generations }),
-            ..policy()
-        };
-        let mut bench = Bench::new(policy, Some("one"));
+        let mut bench = Bench::new(asks(), Some("one"));
         bench.data.insert(id("two"), moves(false));
         bench.deploy("two");
         bench.order(OperatorOrder::Rollback { service: bot(), to: None });

@@ -31,7 +31,7 @@ impl Brain<'_> {
             // The clock before this boot was another one.
             match part.switch.as_mut().map(|switch| &mut switch.stage) {
                 Some(Stage::Intended { since } | Stage::Prepared { since, .. } | Stage::Committing { since, .. }) => {
-                    *since = now
+                    *since = now;
                 }
                 Some(
                     Stage::Switching | Stage::Probation { .. } | Stage::GoingBack { .. } | Stage::Validating { .. },
@@ -249,7 +249,10 @@ impl Brain<'_> {
         match stage {
             // It may have run: its way back was not on the disk yet, and what it did to the data is undone first.
             Stage::Prepared { .. } | Stage::Switching | Stage::Probation { .. }
-                if switch.data.undoes && !is_there && (is_where_it_was || seen == intent.back) =>
+                if switch.intent.aim.proves()
+                    && switch.undoes.is_some()
+                    && !is_there
+                    && (is_where_it_was || seen == intent.back) =>
             {
                 if matches!(stage, Stage::Prepared { .. }) {
                     self.moved(name, part, Move::Begun { switch: *id });

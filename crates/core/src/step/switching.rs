@@ -61,7 +61,7 @@ impl Brain<'_> {
         };
         let failed_before = if aim.proves() { self.failing(name) } else { BTreeSet::new() };
         let boot_id = self.world.birth.boot_id.clone();
-        let data_at_least = if insists { 0 } else { known.data_at_least };
+        let data_at_least = if insists { 0 } else { known.readable_from() };
         let intent = Box::new(Intent { aim, from, to, back, failed_before, data_at_least, boot_id });
         let id = self.next_record();
         if !self.moved(name, part, Move::Intended { intent }) {
@@ -147,7 +147,12 @@ impl Brain<'_> {
         let data_at_least = match switch.stage {
             // What it says itself is on record.
             Stage::GoingBack { .. } => 0,
-            _ => intent.data_at_least,
+            Stage::Intended { .. }
+            | Stage::Prepared { .. }
+            | Stage::Switching
+            | Stage::Probation { .. }
+            | Stage::Committing { .. }
+            | Stage::Validating { .. } => intent.data_at_least,
         };
         let prepared = !switch.data.is_silent();
         let order = Order::Switch { part, switch: switch.id, to, back, towards, data_at_least, prepared };

@@ -285,6 +285,7 @@ mod tests {
                 intent,
                 stage: Stage::Probation { held: Held::default() },
                 data: Data::default(),
+                undoes: None,
                 is_undone: false,
             }),
             ..Generations::default()
