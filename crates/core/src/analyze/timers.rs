@@ -45,6 +45,9 @@ impl Service {
     fn part_due(&self, part: Part) -> Option<Monotonic> {
         let policy = self.policy.generations.as_ref().filter(|_| !self.senses.unmatched[part])?;
         let known = &self.known.generations[part];
+        if let Some((_, since)) = self.senses.undone {
+            return Some(since.after(DURABLE_WITHIN));
+        }
         // What was read from the ledger waits for its store alone.
         match known.switch.as_ref().map(|switch| &switch.stage) {
             Some(Stage::Intended { since } | Stage::Prepared { since, .. }) => Some(since.after(DURABLE_WITHIN)),

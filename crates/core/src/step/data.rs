@@ -44,6 +44,7 @@ impl Brain<'_> {
         if self.switch(name, part).filter(owes).is_none() {
             return;
         }
+        let (undone, now) = (self.next_record(), self.now());
         if !self.moved(name, part, Move::Undone { switch: id, error: error.clone() }) {
             return;
         }
@@ -51,7 +52,20 @@ impl Brain<'_> {
             let why = Reason::HookFailed { error };
             self.end_switch(name, part, &End::Held { why: why.clone() });
             self.bring_down(name, Then::Stay { why: why.clone() }, why);
-        } else if let Some(to) = self.generations(name, part).current.clone() {
+        } else if let Some(service) = self.service_mut(name) {
+            service.senses.undone = Some((undone, now));
+            self.world.intended.insert(undone, (name.clone(), part));
+        }
+    }
+
+    /// That its data is undone is on the disk, or will not be: what was good is started.
+    pub(super) fn start_undone(&mut self, name: &Name) {
+        let part = Part::Store;
+        let Some(service) = self.service_mut(name) else { return };
+        if service.senses.undone.take().is_none() {
+            return;
+        }
+        if let Some(to) = self.generations(name, part).current.clone() {
             let until = self.now();
             self.start_switched(name, part, until, Reason::Switched { to });
         }
@@ -154,6 +168,24 @@ mod tests {
         assert!(undone < place(&|body| matches!(body, Body::SpawnIntended { .. })));
         assert!(matches!(bench.ends()[..], [End::RolledBack { .. }]));
         assert_eq!((bench.known().data_at_least, bench.known().formats.len()), (0, 0));
+    }
+
+    #[test]
+    fn that_it_is_undone_is_on_the_disk_before_the_old_one_writes() {
+        for is_told in [false, true] {
+            let mut bench = bench_with(moves(true));
+            bench.deploy("two");
+            bench.durable = false;
+            bench.crash();
+            assert_eq!((ran(&bench).len(), bench.runs()), (2, None));
+            if is_told {
+                bench.take(Event::Durable { up_to: bench.records.last().unwrap().id });
+            } else {
+                // A disk that never takes it keeps nobody down.
+                bench.pass(Span::from_secs(60));
+            }
+            assert_eq!((ran(&bench).len(), bench.runs()), (2, Some("one")));
+        }
     }
 
     #[test]

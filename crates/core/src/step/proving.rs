@@ -44,6 +44,9 @@ impl Brain<'_> {
             return;
         }
         let now = self.now();
+        if self.world.services[name].senses.undone.is_some_and(|(_, since)| since.after(DURABLE_WITHIN) <= now) {
+            return self.start_undone(name);
+        }
         let policy = self.policy(name);
         let Some(policy) = &policy.generations else { return };
         let is_due = |at: Option<Monotonic>| at.is_some_and(|at| at <= now);

@@ -95,6 +95,10 @@ impl Brain<'_> {
     }
 
     fn go_on_durable(&mut self, name: &Name, part: Part, up_to: RecordId) {
+        let undone = self.world.services.get(name).and_then(|service| service.senses.undone);
+        if undone.is_some_and(|(undone, _)| undone <= up_to) {
+            self.start_undone(name);
+        }
         let Some(switch) =
             self.world.services.get(name).and_then(|service| service.known.generations[part].switch.clone())
         else {
@@ -168,6 +172,9 @@ impl Brain<'_> {
             return;
         };
         self.touched.insert(name.clone());
+        if self.world.services[&name].senses.undone.is_some_and(|(undone, _)| undone == record) {
+            return self.start_undone(&name);
+        }
         match switch.stage {
             Stage::Intended { .. } | Stage::Prepared { .. } => self.abort(&name, part, &Reason::NoDurableRecord),
             Stage::Committing { told: false, .. } => {

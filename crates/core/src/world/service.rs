@@ -183,6 +183,9 @@ pub(crate) struct Senses {
     pub(crate) unmatched: Parts<bool>,
     /// The switch whose `after_rollback` the host was told to run.
     pub(crate) undoing: Option<RecordId>,
+    /// The record that its data is undone, while that is not on the disk, and since when: after a loss of power it would be undone once
+    /// more, and with it what was written since.
+    pub(crate) undone: Option<(RecordId, Monotonic)>,
     /// When all that is known of its generations was last written down.
     pub(crate) kept_at: Option<Monotonic>,
 }
@@ -523,7 +526,7 @@ impl Service {
     /// Whether no process may be made before its store has answered.
     pub(crate) fn awaits_store(&self) -> bool {
         let awaits = |known: &Generations| !known.is_known || known.awaits_store();
-        self.parts().any(|part| awaits(&self.known.generations[part]))
+        self.senses.undone.is_some() || self.parts().any(|part| awaits(&self.known.generations[part]))
     }
 
     /// The switch whose `after_rollback` has to run before anything is started, and nobody was told yet. Not before its store was looked
