@@ -611,6 +611,23 @@ mod tests {
     }
 
     #[test]
+    fn what_comes_back_before_it_has_left_knows_its_generations() {
+        let (mut world, _, web) = two();
+        let policy = Arc::new(crate::step::bench::policy());
+        let _ = reload(&mut world, 900, |all| _ = all.services.insert(web.clone(), policy.clone()));
+        let good = crate::safeswitch::Good {
+            id: crate::step::bench::id("good"),
+            grade: crate::safeswitch::Grade::Proven,
+            since_wall_us: 1,
+        };
+        world.services.get_mut(&web).unwrap().known.generations.store.goods.push(good.clone());
+        let _ = reload(&mut world, 1_000, |all| _ = all.services.remove(&web));
+        assert!(world.services.contains_key(&web), "its process has not ended");
+        let _ = reload(&mut world, 1_010, |all| _ = all.services.insert(web.clone(), policy.clone()));
+        assert_eq!(world.services[&web].known.generations.store.goods, [good]);
+    }
+
+    #[test]
     fn nobody_orders_what_leaves_and_what_comes_back_meanwhile_is_started_when_its_end_is_over() {
         let (mut world, bot, web) = two();
         let _ = reload(&mut world, 1_000, |policy| _ = policy.services.remove(&web));

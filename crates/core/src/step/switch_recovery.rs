@@ -23,7 +23,10 @@ impl Brain<'_> {
             return;
         }
         let now = self.now();
-        let mut known = self.world.birth.generations.get(name).cloned().unwrap_or_default();
+        // One that was removed and comes back before it has left knows them itself.
+        let own = &self.known(name).generations;
+        let in_ledger = self.world.birth.generations.get(name).filter(|_| *own == Parts::default());
+        let mut known = in_ledger.unwrap_or(own).clone();
         for part in known.each_mut() {
             // Somebody may have switched since.
             part.is_known = false;

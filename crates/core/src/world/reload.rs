@@ -57,10 +57,8 @@ impl World {
     /// Forgets a service that has left.
     pub(crate) fn forget(&mut self, name: &Name) {
         let Some(service) = self.services.remove(name) else { return };
-        // Whoever brings it back has its releases still.
-        self.birth.generations.insert(name.clone(), service.known.generations.clone());
         self.birth.last_epoch = self.birth.last_epoch.max(service.known.last_epoch);
-        // A reload may bring it back, and what failed has failed.
+        // A reload may bring it back: it has its releases still, and what failed has failed.
         self.birth.generations.insert(name.clone(), service.known.generations);
         self.leaving.remove(name);
         self.outdated.remove(name);
