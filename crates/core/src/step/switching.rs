@@ -296,7 +296,9 @@ impl Brain<'_> {
         match self.phase(name) {
             Phase::Stopping { then: Then::Stay { .. }, .. } => {}
             // A deploy starts what is stopped, unless it was stopped after that.
-            Phase::Stopped { .. } if switch.is_some() && known.stopped_in[part] == switch => {}
+            Phase::Stopped { .. } if switch.is_some() && known.stopped_in[part] == switch => {
+                self.tell_those_who_wait_for_a_switch(name, &format!("{name} was stopped meanwhile"));
+            }
             Phase::Stopped { .. }
             | Phase::Down
             | Phase::Blocked { .. }
@@ -450,7 +452,17 @@ impl Brain<'_> {
         let parts: Vec<Part> = self.world.services[name].parts().collect();
         for part in parts {
             let Some(switch) = self.switch(name, part) else { continue };
-            let (id, to) = (switch.id, switch.intent.to.clone());
+            let current = self.generations(name, part).current.as_ref();
+            let to = match &switch.stage {
+                Stage::GoingBack { to, .. } => to,
+                Stage::Validating { .. } => current.unwrap_or(&switch.intent.to),
+                Stage::Intended { .. }
+                | Stage::Prepared { .. }
+                | Stage::Switching
+                | Stage::Probation { .. }
+                | Stage::Committing { .. } => &switch.intent.to,
+            };
+            let id = switch.id;
             let text = format!("{because}; what is switched to ({}) has to show then that it works", to.short());
             self.tell_waiters(name, Wanted::Switched(id), |_| Answer::Failed { text: text.clone() });
         }
@@ -1018,10 +1030,15 @@ mod tests {
         bench.slow = true;
         bench.deploy("three");
         bench.order(OperatorOrder::Stop { service: bot() });
+        bench.answers.clear();
         bench.switched();
         assert_eq!((bench.runs(), bench.known().current.clone()), (None, Some(id("three"))));
+        bench.slow = false;
+        bench.order(OperatorOrder::Rollback { service: bot(), to: None });
+        assert!(matches!(&bench.answers[..], [Answer::Failed { text }] if text.contains("two")), "{:?}", bench.answers);
+        assert_eq!((bench.runs(), bench.known().current.clone()), (None, Some(id("two"))));
         bench.order(OperatorOrder::Start { service: bot() });
-        assert_eq!(bench.runs(), Some("three"));
+        assert_eq!(bench.runs(), Some("two"));
     }
 
     #[test]
