@@ -150,6 +150,8 @@ impl Brain<'_> {
                 if *executed {
                     self.executed(name, epoch);
                 }
+                // Nobody knows of what it is: what has to prove itself, or to be validated, does so in a process that is known.
+                self.start_what_was_switched(name);
             }
             Life::Ended { status, memory, .. } => self.exited(name, epoch, *status, found.tree_empty, *memory),
             Life::NotMade { failure } => self.spawn_failed(name, epoch, failure.clone()),

@@ -368,10 +368,12 @@ impl Service {
                     let counters = &mut self.known.counters;
                     counters.held_tries = counters.held_tries.map(|tries| tries.saturating_add(1));
                     self.known.oom = None;
+                    // Of what is switched to, unless that is not the end of it: then it may as well be of what was there before.
+                    let of = |known: &Generations| known.current.clone().filter(|_| known.switch.is_none());
+                    let Parts { store, files } = &self.known.generations;
+                    self.known.runs = Parts { store: of(store), files: of(files) };
                 }
                 self.known.last_epoch = *epoch;
-                let Parts { store, files } = &self.known.generations;
-                self.known.runs = Parts { store: store.current.clone(), files: files.current.clone() };
                 self.known.process = Some(process.clone());
                 self.known.blocked = None;
                 self.known.stalled = None;
