@@ -146,6 +146,9 @@ pub struct Generations {
     /// What the current one did to the data and can be undone, where it is held and not proved.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub undoable: Option<Undoable>,
+    /// An `after_rollback` failed: why nobody knows what the data are, until somebody starts or switches it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unknown_data: Option<Reason>,
     /// What those that are known say of the data, where they say something.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub formats: BTreeMap<GenerationId, Format>,
@@ -325,12 +328,12 @@ impl Generations {
             Move::Unseen { .. } => self.is_known = true,
             Move::Intended { intent } => match intent.aim {
                 Aim::Deploy { .. } | Aim::Return { .. } => {
+                    self.unknown_data = None;
                     self.undo_with_switch();
                     self.elsewhere = false;
                     self.taken_back = None;
                 }
                 Aim::TakeBack { .. } => {
-                    self.undo_with_switch();
                     self.taken_back_wall_us.retain(|&at| at > wall_us - DAY_US);
                     self.taken_back_wall_us.push(wall_us);
                 }
@@ -366,8 +369,8 @@ impl Generations {
             | Move::Marked { .. }
             | Move::Proved { .. }
             | Move::Promoting { .. }
-            | Move::GoesBack { .. }
-            | Move::Undone { .. } => {}
+            | Move::GoesBack { .. } => {}
+            Move::Undone { error, .. } => self.unknown_data = error.clone().map(|error| Reason::HookFailed { error }),
         }
         Ok(())
     }
@@ -398,13 +401,13 @@ impl Generations {
                     self.learn(&id, data);
                 }
             }
-            Move::Undone { switch, error: None } => {
+            Move::Undone { switch, error } => {
                 if let Some(it) = self.switch.as_mut().filter(|it| it.id == *switch) {
-                    it.is_undone = true;
+                    it.is_undone = error.is_none();
                 }
+                self.unknown_data = error.clone().map(|error| Reason::HookFailed { error });
             }
             Move::Begun { .. }
-            | Move::Undone { .. }
             | Move::Switched { .. }
             | Move::Marked { .. }
             | Move::Proved { .. }
@@ -438,9 +441,9 @@ impl Generations {
         }
     }
 
-    /// What goes back from a change that is held undoes it.
+    /// Who orders to go back from a change that is held undoes it. The ladder does not: what came since is not its to lose.
     fn undo_with_switch(&mut self) {
-        if let Some(switch) = self.switch.as_mut().filter(|switch| !switch.intent.aim.proves()) {
+        if let Some(switch) = self.switch.as_mut().filter(|switch| matches!(switch.intent.aim, Aim::Return { .. })) {
             switch.undoes = self.undoable.clone();
         }
     }
@@ -449,19 +452,34 @@ impl Generations {
         self.formats.get(id).copied().unwrap_or_default()
     }
 
-    /// The oldest format of data that can be switched to now.
+    /// The oldest format of data that what is switched to now must read.
+    fn readable_from(&self) -> u32 {
+        self.switch.as_ref().map_or(self.data_at_least, Switch::readable_from)
+    }
+
+    /// The same for a way back that somebody orders: it undoes what a change that is held did to the data.
     #[must_use]
-    pub fn readable_from(&self) -> u32 {
-        match &self.switch {
-            Some(switch) => switch.readable_from(),
-            None => self.undoable.as_ref().map_or(self.data_at_least, |undoable| undoable.data_at_least),
+    pub fn readable_from_by_order(&self) -> u32 {
+        match (&self.switch, &self.undoable) {
+            (None, Some(undoable)) => undoable.data_at_least,
+            (Some(_), _) | (None, None) => self.readable_from(),
         }
     }
 
     /// Why the data keeps this one from being gone back to, if it does.
     #[must_use]
     pub fn moved_on(&self, id: &GenerationId) -> Option<Reason> {
-        let (Format { format, .. }, at_least) = (self.format(id), self.readable_from());
+        self.unreadable(id, self.readable_from())
+    }
+
+    /// The same where somebody orders it.
+    #[must_use]
+    pub fn moved_on_by_order(&self, id: &GenerationId) -> Option<Reason> {
+        self.unreadable(id, self.readable_from_by_order())
+    }
+
+    fn unreadable(&self, id: &GenerationId, at_least: u32) -> Option<Reason> {
+        let Format { format, .. } = self.format(id);
         (format < at_least).then(|| Reason::DataMovedOn { generation: id.clone(), format, at_least })
     }
 
@@ -493,10 +511,15 @@ impl Generations {
         if let (Some(undoes), true) = (&switch.undoes, switch.is_undone) {
             self.data_at_least = undoes.data_at_least;
         }
-        self.undoable = match (end, &switch.stage) {
-            (End::Held { .. }, Stage::Probation { .. }) => switch.undoes.clone(),
-            _ => None,
-        };
+        let is_there = self.current.as_ref() == Some(&intent.to) && intent.aim.proves();
+        match (end, &switch.stage) {
+            (End::Committed, _) => self.undoable = None,
+            (End::Held { .. }, Stage::Probation { .. } | Stage::GoingBack { .. }) if is_there => {
+                self.undoable.clone_from(&switch.undoes);
+            }
+            // What was held before, and still is.
+            _ => {}
+        }
         if let Some(current) = &self.current {
             // It runs, or will.
             self.data_at_least = self.data_at_least.max(self.format(current).min_rollback);
@@ -553,6 +576,9 @@ impl Generations {
             self.failed();
         } else if *body == Body::CountersForgotten {
             self.is_well();
+        } else if let Body::SpawnIntended { .. } = body {
+            // Somebody has ordered that.
+            self.unknown_data = None;
         }
     }
 
@@ -614,17 +640,24 @@ impl Generations {
     /// The newest good one older than the current one: where a change is taken back to.
     #[must_use]
     pub fn older_good(&self, wall_us: i64) -> Option<&Good> {
-        let at = self.goods.iter().position(|good| Some(&good.id) == self.current.as_ref());
-        let older = &self.goods[at.map_or(0, |at| at + 1)..];
-        older.iter().find(|good| self.bad(&good.id, wall_us).is_none() && self.moved_on(&good.id).is_none())
+        self.older(wall_us).find(|good| self.moved_on(&good.id).is_none())
+    }
+
+    /// The same where somebody orders it.
+    #[must_use]
+    pub fn older_good_by_order(&self, wall_us: i64) -> Option<&Good> {
+        self.older(wall_us).find(|good| self.moved_on_by_order(&good.id).is_none())
     }
 
     /// Why the data keeps the service from going back at all, if nothing else does.
     #[must_use]
     pub fn older_moved_on(&self, wall_us: i64) -> Option<Reason> {
+        self.older(wall_us).find_map(|good| self.moved_on(&good.id))
+    }
+
+    fn older(&self, wall_us: i64) -> impl Iterator<Item = &Good> {
         let at = self.goods.iter().position(|good| Some(&good.id) == self.current.as_ref());
-        let older = &self.goods[at.map_or(0, |at| at + 1)..];
-        older.iter().find(|good| self.bad(&good.id, wall_us).is_none()).and_then(|good| self.moved_on(&good.id))
+        self.goods[at.map_or(0, |at| at + 1)..].iter().filter(move |good| self.bad(&good.id, wall_us).is_none())
     }
 
     /// How often the ladder took something back within the last day.

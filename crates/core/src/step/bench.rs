@@ -61,6 +61,8 @@ pub(super) struct Bench {
     /// The store takes its time to switch.
     pub(super) slow: bool,
     pub(super) waiting: Vec<Effect>,
+    /// It knows what the data takes, and refuses what cannot read that.
+    pub(super) refuses_old_data: bool,
     /// Its processes do not end when they are told to.
     pub(super) holds_on: bool,
     /// Nobody is told of the end of an `after_rollback`.
@@ -97,6 +99,7 @@ impl Bench {
             retained: Vec::new(),
             slow: false,
             waiting: Vec::new(),
+            refuses_old_data: false,
             holds_on: false,
             deaf_hooks: false,
             data: BTreeMap::new(),
@@ -155,6 +158,13 @@ impl Bench {
                 if !self.deaf_hooks {
                     events.push(Event::DataUndone { service: bot(), part: Part::Store, switch, error });
                 }
+            } else if let Order::Switch { switch, ref to, data_at_least, .. } = effect.order
+                && self.refuses_old_data
+                && self.data.get(to).map_or(0, |data| data.format) < data_at_least
+            {
+                let format = self.data.get(to).map_or(0, |data| data.format);
+                let error = Some(SwitchError::DataMovedOn { format, at_least: data_at_least });
+                events.push(Event::GenerationSwitched { service: bot(), part: Part::Store, switch, error, seen });
             } else if let Order::Switch { switch, ref to, towards: Towards::New, prepared: false, .. } = effect.order
                 && let Some(data) = self.data.get(to).cloned()
             {

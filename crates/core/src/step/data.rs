@@ -87,6 +87,7 @@ mod tests {
     use crate::step::bench::{Bench, bot, id, policy};
     use crate::time::Span;
     use crate::world::phase::Phase;
+    use alloc::vec;
     use alloc::vec::Vec;
 
     /// Reads and leaves data of format 2, which `one` cannot read; undone or not.
@@ -213,8 +214,14 @@ mod tests {
         assert!(matches!(&known.phase, Phase::Stopped { why: Reason::HookFailed { .. } }), "{:?}", known.phase);
         bench.pass(Span::from_secs(3_600));
         assert_eq!(bench.spawned.len(), before);
-        bench.order(OperatorOrder::Start { service: bot() });
-        assert_eq!(bench.runs(), Some("one"));
+        let mut next = bench.next();
+        next.data.clone_from(&bench.data);
+        next.take(Event::Begin);
+        assert_eq!(next.runs(), None, "nor by the next Hale");
+        for mut bench in [bench, next] {
+            bench.order(OperatorOrder::Start { service: bot() });
+            assert_eq!((bench.runs(), bench.known().unknown_data.clone()), (Some("one"), None));
+        }
     }
 
     #[test]
@@ -314,6 +321,86 @@ mod tests {
                 "what is undone is undone on probation"
             );
         }
+    }
+
+    /// `two` is held, has moved the data, and can be undone.
+    fn held() -> Bench {
+        let mut bench = Bench::new(asks(), Some("one"));
+        bench.data.insert(id("two"), moves(true));
+        bench.deploy("two");
+        bench.crash();
+        assert_eq!((bench.runs(), bench.known().data_at_least), (Some("two"), 2));
+        bench.answers.clear();
+        bench.ran.clear();
+        bench
+    }
+
+    #[test]
+    fn what_is_deployed_over_what_is_held_has_to_read_what_that_left() {
+        let mut bench = held();
+        bench.refuses_old_data = true;
+        bench.deploy("one");
+        assert_eq!((refusals(&bench), bench.runs()), (vec![moved_on()], Some("two")));
+        bench.data.insert(id("three"), Data { format: 2, min_rollback: 2, ..Data::default() });
+        bench.deploy("three");
+        bench.crash();
+        assert_eq!(bench.runs(), Some("three"), "there is nothing that could read the data, and no reason to stop");
+        assert!(ran(&bench).iter().all(|(hook, ..)| *hook == "before_switch"));
+    }
+
+    #[test]
+    fn what_was_tried_in_vain_leaves_what_can_be_undone() {
+        let mut bench = held();
+        bench.data.insert(id("three"), moves(true));
+        bench.hooks_fail.insert(id("three"));
+        bench.deploy("three");
+        assert_eq!(bench.runs(), Some("two"));
+        bench.order(OperatorOrder::Rollback { service: bot(), to: None });
+        assert_eq!(ran(&bench).last(), Some(&("after_rollback", "two", Some("tank/app@7"))));
+        assert_eq!(bench.runs(), Some("one"));
+    }
+
+    #[test]
+    fn the_ladder_does_not_undo_what_was_served_since() {
+        let mut bench = held();
+        bench.world.services.get_mut(&bot()).unwrap().policy = alloc::sync::Arc::new(crate::step::bench::policy());
+        for _ in 0..6 {
+            bench.pass(Span::from_secs(3));
+            if bench.runs().is_some() {
+                bench.crash();
+            }
+        }
+        assert_eq!((ran(&bench).len(), bench.current.clone()), (0, Some(id("two"))));
+    }
+
+    #[test]
+    fn who_rolls_back_what_was_stopped_meanwhile_is_answered_and_can_deploy() {
+        let mut bench = bench_with(moves(true));
+        bench.slow = true;
+        bench.deploy("two");
+        bench.order(OperatorOrder::Stop { service: bot() });
+        bench.slow = false;
+        bench.switched();
+        bench.answers.clear();
+        bench.order(OperatorOrder::Rollback { service: bot(), to: None });
+        assert_eq!((bench.answers.len(), bench.runs(), bench.current.clone()), (1, None, Some(id("one"))));
+        bench.deploy("three");
+        assert_eq!(bench.runs(), Some("three"));
+    }
+
+    #[test]
+    fn what_somebody_else_switches_to_during_before_switch_is_not_replaced() {
+        let mut bench = bench_with(moves(true));
+        bench.durable = false;
+        bench.deploy("two");
+        for _ in 0..2 {
+            bench.take(Event::Durable { up_to: bench.records.last().unwrap().id });
+        }
+        assert!(matches!(bench.known().switch.as_ref().unwrap().stage, Stage::Prepared { .. }));
+        bench.durable = true;
+        bench.outside("theirs");
+        assert_eq!(bench.current, Some(id("theirs")));
+        assert!(matches!(bench.ends()[..], [End::Aborted { why: Reason::Superseded { .. } }]), "{:?}", bench.ends());
     }
 
     #[test]

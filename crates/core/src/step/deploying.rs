@@ -65,6 +65,10 @@ impl Brain<'_> {
             let text = format!("{name} runs {} already", to.short());
             return self.reply(request, Answer::Done { text });
         }
+        // What is running has nothing that it could go back to: a failure would stop it.
+        if !force && known.goods.is_empty() && known.current.is_none() && self.phase(name).run().is_some() {
+            return self.refuse_switch(request, what(), Reason::NoOlderGood);
+        }
         if known.bad(&to, wall_us).is_some() {
             let why = Reason::Ordered { actor: actor.clone() };
             self.moved(name, part, Move::Cleared { generation: to.clone(), why });
@@ -113,11 +117,11 @@ impl Brain<'_> {
                 let text = format!("{name} is switched to {} already", to.short());
                 return self.reply(request, Answer::Done { text });
             }
-            Some(to) => match known.moved_on(&to) {
+            Some(to) => match known.moved_on_by_order(&to) {
                 Some(reason) => return self.refuse_switch(request, what(), reason),
                 None => to,
             },
-            None => match known.older_good(self.at.wall_us) {
+            None => match known.older_good_by_order(self.at.wall_us) {
                 Some(good) => good.id.clone(),
                 None => {
                     let reason = known.older_moved_on(self.at.wall_us).unwrap_or(Reason::NoOlderGood);
@@ -135,9 +139,10 @@ impl Brain<'_> {
     /// Whether what is switched to waits for a process that nobody is about to start, and would never prove itself: that must not
     /// keep an operator from anything.
     fn only_waits(&self, name: &Name, part: Part) -> bool {
-        let is_on_probation =
-            self.switch(name, part).is_some_and(|switch| matches!(switch.stage, Stage::Probation { .. }));
-        is_on_probation
+        let waits_for_process = self
+            .switch(name, part)
+            .is_some_and(|switch| matches!(switch.stage, Stage::Probation { .. } | Stage::Validating { .. }));
+        waits_for_process
             && match self.phase(name) {
                 Phase::Stopped { .. } | Phase::Down | Phase::Blocked { .. } | Phase::Held { .. } => true,
                 Phase::Starting { .. } | Phase::Running { .. } => !self.runs_current(name, part),
@@ -150,7 +155,9 @@ impl Brain<'_> {
     fn supersede_what_waits(&mut self, name: &Name, part: Part, by: &GenerationId) {
         if self.only_waits(name, part) {
             let why = Reason::Superseded { by: Some(by.clone()) };
-            self.end_switch(name, part, &End::Aborted { why });
+            let is_back =
+                self.switch(name, part).is_some_and(|switch| matches!(switch.stage, Stage::Validating { .. }));
+            self.end_switch(name, part, &if is_back { End::Held { why } } else { End::Aborted { why } });
         }
     }
 
@@ -161,7 +168,7 @@ impl Brain<'_> {
             let known = self.generations(name, *part);
             match to {
                 Some(to) => known.good(to).is_some(),
-                None => known.on_probation().is_some() || known.older_good(self.at.wall_us).is_some(),
+                None => known.on_probation().is_some() || known.older_good_by_order(self.at.wall_us).is_some(),
             }
         };
         newest_first.into_iter().find(has).unwrap_or(Part::Store)

@@ -180,6 +180,10 @@ impl Brain<'_> {
             Stage::Probation { .. } => {
                 if let Some(check) = self.failed_before(name, &switch, finding) {
                     self.end_switch(name, part, &End::Held { why: Reason::FailsAsBefore { check } });
+                } else if let (None, Some(why)) =
+                    (&switch.intent.back, self.generations(name, part).older_moved_on(self.at.wall_us))
+                {
+                    self.end_switch(name, part, &End::Held { why });
                 } else if switch.intent.back.is_none() && matches!(switch.intent.aim, Aim::Deploy { .. }) {
                     self.stop_without_way_back(name, part, finding);
                     return true;

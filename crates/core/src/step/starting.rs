@@ -46,6 +46,12 @@ impl Brain<'_> {
             self.world.admission.leave(name);
             return;
         }
+        // Nothing is started on data that nobody knows, but by order.
+        if let Some(unknown) = self.known(name).generations.store.unknown_data.clone()
+            && !matches!(why, Reason::Ordered { .. })
+        {
+            return self.stay_stopped(name, unknown);
+        }
         if self.world.services[name].awaits_store() {
             self.undo_data(name);
             // What it would run is known when the store has answered, and that wakes it.

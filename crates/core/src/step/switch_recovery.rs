@@ -321,11 +321,14 @@ impl Brain<'_> {
         }
         match known.switch.as_ref().map(|switch| &switch.stage) {
             None => self.outside(name, part, seen, data),
-            Some(Stage::Probation { .. } | Stage::Committing { .. } | Stage::Validating { .. }) => {
+            // The store was told nothing of a switch that is prepared yet.
+            Some(
+                Stage::Prepared { .. } | Stage::Probation { .. } | Stage::Committing { .. } | Stage::Validating { .. },
+            ) => {
                 self.superseded(name, part, seen, data);
             }
             // The store's own answer comes.
-            Some(Stage::Intended { .. } | Stage::Prepared { .. } | Stage::Switching | Stage::GoingBack { .. }) => {}
+            Some(Stage::Intended { .. } | Stage::Switching | Stage::GoingBack { .. }) => {}
         }
     }
 

@@ -61,7 +61,11 @@ impl Brain<'_> {
         };
         let failed_before = if aim.proves() { self.failing(name) } else { BTreeSet::new() };
         let boot_id = self.world.birth.boot_id.clone();
-        let data_at_least = if insists { 0 } else { known.readable_from() };
+        let data_at_least = match aim {
+            _ if insists => 0,
+            Aim::Return { .. } => known.readable_from_by_order(),
+            Aim::Deploy { .. } | Aim::Outside | Aim::TakeBack { .. } | Aim::PutBack { .. } => known.data_at_least,
+        };
         let intent = Box::new(Intent { aim, from, to, back, failed_before, data_at_least, boot_id });
         let id = self.next_record();
         if !self.moved(name, part, Move::Intended { intent }) {
@@ -272,10 +276,15 @@ impl Brain<'_> {
         // What failed before was something else.
         self.record(name, Body::CountersForgotten);
         let until = self.now();
+        let is_stopped = matches!(self.phase(name), Phase::Stopped { .. });
+        let was_stopped_since = is_stopped && self.known(name).stopped_in[part] == Some(switch.id);
         if switch.is_put_back() {
             let why =
                 if let Stage::GoingBack { why, .. } = &switch.stage { why.clone() } else { Reason::CauseElsewhere };
             self.end_switch(name, part, &End::Environmental { why });
+            if was_stopped_since {
+                return;
+            }
         }
         self.start_switched(name, part, until, Reason::Switched { to });
         if self.known(name).healthy && self.validated(name) {
@@ -404,7 +413,8 @@ impl Brain<'_> {
         }
         // What somebody else did meanwhile was taken for this switch.
         self.look_at_store(name, part);
-        if by_ladder {
+        let stays = matches!(self.phase(name), Phase::Stopped { .. } | Phase::Stopping { then: Then::Stay { .. }, .. });
+        if by_ladder && !stays {
             let cause = self.known(name).incident.map_or(Cause::Exit, |open| open.cause);
             self.decide_again(name, cause, (!further).then_some(why));
         } else {
@@ -544,6 +554,12 @@ fn end_words(name: &Name, switch: &Switch, end: &End, current: Option<&Generatio
                 | Reason::HookFailed { .. }),
         } => Answer::Refused(Refusal { what: format!("order: switch {name} to {to}"), reason: why.clone() }),
         End::Aborted { why } => Answer::Failed { text: format!("{name} was not switched to {to}: {why}") },
+        End::Held { why: why @ Reason::HookFailed { .. } } => Answer::Failed {
+            text: format!(
+                "{name} was switched back from {to} to {now} and is stopped, since nobody knows what its data are: {why}; \
+                 `hale start {name}` starts it"
+            ),
+        },
         End::Held { why } => Answer::Failed {
             text: format!("{name} stays on what it is switched to, which is not known to be good: {why}"),
         },

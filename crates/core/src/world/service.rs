@@ -322,6 +322,8 @@ impl Service {
         match &record.body {
             Body::SpawnIntended { epoch, generation, files, .. } => {
                 self.known.runs = Parts { store: generation.clone(), files: files.clone() };
+                // Somebody has ordered that.
+                self.known.generations.store.unknown_data = None;
                 self.known.restarts += u64::from(self.known.was_started());
                 self.known.last_epoch = *epoch;
                 self.known.blocked = None;
@@ -528,7 +530,8 @@ impl Service {
     /// Whether no process may be made before its store has answered.
     pub(crate) fn awaits_store(&self) -> bool {
         let awaits = |known: &Generations| !known.is_known || known.awaits_store();
-        self.senses.undone.is_some() || self.parts().any(|part| awaits(&self.known.generations[part]))
+        let is_unsynced = |part| part == Part::Store && self.senses.undone.is_some();
+        self.parts().any(|part| is_unsynced(part) || awaits(&self.known.generations[part]))
     }
 
     /// The switch whose `after_rollback` has to run before anything is started, and nobody was told yet. Not before its store was looked

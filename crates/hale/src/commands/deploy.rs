@@ -11,7 +11,7 @@ use crate::terminal::escape;
 use crate::upload::{Source, upload};
 use hale_core::ids::{GenerationId, Name};
 use hale_core::safeswitch::Part;
-use hale_daemon::api::view::generations::ServiceGenerations;
+use hale_daemon::api::view::generations::{ServiceGenerations, Switch};
 use serde_json::json;
 use std::io::Write;
 use std::path::Path;
@@ -28,7 +28,10 @@ pub fn run(
     let service = name(service)?;
     let body = supervisor::ask(global, &format!("/v1/services/{service}/generations"))?;
     let known: ServiceGenerations = supervisor::parse(&body)?;
-    if let Some(switch) = known.switch.as_ref().filter(|switch| switch.part == Part::Store) {
+    // What only waits for a process is no hindrance: whether it does, the order itself finds out.
+    let waits_for_process = |stage: &str| matches!(stage, "probation" | "validating");
+    let is_busy = |switch: &&Switch| switch.part == Part::Store && !waits_for_process(&switch.stage);
+    if let Some(switch) = known.switch.as_ref().filter(is_busy) {
         // Before anything is sent. Who comes in between is told by the order itself.
         return Err(Failure::new(Exit::Busy, format!("{service} is being switched to {}", switch.to.short()))
             .help(format!("`hale status {service}` shows how far it is")));

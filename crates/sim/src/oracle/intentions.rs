@@ -36,6 +36,8 @@ struct Facts {
     goes_back: bool,
     /// What its store has switched to.
     switched: Option<GenerationId>,
+    /// The same, also after it was started.
+    current: Option<GenerationId>,
     /// A change did not work, and there was nothing to go back to.
     without_way_back: bool,
     /// What a change did to the data could not be undone.
@@ -164,7 +166,8 @@ impl Reasons {
         let bad = why.filter(|why| !self.true_of(&facts, why, now_us)).cloned();
         match &record.body {
             Body::SpawnIntended { .. } => {
-                facts = Facts { started: true, ordered: facts.ordered, held: facts.held, ..Facts::default() };
+                let Facts { ordered, held, current, .. } = facts;
+                facts = Facts { started: true, ordered, held, current, ..Facts::default() };
             }
             Body::StopIntended { grace, then, .. } => {
                 facts.stop_asked.get_or_insert((now_us, grace.as_us()));
@@ -187,10 +190,12 @@ impl Reasons {
             Body::Generation(Move::GoesBack { .. }) => facts.goes_back = true,
             Body::Generation(Move::Intended { intent }) => facts.goes_back = !intent.aim.proves(),
             Body::Generation(Move::Switched { to, .. } | Move::Seen { current: Some(to), .. }) => {
-                facts.switched = Some(to.clone());
+                (facts.switched, facts.current) = (Some(to.clone()), Some(to.clone()));
             }
             Body::Generation(Move::Undone { error: Some(_), .. }) => facts.not_undone = true,
             Body::Generation(Move::Ended { end: End::Stopped { .. }, .. }) => facts.without_way_back = true,
+            // Nobody knows of what it is: it is started anew.
+            Body::Adopted { .. } => facts.switched = facts.current.clone(),
             Body::Ordered { .. } => facts.ordered = true,
             Body::BecameReady { .. } => facts.ready = true,
             _ => {}

@@ -60,6 +60,8 @@ pub(super) struct Jobs {
     /// The newest switch that was ordered: older orders come too late.
     newest: RecordId,
     undo: Option<Undo>,
+    /// The switch of the newest order to undo.
+    undone: Option<RecordId>,
     promote: Option<RecordId>,
     looks: bool,
     questions: VecDeque<Ask>,
@@ -76,8 +78,12 @@ impl Jobs {
                 self.newest = switch.switch;
                 self.switch = Some(switch);
             }
-            Job::Undo(undo) if undo.switch < self.newest => {}
-            Job::Undo(undo) => self.undo = Some(undo),
+            // Also one that runs, or has run: whoever asks again, as after a reload, is told by the first one.
+            Job::Undo(undo) if undo.switch < self.newest || self.undone == Some(undo.switch) => {}
+            Job::Undo(undo) => {
+                self.undone = Some(undo.switch);
+                self.undo = Some(undo);
+            }
             Job::Promote { switch } => self.promote = self.promote.max(Some(switch)),
             Job::Look => self.looks = true,
             Job::Ask(_) if self.questions.len() >= QUESTIONS_MAX => return false,
