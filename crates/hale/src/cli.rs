@@ -145,7 +145,7 @@ pub enum Command {
         /// Do not wait for the end
         #[arg(long)]
         no_wait: bool,
-        /// Also if it is quarantined, because it failed before
+        /// Also if it is quarantined, because it failed before, or cannot read the service's data
         #[arg(long)]
         force: bool,
     },

@@ -63,7 +63,7 @@ pub(super) struct Deploy {
     /// Which generation.
     #[schema(schema_with = openapi::generation)]
     generation: GenerationId,
-    /// Also if it is quarantined.
+    /// Also if it is quarantined, or cannot read the service's data.
     #[serde(default)]
     force: bool,
     /// Whether the answer comes at the switch's end (default), or once it is ordered.
