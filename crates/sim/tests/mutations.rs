@@ -68,7 +68,7 @@ const CASES_OF_RUNS: &[(&str, Mutation)] = &[
 ];
 
 /// Seeds within which a mistake must be found.
-const SEEDS: u64 = 150;
+const SEEDS: u64 = 1500;
 
 #[test]
 fn each_mistake_is_found_by_the_oracle_whose_guarantee_it_breaks() {

@@ -339,11 +339,7 @@ impl Generations {
                 }
                 Aim::Outside | Aim::PutBack { .. } => {}
             },
-            Move::Prepared { data, .. } => {
-                if let Some(id) = self.switch.as_ref().map(|switch| switch.intent.to.clone()) {
-                    self.learn(&id, data);
-                }
-            }
+            Move::Prepared { data, .. } => self.prepare(data),
             Move::Switched { to, .. } => self.reach(Some(to.clone()), wall_us),
             Move::Ended { .. } => {
                 if let Some((switch, end)) = ended {
@@ -395,10 +391,8 @@ impl Generations {
             }
             // What it says of the data is so, whatever led to it.
             Move::Prepared { switch, data } => {
-                if let Some(it) = self.switch.as_mut().filter(|it| it.id == *switch) {
-                    it.learn(data);
-                    let id = it.intent.to.clone();
-                    self.learn(&id, data);
+                if self.switch.as_ref().is_some_and(|it| it.id == *switch) {
+                    self.prepare(data);
                 }
             }
             Move::Undone { switch, error } => {
@@ -432,6 +426,18 @@ impl Generations {
             self.changed_wall_us = wall_us;
             self.soak = Held::default();
         }
+    }
+
+    /// What the switch leads to says this of the data.
+    fn prepare(&mut self, data: &Data) {
+        let Some(switch) = &mut self.switch else { return };
+        if data.format >= self.data_at_least {
+            // Who insists on what can read the data has not brought other data.
+            switch.intent.data_at_least = self.data_at_least;
+        }
+        switch.learn(data);
+        let id = switch.intent.to.clone();
+        self.learn(&id, data);
     }
 
     /// What a generation says of the data is known from now on.

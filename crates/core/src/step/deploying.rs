@@ -65,10 +65,6 @@ impl Brain<'_> {
             let text = format!("{name} runs {} already", to.short());
             return self.reply(request, Answer::Done { text });
         }
-        // What is running has nothing that it could go back to: a failure would stop it.
-        if !force && known.goods.is_empty() && known.current.is_none() && self.phase(name).run().is_some() {
-            return self.refuse_switch(request, what(), Reason::NoOlderGood);
-        }
         if known.bad(&to, wall_us).is_some() {
             let why = Reason::Ordered { actor: actor.clone() };
             self.moved(name, part, Move::Cleared { generation: to.clone(), why });

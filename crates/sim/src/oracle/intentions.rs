@@ -36,8 +36,8 @@ struct Facts {
     goes_back: bool,
     /// What its store has switched to.
     switched: Option<GenerationId>,
-    /// The same, also after it was started.
-    current: Option<GenerationId>,
+    /// It is a process that no record knew: nobody knows of what it is, so that what is switched to is started anew.
+    adopted: bool,
     /// A change did not work, and there was nothing to go back to.
     without_way_back: bool,
     /// What a change did to the data could not be undone.
@@ -70,7 +70,7 @@ impl Reasons {
             Reason::HeldRetry { tries } => facts.held == Some(tries - 1),
             Reason::NowReady { on } => facts.waits_for.as_ref() == Some(on) && self.ready.contains(on),
             Reason::MustGo => facts.failed || facts.goes_back,
-            Reason::Switched { to } => facts.switched.as_ref() == Some(to),
+            Reason::Switched { to } => facts.adopted || facts.switched.as_ref() == Some(to),
             Reason::OnProbation { .. } => facts.without_way_back,
             Reason::HookFailed { .. } => facts.not_undone,
             Reason::BeforeLimit { .. } => facts.planned,
@@ -166,8 +166,8 @@ impl Reasons {
         let bad = why.filter(|why| !self.true_of(&facts, why, now_us)).cloned();
         match &record.body {
             Body::SpawnIntended { .. } => {
-                let Facts { ordered, held, current, .. } = facts;
-                facts = Facts { started: true, ordered, held, current, ..Facts::default() };
+                let Facts { ordered, held, .. } = facts;
+                facts = Facts { started: true, ordered, held, ..Facts::default() };
             }
             Body::StopIntended { grace, then, .. } => {
                 facts.stop_asked.get_or_insert((now_us, grace.as_us()));
@@ -190,12 +190,11 @@ impl Reasons {
             Body::Generation(Move::GoesBack { .. }) => facts.goes_back = true,
             Body::Generation(Move::Intended { intent }) => facts.goes_back = !intent.aim.proves(),
             Body::Generation(Move::Switched { to, .. } | Move::Seen { current: Some(to), .. }) => {
-                (facts.switched, facts.current) = (Some(to.clone()), Some(to.clone()));
+                facts.switched = Some(to.clone());
             }
             Body::Generation(Move::Undone { error: Some(_), .. }) => facts.not_undone = true,
             Body::Generation(Move::Ended { end: End::Stopped { .. }, .. }) => facts.without_way_back = true,
-            // Nobody knows of what it is: it is started anew.
-            Body::Adopted { .. } => facts.switched = facts.current.clone(),
+            Body::Adopted { .. } => facts.adopted = true,
             Body::Ordered { .. } => facts.ordered = true,
             Body::BecameReady { .. } => facts.ready = true,
             _ => {}
