@@ -11,7 +11,7 @@ use hale_core::incident::Cause;
 use hale_core::policy::{Mode, StoreKind};
 use hale_core::reason::Reason;
 use hale_core::record::{Actor, Body, Finding, OperatorOrder, Record};
-use hale_core::safeswitch::{Aim, Bad, Data, End, Good, Grade, Held, Intent, Move, Parts, Stage, Switch};
+use hale_core::safeswitch::{Aim, Bad, Data, End, Good, Grade, Intent, Move, Parts, Stage, Switch};
 use hale_core::status::{GenerationsReport, ServiceStatus, State, StatusReport};
 use hale_core::time::{Monotonic, Now};
 use hale_daemon::api::stores::{GenerationStores, StoreProblem};
@@ -259,7 +259,7 @@ impl Scene {
                     data_at_least: 0,
                     boot_id: String::new(),
                 };
-                let stage = Stage::Probation { held: Held::default() };
+                let stage = Stage::Switching;
                 known.switch = Some(Switch {
                     id: RecordId(1),
                     intent,

@@ -97,6 +97,13 @@ fn scenario(story: &Story, crash: Option<Crash>) -> Scenario {
     scenario
 }
 
+/// The story of a release that moves the data forward and fails, so that what it did is undone.
+#[must_use]
+pub fn of_data() -> Scenario {
+    let undoes = |story: &Story| story.data.as_ref().is_some_and(|data| data.undoes);
+    scenario(&stories().into_iter().find(undoes).expect("there is one"), None)
+}
+
 /// On the old one, or, where the change was proved, on the new one; where nobody had ordered it yet, as without a death.
 fn good_release(end: &Ending<'_>) -> Result<(), String> {
     let is_new = end.current == Some(generations::id(1));

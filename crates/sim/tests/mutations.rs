@@ -43,7 +43,6 @@ const CASES_OF_SWITCHES: &[(&str, Mutation)] = &[
     ("proofs-first", Mutation::DurableAtOnce),
     ("spawns-current", Mutation::WrongGeneration),
     ("retains", Mutation::RetainsNothing),
-    ("readable", Mutation::UndoesNothing),
     ("probation", Mutation::ShortProbation),
     ("rolled-back", Mutation::RolledBackAtOnce),
     ("failed-before", Mutation::ForgetsWhatFailed),
@@ -68,7 +67,7 @@ const CASES_OF_RUNS: &[(&str, Mutation)] = &[
 ];
 
 /// Seeds within which a mistake must be found.
-const SEEDS: u64 = 1500;
+const SEEDS: u64 = 200;
 
 #[test]
 fn each_mistake_is_found_by_the_oracle_whose_guarantee_it_breaks() {
@@ -78,6 +77,14 @@ fn each_mistake_is_found_by_the_oracle_whose_guarantee_it_breaks() {
 #[test]
 fn each_mistake_about_switches_is_found() {
     are_found(CASES_OF_SWITCHES);
+}
+
+/// What is undone is rare in seeds, so that a story tells it.
+#[test]
+fn what_is_said_to_be_undone_and_is_not_is_found() {
+    let scenario = hale_sim::crash_points::of_data();
+    let finds = |mutation| run_seed(&scenario, mutation).violations.iter().any(|found| found.oracle == "readable");
+    assert!(finds(Some(Mutation::UndoesNothing)) && !finds(None));
 }
 
 #[test]
@@ -104,8 +111,13 @@ fn are_found(cases: &[(&str, Mutation)]) {
 fn every_oracle_has_a_mistake_that_it_finds() {
     let scenario = Scenario::draw(1, &Limits::default());
     for oracle in oracle::oracles(&scenario) {
-        let mut cases = CASES.iter().chain(CASES_OF_SWITCHES).chain(CASES_OF_RUNS);
-        assert!(cases.any(|(name, _)| *name == oracle.name()), "{}: {}", oracle.name(), oracle.guarantee());
+        let mut cases = CASES.iter().chain(CASES_OF_SWITCHES).chain(CASES_OF_RUNS).map(|(name, _)| *name);
+        assert!(
+            cases.any(|name| name == oracle.name()) || oracle.name() == "readable",
+            "{}: {}",
+            oracle.name(),
+            oracle.guarantee()
+        );
     }
 }
 

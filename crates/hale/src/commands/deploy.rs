@@ -11,7 +11,7 @@ use crate::terminal::escape;
 use crate::upload::{Source, upload};
 use hale_core::ids::{GenerationId, Name};
 use hale_core::safeswitch::Part;
-use hale_daemon::api::view::generations::{ServiceGenerations, Switch};
+use hale_daemon::api::view::generations::{ServiceGenerations, Switch as Known};
 use serde_json::json;
 use std::io::Write;
 use std::path::Path;
@@ -30,7 +30,7 @@ pub fn run(
     let known: ServiceGenerations = supervisor::parse(&body)?;
     // What only waits for a process is no hindrance: whether it does, the order itself finds out.
     let waits_for_process = |stage: &str| matches!(stage, "probation" | "validating");
-    let is_busy = |switch: &&Switch| switch.part == Part::Store && !waits_for_process(&switch.stage);
+    let is_busy = |switch: &&Known| switch.part == Part::Store && !waits_for_process(&switch.stage);
     if let Some(switch) = known.switch.as_ref().filter(is_busy) {
         // Before anything is sent. Who comes in between is told by the order itself.
         return Err(Failure::new(Exit::Busy, format!("{service} is being switched to {}", switch.to.short()))
