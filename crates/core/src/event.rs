@@ -211,6 +211,8 @@ pub enum Event {
         error: Option<SwitchError>,
         /// What the store is switched to now.
         seen: Seen,
+        /// What that says of the service's data, where it is another one than was asked for.
+        data: Data,
     },
     /// What is to be switched to says something of the service's data, and its `before_switch` has run; it was not switched to.
     GenerationPrepared {

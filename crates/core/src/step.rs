@@ -20,9 +20,11 @@ mod reloading;
 mod stalling;
 mod starting;
 mod stopping;
+mod switch_end;
 mod switch_recovery;
 mod switching;
 mod takeover;
+mod taking_back;
 
 use crate::analyze::blame::{self, Controlled};
 use crate::analyze::{oom, stall};
@@ -170,8 +172,8 @@ impl Brain<'_> {
             Event::FilesChanged { service, from, to, lines } => {
                 self.record(&service, Body::FilesChanged { from, to, lines });
             }
-            Event::GenerationSwitched { service, part, switch, error, seen } => {
-                self.generation_switched(&service, part, switch, error, &seen);
+            Event::GenerationSwitched { service, part, switch, error, seen, data } => {
+                self.generation_switched(&service, part, switch, error, &seen, &data);
             }
             Event::GenerationPromoted { service, part, switch, error } => {
                 self.generation_promoted(&service, part, switch, error);
@@ -251,6 +253,7 @@ impl Brain<'_> {
                 }
                 Phase::Running { .. } if deadline_passed(service.forget_at()) => {
                     self.record(&name, Body::CountersForgotten);
+                    self.settle(&name);
                 }
                 Phase::Stopping { epoch, stage, then, .. } => self.stop_overdue(&name, epoch, stage, then),
                 Phase::Starting { .. }

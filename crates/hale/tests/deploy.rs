@@ -260,14 +260,8 @@ impl Scene {
                     boot_id: String::new(),
                 };
                 let stage = Stage::Switching;
-                known.switch = Some(Switch {
-                    id: RecordId(1),
-                    intent,
-                    stage,
-                    data: Data::default(),
-                    undoes: None,
-                    is_undone: false,
-                });
+                known.switch =
+                    Some(Switch { id: RecordId(1), intent, stage, data: Data::default(), undoes: None, undone: None });
             }
             let at = Now::default();
             reports.insert(

@@ -15,7 +15,7 @@ use hale_core::plan::ladder::{Rung, Verdict};
 use hale_core::policy::{Mode, Policy, Rollback};
 use hale_core::reason::Reason;
 use hale_core::record::{Body, Record};
-use hale_core::safeswitch::{Aim, Bad, End, Move};
+use hale_core::safeswitch::{Aim, Bad, End, Failure, Move};
 use hale_core::time::{Monotonic, Now, Span};
 use hale_core::world::Snapshot;
 use std::sync::Arc;
@@ -233,7 +233,8 @@ fn alter_generations(body: &mut Body, mutation: Mutation) {
         }
         (Body::Generation(Move::Kept { known }), Mutation::ForgetsGoods) => known.goods.clear(),
         (Body::Generation(Move::Intended { intent }), Mutation::AllByLadder) => {
-            intent.aim = Aim::TakeBack { incident: IncidentId(0), cause: Cause::Exit };
+            intent.aim =
+                Aim::TakeBack { incident: IncidentId(0), failure: Failure { cause: Cause::Exit, exception: None } };
         }
         (Body::Generation(Move::Seen { current: Some(id), .. }), Mutation::QuarantinesFirst) => {
             let (id, why) = (id.clone(), Reason::FailsOnProbation);

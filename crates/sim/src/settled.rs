@@ -146,6 +146,7 @@ impl Settled {
             | Move::Marked { .. }
             | Move::Soaked { .. }
             | Move::Proven { .. }
+            | Move::Settled
             | Move::Quarantined { .. }
             | Move::Cleared { .. } => return,
         };

@@ -17,7 +17,7 @@ use core::iter;
 use serde::{Deserialize, Serialize};
 
 /// The rule's name in records. The number is raised with every change of what it answers.
-pub const RULE: &str = "ladder/5";
+pub const RULE: &str = "ladder/6";
 
 /// Jitter is only ever added, and at most a quarter: a delay in the configuration is a promise not to come
 /// back earlier, and a quarter is enough to take a hundred services apart that failed together.

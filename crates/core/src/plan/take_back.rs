@@ -1,10 +1,9 @@
 //! Taking back: whether the newest change of a service may be undone, and where that leads. The rung between restart and reboot.
 
 use crate::ids::GenerationId;
-use crate::incident::Cause;
 use crate::policy::{GenerationsPolicy, Rollback};
 use crate::reason::Reason;
-use crate::safeswitch::{Generations, Part, Stage};
+use crate::safeswitch::{Failure, Generations, Part, Stage, TakenBack};
 use crate::time::Span;
 use serde::{Deserialize, Serialize};
 
@@ -38,6 +37,9 @@ pub struct Read {
     /// Whether the cause was found to be elsewhere.
     #[serde(default)]
     pub elsewhere: bool,
+    /// Whether it was taken back for such a failure before, in vain.
+    #[serde(default)]
+    pub exonerated: bool,
     /// What was taken back just before, for the same kind of failure.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub taken_in_vain: Option<GenerationId>,
@@ -76,9 +78,9 @@ impl Read {
     }
 }
 
-/// The values that the rule reads of a failure of this kind.
+/// The values that the rule reads of such a failure.
 #[must_use]
-pub fn read(policy: &GenerationsPolicy, part: Part, known: &Generations, cause: Cause, wall_us: i64) -> Read {
+pub fn read(policy: &GenerationsPolicy, part: Part, known: &Generations, failure: Failure, wall_us: i64) -> Read {
     let on_probation = known.on_probation();
     let is_validated = known.switch.as_ref().is_some_and(|switch| matches!(switch.stage, Stage::Validating { .. }));
     let back = match on_probation {
@@ -89,8 +91,9 @@ pub fn read(policy: &GenerationsPolicy, part: Part, known: &Generations, cause: 
         Some(switch) => switch.intent.back.as_ref().and_then(|back| known.moved_on(back)),
         None => known.older_moved_on(wall_us),
     };
-    let ago_us = u64::try_from(wall_us.saturating_sub(known.changed_wall_us)).unwrap_or(0);
-    let in_vain = known.taken_back.as_ref().filter(|taken| taken.cause == cause).map(|taken| taken.id.clone());
+    let ago_us = u64::try_from(wall_us.saturating_sub(known.newest_change_wall_us())).unwrap_or(0);
+    let is_for_this = |taken: &&TakenBack| taken.failure.is_like(&failure);
+    let in_vain = known.taken_back.as_ref().filter(is_for_this).map(|taken| taken.id.clone());
     Read {
         part,
         rollback: policy.rollback,
@@ -103,6 +106,10 @@ pub fn read(policy: &GenerationsPolicy, part: Part, known: &Generations, cause: 
         taken_back: known.taken_back_today(wall_us),
         per_day: policy.rollbacks_per_day,
         elsewhere: known.elsewhere,
+        exonerated: known
+            .exonerated
+            .as_ref()
+            .is_some_and(|taken| is_for_this(&taken) && known.current.as_ref() == Some(&taken.id)),
         taken_in_vain: in_vain,
         switches: known.switch.is_some() && on_probation.is_none() || is_validated,
         refused: None,
@@ -133,7 +140,7 @@ pub fn choose(read: &Read) -> Choice {
     if let Some(to) = &read.taken_in_vain {
         return Choice::PutBack { to: to.clone() };
     }
-    if read.elsewhere {
+    if read.elsewhere || read.exonerated {
         return refuse(Reason::CauseElsewhere);
     }
     let Some(to) = &read.back else { return refuse(read.nothing_older()) };
@@ -167,6 +174,7 @@ mod tests {
             taken_back: 0,
             per_day: 3,
             elsewhere: false,
+            exonerated: false,
             taken_in_vain: None,
             switches: false,
             refused: None,
@@ -186,6 +194,7 @@ mod tests {
         assert!(matches!(refusal(&Read { taken_back: 3, ..sample() }), Reason::RollbacksSpent { .. }));
         assert_eq!(refusal(&Read { back: None, ..sample() }), Reason::NoOlderGood);
         assert_eq!(refusal(&Read { elsewhere: true, ..sample() }), Reason::CauseElsewhere);
+        assert_eq!(refusal(&Read { exonerated: true, ..sample() }), Reason::CauseElsewhere);
     }
 
     #[test]

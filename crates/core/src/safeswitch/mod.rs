@@ -14,6 +14,7 @@ pub use held::{Held, MARKS};
 pub use part::{Part, Parts};
 pub use switch::{Aim, End, Intent, Stage, Switch};
 
+use crate::analyze::trace::Fingerprint;
 use crate::ids::{GenerationId, IncidentId, RecordId};
 use crate::incident::Cause;
 use crate::reason::Reason;
@@ -103,8 +104,31 @@ pub struct Bad {
 pub struct TakenBack {
     /// What.
     pub id: GenerationId,
-    /// For which kind of failure.
+    /// When that change had come, as the wall clock showed it.
+    #[serde(default)]
+    pub changed_wall_us: i64,
+    /// For which failure.
+    #[serde(flatten)]
+    pub failure: Failure,
+}
+
+/// A failure, as far as two can be held against each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// Which kind.
     pub cause: Cause,
+    /// The exception of the newest ones, where their output had one that was read in time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exception: Option<Fingerprint>,
+}
+
+impl Failure {
+    /// Whether the other may be the same: of one kind, and not known to be by different exceptions.
+    #[must_use]
+    pub fn is_like(&self, other: &Self) -> bool {
+        let differ = self.exception.zip(other.exception).is_some_and(|(one, other)| one != other);
+        self.cause == other.cause && !differ
+    }
 }
 
 /// All that is known of a service's generations. Changed by records alone, and rebuilt from them.
@@ -137,6 +161,9 @@ pub struct Generations {
     /// What was taken back last, until the service was well for long enough or something else was switched to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub taken_back: Option<TakenBack>,
+    /// The current one was taken back once in vain, and put back: for the same failure it is not taken back once more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exonerated: Option<TakenBack>,
     /// The cause of its failures was found to be elsewhere; until it was well for long enough, or something else was deployed.
     #[serde(default)]
     pub elsewhere: bool,
@@ -257,6 +284,8 @@ pub enum Move {
         /// Which.
         generation: GenerationId,
     },
+    /// The service was well for long enough: what was taken back was the cause, or the cause is gone.
+    Settled,
     /// It is not switched to by itself again.
     Quarantined {
         /// Which, and why.
@@ -297,6 +326,7 @@ impl Move {
             | Self::Marked { .. }
             | Self::Promoting { .. }
             | Self::Soaked { .. }
+            | Self::Settled
             | Self::Kept { .. } => Class::State,
         }
     }
@@ -337,10 +367,16 @@ impl Generations {
                     self.taken_back_wall_us.retain(|&at| at > wall_us - DAY_US);
                     self.taken_back_wall_us.push(wall_us);
                 }
-                Aim::Outside | Aim::PutBack { .. } => {}
+                Aim::PutBack { .. } => self.exonerated.clone_from(&self.taken_back),
+                Aim::Outside => {}
             },
             Move::Prepared { data, .. } => self.prepare(data),
-            Move::Switched { to, .. } => self.reach(Some(to.clone()), wall_us),
+            Move::Switched { to, .. } => {
+                self.reach(Some(to.clone()), wall_us);
+                if matches!(self.unknown_data, Some(Reason::DataMovedOn { .. })) {
+                    self.unknown_data = self.moved_on(to);
+                }
+            }
             Move::Ended { .. } => {
                 if let Some((switch, end)) = ended {
                     self.end(&switch, end, wall_us);
@@ -351,6 +387,10 @@ impl Generations {
                 if let Some(good) = self.goods.iter_mut().find(|good| good.id == *generation) {
                     good.grade = Grade::Proven;
                 }
+            }
+            Move::Settled => {
+                self.elsewhere = false;
+                self.taken_back = None;
             }
             Move::Quarantined { bad } => {
                 self.bads.retain(|known| known.id != bad.id && known.until_wall_us > wall_us);
@@ -384,8 +424,23 @@ impl Generations {
             Move::Switched { switch, to } if self.switch.as_ref().is_some_and(|it| it.id == *switch) => {
                 self.reach(Some(to.clone()), record.at.wall_us);
             }
+            Move::Proved { switch } => {
+                if let Some(it) = self.switch.as_mut().filter(|it| it.id == *switch) {
+                    it.stage = Stage::Committing { proved: record.id, told: false, since: record.at.mono };
+                    let to = it.intent.to.clone();
+                    self.reach(Some(to), record.at.wall_us);
+                }
+            }
+            Move::GoesBack { switch, to, why } => {
+                if let Some(it) = self.switch.as_mut().filter(|it| it.id == *switch) {
+                    it.stage = Stage::GoingBack { to: to.clone(), why: why.clone() };
+                }
+            }
             Move::Ended { switch, end } => {
                 if let Some(switch) = self.switch.take_if(|it| it.id == *switch) {
+                    if let Some(to) = switch.leads_to(end) {
+                        self.reach(Some(to), record.at.wall_us);
+                    }
                     self.end(&switch, end, record.at.wall_us);
                 }
             }
@@ -397,21 +452,20 @@ impl Generations {
             }
             Move::Undone { switch, error } => {
                 if let Some(it) = self.switch.as_mut().filter(|it| it.id == *switch) {
-                    it.is_undone = error.is_none();
+                    it.undone = error.is_none().then_some(record.id);
                 }
                 self.unknown_data = error.clone().map(|error| Reason::HookFailed { error });
             }
             Move::Begun { .. }
             | Move::Switched { .. }
             | Move::Marked { .. }
-            | Move::Proved { .. }
             | Move::Promoting { .. }
-            | Move::GoesBack { .. }
             | Move::Kept { .. }
             | Move::Seen { .. }
             | Move::Unseen { .. }
             | Move::Soaked { .. }
             | Move::Proven { .. }
+            | Move::Settled
             | Move::Quarantined { .. }
             | Move::Cleared { .. } => {}
         }
@@ -420,6 +474,7 @@ impl Generations {
     /// Another one is switched to.
     fn reach(&mut self, current: Option<GenerationId>, wall_us: i64) {
         if self.current != current {
+            self.exonerated = self.exonerated.take().filter(|taken| Some(&taken.id) == current.as_ref());
             self.current = current;
             self.taken_back = None;
             self.undoable = None;
@@ -436,7 +491,7 @@ impl Generations {
             let before = if is_there { intent.data_at_least } else { self.data_at_least };
             self.data_at_least = before.max(switch.data.min_rollback);
         }
-        if let (Some(undoes), true) = (&switch.undoes, switch.is_undone) {
+        if let (Some(undoes), true) = (&switch.undoes, switch.undone.is_some()) {
             self.data_at_least = undoes.data_at_least;
         }
         let is_there = self.current.as_ref() == Some(&intent.to) && intent.aim.proves();
@@ -447,6 +502,10 @@ impl Generations {
             }
             // What was held before, and still is.
             _ => {}
+        }
+        if switch.owes_undoing() {
+            // What is there cannot read what was left, or may have to: nothing starts it by itself.
+            self.unknown_data = self.current.as_ref().and_then(|current| self.moved_on(current));
         }
         if let Some(current) = &self.current {
             // It runs, or will.
@@ -465,6 +524,13 @@ impl Generations {
                 self.soak = Held::default();
             }
             End::RolledBack { why } => {
+                let taken_back = match (&intent.aim, &intent.from) {
+                    (Aim::TakeBack { failure, .. }, Some(id)) => {
+                        let changed_wall_us = self.good(id).map_or(wall_us, |good| good.since_wall_us);
+                        Some(TakenBack { id: id.clone(), changed_wall_us, failure: *failure })
+                    }
+                    _ => None,
+                };
                 // What failed is not what one goes back to, nor what somebody has skipped.
                 let left = if intent.aim.proves() { Some(&intent.to) } else { intent.from.as_ref() };
                 if why.is_evidence() {
@@ -475,17 +541,18 @@ impl Generations {
                 {
                     self.goods.drain(..at);
                 }
-                self.taken_back = match (&intent.aim, &intent.from) {
-                    (Aim::TakeBack { cause, .. }, Some(id)) => Some(TakenBack { id: id.clone(), cause: *cause }),
-                    _ => None,
-                };
+                self.taken_back = taken_back;
             }
             End::Environmental { .. } => {
                 self.elsewhere = true;
                 self.taken_back = None;
+                if let (Aim::TakeBack { failure, .. }, Some(id)) = (&intent.aim, &intent.from) {
+                    let changed_wall_us = self.newest_change_wall_us();
+                    self.exonerated = Some(TakenBack { id: id.clone(), changed_wall_us, failure: *failure });
+                }
                 if let (Aim::PutBack { .. }, None) = (&intent.aim, self.good(&intent.to)) {
-                    let good = Good { id: intent.to.clone(), grade: Grade::Provisional, since_wall_us: wall_us };
-                    self.goods.insert(0, good);
+                    let since_wall_us = self.exonerated.as_ref().map_or(wall_us, |taken| taken.changed_wall_us);
+                    self.goods.insert(0, Good { id: intent.to.clone(), grade: Grade::Provisional, since_wall_us });
                 }
             }
             End::Aborted { .. } | End::Held { .. } | End::Stopped { .. } => {}
@@ -498,12 +565,10 @@ impl Generations {
         self.formats.retain(|id, _| is_known(id));
     }
 
-    /// What other records mean for it: a failure that counts, and that the service was well for long enough.
+    /// What other records mean for it: a failure that counts, and a start.
     pub fn follow(&mut self, body: &Body) {
         if let Body::Detected { blocked: None, .. } = body {
             self.failed();
-        } else if *body == Body::CountersForgotten {
-            self.is_well();
         } else if let Body::SpawnIntended { .. } = body {
             // Somebody has ordered that.
             self.unknown_data = None;
@@ -518,12 +583,6 @@ impl Generations {
     /// Whether it has to show for a while that it is well before it is certain what its failures were about.
     pub(crate) fn is_uncertain(&self) -> bool {
         self.taken_back.is_some() || self.elsewhere
-    }
-
-    /// The service was well for long enough: what was taken back was the cause, or the cause is gone.
-    pub(crate) fn is_well(&mut self) {
-        self.elsewhere = false;
-        self.taken_back = None;
     }
 
     /// The process of what is switched to holds from then on, or has not since then.
@@ -588,6 +647,14 @@ impl Generations {
         self.goods[at.map_or(0, |at| at + 1)..].iter().filter(move |good| self.bad(&good.id, wall_us).is_none())
     }
 
+    /// When the change came that is the current one, as the wall clock showed it. Of what was good before it was gone back to, that is when
+    /// it became so: going back is no change of its own.
+    #[must_use]
+    pub fn newest_change_wall_us(&self) -> i64 {
+        let good = self.current.as_ref().and_then(|current| self.good(current));
+        good.map_or(self.changed_wall_us, |good| good.since_wall_us.min(self.changed_wall_us))
+    }
+
     /// How often the ladder took something back within the last day.
     #[must_use]
     pub fn taken_back_today(&self, wall_us: i64) -> u32 {
@@ -603,7 +670,8 @@ impl Generations {
             switch.into_iter().flat_map(|intent| [intent.from.as_ref(), Some(&intent.to), intent.back.as_ref()]);
         let goods = self.goods.iter().map(|good| Some(&good.id));
         let all = goods.chain(of_switch).chain([self.current.as_ref()]).flatten();
-        let mut needed: Vec<GenerationId> = all.cloned().collect();
+        let perhaps = self.taken_back.iter().chain(&self.exonerated).map(|taken| &taken.id);
+        let mut needed: Vec<GenerationId> = all.chain(perhaps).cloned().collect();
         needed.sort();
         needed.dedup();
         needed

@@ -1,8 +1,7 @@
 //! The machine of one switch: its stages, and the one door through which they change.
 
-use super::{Data, Held, Move, Undoable};
+use super::{Data, Failure, Held, Move, Undoable};
 use crate::ids::{GenerationId, IncidentId, Name, RecordId};
-use crate::incident::Cause;
 use crate::reason::Reason;
 use crate::record::{Actor, Record};
 use crate::time::Monotonic;
@@ -26,8 +25,9 @@ pub enum Aim {
     TakeBack {
         /// In which incident.
         incident: IncidentId,
-        /// Which kind of failure it is for.
-        cause: Cause,
+        /// Which failure it is for.
+        #[serde(flatten)]
+        failure: Failure,
     },
     /// Forward again, to what was taken back and is not the cause.
     PutBack {
@@ -210,9 +210,9 @@ pub struct Switch {
     /// What is undone when it goes back, or by it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub undoes: Option<Undoable>,
-    /// Whether that is done.
-    #[serde(default, skip_serializing_if = "core::ops::Not::not")]
-    pub is_undone: bool,
+    /// The record that this is done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub undone: Option<RecordId>,
 }
 
 impl Switch {
@@ -234,7 +234,7 @@ impl Switch {
                     let stage = Stage::Intended { since: record.at.mono };
                     let intent = (**intent).clone();
                     let data = Data::default();
-                    Ok(Some(Self { id: record.id, intent, stage, data, undoes: None, is_undone: false }))
+                    Ok(Some(Self { id: record.id, intent, stage, data, undoes: None, undone: None }))
                 }
                 Some(_) => illegal("a second switch"),
             },
@@ -254,7 +254,9 @@ impl Switch {
                 _ => illegal("what a generation says of the data"),
             },
             Move::Undone { switch, error } => match of(switch) {
-                Some(it) if it.owes_undoing() => Ok(Some(Self { is_undone: error.is_none(), ..it.clone() })),
+                Some(it) if it.owes_undoing() => {
+                    Ok(Some(Self { undone: error.is_none().then_some(record.id), ..it.clone() }))
+                }
                 _ => illegal("the undoing of a change"),
             },
             Move::Switched { switch, to: reached } => match of(switch) {
@@ -330,6 +332,7 @@ impl Switch {
             | Move::Unseen { .. }
             | Move::Soaked { .. }
             | Move::Proven { .. }
+            | Move::Settled
             | Move::Quarantined { .. }
             | Move::Cleared { .. } => Ok(before.cloned()),
         }
@@ -348,7 +351,34 @@ impl Switch {
     /// Whether `after_rollback` has to run before anything is started: it is on what was good before, whose data were changed since.
     #[must_use]
     pub fn owes_undoing(&self) -> bool {
-        matches!(self.stage, Stage::Validating { .. }) && self.undoes.is_some() && !self.is_undone
+        matches!(self.stage, Stage::Validating { .. }) && self.undoes.is_some() && self.undone.is_none()
+    }
+
+    /// What is switched to after this end, where that follows from it.
+    pub(super) fn leads_to(&self, end: &End) -> Option<GenerationId> {
+        let back = match &self.stage {
+            Stage::GoingBack { to, .. } => Some(to),
+            Stage::Intended { .. }
+            | Stage::Prepared { .. }
+            | Stage::Switching
+            | Stage::Probation { .. }
+            | Stage::Committing { .. }
+            | Stage::Validating { .. } => self.intent.back.as_ref(),
+        };
+        match (end, &self.intent.aim) {
+            (End::Committed, _)
+            | (End::Environmental { .. }, Aim::PutBack { .. })
+            | (End::RolledBack { .. }, Aim::TakeBack { .. } | Aim::PutBack { .. } | Aim::Return { .. }) => {
+                Some(&self.intent.to)
+            }
+            (End::RolledBack { .. }, Aim::Deploy { .. } | Aim::Outside)
+            | (
+                End::Environmental { .. },
+                Aim::Deploy { .. } | Aim::Outside | Aim::TakeBack { .. } | Aim::Return { .. },
+            ) => back,
+            (End::Aborted { .. } | End::Held { .. } | End::Stopped { .. }, _) => None,
+        }
+        .cloned()
     }
 
     /// Whether a process of what it leads to may have run, and what that did to the data was not undone.
@@ -359,7 +389,7 @@ impl Switch {
                 true
             }
         };
-        self.intent.aim.proves() && may_have_run && !self.is_undone
+        self.intent.aim.proves() && may_have_run && self.undone.is_none()
     }
 
     /// The oldest format of data that it can go back to, or to: what is undone keeps it from nothing.
@@ -375,8 +405,9 @@ impl Switch {
     pub fn is_put_back(&self) -> bool {
         match (&self.intent.aim, &self.stage) {
             (Aim::PutBack { .. }, _) => true,
-            (Aim::TakeBack { .. }, Stage::GoingBack { .. }) => true,
-            (Aim::TakeBack { .. }, Stage::Validating { why }) => matches!(why, Reason::GoodFailsToo { .. }),
+            (Aim::TakeBack { .. }, Stage::GoingBack { why, .. } | Stage::Validating { why }) => {
+                matches!(why, Reason::GoodFailsToo { .. })
+            }
             (Aim::Deploy { .. } | Aim::Outside | Aim::Return { .. } | Aim::TakeBack { .. }, _) => false,
         }
     }

@@ -53,6 +53,7 @@ fn words(moved: &Move) -> Option<(String, Option<String>)> {
         | Move::Marked { .. }
         | Move::Promoting { .. }
         | Move::Soaked { .. }
+        | Move::Settled
         | Move::Kept { .. } => None,
     }
 }

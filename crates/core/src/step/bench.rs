@@ -164,14 +164,28 @@ impl Bench {
             {
                 let format = self.data.get(to).map_or(0, |data| data.format);
                 let error = Some(SwitchError::DataMovedOn { format, at_least: data_at_least });
-                events.push(Event::GenerationSwitched { service: bot(), part: Part::Store, switch, error, seen });
+                events.push(Event::GenerationSwitched {
+                    service: bot(),
+                    part: Part::Store,
+                    switch,
+                    error,
+                    seen,
+                    data: self.says(),
+                });
             } else if let Order::Switch { switch, ref to, towards: Towards::New, prepared: false, .. } = effect.order
                 && let Some(data) = self.data.get(to).cloned()
             {
                 self.ran.push(("before_switch", to.clone(), None));
                 events.push(if self.hooks_fail.contains(to) {
                     let error = Some(SwitchError::Hook { error: String::from("before_switch failed") });
-                    Event::GenerationSwitched { service: bot(), part: Part::Store, switch, error, seen }
+                    Event::GenerationSwitched {
+                        service: bot(),
+                        part: Part::Store,
+                        switch,
+                        error,
+                        seen,
+                        data: self.says(),
+                    }
                 } else {
                     Event::GenerationPrepared { service: bot(), part: Part::Store, switch, data }
                 });
@@ -183,7 +197,14 @@ impl Bench {
                 let lie = || self.lies.then(|| SwitchError::Failed { error: String::from("no space left") });
                 let error = error.or_else(lie);
                 let seen = Seen::Current(self.current.clone());
-                events.push(Event::GenerationSwitched { service: bot(), part: Part::Store, switch, error, seen });
+                events.push(Event::GenerationSwitched {
+                    service: bot(),
+                    part: Part::Store,
+                    switch,
+                    error,
+                    seen,
+                    data: self.says(),
+                });
             } else if let Order::Promote { switch, .. } = effect.order {
                 events.push(Event::GenerationPromoted { service: bot(), part: Part::Store, switch, error: None });
             } else if let Order::Spawn { generation, .. } = effect.order {
@@ -229,8 +250,8 @@ impl Bench {
         for effect in core::mem::take(&mut self.waiting) {
             let Order::Switch { switch, to, .. } = effect.order else { continue };
             self.current = Some(to);
-            let seen = Seen::Current(self.current.clone());
-            self.take(Event::GenerationSwitched { service: bot(), part: Part::Store, switch, error: None, seen });
+            let (seen, data) = (Seen::Current(self.current.clone()), self.says());
+            self.take(Event::GenerationSwitched { service: bot(), part: Part::Store, switch, error: None, seen, data });
         }
     }
 

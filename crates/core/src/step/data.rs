@@ -44,6 +44,18 @@ impl Brain<'_> {
         if self.switch(name, part).filter(owes).is_none() {
             return;
         }
+        let found = self.switch(name, part).and_then(|switch| match &switch.stage {
+            Stage::Validating { why } if why.is_evidence() && switch.intent.aim.proves() => {
+                Some((switch.intent.to.clone(), why.clone()))
+            }
+            Stage::Intended { .. }
+            | Stage::Prepared { .. }
+            | Stage::Switching
+            | Stage::Probation { .. }
+            | Stage::Committing { .. }
+            | Stage::GoingBack { .. }
+            | Stage::Validating { .. } => None,
+        });
         let (undone, now) = (self.next_record(), self.now());
         if !self.moved(name, part, Move::Undone { switch: id, error: error.clone() }) {
             return;
@@ -51,10 +63,24 @@ impl Brain<'_> {
         if let Some(error) = error {
             let why = Reason::HookFailed { error };
             self.end_switch(name, part, &End::Held { why: why.clone() });
+            if let Some((id, found)) = found {
+                self.quarantine(name, part, id, found);
+            }
             self.bring_down(name, Then::Stay { why: why.clone() }, why);
         } else if let Some(service) = self.service_mut(name) {
             service.senses.undone = Some((undone, now));
             self.world.intended.insert(undone, (name.clone(), part));
+        }
+    }
+
+    /// A supervisor takes over: whether it is on the disk that its data is undone it learns as the one before would have, unless what
+    /// was good was started already.
+    pub(super) fn resume_undone(&mut self, name: &Name) {
+        let part = Part::Store;
+        let undone = self.switch(name, part).and_then(|switch| switch.undone);
+        let (now, is_started) = (self.now(), self.runs_current(name, part));
+        if let (Some(undone), false, Some(service)) = (undone, is_started, self.service_mut(name)) {
+            service.senses.undone = Some((undone, now));
         }
     }
 
@@ -81,12 +107,14 @@ impl Brain<'_> {
 mod tests {
     use super::*;
     use crate::effect::Answer;
-    use crate::event::{Event, ExitStatus};
+    use crate::event::{Event, ExitStatus, Lost};
     use crate::policy::{Rollback, ServicePolicy};
     use crate::record::{Body, OperatorOrder};
     use crate::step::bench::{Bench, bot, id, policy};
     use crate::time::Span;
+    use crate::world::World;
     use crate::world::phase::Phase;
+    use alloc::collections::BTreeMap;
     use alloc::vec;
     use alloc::vec::Vec;
 
@@ -190,6 +218,38 @@ mod tests {
     }
 
     #[test]
+    fn a_supervisor_that_takes_over_waits_for_that_too() {
+        for is_told in [false, true] {
+            let mut bench = bench_with(moves(true));
+            bench.deploy("two");
+            bench.durable = false;
+            bench.crash();
+            let (birth, snapshot) = (bench.world.birth.clone(), bench.world.snapshot());
+            bench.world = World::restore(birth, None, Some(snapshot), []);
+            bench.take(Event::TakeOver { lost: Lost::Ended { status: ExitStatus::Code(1) }, found: BTreeMap::new() });
+            assert_eq!((ran(&bench).len(), bench.runs()), (2, None));
+            if is_told {
+                bench.take(Event::Durable { up_to: bench.records.last().unwrap().id });
+            } else {
+                bench.pass(Span::from_secs(60));
+            }
+            assert_eq!((ran(&bench).len(), bench.runs()), (2, Some("one")));
+        }
+    }
+
+    #[test]
+    fn what_somebody_else_has_switched_to_amidst_a_way_back_speaks_for_its_data() {
+        let mut bench = Bench::new(policy(), Some("one"));
+        bench.deploy("two");
+        bench.current = Some(id("theirs"));
+        bench.data.insert(id("theirs"), moves(false));
+        bench.damaged.push(id("one"));
+        bench.crash();
+        assert_eq!(bench.known().switch.as_ref().map(|switch| &switch.intent.to), Some(&id("theirs")));
+        assert_eq!(bench.known().formats.get(&id("theirs")).map(|it| it.min_rollback), Some(2));
+    }
+
+    #[test]
     fn undoing_waits_until_nothing_of_the_new_one_runs() {
         let mut bench = bench_with(moves(true));
         bench.deploy("two");
@@ -212,6 +272,7 @@ mod tests {
         assert!(matches!(bench.ends()[..], [End::Held { why: Reason::HookFailed { .. } }]), "{:?}", bench.ends());
         let known = &bench.world.services[&bot()].known;
         assert!(matches!(&known.phase, Phase::Stopped { why: Reason::HookFailed { .. } }), "{:?}", known.phase);
+        assert!(bench.known().bad(&id("two"), 0).is_some(), "what it was gone back from for failed all the same");
         bench.pass(Span::from_secs(3_600));
         assert_eq!(bench.spawned.len(), before);
         let mut next = bench.next();

@@ -65,11 +65,12 @@ impl Brain<'_> {
             let text = format!("{name} runs {} already", to.short());
             return self.reply(request, Answer::Done { text });
         }
-        if known.bad(&to, wall_us).is_some() {
-            let why = Reason::Ordered { actor: actor.clone() };
-            self.moved(name, part, Move::Cleared { generation: to.clone(), why });
-        }
+        let is_good = known.good(&to).is_some() && known.bad(&to, wall_us).is_none();
         self.supersede_what_waits(name, part, &to);
+        if is_good && self.generations(name, part).current.as_ref() == Some(&to) {
+            // It has proved itself, and is not to be gone back from for a failure now.
+            return self.order_start(name, request, Reason::Ordered { actor });
+        }
         let id = self.next_record();
         if self.intend_and_insist(name, part, Aim::Deploy { actor }, to, force) {
             self.wait_for(name, request, Wanted::Switched(id));
@@ -135,9 +136,10 @@ impl Brain<'_> {
     /// Whether what is switched to waits for a process that nobody is about to start, and would never prove itself: that must not
     /// keep an operator from anything.
     fn only_waits(&self, name: &Name, part: Part) -> bool {
-        let waits_for_process = self
-            .switch(name, part)
-            .is_some_and(|switch| matches!(switch.stage, Stage::Probation { .. } | Stage::Validating { .. }));
+        let waits_for_process = self.switch(name, part).is_some_and(|switch| {
+            // What is to be undone is not forgotten for another switch.
+            matches!(switch.stage, Stage::Probation { .. } | Stage::Validating { .. }) && !switch.owes_undoing()
+        });
         waits_for_process
             && match self.phase(name) {
                 Phase::Stopped { .. } | Phase::Down | Phase::Blocked { .. } | Phase::Held { .. } => true,
@@ -182,5 +184,71 @@ impl Brain<'_> {
             format!("{} of {name} is not quarantined", generation.short())
         };
         self.reply(request, Answer::Done { text });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::OperatorOrder;
+    use crate::safeswitch::Data;
+    use crate::step::bench::{Bench, bot, id, policy};
+    use crate::time::Span;
+
+    #[test]
+    fn what_is_known_to_be_good_is_only_started_by_its_own_deploy() {
+        let mut bench = Bench::new(policy(), Some("one"));
+        bench.deploy("two");
+        bench.pass(Span::from_secs(70));
+        bench.order(OperatorOrder::Stop { service: bot() });
+        bench.deploy("two");
+        assert_eq!((bench.runs(), bench.known().switch.clone()), (Some("two"), None));
+        assert!(matches!(bench.answers.last(), Some(Answer::Done { .. })), "{:?}", bench.answers);
+        bench.crash();
+        assert_eq!(bench.known().current, Some(id("two")), "one failure is no reason to leave what is proved");
+    }
+
+    #[test]
+    fn what_is_not_undone_yet_is_not_forgotten_for_another_deploy() {
+        let mut bench = Bench::new(policy(), Some("one"));
+        bench.data.insert(id("two"), Data { format: 2, min_rollback: 2, undoes: true, snapshot: None });
+        bench.deploy("two");
+        bench.holds_on = true;
+        bench.deaf_hooks = true;
+        bench.crash();
+        bench.order(OperatorOrder::Stop { service: bot() });
+        bench.deploy("three");
+        assert!(matches!(bench.answers.last(), Some(Answer::Busy { .. })), "{:?}", bench.answers);
+        assert!(bench.known().switch.as_ref().is_some_and(|switch| switch.owes_undoing()), "{:?}", bench.known());
+    }
+
+    #[test]
+    fn a_switch_that_ends_before_its_data_are_undone_leaves_nothing_to_start_by_itself() {
+        let mut bench = Bench::new(policy(), Some("one"));
+        bench.data.insert(id("two"), Data { format: 2, min_rollback: 2, undoes: true, snapshot: None });
+        bench.deploy("two");
+        bench.deaf_hooks = true;
+        bench.crash();
+        // Somebody else switches to what cannot read them either.
+        bench.outside("three");
+        bench.pass(Span::from_secs(600));
+        assert_eq!(bench.runs(), None);
+        bench.order(OperatorOrder::Start { service: bot() });
+        assert_eq!(bench.runs(), Some("three"));
+    }
+
+    #[test]
+    fn a_forced_deploy_that_comes_to_nothing_leaves_the_quarantine() {
+        let mut bench = Bench::new(policy(), Some("one"));
+        bench.deploy("two");
+        bench.crash();
+        assert!(bench.known().bad(&id("two"), 0).is_some());
+        bench.damaged.push(id("two"));
+        bench.order(OperatorOrder::Deploy { service: bot(), generation: id("two"), force: true });
+        assert!(bench.known().bad(&id("two"), 0).is_some());
+        bench.damaged.clear();
+        bench.order(OperatorOrder::Deploy { service: bot(), generation: id("two"), force: true });
+        bench.pass(Span::from_secs(20));
+        assert!(bench.known().bad(&id("two"), 0).is_none(), "it has proved itself");
     }
 }

@@ -179,7 +179,7 @@ impl Brain<'_> {
         }
     }
 
-    fn order_start(&mut self, name: &Name, request: RequestId, why: Reason) {
+    pub(super) fn order_start(&mut self, name: &Name, request: RequestId, why: Reason) {
         match self.phase(name) {
             Phase::Running { run } if self.known(name).healthy => {
                 let text = format!("{name} runs already and is healthy, pid {}", run.pid);

@@ -2,10 +2,8 @@
 
 use super::Brain;
 use crate::event::Seen;
-use crate::ids::{GenerationId, Name};
+use crate::ids::Name;
 use crate::incident::Cause;
-use crate::plan::take_back;
-use crate::policy::Rollback;
 use crate::reason::Reason;
 use crate::record::Finding;
 use crate::safeswitch::{Aim, Data, ELSEWHERE_FROM, End, KEPT_EVERY, Move, Part, Stage, Switch};
@@ -15,7 +13,6 @@ use crate::world::phase::Then;
 use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use core::cmp::Reverse;
 
 impl Brain<'_> {
     /// What is due of a service's generations.
@@ -150,12 +147,13 @@ impl Brain<'_> {
         parts.into_iter().any(|part| self.part_failed(name, part, cause, finding))
     }
 
-    /// The parts of it that have generations, the one that was changed last first.
-    pub(super) fn newest_first(&self, name: &Name) -> Vec<Part> {
-        let service = &self.world.services[name];
-        let mut parts: Vec<Part> = service.parts().collect();
-        parts.sort_by_key(|part| Reverse(service.known.generations[*part].changed_wall_us));
-        parts
+    /// It was well for long enough to be certain of what its failures were about.
+    pub(super) fn settle(&mut self, name: &Name) {
+        for part in Part::ALL {
+            if self.generations(name, part).is_uncertain() {
+                self.moved(name, part, Move::Settled);
+            }
+        }
     }
 
     /// Whether its newest process is of what this part is switched to.
@@ -184,7 +182,7 @@ impl Brain<'_> {
                     (&switch.intent.back, self.generations(name, part).older_moved_on(self.at.wall_us))
                 {
                     self.end_switch(name, part, &End::Held { why });
-                } else if switch.intent.back.is_none() && matches!(switch.intent.aim, Aim::Deploy { .. }) {
+                } else if switch.intent.from.is_none() && matches!(switch.intent.aim, Aim::Deploy { .. }) {
                     self.stop_without_way_back(name, part, finding);
                     return true;
                 } else if switch.intent.back.is_none() {
@@ -203,7 +201,7 @@ impl Brain<'_> {
                         self.end_switch(name, part, &End::Environmental { why });
                     }
                     // In the same way: the change was not the cause.
-                    (Aim::TakeBack { cause: cured, .. }, Some(newer)) if *cured == cause => {
+                    (Aim::TakeBack { failure, .. }, Some(newer)) if failure.is_like(&self.failure(name, cause)) => {
                         self.go_back(name, part, newer.clone(), why);
                         return true;
                     }
@@ -224,90 +222,9 @@ impl Brain<'_> {
 
     /// The check that failed before the switch, too, if that is all that this failure is.
     fn failed_before(&self, name: &Name, switch: &Switch, finding: &Finding) -> Option<Name> {
+        let failed = self.world.services[name].failed_checks(finding);
         let before = &switch.intent.failed_before;
-        match finding {
-            Finding::Check { check, .. } | Finding::NoHeartbeat { check, .. } => {
-                before.contains(check).then(|| check.clone())
-            }
-            Finding::StartTimeout { .. } => {
-                let service = &self.world.services[name];
-                let checks = service.policy.checks.iter().zip(&service.known.checks);
-                let mut failing = checks
-                    .filter(|(_, state)| **state != crate::analyze::checks::CheckState::Passing)
-                    .map(|(policy, _)| &policy.name)
-                    .peekable();
-                let first = failing.peek().map(|name| (*name).clone());
-                failing.all(|name| before.contains(name)).then_some(first).flatten()
-            }
-            Finding::Exit { .. } | Finding::Oom { .. } | Finding::Spawn { .. } | Finding::Unkillable { .. } => None,
-        }
-    }
-
-    /// What the rule of taking back reads of a failure of this kind, of the newest change that can be taken back, or else of the
-    /// newest; `None`: it has no generations.
-    pub(super) fn could_take_back(
-        &self,
-        name: &Name,
-        cause: Cause,
-        refused: Option<&Reason>,
-    ) -> Option<take_back::Read> {
-        let policy = self.policy(name);
-        let policy = policy.generations.as_ref()?;
-        let read = |part: Part| {
-            let known = self.generations(name, part);
-            let mut read = take_back::read(policy, part, known, cause, self.at.wall_us);
-            if !self.runs_current(name, part) {
-                // It is not of what was switched to that it fails.
-                read.switches |= read.on_probation;
-                read.on_probation = false;
-            }
-            read.refused = refused.cloned();
-            read
-        };
-        let reads: Vec<take_back::Read> = self.newest_first(name).into_iter().map(read).collect();
-        let can = |read: &&take_back::Read| !matches!(take_back::choose(read), take_back::Choice::Refuse { .. });
-        reads.iter().find(can).or(reads.first()).cloned()
-    }
-
-    /// Why a change is not taken back, although there is what was good before it.
-    pub(super) fn kept_from_going_back(&self, name: &Name, part: Part) -> Option<Reason> {
-        match self.policy(name).generations.as_ref()?.rollback {
-            Rollback::Auto => self.moved_on(name, part),
-            Rollback::Ask => Some(Reason::RollbackAsk),
-            Rollback::Never => Some(Reason::RollbackNever),
-        }
-    }
-
-    /// Why the data keeps it from where its switch would go back to, if it does.
-    pub(super) fn moved_on(&self, name: &Name, part: Part) -> Option<Reason> {
-        let known = self.generations(name, part);
-        known.moved_on(known.switch.as_ref()?.intent.back.as_ref()?)
-    }
-
-    /// The rung of the ladder: what has not proved itself goes back at once; what has, once that is on the disk.
-    pub(super) fn take_back(&mut self, name: &Name, part: Part, to: GenerationId, cause: Cause, finding: &str) {
-        if self.generations(name, part).on_probation().is_some() {
-            return self.go_back(name, part, to, Reason::OnProbation { finding: String::from(finding) });
-        }
-        let Some(incident) = self.known(name).incident.map(|open| open.id) else { return };
-        self.switch_by_ladder(name, part, Aim::TakeBack { incident, cause }, to);
-    }
-
-    /// The last rung: what was taken back is not the cause.
-    pub(super) fn put_back(&mut self, name: &Name, part: Part, to: GenerationId) {
-        let Some(incident) = self.known(name).incident.map(|open| open.id) else { return };
-        // Before it is switched to: what is quarantined never is, by Hale itself.
-        if self.generations(name, part).bads.iter().any(|bad| bad.id == to) {
-            self.moved(name, part, Move::Cleared { generation: to.clone(), why: Reason::CauseElsewhere });
-        }
-        self.switch_by_ladder(name, part, Aim::PutBack { incident }, to);
-    }
-
-    fn switch_by_ladder(&mut self, name: &Name, part: Part, aim: Aim, to: GenerationId) {
-        if self.intend(name, part, aim, to) {
-            let until = self.now();
-            self.bring_down(name, Then::Restart { until }, Reason::MustGo);
-        }
+        failed.iter().all(|check| before.contains(check)).then(|| failed.first().cloned()).flatten()
     }
 
     /// The failure of a change that has nothing to go back to: the service stays down.

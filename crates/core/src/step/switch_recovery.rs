@@ -215,8 +215,8 @@ impl Brain<'_> {
             self.moved(name, part, Move::Begun { switch: switch.id });
         }
         match (&switch.intent.aim, switch.intent.back.clone()) {
-            // Forward where the data keep it from going back: it may have run.
-            (Aim::Deploy { .. } | Aim::Outside, Some(back)) if self.moved_on(name, part).is_none() => {
+            // Forward where it may not go back: it may have run.
+            (Aim::Deploy { .. } | Aim::Outside, Some(back)) if self.kept_from_going_back(name, part).is_none() => {
                 self.go_back(name, part, back, Reason::Interrupted);
             }
             _ => {
@@ -274,8 +274,10 @@ impl Brain<'_> {
                     self.moved(name, part, Move::Begun { switch: *id });
                 }
                 match (&intent.aim, intent.back.clone()) {
-                    // Never forward again to what has not proved itself, unless it has run and the data keep it from going back.
-                    (Aim::Deploy { .. } | Aim::Outside, Some(back)) if self.moved_on(name, part).is_none() => {
+                    // Never forward again to what has not proved itself, unless it may have run and may not go back.
+                    (Aim::Deploy { .. } | Aim::Outside, Some(back))
+                        if self.kept_from_going_back(name, part).is_none() =>
+                    {
                         self.go_back(name, part, back, Reason::Interrupted);
                     }
                     _ => self.reached(name, part, &switch, intent.to.clone()),
@@ -333,7 +335,7 @@ impl Brain<'_> {
     }
 
     /// A switch is over because somebody else has switched.
-    fn superseded(&mut self, name: &Name, part: Part, seen: Option<GenerationId>, data: &Data) {
+    pub(super) fn superseded(&mut self, name: &Name, part: Part, seen: Option<GenerationId>, data: &Data) {
         let why = Reason::Superseded { by: seen.clone() };
         let Some(switch) = &self.generations(name, part).switch else { return };
         let end = match switch.stage {

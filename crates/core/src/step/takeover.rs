@@ -55,6 +55,7 @@ impl Brain<'_> {
             self.touched.insert(name.clone());
             self.resume_probes(name);
             self.resume_switches(name);
+            self.resume_undone(name);
             // One of those before it in this loop may have started it just now; it may also have asked it to stop.
             if self.phase(name).epoch() == before.epoch() && !unrecorded.contains_key(name) {
                 self.reconcile(name, before, found.get(name), guardian_lost);

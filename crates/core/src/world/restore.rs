@@ -62,11 +62,8 @@ fn awaited(known: &Generations) -> Option<RecordId> {
         Stage::Intended { .. } => Some(switch.id),
         Stage::Prepared { prepared, .. } => Some(prepared),
         Stage::Committing { proved, told: false, .. } => Some(proved),
-        Stage::Switching
-        | Stage::Probation { .. }
-        | Stage::Committing { .. }
-        | Stage::GoingBack { .. }
-        | Stage::Validating { .. } => None,
+        Stage::Validating { .. } => switch.undone,
+        Stage::Switching | Stage::Probation { .. } | Stage::Committing { .. } | Stage::GoingBack { .. } => None,
     }
 }
 

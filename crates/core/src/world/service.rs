@@ -53,6 +53,9 @@ pub(crate) struct Known {
     pub(crate) restarts: u64,
     /// The incident in progress.
     pub(crate) incident: Option<Open>,
+    /// The checks that have failed in it.
+    #[serde(default)]
+    pub(crate) failed_checks: BTreeSet<Name>,
     /// Why it is only observed, if it is.
     pub(crate) violated: Option<String>,
     /// What blocks it, while it has a process.
@@ -221,6 +224,7 @@ impl Service {
             last_failure: None,
             restarts: 0,
             incident: None,
+            failed_checks: BTreeSet::new(),
             violated: None,
             blocked: None,
             healthy: false,
@@ -353,6 +357,11 @@ impl Service {
                 self.known.insisted = false;
                 self.known.healthy = false;
                 self.known.start_overdue |= matches!(finding, Finding::StartTimeout { .. });
+                let failed = self.failed_checks(finding);
+                if self.known.incident.is_none() {
+                    self.known.failed_checks.clear();
+                }
+                self.known.failed_checks.extend(failed);
                 let (id, last_good) = (IncidentId(record.id.0), *last_good);
                 let opened = Open { id, cause: *cause, detected: now, last_good, counts };
                 let open = self.known.incident.get_or_insert(opened);
@@ -428,10 +437,7 @@ impl Service {
             Body::Traced { epoch, trace, after } => {
                 self.known.counters.endings.traced(*epoch, trace.fingerprint, *after);
             }
-            Body::CountersForgotten => {
-                self.forget_counters();
-                self.known.generations.each_mut().into_iter().for_each(Generations::is_well);
-            }
+            Body::CountersForgotten => self.forget_counters(),
             // Failures, delays and crash loops belong to the generation that runs.
             Body::Generation(_) | Body::Files(_) => {}
             Body::Paused { actor, until_boot_us, .. } => {
@@ -511,6 +517,23 @@ impl Service {
         let from = Monotonic::from_us(now.as_us().saturating_sub(unseen_us));
         self.resume_proofs(from);
         Ok(())
+    }
+
+    /// The checks that this failure is about: of a start that took too long, those that have not passed.
+    pub(crate) fn failed_checks(&self, finding: &Finding) -> Vec<Name> {
+        match finding {
+            Finding::Check { check, .. } | Finding::NoHeartbeat { check, .. } => alloc::vec![check.clone()],
+            Finding::StartTimeout { .. } => {
+                let states = self.policy.checks.iter().zip(&self.known.checks);
+                states
+                    .filter(|(_, state)| **state != CheckState::Passing)
+                    .map(|(policy, _)| policy.name.clone())
+                    .collect()
+            }
+            Finding::Exit { .. } | Finding::Oom { .. } | Finding::Spawn { .. } | Finding::Unkillable { .. } => {
+                Vec::new()
+            }
+        }
     }
 
     /// What holds proves itself `from` then on, if it does not already.

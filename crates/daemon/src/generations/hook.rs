@@ -1,6 +1,7 @@
 //! The programs that a generation brings for its service's data: run as the service's user, in the generation's own directory,
 //! bounded, and gone with all that they started.
 
+use super::error::{ProgramFault, StoreError};
 use super::program::{Confined, Program};
 use crate::execute::environment::{self, Given};
 use crate::execute::program::resolve;
@@ -53,6 +54,24 @@ pub(super) struct Variables {
     pub(super) environment_files: Vec<String>,
 }
 
+/// Why one came to nothing.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// The host could not begin it, for want of memory for example: another try may.
+    NotBegun(String),
+    /// It cannot be run at all, or has run and failed.
+    Failed(String),
+}
+
+impl Fault {
+    /// What happened.
+    pub(super) fn text(self) -> String {
+        match self {
+            Self::NotBegun(text) | Self::Failed(text) => text,
+        }
+    }
+}
+
 /// One run.
 #[derive(Debug)]
 pub(super) struct Hook<'a> {
@@ -76,13 +95,14 @@ impl Hook<'_> {
     ///
     /// # Errors
     /// It did not exit with status 0 within its bounds, or could not be started, or what it printed last cannot be kept.
-    pub(super) fn run(&self, served: Served<'_>, trees: &Trees) -> Result<Option<String>, String> {
+    pub(super) fn run(&self, served: Served<'_>, trees: &Trees) -> Result<Option<String>, Fault> {
         let what = format!("run {} of {}", self.which.as_str(), self.of.short());
-        let cannot = |why: String| format!("cannot {what}: {why}");
-        let find = |name: &str| user::lookup(name).map_err(|error| cannot(format!("user {name}: {error}")));
+        let not_yet = |why: String| Fault::NotBegun(format!("cannot {what}: {why}"));
+        let cannot = |why: String| Fault::Failed(format!("cannot {what}: {why}"));
+        let find = |name: &str| user::lookup(name).map_err(|error| not_yet(format!("user {name}: {error}")));
         let identity = served.user.filter(|_| rustix::process::geteuid().is_root()).map(find).transpose()?;
         let group = trees.probe_group(NEXT.fetch_add(1, Ordering::Relaxed));
-        let group = group.map_err(|error| cannot(format!("no cgroup for it: {error}")))?;
+        let group = group.map_err(|error| not_yet(format!("no cgroup for it: {error}")))?;
         let given = Given {
             variables: &served.variables.environment,
             files: &served.variables.environment_files,
@@ -91,7 +111,7 @@ impl Hook<'_> {
             watchdog: None,
             identity: identity.as_ref(),
         };
-        let of_service = environment::build(&given).map_err(|error| cannot(format!("environment: {error}")))?;
+        let of_service = environment::build(&given).map_err(|error| not_yet(format!("environment: {error}")))?;
         let mut environment: BTreeMap<OsString, OsString> = BTreeMap::new();
         environment.extend(of_service.iter().filter_map(|entry| {
             let entry = entry.as_bytes();
@@ -124,7 +144,10 @@ impl Hook<'_> {
             within: self.within,
             confined: Some(Confined { directory: self.root, identity: identity.as_ref(), group: &group }),
         };
-        let end = program.act_and_tell().map_err(|error| error.to_string())?;
+        let end = program.act_and_tell().map_err(|error| match &error {
+            StoreError::Program { fault: ProgramFault::NotStarted(_), .. } => Fault::NotBegun(error.to_string()),
+            _ => Fault::Failed(error.to_string()),
+        })?;
         match self.which {
             Which::BeforeSwitch => snapshot(&end).map_err(cannot),
             Which::AfterRollback => Ok(None),
@@ -169,7 +192,7 @@ mod tests {
             Self { dir, variables: Variables { environment, environment_files: Vec::new() }, trees }
         }
 
-        fn run(&self, which: Which, script: &str, within_ms: u64) -> Result<Option<String>, String> {
+        fn run(&self, which: Which, script: &str, within_ms: u64) -> Result<Option<String>, Fault> {
             let id = |text: &str| GenerationId::try_from(text).unwrap();
             let hook = Hook {
                 which,
@@ -185,7 +208,7 @@ mod tests {
             hook.run(Served { service: &service, user: None, variables: &self.variables }, &self.trees)
         }
 
-        fn before(&self, script: &str) -> Result<Option<String>, String> {
+        fn before(&self, script: &str) -> Result<Option<String>, Fault> {
             self.run(Which::BeforeSwitch, script, 60_000)
         }
     }
@@ -217,7 +240,7 @@ mod tests {
             ("printf '\\377'", "is not UTF-8"),
         ];
         for (script, why) in cases {
-            let told = place.before(script).unwrap_err();
+            let told = place.before(script).unwrap_err().text();
             assert!(told.starts_with("cannot run before_switch of new: its last line") && told.contains(why), "{told}");
         }
     }
@@ -225,9 +248,9 @@ mod tests {
     #[test]
     fn what_fails_or_hangs_says_so() {
         let place = Place::new();
-        let failed = place.before("printf 'no \\033[2J room\\n' >&2; exit 3").unwrap_err();
+        let failed = place.before("printf 'no \\033[2J room\\n' >&2; exit 3").unwrap_err().text();
         assert!(failed.ends_with("failed (exit status: 3): no \\u{1b}[2J room"), "{failed}");
-        let hung = place.run(Which::AfterRollback, "sleep 1000", 300).unwrap_err();
+        let hung = place.run(Which::AfterRollback, "sleep 1000", 300).unwrap_err().text();
         assert!(hung.starts_with("cannot run after_rollback of new: ") && hung.contains("within 0.3 s"), "{hung}");
     }
 

@@ -54,7 +54,13 @@ struct Table {
     stores: BTreeMap<Key, Entry>,
     /// Those that have something to do and no thread at it, in the order in which they got it.
     ready: VecDeque<Key>,
+    /// How many are at work.
     threads: usize,
+    /// Whether there is one that stays when there is nothing to do: with one at least, nothing depends on making one when that is
+    /// needed most.
+    is_staffed: bool,
+    /// It has nothing to do.
+    idles: bool,
     /// Those of which the scrub has to see anew what there is to read.
     unread: BTreeSet<Key>,
     is_scrubbed: bool,
@@ -217,6 +223,9 @@ impl Stores {
                 None => drop(table.stores.insert(key, Entry::new(setting))),
             }
         }
+        if !table.stores.is_empty() && !table.is_staffed {
+            self.one_more(&mut table);
+        }
     }
 
     /// Takes an order of the loop's.
@@ -322,6 +331,10 @@ impl Stores {
             return false;
         }
         if entry.jobs.is_empty() || std::mem::replace(&mut entry.is_taken, true) {
+            // Perhaps for want of a thread.
+            if table.threads == 0 && !table.ready.is_empty() {
+                self.one_more(&mut table);
+            }
             return true;
         }
         table.ready.push_back(key);
@@ -331,21 +344,40 @@ impl Stores {
         true
     }
 
-    /// One more thread, where there may be.
+    /// One more thread at work, where there may be. The first one stays.
     fn one_more(&self, table: &mut Table) {
-        if table.threads < THREADS_MAX {
-            let own = self.clone();
-            let work = move || own.work();
+        if std::mem::take(&mut table.idles) {
+            table.threads += 1;
+            self.0.freed.notify_all();
+        } else if table.threads < THREADS_MAX {
+            let (own, stays) = (self.clone(), !table.is_staffed);
+            let work = move || own.work(stays);
             if std::thread::Builder::new().name(String::from("stores")).spawn(work).is_ok() {
+                table.is_staffed = true;
                 table.threads += 1;
             }
-            // Without a thread it waits for one that is there, or for the next order.
+            // Without it, what is ready waits for one that is there.
+        }
+    }
+
+    /// Works on whatever is ready, until nothing is; one that stays, for ever.
+    fn work(&self, stays: bool) {
+        let mut table = self.table();
+        loop {
+            table = self.work_off(table);
+            table.threads -= 1;
+            if !stays {
+                return;
+            }
+            table.idles = true;
+            while table.idles {
+                table = self.0.freed.wait(table).unwrap_or_else(PoisonError::into_inner);
+            }
         }
     }
 
     /// Works on whatever is ready, until nothing is.
-    fn work(&self) {
-        let mut table = self.table();
+    fn work_off<'a>(&'a self, mut table: MutexGuard<'a, Table>) -> MutexGuard<'a, Table> {
         while let Some(key) = table.ready.pop_front() {
             let Some(entry) = table.stores.get_mut(&key) else { continue };
             let Some(job) = entry.jobs.pop() else {
@@ -388,7 +420,7 @@ impl Stores {
             }
             self.0.freed.notify_all();
         }
-        table.threads -= 1;
+        table
     }
 
     /// There is something to read in the background.
@@ -478,7 +510,7 @@ impl Stores {
                 (self.0.tell)(Event::GenerationSeen { service, part, seen, data });
             }
             Job::Switch(order) => {
-                let switch = order.switch;
+                let (switch, to) = (order.switch, order.to.clone());
                 let error = match self.switch(key, setting, &mut *store, &order) {
                     Ok(Done::Prepared(data)) => {
                         (self.0.tell)(Event::GenerationPrepared { service, part, switch, data });
@@ -488,10 +520,14 @@ impl Stores {
                     Err(error) => Some(error),
                 };
                 let seen = seen(&mut *store);
+                let mut data = Data::default();
                 if let Seen::Current(current) = &seen {
+                    if *current != Some(to) {
+                        data = self.said(key, &mut *store, current.as_ref(), last != current);
+                    }
                     last.clone_from(current);
                 }
-                (self.0.tell)(Event::GenerationSwitched { service, part, switch, error, seen });
+                (self.0.tell)(Event::GenerationSwitched { service, part, switch, error, seen, data });
             }
             Job::Undo(order) => {
                 let error = self.undo(key, setting, &mut *store, &order).err();
@@ -538,14 +574,15 @@ impl Stores {
             }
             &Job::Switch(Switch { switch, .. }) => {
                 let seen = Seen::Unknown { error: error.clone() };
-                let error = Some(SwitchError::Failed { error });
-                (self.0.tell)(Event::GenerationSwitched { service, part, switch, error, seen });
+                let (error, data) = (Some(SwitchError::Failed { error }), Data::default());
+                (self.0.tell)(Event::GenerationSwitched { service, part, switch, error, seen, data });
             }
             &Job::Undo(Undo { switch, .. }) => {
                 (self.0.tell)(Event::DataUndone { service, part, switch, error: Some(error) });
             }
+            // What these stores are switched to is theirs for good already.
             &Job::Promote { switch } => {
-                (self.0.tell)(Event::GenerationPromoted { service, part, switch, error: Some(error) });
+                (self.0.tell)(Event::GenerationPromoted { service, part, switch, error: None });
             }
             Job::Retain(_) => eprintln!("hale: {service}: old generations stay as they are: {error}"),
             // Whoever asked sees the end of the answer.

@@ -73,9 +73,8 @@ impl Trail {
         match (kind.as_str(), service, incident) {
             // Evidence may come after the end.
             ("output", ..) | (_, None, _) => {}
-            ("counters_forgotten", Some(_), None) => self.follow_generation(payload),
-            ("generation" | "files", Some(_), None) => self.follow_generation(payload),
-            ("generation" | "files" | "detected" | "counters_forgotten", Some(service), Some(incident)) => {
+            ("generation" | "files" | "spawn_intended", Some(_), None) => self.follow_generation(payload),
+            ("generation" | "files" | "detected" | "spawn_intended", Some(service), Some(incident)) => {
                 self.open.insert(incident, service);
                 self.follow_generation(payload);
             }

@@ -12,7 +12,7 @@ fn a_decision_is_made_once_more_and_one_changed_value_is_found() {
     let id = place.incidents()[0]["id"].as_u64().unwrap();
     let explained = place.done(&["explain", &id.to_string()]);
     assert!(
-        explained.contains("  rule blame/2 of core ") && explained.contains("  rule ladder/5 of core "),
+        explained.contains("  rule blame/2 of core ") && explained.contains("  rule ladder/6 of core "),
         "{explained}"
     );
     assert!(explained.contains("made once more from these values: the same"), "{explained}");

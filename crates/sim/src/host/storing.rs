@@ -119,7 +119,8 @@ impl FakeHost<'_> {
                 Event::DataUndone { service, part, switch, error }
             }
             Work::Switch { switch, .. } => {
-                Event::GenerationSwitched { service, part: Part::Store, switch, error, seen }
+                let data = self.said_of_data(&service, &seen);
+                Event::GenerationSwitched { service, part: Part::Store, switch, error, seen, data }
             }
             Work::Promote { switch } => {
                 let error = error.map(|_| String::from("No space left on device"));

@@ -286,7 +286,7 @@ mod tests {
                 stage: Stage::Probation { held: Held::default() },
                 data: Data::default(),
                 undoes: None,
-                is_undone: false,
+                undone: None,
             }),
             ..Generations::default()
         };

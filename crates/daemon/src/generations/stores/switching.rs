@@ -2,13 +2,20 @@
 
 use super::jobs::{Switch, Undo};
 use super::{Key, Setting, Source, Stores};
-use crate::generations::hook::{Hook, Served, Which};
+use crate::generations::hook::{Fault, Hook, Served, Which};
 use crate::generations::{Generations, StoreError, Towards, notes, root};
 use hale_config::ReleaseFile;
 use hale_core::event::SwitchError;
 use hale_core::ids::GenerationId;
 use hale_core::safeswitch::Data;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+/// How long an `after_rollback` that cannot be begun is tried again, before the service is stopped for it: a want of memory or of
+/// processes that lasts longer is no hiccup.
+const BEGUN_WITHIN: Duration = Duration::from_secs(30);
+
+/// After which time: nothing tells when there is memory again.
+const BEGUN_AGAIN: Duration = Duration::from_secs(1);
 
 /// What a switch has come to.
 pub(super) enum Done {
@@ -68,10 +75,10 @@ impl Stores {
         let (from, snapshot) = (from.as_ref(), None);
         let (which, command) = (Which::BeforeSwitch, &notes.before_switch);
         let printed = self.run_hook(key, setting, notes, &Wanted { which, command, of: to, from, to, snapshot });
-        Ok(notes::data(notes, printed.map_err(|error| SwitchError::Hook { error })?))
+        Ok(notes::data(notes, printed.map_err(|fault| SwitchError::Hook { error: fault.text() })?))
     }
 
-    /// Runs the `after_rollback` of what was gone back from.
+    /// Runs the `after_rollback` of what was gone back from. What the host cannot begin is tried again for [`BEGUN_WITHIN`].
     pub(super) fn undo(
         &self,
         key: &Key,
@@ -79,13 +86,38 @@ impl Stores {
         store: &mut dyn Generations,
         order: &Undo,
     ) -> Result<(), String> {
+        let until = Instant::now() + BEGUN_WITHIN;
+        loop {
+            match self.try_to_undo(key, setting, store, order) {
+                Ok(()) => return Ok(()),
+                Err(Fault::NotBegun(_)) if Instant::now() < until => {
+                    let _aside = self.step_aside();
+                    std::thread::sleep(BEGUN_AGAIN);
+                }
+                Err(fault) => return Err(fault.text()),
+            }
+        }
+    }
+
+    fn try_to_undo(
+        &self,
+        key: &Key,
+        setting: &Setting,
+        store: &mut dyn Generations,
+        order: &Undo,
+    ) -> Result<(), Fault> {
         let Undo { of, to, snapshot, .. } = order;
-        let text = |error: StoreError| error.to_string();
-        store.prepare(of).map_err(text)?;
-        let notes = store.notes(of).map_err(text)?;
+        let is_empty = self.0.trees.prepare(&key.0).and_then(|tree| tree.is_empty());
+        if !is_empty.map_err(|error| Fault::NotBegun(format!("nobody knows whether the service has ended: {error}")))? {
+            return Err(Fault::NotBegun(String::from(
+                "processes of an earlier start are still there, and survive SIGKILL",
+            )));
+        }
+        store.prepare(of).map_err(fault)?;
+        let notes = store.notes(of).map_err(fault)?;
         if notes.after_rollback.is_empty() {
             // It was on record that there is something, and a generation does not change.
-            return Err(format!("{} brings no after_rollback any more", of.short()));
+            return Err(Fault::Failed(format!("{} brings no after_rollback any more", of.short())));
         }
         let (which, command, snapshot) = (Which::AfterRollback, &notes.after_rollback, snapshot.as_deref());
         let wanted = Wanted { which, command, of, from: Some(of), to, snapshot };
@@ -98,13 +130,15 @@ impl Stores {
         setting: &Setting,
         notes: &ReleaseFile,
         wanted: &Wanted<'_>,
-    ) -> Result<Option<String>, String> {
+    ) -> Result<Option<String>, Fault> {
         let Wanted { which, command, of, from, to, snapshot } = *wanted;
         let directory = match &setting.source {
             Source::Store(kind) => root(kind, &self.0.state_dir, service, of),
             Source::Files { .. } => None,
         };
-        let Some(directory) = directory else { return Err(format!("{} has no directory", of.short())) };
+        let Some(directory) = directory else {
+            return Err(Fault::Failed(format!("{} has no directory", of.short())));
+        };
         let within = Duration::from_micros(notes.hook_timeout.as_us());
         let hook = Hook { which, of, root: &directory, command, within, from, to, snapshot };
         let served = Served { service, user: setting.user.as_deref(), variables: &setting.variables };
@@ -161,6 +195,12 @@ struct Wanted<'a> {
     snapshot: Option<&'a str>,
 }
 
+/// What is wrong with the generation stays so; what the host cannot do now it may be able to do soon.
+fn fault(error: StoreError) -> Fault {
+    let text = error.to_string();
+    if matches!(failed(error), SwitchError::Failed { .. }) { Fault::NotBegun(text) } else { Fault::Failed(text) }
+}
+
 fn failed(error: StoreError) -> SwitchError {
     match error {
         StoreError::Damaged { .. }
@@ -200,6 +240,10 @@ mod tests {
 
     impl Place {
         fn new() -> Self {
+            Self::with(|dir| Trees::open(&instance(dir)))
+        }
+
+        fn with(trees: impl FnOnce(&Path) -> Trees) -> Self {
             let dir = tempfile::tempdir().unwrap();
             let text = format!(
                 "host = {{ state_dir = \"{0}\", runtime_dir = \"{0}/run\" }}\n[service.bot]\ncommand = [\"bin/bot\"]\n\
@@ -209,7 +253,7 @@ mod tests {
             std::fs::write(dir.path().join("hale.toml"), text).unwrap();
             let policy = crate::monitor::config_file::load(&dir.path().join("hale.toml")).unwrap().validated.policy;
             let (sender, told) = channel();
-            let trees = Arc::new(Trees::open(&instance(dir.path())));
+            let trees = Arc::new(trees(dir.path()));
             let stores = Stores::new(&policy, trees, move |event| drop(sender.send(event)));
             let place = Self { dir, stores, told };
             assert_eq!(place.look(), (Seen::Current(None), Data::default()));
@@ -325,6 +369,34 @@ mod tests {
         // Of a path of Nix it is what was built.
         let refused = failed(StoreError::Notes("hale-release.toml is refused".into()));
         assert_eq!(refused, SwitchError::Hook { error: "hale-release.toml is refused".into() });
+    }
+
+    #[test]
+    fn what_the_host_cannot_begin_is_begun_when_it_can() {
+        use crate::execute::tree::{Kind, Unusable};
+        let place = Place::with(|_| Trees::new("0badcafe", Kind::Tags { why: Unusable::NotMounted }, None));
+        let new = place.release("data_format = 1\nafter_rollback = [\"sh\", \"-c\", \"printf x >> @ran\"]\n");
+        let tag = place.stores.0.trees.environment_tag(&bot());
+        let (name, value) = tag.split_once('=').unwrap();
+        // Something of the service lives on, as what hangs with its disk does.
+        let mut survivor = std::process::Command::new("sleep").arg("1000").env(name, value).spawn().unwrap();
+        let undo = Order::UndoData { part: Part::Store, switch: RecordId(1), of: new.clone(), to: new, snapshot: None };
+        place.stores.order(&bot(), undo);
+        // Until it waits.
+        loop {
+            let table = place.stores.table();
+            if table.threads == 0 && table.stores.values().any(|entry| entry.is_taken) {
+                break;
+            }
+            drop(table);
+            std::thread::yield_now();
+        }
+        assert_eq!(place.runs(), 0);
+        survivor.kill().unwrap();
+        survivor.wait().unwrap();
+        let told = place.told.recv_timeout(PATIENCE).unwrap();
+        assert!(matches!(&told, Event::DataUndone { error: None, .. }), "{told:?}");
+        assert_eq!(place.runs(), 1);
     }
 
     #[test]

@@ -226,7 +226,7 @@ impl Oracle for Budget {
     }
 
     fn guarantee(&self) -> &'static str {
-        "the ladder takes back no more in 24 hours than rollbacks_per_day"
+        "the ladder takes back no more in 24 hours than rollbacks_per_day, and no change older than recent"
     }
 
     fn restart(&mut self, ledger: &[Record]) {
@@ -241,6 +241,10 @@ impl Oracle for Budget {
         let taken_back = model.taken_back(record.at.wall_us);
         if is_one && taken_back > policy.rollbacks_per_day as usize {
             return Err(format!("{name}: {taken_back} taken back in a day, {} may be", policy.rollbacks_per_day));
+        }
+        let ago_us = u64::try_from(record.at.wall_us - model.newest_change_wall_us()).unwrap_or(0);
+        if is_one && ago_us > policy.recent.as_us() {
+            return Err(format!("{name}: a change of {ago_us} µs ago is taken back, recent is {}", policy.recent));
         }
         Ok(())
     }
@@ -268,13 +272,13 @@ impl TrueRefusals {
             Reason::RollbackNever => policy.rollback == Rollback::Never,
             Reason::NoOlderGood => model.older_good(wall_us).is_none(),
             Reason::ChangeTooOld { recent, .. } => {
-                let ago = u64::try_from(wall_us - model.changed_wall_us).unwrap_or(0);
+                let ago = u64::try_from(wall_us - model.newest_change_wall_us()).unwrap_or(0);
                 *recent == policy.recent && ago > recent.as_us()
             }
             Reason::RollbacksSpent { per_day, .. } => {
                 *per_day == policy.rollbacks_per_day && model.taken_back(wall_us) >= *per_day as usize
             }
-            Reason::CauseElsewhere => model.elsewhere,
+            Reason::CauseElsewhere => model.is_exonerated(),
             Reason::DataMovedOn { format, at_least, .. } => format < at_least && model.older_good(wall_us).is_some(),
             Reason::SwitchInProgress => model.open.is_some(),
             // It was tried just now.

@@ -35,11 +35,15 @@ pub(super) struct Model {
     pub(super) changed_wall_us: i64,
     /// Newest first.
     pub(super) goods: Vec<GenerationId>,
+    /// When each of them became so.
+    since_wall_us: BTreeMap<GenerationId, i64>,
     /// Until when, as the wall clock shows it.
     pub(super) bads: BTreeMap<GenerationId, i64>,
     pub(super) open: Option<Open>,
     pub(super) taken_back_wall_us: Vec<i64>,
     pub(super) elsewhere: bool,
+    /// What was taken back in vain and put back, while it is the current one.
+    exonerated: Option<GenerationId>,
 }
 
 /// All services that have some.
@@ -71,11 +75,6 @@ impl Models {
         let Some(name) = &record.service else { return };
         match &record.body {
             Body::Generation(moved) => self.0.entry(name.clone()).or_default().follow(record, moved),
-            Body::CountersForgotten => {
-                if let Some(model) = self.0.get_mut(name) {
-                    model.elsewhere = false;
-                }
-            }
             _ => {}
         }
     }
@@ -91,7 +90,7 @@ impl Model {
                     && self.goods.is_empty()
                     && let Some(id) = current
                 {
-                    self.goods.push(id.clone());
+                    self.add_good(id, wall_us);
                 }
                 self.reach(current.as_ref(), wall_us);
             }
@@ -128,11 +127,12 @@ impl Model {
             }
             Move::Ended { switch, end } => {
                 if let Some(open) = self.open.take_if(|open| open.id == *switch) {
-                    self.end(&open, end);
+                    self.end(&open, end, wall_us);
                 }
             }
             Move::Quarantined { bad } => drop(self.bads.insert(bad.id.clone(), bad.until_wall_us)),
             Move::Cleared { generation, .. } => drop(self.bads.remove(generation)),
+            Move::Settled => self.elsewhere = false,
             Move::Unseen { .. }
             | Move::Begun { .. }
             | Move::Prepared { .. }
@@ -152,14 +152,29 @@ impl Model {
         }
     }
 
-    fn end(&mut self, open: &Open, end: &End) {
+    fn add_good(&mut self, id: &GenerationId, wall_us: i64) {
+        self.goods.retain(|good| good != id);
+        self.goods.insert(0, id.clone());
+        self.goods.truncate(GOODS_MAX);
+        self.since_wall_us.insert(id.clone(), wall_us);
+    }
+
+    /// When the change came that is the current one; going back to what was good before is none.
+    pub(super) fn newest_change_wall_us(&self) -> i64 {
+        let good = self.current.as_ref().filter(|current| self.goods.contains(current));
+        let since = good.and_then(|good| self.since_wall_us.get(good));
+        since.map_or(self.changed_wall_us, |since| self.changed_wall_us.min(*since))
+    }
+
+    /// Whether the current one was found not to be the cause, of what fails now or of what failed before.
+    pub(super) fn is_exonerated(&self) -> bool {
+        self.elsewhere || self.exonerated.is_some() && self.exonerated == self.current
+    }
+
+    fn end(&mut self, open: &Open, end: &End, wall_us: i64) {
         let intent = &open.intent;
         match end {
-            End::Committed => {
-                self.goods.retain(|good| *good != intent.to);
-                self.goods.insert(0, intent.to.clone());
-                self.goods.truncate(GOODS_MAX);
-            }
+            End::Committed => self.add_good(&intent.to, wall_us),
             End::RolledBack { .. } => {
                 let left = if intent.aim.proves() { Some(&intent.to) } else { intent.from.as_ref() };
                 self.goods.retain(|good| Some(good) != left);
@@ -172,8 +187,9 @@ impl Model {
             }
             End::Environmental { .. } => {
                 self.elsewhere = true;
+                self.exonerated.clone_from(&self.current);
                 if matches!(intent.aim, Aim::PutBack { .. }) && !self.goods.contains(&intent.to) {
-                    self.goods.insert(0, intent.to.clone());
+                    self.add_good(&intent.to, wall_us);
                 }
             }
             End::Aborted { .. } | End::Held { .. } | End::Stopped { .. } => {}
