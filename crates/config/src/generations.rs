@@ -161,6 +161,17 @@ fn files(fields: &Fields<'_>, state_dir: Option<&str>, base_dir: &str, report: &
     Some(files)
 }
 
+/// Refuses generations of what is to end by itself: nobody would ever see one hold for its probation.
+pub(crate) fn refuse_what_ends(service: &ServicePolicy, fields: &Fields<'_>, report: &mut Report<'_>) {
+    if service.generations.is_none() || service.restart.on_success {
+        return;
+    }
+    let message = "a change would never prove itself: with `restart.on_success = false` the program may end, and what has ended is \
+                   not seen to work for `probation`";
+    let help = format!("remove `on_success = false`, or the table `{}`", keys::TABLE.name);
+    report.error(fields.place(keys::TABLE.name), message, Some(help));
+}
+
 /// Warns when a service has releases, and nothing that it runs by is in them.
 pub(crate) fn warn_of_idle_releases(
     service: &ServicePolicy,

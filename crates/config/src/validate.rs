@@ -62,6 +62,7 @@ pub(crate) fn policy(root: &Table, defaults: &HostDefaults, base_dir: &str, repo
         afters.insert(name.clone(), after(&fields));
         if let (Some(host), Some(service)) = (&host, &service) {
             generations::warn_of_idle_releases(service, &host.state_dir, &fields, report);
+            generations::refuse_what_ends(service, &fields, report);
             notify_path(&host.runtime_dir, &name, service, host_fields.place("runtime_dir"), fields.at, report);
         }
         services.insert(name, service);

@@ -102,7 +102,7 @@ pub struct SwitchStatus {
     pub to: GenerationId,
     /// What was switched to before.
     pub from: Option<GenerationId>,
-    /// How far it is: `intended`, `switching`, `probation`, `committing`, `going_back` or `validating`.
+    /// How far it is: `intended`, `prepared`, `switching`, `probation`, `committing`, `going_back` or `validating`.
     pub stage: Cow<'static, str>,
     /// How long all checks have to hold yet, on probation.
     pub probation_left: Option<Span>,
@@ -250,6 +250,9 @@ impl Service {
         match &self.known.phase {
             Phase::Stopped { why } => why.to_string(),
             Phase::Blocked { on } => format!("waits for {on} to be ready"),
+            Phase::BackingOff { .. } if self.owes_undoing() => {
+                String::from("waits until its after_rollback has put the data back")
+            }
             Phase::BackingOff { .. } if self.awaits_store() => String::from("waits for its store"),
             Phase::BackingOff { until } if *until > now => format!("starts in {}", until.since(now)),
             Phase::BackingOff { .. } => String::from("waits for a place among restarts_in_flight"),

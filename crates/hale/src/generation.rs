@@ -40,6 +40,7 @@ pub fn switching(service: &Service) -> Option<String> {
     let to = switch.to.short();
     let words = match (switch.stage.as_str(), service.probation_ms_left) {
         ("intended", _) => format!("is to be switched to {to}, once that is on record"),
+        ("prepared", _) => format!("is to be switched to {to}, once what it says of the data is on record"),
         ("switching", _) => format!("is being switched to {to}"),
         ("probation", Some(left)) => {
             format!("{to} is on probation: all checks have to hold for {} more", span(left))

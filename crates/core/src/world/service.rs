@@ -557,6 +557,11 @@ impl Service {
         self.parts().any(|part| is_unsynced(part) || awaits(&self.known.generations[part]))
     }
 
+    /// Whether an `after_rollback` has to run before anything is started.
+    pub(crate) fn owes_undoing(&self) -> bool {
+        self.known.generations.store.switch.as_ref().is_some_and(Switch::owes_undoing)
+    }
+
     /// The switch whose `after_rollback` has to run before anything is started, and nobody was told yet. Not before its store was looked
     /// at: somebody may have switched since.
     pub(crate) fn undoing_due(&self) -> Option<&Switch> {

@@ -20,6 +20,7 @@ use hale_core::safeswitch::{Data, Part};
 use jobs::{Ask, Job, Jobs, QUESTIONS_MAX, Retain, Switch, Undo};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::Read;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -396,7 +397,16 @@ impl Stores {
                     store
                 }),
             };
-            let store = self.perform(&key, &setting, job, store, &mut last);
+            // What breaks amidst its work breaks that, and neither this thread nor the store's turn: whoever ordered it is told.
+            let store = catch_unwind(AssertUnwindSafe(|| self.perform(&key, &setting, &job, store, &mut last)));
+            let store = store.unwrap_or_else(|_| {
+                self.not_open(
+                    &key,
+                    &job,
+                    String::from("a fault of Hale's own, which its output names; please report it"),
+                );
+                None
+            });
             table = self.table();
             // A reload may have changed what it is, and then this one is closed.
             let is_it = |entry: &&mut Entry| entry.setting.opens_the_same(&setting);
@@ -478,14 +488,14 @@ impl Stores {
         &self,
         key: &Key,
         setting: &Setting,
-        job: Job,
+        job: &Job,
         store: Result<Box<dyn Generations>, String>,
         last: &mut Option<GenerationId>,
     ) -> Option<Box<dyn Generations>> {
         let mut store = match store {
             Ok(store) => store,
             Err(error) => {
-                self.not_open(key, &job, error);
+                self.not_open(key, job, error);
                 return None;
             }
         };
@@ -511,7 +521,7 @@ impl Stores {
             }
             Job::Switch(order) => {
                 let (switch, to) = (order.switch, order.to.clone());
-                let error = match self.switch(key, setting, &mut *store, &order) {
+                let error = match self.switch(key, setting, &mut *store, order) {
                     Ok(Done::Prepared(data)) => {
                         (self.0.tell)(Event::GenerationPrepared { service, part, switch, data });
                         return Some(store);
@@ -530,14 +540,14 @@ impl Stores {
                 (self.0.tell)(Event::GenerationSwitched { service, part, switch, error, seen, data });
             }
             Job::Undo(order) => {
-                let error = self.undo(key, setting, &mut *store, &order).err();
+                let error = self.undo(key, setting, &mut *store, order).err();
                 (self.0.tell)(Event::DataUndone { service, part, switch: order.switch, error });
             }
             // What these stores are switched to is theirs for good already.
-            Job::Promote { switch } => (self.0.tell)(Event::GenerationPromoted { service, part, switch, error: None }),
-            Job::Retain(retain) => self.retain(key, &mut *store, retain),
+            &Job::Promote { switch } => (self.0.tell)(Event::GenerationPromoted { service, part, switch, error: None }),
+            Job::Retain(retain) => self.retain(key, &mut *store, retain.clone()),
             Job::Ask(Ask::List(answer)) => drop(answer.send(store.list())),
-            Job::Ask(Ask::Verify(id, answer)) => drop(answer.send(store.verify(&id))),
+            Job::Ask(Ask::Verify(id, answer)) => drop(answer.send(store.verify(id))),
         }
         Some(store)
     }

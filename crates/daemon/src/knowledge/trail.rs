@@ -153,15 +153,35 @@ struct Dated {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hale_core::ids::GenerationId;
+    use hale_core::ids::{Epoch, GenerationId};
+    use hale_core::reason::Reason;
     use hale_core::record::Body;
     use hale_core::safeswitch::{Data, Move};
 
-    fn moved(id: u64, moved: Move) -> Vec<u8> {
+    fn written(id: u64, body: Body) -> Vec<u8> {
         let service = Some(Name::try_from("bot").unwrap());
-        let record =
-            Record { id: RecordId(id), at: Now::default(), service, incident: None, body: Body::Generation(moved) };
+        let record = Record { id: RecordId(id), at: Now::default(), service, incident: None, body };
         serde_json::to_vec(&record).unwrap()
+    }
+
+    fn moved(id: u64, moved: Move) -> Vec<u8> {
+        written(id, Body::Generation(moved))
+    }
+
+    #[test]
+    fn a_start_by_order_says_that_the_data_are_known_again() {
+        let unknown_data = Some(Reason::HookFailed { error: String::from("no room") });
+        let known = Box::new(Generations { unknown_data, ..Generations::default() });
+        let start = Body::SpawnIntended { epoch: Epoch(1), why: Reason::HaleStarts, generation: None, files: None };
+        for is_started in [false, true] {
+            let mut trail = Trail::default();
+            trail.follow(&moved(1, Move::Kept { known: known.clone() }));
+            if is_started {
+                trail.follow(&written(2, start.clone()));
+            }
+            let known = &trail.generations[&Name::try_from("bot").unwrap()].store;
+            assert_eq!(known.unknown_data.is_none(), is_started);
+        }
     }
 
     #[test]

@@ -39,7 +39,7 @@ pub struct Switch {
     /// What was switched to before.
     #[schema(value_type = Option<String>)]
     pub from: Option<GenerationId>,
-    /// How far it is: `intended`, `switching`, `probation`, `committing`, `going_back` or `validating`.
+    /// How far it is: `intended`, `prepared`, `switching`, `probation`, `committing`, `going_back` or `validating`.
     pub stage: String,
 }
 

@@ -313,7 +313,7 @@ impl Oracle for RolledBack {
 /// What failed before a switch is not a reason to go back.
 #[derive(Default)]
 pub struct FailedBefore {
-    /// Checks that fail, by the records.
+    /// Checks that an incident in progress is about, and that have not passed since.
     failing: BTreeMap<Name, BTreeSet<Name>>,
     /// Those that failed when the newest switch began.
     before: BTreeMap<Name, BTreeSet<Name>>,
@@ -327,7 +327,7 @@ impl Oracle for FailedBefore {
     }
 
     fn guarantee(&self) -> &'static str {
-        "a check that failed before a switch is on record with it, and never the reason to go back"
+        "a check that an incident before a switch is about is on record with it, and never the reason to go back"
     }
 
     fn restart(&mut self, _ledger: &[Record]) {
@@ -344,17 +344,11 @@ impl Oracle for FailedBefore {
         let Some(name) = &record.service else { return Ok(()) };
         let failing = self.failing.entry(name.clone()).or_default();
         match &record.body {
-            Body::CheckFailed { check, .. } => drop(failing.insert(check.clone())),
             Body::CheckPassed { check, .. } => drop(failing.remove(check)),
-            Body::Exited { .. }
-            | Body::SpawnFailed { .. }
-            | Body::Adopted { .. }
-            | Body::Unblocked { .. }
-            | Body::NotItsFault { .. } => {
-                failing.clear();
-            }
+            Body::IncidentClosed { .. } | Body::Forgotten => failing.clear(),
             Body::Detected { finding, .. } => {
                 let check = if let Finding::Check { check, .. } = finding { Some(check.clone()) } else { None };
+                failing.extend(check.clone());
                 self.detected.insert(name.clone(), check);
             }
             Body::Generation(Move::Intended { intent }) => {
