@@ -190,9 +190,9 @@ impl Group {
         let mut left = Vec::new();
         for subgroup in self.subgroups()?.into_iter().rev().filter(|subgroup| !subgroup.is_empty()) {
             // Not this group itself: nothing could ever be made in it again (docs/decisions/0008).
-            if let Ok(child) = self.existing_child(&subgroup) {
-                child.kill()?;
-            }
+            let killed = self.existing_child(&subgroup).map_or(Ok(()), |child| child.kill());
+            // Whoever waited for the end of what was in it may have removed it meanwhile.
+            killed.or_else(|error| if is_gone(&error) { Ok(()) } else { Err(error) })?;
             match unlinkat(&self.dir, subgroup.as_str(), AtFlags::REMOVEDIR) {
                 Ok(()) | Err(Errno::NOENT) => {}
                 Err(Errno::BUSY | Errno::NOTEMPTY) => left.push(subgroup),
