@@ -20,7 +20,7 @@ const TAIL_BYTES_MAX: usize = 64 * 1024;
 /// What the next process may have written meanwhile is read beside that and left out: it has had a few milliseconds.
 const SUCCESSOR_LINES: usize = 200;
 
-/// The longest line that is kept, in bytes; the rest of it stands in the log.
+/// The longest line that is kept, in bytes; the middle of a longer one stands in the log.
 const LINE_BYTES_MAX: usize = 256;
 
 /// The most that all lines of one incident may take in a record, in bytes: what escapes in JSON becomes up to six times as
@@ -127,21 +127,26 @@ impl Mark {
     }
 }
 
-/// A line as it may be recorded: bounded, and with every control character escaped.
+/// A line as it may be recorded: bounded, and with every control character escaped. Of a long one both ends are kept: what runtimes
+/// and loaders have to say often stands behind the path of a program.
 fn clean(line: &[u8]) -> String {
-    let cut = &line[..line.len().min(LINE_BYTES_MAX)];
-    let mut clean = String::with_capacity(cut.len());
-    for character in String::from_utf8_lossy(cut).chars() {
+    if line.len() <= LINE_BYTES_MAX {
+        return escaped(line);
+    }
+    let half = LINE_BYTES_MAX / 2;
+    format!("{}…{}", escaped(&line[..half]), escaped(&line[line.len() - half..]))
+}
+
+fn escaped(bytes: &[u8]) -> String {
+    let mut escaped = String::with_capacity(bytes.len());
+    for character in String::from_utf8_lossy(bytes).chars() {
         if character.is_control() && character != '\t' {
-            clean.extend(character.escape_default());
+            escaped.extend(character.escape_default());
         } else {
-            clean.push(character);
+            escaped.push(character);
         }
     }
-    if cut.len() < line.len() {
-        clean.push('…');
-    }
-    clean
+    escaped
 }
 
 /// As many of the last lines as one record can hold.
@@ -222,5 +227,8 @@ mod tests {
         assert_eq!(clean(b"\x1b[2Jgone"), "\\u{1b}[2Jgone");
         assert_eq!(clean(b"\xff"), "\u{fffd}");
         assert_eq!(clean(&[b'x'; 300]).chars().count(), LINE_BYTES_MAX + 1);
+        let long = format!("/a/{}/app: undefined symbol: good", "b".repeat(300));
+        let kept = clean(long.as_bytes());
+        assert!(kept.starts_with("/a/bbb") && kept.ends_with("bbb/app: undefined symbol: good"), "{kept}");
     }
 }
