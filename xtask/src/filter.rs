@@ -54,6 +54,8 @@ const NEEDS: &[Need] = &[
         why_not: "no GNU tar",
         is_met: || output_of(Command::new("tar").arg("--version")).is_ok_and(|text| text.contains("GNU tar")),
     },
+    Need { module: "needs_zstd", why_not: "no zstd", is_met: || find_program("zstd").is_some() },
+    Need { module: "needs_cc", why_not: "no C compiler", is_met: || find_program("cc").is_some() },
     Need { module: "needs_jq", why_not: "no jq", is_met: || find_program("jq").is_some() },
     Need {
         module: "needs_systemd_notify",

@@ -30,6 +30,7 @@ const PACKAGES: &[Package] = &[
     Package { name: "nix-bin", program: "nix-env", why: "profiles of Nix, in a store that each test makes" },
     Package { name: "curl", program: "curl", why: "the transcripts in README.md break the demo services with it" },
     Package { name: "jq", program: "jq", why: "the ledger's chain can be checked without Hale" },
+    Package { name: "zstd", program: "zstd", why: "releases that it compressed are deployed" },
     Package { name: "strace", program: "strace", why: "holds a supervisor back at a record of its journal" },
     Package { name: "systemd", program: "systemd-notify", why: "systemd-notify talks to Hale's notify socket" },
     Package { name: "qemu-system-x86", program: "qemu-system-x86_64", why: "machines whose power can be cut" },

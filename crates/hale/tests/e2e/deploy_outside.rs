@@ -253,6 +253,45 @@ fn put_back(hale: &Hale<'_>, text: &str) {
     assert_eq!(fs::read_to_string(file).unwrap(), text);
 }
 
+/// What is secret by its name, and what is by its value: it stands in a file of the environment.
+#[test]
+fn how_a_file_was_edited_stands_in_the_ledger_without_its_secrets() {
+    let place = Place::new();
+    fs::create_dir(place.path("etc")).unwrap();
+    place.write("etc/app.conf", "good 1\npassword = old-hunter2\ncolour = red\nkept\n");
+    place.write("etc/env", "TOKEN=bright-moon-77\n");
+    let hale = place.hale(
+        &CONFIGURED
+            .replace("directory = \"/\"", &place.text("directory = \"/\"\nenvironment_files = [\"@D/etc/env\"]")),
+    );
+    has_read(&hale);
+    place.write("etc/app.conf", "good 1\npassword = new-hunter2\ncolour = blue\nurl = /x?bright-moon-77&y\nkept\n");
+    hale.event("app", "its files were changed: ");
+    hale.event("app", "its files: switched to");
+    hale.stop();
+    let records = place.records("app", "files_changed");
+    let lines: Vec<&str> = records[0]["lines"].as_array().unwrap().iter().map(|line| line.as_str().unwrap()).collect();
+    assert!(
+        lines[0].contains("etc/app.conf has another content (") && lines[1].starts_with("@@ -1,4 +1,5 @@"),
+        "{lines:?}"
+    );
+    let expected = [
+        " good 1",
+        "-password = [redacted]",
+        "-colour = red",
+        "+password = [redacted]",
+        "+colour = blue",
+        "+url = /x?[redacted]&y",
+        " kept",
+    ];
+    assert_eq!(lines[2..], expected);
+    let shown = place.done(&["ledger", "show"]);
+    assert!(shown.contains(&expected.join(" | ")), "{shown}");
+    let arguments = ["-rlaE", "hunter2|bright-moon"];
+    let found = std::process::Command::new("grep").args(arguments).arg(place.path("state/ledger")).output().unwrap();
+    assert_eq!(text(&found), "");
+}
+
 #[test]
 fn a_file_that_is_removed_is_put_back() {
     let place = Place::new();

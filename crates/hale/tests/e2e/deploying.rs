@@ -130,6 +130,23 @@ fn a_crash_loop_after_the_commit_takes_the_newest_release_back() {
     hale.stop();
 }
 
+/// Not at once: it has answered for a while, and most of its probation is over.
+#[test]
+fn a_release_that_crashes_five_seconds_after_its_start_goes_back() {
+    let place = Place::new();
+    let hale = begin(&place, SERVICE);
+    release(&place, "good", LIVES, PASSES);
+    deploy(&place, "good", 0);
+    let good = runs(&place);
+    place.configure("", &SERVICE.replace("800ms", "8s"));
+    place.done(&["reload"]);
+    release(&place, "bad", "sleep 5; exit 7", PASSES);
+    let said = text(&deploy(&place, "bad", 4));
+    assert!(said.contains("it is on probation: the process exited with status 7"), "{said}");
+    assert_eq!((&status(&place)["state"], runs(&place)), (&Value::from("healthy"), good));
+    hale.stop();
+}
+
 pub fn crash(pid: i64) {
     let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::SEGV).unwrap();

@@ -4,12 +4,16 @@
 mod blame;
 mod confirm;
 mod dependencies;
+mod deploy_archives;
+mod deploy_demo;
 mod deploy_hooks;
 mod deploy_hostile;
 mod deploy_killed;
+mod deploy_ladder;
 mod deploy_orders;
 mod deploy_outside;
 mod deploy_programs;
+mod deploy_quarantine;
 mod deploying;
 mod evidence;
 mod exceptions;
