@@ -323,6 +323,7 @@ impl Brain<'_> {
             probing.last = Some(outcome.clone());
             self.edge(name, index, epoch, edge, &outcome);
         }
+        self.last_word(name);
     }
 
     /// The service says itself that it does not work: as if its heartbeat were missing for long enough.

@@ -90,22 +90,22 @@ impl Brain<'_> {
         }
     }
 
-    /// Whether a check has not passed since `end`, when its proof would be over: what hangs since the last probe is not proved. Those
-    /// are probed at once, and each answer comes back here.
+    /// Whether a check has not passed since `end`, when its proof would be over: what hangs since the last probe or heartbeat is not
+    /// proved. They are probed at once, a heartbeat is waited for, and each sign comes back here.
     fn awaits_last_word(&mut self, name: &Name, part: Part, end: Monotonic) -> bool {
         let now = self.now();
         let Some(service) = self.world.services.get_mut(name) else { return false };
         let policy = service.policy.clone();
         let mut awaits = false;
         for (index, check) in policy.checks.iter().enumerate() {
-            // Nobody can be asked for a heartbeat: that it is missing is told when it is.
-            if check.kind.promise().is_some() || !service.proves(part, check) {
+            if !service.proves(part, check) {
                 continue;
             }
             let probing = &mut service.senses.probes[index];
             if probing.last_pass.is_none_or(|passed| passed < end) {
                 awaits = true;
-                if service.senses.last_word[part] != Some(end) {
+                // Nobody can be asked for a heartbeat, and when it is missing stays as it is.
+                if service.senses.last_word[part] != Some(end) && check.kind.promise().is_none() {
                     probing.due = probing.due.map(|due| due.min(now));
                 }
             }

@@ -479,9 +479,9 @@ fn seen_words(seen: &Seen) -> String {
 mod tests {
     use super::*;
     use crate::effect::Answer;
-    use crate::event::{Event, ProbeFailure};
+    use crate::event::{Event, Notice, ProbeFailure};
     use crate::incident::Outcome;
-    use crate::policy::ServicePolicy;
+    use crate::policy::{CheckKind, ServicePolicy};
     use crate::record::OperatorOrder;
     use crate::safeswitch::Grade;
     use crate::step::bench::{Bench, bot, id, policy};
@@ -670,6 +670,24 @@ mod tests {
         assert!(bench.ends().is_empty() && bench.known().on_probation().is_some());
         assert!(bench.world.services[&bot()].senses.probes[0].in_flight.is_some());
         bench.answer(None, Span::from_secs(1));
+        assert_eq!(bench.ends(), [&End::Committed]);
+    }
+
+    #[test]
+    fn what_gives_no_sign_since_its_last_heartbeat_is_not_proved() {
+        let mut policy = with_check();
+        policy.checks[0].kind = CheckKind::Heartbeat { within: Span::from_secs(30) };
+        policy.checks[0].failures = 1;
+        let mut bench = Bench::new(policy, Some("one"));
+        bench.deploy("two");
+        let beat = |bench: &mut Bench| {
+            let epoch = bench.world.services[&bot()].known.last_epoch;
+            bench.take(Event::Notified { service: bot(), epoch, notice: Notice::Heartbeat });
+        };
+        beat(&mut bench);
+        bench.pass(Span::from_secs(20));
+        assert!(bench.ends().is_empty() && bench.known().on_probation().is_some());
+        beat(&mut bench);
         assert_eq!(bench.ends(), [&End::Committed]);
     }
 
