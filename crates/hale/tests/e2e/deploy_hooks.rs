@@ -1,6 +1,6 @@
 //! Data that move forward: what a release brings for them is run when it has to be, and nothing runs on data that it cannot read.
 
-use crate::deploying::{LIVES, PASSES, SERVICE, begin, deploy, release, runs, text};
+use crate::deploying::{LIVES, PASSES, SERVICE, begin, deploy, order, release, runs, text};
 use crate::harness::{Hale, Place, is_alive, send};
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -9,7 +9,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Output;
 
 /// Only root can run a service as somebody else.
-fn user() -> &'static str {
+pub fn user() -> &'static str {
     if rustix::process::geteuid().is_root() { "nobody" } else { "" }
 }
 
@@ -21,12 +21,12 @@ fn service() -> String {
 }
 
 /// Says that it starts, and what comes then.
-fn app(place: &Place, name: &str, then: &str) -> String {
+pub fn app(place: &Place, name: &str, then: &str) -> String {
     place.text(&format!("echo '{name} starts' > @D/reports\n{then}"))
 }
 
 /// Writes a release with a `hale-release.toml` and the programs that it names: `bin/before` and `bin/after`.
-fn with_notes(place: &Place, name: &str, app: &str, check: &str, notes: &str, hooks: [&str; 2]) {
+pub fn with_notes(place: &Place, name: &str, app: &str, check: &str, notes: &str, hooks: [&str; 2]) {
     release(place, name, app, check);
     place.write(&format!("{name}/hale-release.toml"), notes);
     for (file, script) in ["before", "after"].into_iter().zip(hooks) {
@@ -36,7 +36,7 @@ fn with_notes(place: &Place, name: &str, app: &str, check: &str, notes: &str, ho
     }
 }
 
-const BOTH: &str = "before_switch = [\"bin/before\", \"one\"]\nafter_rollback = [\"bin/after\"]\n";
+pub const BOTH: &str = "before_switch = [\"bin/before\", \"one\"]\nafter_rollback = [\"bin/after\"]\n";
 
 /// Hale with a good release that says nothing.
 fn with_good(place: &Place) -> (Hale<'_>, String) {
@@ -50,12 +50,12 @@ fn with_good(place: &Place) -> (Hale<'_>, String) {
 }
 
 /// The records of the switches of the service that are such a move.
-fn moves(place: &Place, wanted: &str) -> Vec<Value> {
+pub fn moves(place: &Place, wanted: &str) -> Vec<Value> {
     place.records("app", "generation").into_iter().filter(|record| record["move"] == wanted).collect()
 }
 
 #[track_caller]
-fn said(output: &Output, what: &[&str]) {
+pub fn said(output: &Output, what: &[&str]) {
     let text = text(output);
     assert!(what.iter().all(|what| text.contains(what)), "{text}");
 }
@@ -247,8 +247,7 @@ fn a_file_that_is_wrong_is_refused_by_name_and_key_when_it_is_brought() {
 /// Begins to deploy and does not wait for the end.
 #[track_caller]
 fn begin_to_deploy(place: &Place, name: &str) {
-    let begun = place.run(&["deploy", "--no-wait", "app", place.path(name).to_str().unwrap()]);
-    assert_eq!(begun.status.code(), Some(0), "{begun:?}");
+    order(place, place.path(name).to_str().unwrap());
 }
 
 /// Hale is killed twice while `after_rollback` runs. What that has started goes with it, too: two of them at once would do half of the

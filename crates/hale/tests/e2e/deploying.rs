@@ -1,6 +1,6 @@
 //! Deploying releases: good ones are committed, bad ones go back by themselves, and the service is never without the last good one.
 
-use crate::harness::{Hale, Place, send};
+use crate::harness::{Hale, Place, send, words};
 use serde_json::Value;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -47,8 +47,14 @@ pub fn begin<'a>(place: &'a Place, service: &str) -> Hale<'a> {
 
 #[track_caller]
 pub fn deploy(place: &Place, name: &str, code: i32) -> Output {
-    let output = place.run(&["deploy", "app", place.path(name).to_str().unwrap()]);
-    assert_eq!(output.status.code(), Some(code), "{name}: {output:?}");
+    deploy_named(place, place.path(name).to_str().unwrap(), code)
+}
+
+/// What a store has already.
+#[track_caller]
+pub fn deploy_named(place: &Place, generation: &str, code: i32) -> Output {
+    let output = place.run(&["deploy", "app", generation]);
+    assert_eq!(output.status.code(), Some(code), "{generation}: {output:?}");
     output
 }
 
@@ -61,6 +67,29 @@ pub fn runs(place: &Place) -> String {
     let pid = status(place)["pid"].as_i64().unwrap();
     let directory = fs::read_link(format!("/proc/{pid}/cwd")).unwrap();
     directory.file_name().unwrap().to_str().unwrap().to_owned()
+}
+
+/// Waits until no switch is under way and the service works, and gives what it runs then: by one process of what the store shows, which
+/// `current` gives, store and ledger are whole, and Hale has kept its own rules.
+pub fn over(place: &Place, what: &str, current: impl Fn() -> String) -> String {
+    place.until(|| {
+        let output = place.run(&["status", "app", "--json"]);
+        if !output.status.success() {
+            return Err(text(&output));
+        }
+        let status = serde_json::from_slice::<Value>(&output.stdout).unwrap()["services"][0].clone();
+        let is_over = status["switch"].is_null() && status["state"] == "healthy" && status["incident"].is_null();
+        is_over.then_some(()).ok_or(format!("{what}: {status}"))
+    });
+    let (runs, current, status) = (runs(place), current(), place.status("app"));
+    assert_eq!((&status["generation"], &status["observed"]), (&current.as_str().into(), &Value::Null), "{what}");
+    assert!(place.records("app", "violated").is_empty(), "{what}");
+    assert_eq!(current.rsplit('/').next().unwrap(), runs, "{what}");
+    place.done(&["generations", "app", "--verify"]);
+    place.done(&["ledger", "verify"]);
+    let instances = place.living().into_iter().filter(|&pid| words(pid).starts_with(&["sleep".into(), "1000".into()]));
+    assert_eq!(instances.count(), 1, "{what}");
+    runs
 }
 
 pub fn text(output: &Output) -> String {
@@ -168,9 +197,15 @@ fn the_first_release_that_fails_leaves_the_service_stopped() {
 /// Starts to deploy a release that takes long to prove itself, and waits until it runs.
 #[track_caller]
 pub fn begin_to_deploy(place: &Place, name: &str) {
-    let output = place.run(&["deploy", "--no-wait", "app", place.path(name).to_str().unwrap()]);
-    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    order(place, place.path(name).to_str().unwrap());
     on_probation(place);
+}
+
+/// Begins to deploy what a store has already, and waits for nothing.
+#[track_caller]
+pub fn order(place: &Place, generation: &str) {
+    let output = place.run(&["deploy", "--no-wait", "app", generation]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
 }
 
 /// Waits until a release is on probation and works.
