@@ -377,8 +377,9 @@ impl Brain<'_> {
             Verdict::TakeBack { part, to } => self.take_back(name, part, to, cause, finding),
             Verdict::PutBack { part, to } => self.put_back(name, part, to),
             Verdict::Hold { delay, tries } => {
+                let is_tried = self.untried(name).is_none();
                 self.bring_down(name, Then::Hold { until: now.after(delay), tries }, Reason::MustGo);
-                self.take_reboot_rung(reboot);
+                self.take_reboot_rung(reboot.filter(|_| is_tried));
             }
         }
     }

@@ -259,6 +259,7 @@ impl Brain<'_> {
             Then::Hold { until, tries } => {
                 self.record(name, Body::Held { until, tries });
                 self.world.looks.insert(name.clone());
+                self.try_what_others_have_switched(name);
             }
         }
     }

@@ -382,4 +382,24 @@ impl Brain<'_> {
             }
         }
     }
+
+    /// What somebody else has switched to, where it is known that the newest process was of something else.
+    pub(super) fn untried(&self, name: &Name) -> Option<GenerationId> {
+        let is_untried = |part: Part| {
+            let is_theirs = self.switch(name, part).is_some_and(|switch| {
+                switch.intent.aim == Aim::Outside && matches!(switch.stage, Stage::Probation { .. })
+            });
+            is_theirs && self.known(name).runs[part].is_some() && !self.runs_current(name, part)
+        };
+        let part = self.world.services[name].parts().find(|&part| is_untried(part))?;
+        self.generations(name, part).current.clone()
+    }
+
+    /// It is held for what was there before: what somebody has switched to since may help.
+    pub(super) fn try_what_others_have_switched(&mut self, name: &Name) {
+        if let Some(to) = self.untried(name) {
+            self.record(name, Body::CountersForgotten);
+            self.try_start(name, Reason::Switched { to });
+        }
+    }
 }

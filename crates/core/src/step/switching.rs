@@ -795,6 +795,23 @@ mod tests {
     }
 
     #[test]
+    fn what_somebody_else_has_switched_is_tried_though_what_ran_before_is_in_a_crash_loop() {
+        let mut bench = Bench::new(policy(), Some("old"));
+        for _ in 0..2 {
+            bench.crash();
+            bench.pass(Span::from_secs(1));
+        }
+        bench.outside("theirs");
+        assert_eq!(bench.runs(), Some("old"));
+        bench.crash();
+        assert_eq!(bench.runs(), Some("theirs"));
+        // It fails as well: what was there before is not worse.
+        bench.crash();
+        bench.pass(Span::from_secs(1));
+        assert_eq!((bench.runs(), bench.current.clone()), (Some("old"), Some(id("old"))));
+    }
+
+    #[test]
     fn what_somebody_else_has_switched_with_no_way_back_is_held_when_it_fails() {
         let mut bench = Bench::new(policy(), None);
         bench.outside("first");

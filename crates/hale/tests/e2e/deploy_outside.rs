@@ -96,6 +96,24 @@ fn a_link_that_somebody_moved_while_hale_was_not_there_proves_itself() {
     hale.stop();
 }
 
+/// It may be what helps.
+#[test]
+fn a_link_that_somebody_moved_is_tried_at_once_when_what_ran_before_is_given_up() {
+    let place = Place::new();
+    let (hale, [one, _, _]) = prepare(&place);
+    for _ in 0..2 {
+        crash(place.status("app")["pid"].as_i64().unwrap());
+        hale.event("app", "recovered in");
+    }
+    flip(&place, &one);
+    hale.event("app", "switched to");
+    crash(place.status("app")["pid"].as_i64().unwrap());
+    hale.event("app", "held: quick restarts are given up");
+    hale.event("app", "committed");
+    healthy(&place, &one);
+    hale.stop();
+}
+
 /// What is no release is not run, and what leads nowhere does not end a service.
 #[test]
 fn a_link_that_leads_elsewhere_or_is_gone_takes_nothing_down() {

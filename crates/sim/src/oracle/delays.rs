@@ -33,6 +33,10 @@ struct Model {
     orders: u32,
     /// The record that may make it forget because it was switched just before.
     forgets: Option<RecordId>,
+    /// Its newest process when it was switched last.
+    switched: Option<Epoch>,
+    /// Its newest process that has ended, or could not be started.
+    ended: Epoch,
     /// It was healthy long enough, `LATE_US` ago: what was counted must be forgotten.
     overdue: bool,
 }
@@ -62,9 +66,9 @@ impl Delays {
                 Ok(())
             }
             Body::Unblocked { .. } => {
-                let (newest, ready_since) = (model.newest, model.ready_since);
-                let (healthy, orders, paused) = (model.healthy, model.orders, model.paused);
-                *model = Model { newest, ready_since, healthy, orders, paused, ..Model::default() };
+                let Model { newest, ready_since, healthy, orders, paused, switched, ended, .. } = *model;
+                let kept = Model { newest, ready_since, healthy, orders, paused, ..Model::default() };
+                *model = Model { switched, ended, ..kept };
                 Ok(())
             }
             Body::Detected { .. } => {
@@ -99,6 +103,7 @@ impl Delays {
             // Failures, delays and crash loops belong to the generation that runs.
             Body::Generation(Move::Switched { .. }) => {
                 model.forgets = Some(record.id.next());
+                model.switched = Some(model.newest);
                 Ok(())
             }
             Body::SpawnIntended { epoch, .. } => {
@@ -115,6 +120,10 @@ impl Delays {
             }
             Body::Held { .. } => {
                 model.held_told = true;
+                // It is held for what was there before.
+                if model.switched.is_some_and(|newest| model.ended <= newest) {
+                    model.forgets = Some(record.id.next());
+                }
                 Ok(())
             }
             // A start that was not recorded counts as the try that it was.
@@ -134,7 +143,11 @@ impl Delays {
                 model.healthy = true;
                 Ok(())
             }
-            Body::CheckFailed { .. } | Body::Exited { .. } | Body::StopIntended { .. } | Body::KillIntended { .. } => {
+            Body::Exited { epoch, .. } | Body::SpawnFailed { epoch, .. } => {
+                (model.healthy, model.ended) = (false, *epoch);
+                Ok(())
+            }
+            Body::CheckFailed { .. } | Body::StopIntended { .. } | Body::KillIntended { .. } => {
                 model.healthy = false;
                 Ok(())
             }
@@ -151,8 +164,8 @@ impl Delays {
                 Ok(())
             }
             Body::Resumed { .. } => {
-                let Model { newest, ready_since, healthy, orders, .. } = *model;
-                *model = Model { newest, ready_since, healthy, orders, ..Model::default() };
+                let Model { newest, ready_since, healthy, orders, switched, ended, .. } = *model;
+                *model = Model { newest, ready_since, healthy, orders, switched, ended, ..Model::default() };
                 Ok(())
             }
             Body::CountersForgotten => {
@@ -169,6 +182,8 @@ impl Delays {
                     healthy: model.healthy,
                     paused: model.paused,
                     orders,
+                    switched: model.switched,
+                    ended: model.ended,
                     ..Model::default()
                 };
                 if allowed { Ok(()) } else { Err(format!("{name}: counters forgotten without order or healthy time")) }
