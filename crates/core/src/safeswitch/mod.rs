@@ -372,8 +372,11 @@ impl Generations {
             },
             Move::Prepared { data, .. } => self.prepare(data),
             Move::Switched { to, .. } => {
+                // What somebody else has switched to finds data that were changed and not undone.
+                let finds_others =
+                    self.undoable.is_some() && self.switch.as_ref().is_some_and(|it| it.intent.aim == Aim::Outside);
                 self.reach(Some(to.clone()), wall_us);
-                if matches!(self.unknown_data, Some(Reason::DataMovedOn { .. })) {
+                if finds_others || matches!(self.unknown_data, Some(Reason::DataMovedOn { .. })) {
                     self.unknown_data = self.moved_on(to);
                 }
             }
@@ -503,7 +506,7 @@ impl Generations {
             // What was held before, and still is.
             _ => {}
         }
-        if switch.owes_undoing() {
+        if switch.owes_undoing() && self.unknown_data.is_none() {
             // What is there cannot read what was left, or may have to: nothing starts it by itself.
             self.unknown_data = self.current.as_ref().and_then(|current| self.moved_on(current));
         }
@@ -648,10 +651,11 @@ impl Generations {
     }
 
     /// When the change came that is the current one, as the wall clock showed it. Of what was good before it was gone back to, that is when
-    /// it became so: going back is no change of its own.
+    /// it became so: going back is no change of its own, unlike what has to prove itself once more.
     #[must_use]
     pub fn newest_change_wall_us(&self) -> i64 {
         let good = self.current.as_ref().and_then(|current| self.good(current));
+        let good = good.filter(|_| self.on_probation().is_none());
         good.map_or(self.changed_wall_us, |good| good.since_wall_us.min(self.changed_wall_us))
     }
 

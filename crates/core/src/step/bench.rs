@@ -196,7 +196,9 @@ impl Bench {
                 }
                 let lie = || self.lies.then(|| SwitchError::Failed { error: String::from("no space left") });
                 let error = error.or_else(lie);
+                let is_blind = self.blind && error.is_some();
                 let seen = Seen::Current(self.current.clone());
+                let seen = if is_blind { Seen::Unknown { error: String::from("no answer") } } else { seen };
                 events.push(Event::GenerationSwitched {
                     service: bot(),
                     part: Part::Store,

@@ -264,7 +264,13 @@ mod tests {
 
     #[test]
     fn where_undoing_fails_nothing_is_started_on_what_nobody_knows() {
-        let mut bench = bench_with(moves(true));
+        where_undoing_fails(moves(true));
+        // Also where what was there before could read what it says to leave.
+        where_undoing_fails(Data { min_rollback: 0, ..moves(true) });
+    }
+
+    fn where_undoing_fails(data: Data) {
+        let mut bench = bench_with(data);
         bench.deploy("two");
         bench.hooks_fail.insert(id("two"));
         let before = bench.spawned.len();

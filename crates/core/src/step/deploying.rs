@@ -51,7 +51,14 @@ impl Brain<'_> {
             return self.refuse_switch(request, what(), reason);
         }
         if let Some(switch) = self.switch(name, part).filter(|_| !self.only_waits(name, part)) {
-            let text = format!("{name} is being switched to {}", switch.intent.to.short());
+            let to = switch.intent.to.short();
+            let text = if switch.owes_undoing() {
+                format!(
+                    "what {to} did to the data of {name} is to be undone first: `hale start {name}` does that, and goes back"
+                )
+            } else {
+                format!("{name} is being switched to {to}")
+            };
             return self.reply(request, Answer::Busy { text });
         }
         let wall_us = self.at.wall_us;
@@ -69,7 +76,8 @@ impl Brain<'_> {
         self.supersede_what_waits(name, part, &to);
         if is_good && self.generations(name, part).current.as_ref() == Some(&to) {
             // It has proved itself, and is not to be gone back from for a failure now.
-            return self.order_start(name, request, Reason::Ordered { actor });
+            let (runs, why) = (self.runs_current(name, part), Reason::Ordered { actor });
+            return if runs { self.order_start(name, request, why) } else { self.order_restart(name, request, why) };
         }
         let id = self.next_record();
         if self.intend_and_insist(name, part, Aim::Deploy { actor }, to, force) {
@@ -206,6 +214,17 @@ mod tests {
         assert!(matches!(bench.answers.last(), Some(Answer::Done { .. })), "{:?}", bench.answers);
         bench.crash();
         assert_eq!(bench.known().current, Some(id("two")), "one failure is no reason to leave what is proved");
+    }
+
+    #[test]
+    fn what_is_known_to_be_good_and_does_not_run_is_run_by_its_own_deploy() {
+        let mut bench = Bench::new(policy(), Some("one"));
+        bench.deploy("two");
+        bench.pass(Span::from_secs(70));
+        bench.outside("one");
+        assert_eq!(bench.runs(), Some("two"));
+        bench.deploy("one");
+        assert_eq!((bench.runs(), bench.known().switch.clone()), (Some("one"), None));
     }
 
     #[test]

@@ -216,7 +216,7 @@ impl Brain<'_> {
         self.bring_down(name, Then::Stay { why: why.clone() }, why);
     }
 
-    fn order_restart(&mut self, name: &Name, request: RequestId, why: Reason) {
+    pub(super) fn order_restart(&mut self, name: &Name, request: RequestId, why: Reason) {
         if matches!(self.phase(name), Phase::Spawning { .. }) {
             // It has not begun to run: this is the new process.
             self.wait_for(name, request, Wanted::Healthy);

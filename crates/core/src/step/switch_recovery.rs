@@ -198,7 +198,10 @@ impl Brain<'_> {
                     self.order_promote(name, part, &switch);
                 }
             }
-            Stage::Intended { .. } | Stage::Prepared { .. } | Stage::Switching if !self.observes(name) => {
+            // What may not go back waits for the store, unless it cannot: forward is no better a guess.
+            Stage::Intended { .. } | Stage::Prepared { .. } | Stage::Switching
+                if !self.observes(name) && (self.may_go_back(name) || self.moved_on(name, part).is_some()) =>
+            {
                 self.end_interrupted(name, part, &switch);
             }
             Stage::Intended { .. }
@@ -215,8 +218,8 @@ impl Brain<'_> {
             self.moved(name, part, Move::Begun { switch: switch.id });
         }
         match (&switch.intent.aim, switch.intent.back.clone()) {
-            // Forward where it may not go back: it may have run.
-            (Aim::Deploy { .. } | Aim::Outside, Some(back)) if self.kept_from_going_back(name, part).is_none() => {
+            // Forward where the data keep it from going back: it may have run.
+            (Aim::Deploy { .. } | Aim::Outside, Some(back)) if self.moved_on(name, part).is_none() => {
                 self.go_back(name, part, back, Reason::Interrupted);
             }
             _ => {

@@ -220,6 +220,8 @@ impl Brain<'_> {
         let is_there = *seen == Seen::Current(Some(wanted.clone()));
         if let Seen::Current(Some(theirs)) = seen
             && !is_there
+            // Files may be half of one and half of the other.
+            && (part == Part::Store || error.is_none())
             && ![Some(&switch.intent.to), switch.intent.from.as_ref(), switch.intent.back.as_ref()]
                 .contains(&Some(theirs))
         {

@@ -52,10 +52,19 @@ impl Brain<'_> {
             read
         };
         let reads: Vec<take_back::Read> = self.newest_first(name).into_iter().map(read).collect();
-        // What was taken back in vain comes first: another change is no better suspect before it is back.
+        // What has not proved itself goes back at once. Then what was taken back in vain comes back, before another change is suspected.
+        let goes_back = |read: &&take_back::Read| {
+            read.on_probation && matches!(take_back::choose(read), take_back::Choice::TakeBack { .. })
+        };
         let puts_back = |read: &&take_back::Read| matches!(take_back::choose(read), take_back::Choice::PutBack { .. });
         let can = |read: &&take_back::Read| !matches!(take_back::choose(read), take_back::Choice::Refuse { .. });
-        reads.iter().find(puts_back).or_else(|| reads.iter().find(can)).or(reads.first()).cloned()
+        let first = reads.iter().find(goes_back).or_else(|| reads.iter().find(puts_back));
+        first.or_else(|| reads.iter().find(can)).or(reads.first()).cloned()
+    }
+
+    /// Whether Hale may take something back by itself.
+    pub(super) fn may_go_back(&self, name: &Name) -> bool {
+        self.policy(name).generations.as_ref().is_some_and(|policy| policy.rollback == Rollback::Auto)
     }
 
     /// Why a change is not taken back, although there is what was good before it.
@@ -241,5 +250,25 @@ mod tests {
         crash_loop(&mut bench);
         assert_eq!(bench.current, Some(id("two")));
         assert_eq!(bench.world.services[&bot()].known.generations.files.current, Some(id("f2")));
+    }
+
+    #[test]
+    fn what_was_good_long_ago_and_has_to_prove_itself_once_more_is_the_newest_change() {
+        let mut policy = policy();
+        policy.generations.iter_mut().for_each(|generations| generations.files.push(String::from("/etc/bot.conf")));
+        let mut bench = Bench::new(policy, Some("one"));
+        bench.deploy("two");
+        bench.pass(Span::from_secs(70));
+        let wall_us = bench.now().wall_us;
+        let good = |name, since_wall_us| crate::safeswitch::Good { id: id(name), grade: Grade::Proven, since_wall_us };
+        let known = &mut bench.world.services.get_mut(&bot()).unwrap().known;
+        known.generations.files.goods = alloc::vec![good("f2", wall_us), good("f1", 0)];
+        known.generations.files.current = Some(id("f2"));
+        known.generations.files.is_known = true;
+        known.runs.files = Some(id("f2"));
+        bench.deploy("one");
+        assert_eq!(bench.runs(), Some("one"));
+        bench.crash();
+        assert_eq!((bench.runs(), bench.current.clone()), (Some("two"), Some(id("two"))));
     }
 }

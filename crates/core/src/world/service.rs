@@ -361,7 +361,9 @@ impl Service {
                 if self.known.incident.is_none() {
                     self.known.failed_checks.clear();
                 }
-                self.known.failed_checks.extend(failed);
+                if counts {
+                    self.known.failed_checks.extend(failed);
+                }
                 let (id, last_good) = (IncidentId(record.id.0), *last_good);
                 let opened = Open { id, cause: *cause, detected: now, last_good, counts };
                 let open = self.known.incident.get_or_insert(opened);
@@ -457,6 +459,7 @@ impl Service {
             }
             Body::CheckPassed { check, .. } => {
                 self.known.unproven.remove(check);
+                self.known.failed_checks.remove(check);
                 self.with_check(check, |state| *state = CheckState::Passing);
             }
             Body::BecameHealthy { .. } => {

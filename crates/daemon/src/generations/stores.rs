@@ -390,16 +390,18 @@ impl Stores {
             let (store, mut last) = (entry.store.take(), entry.seen.take());
             drop(table);
             let mut watch = None;
-            let store = match store {
-                Some(store) => Ok(store),
-                None => self.open(&setting, &key.0).map(|(store, watches)| {
-                    watch = watches;
-                    store
-                }),
-            };
             // What breaks amidst its work breaks that, and neither this thread nor the store's turn: whoever ordered it is told.
-            let store = catch_unwind(AssertUnwindSafe(|| self.perform(&key, &setting, &job, store, &mut last)));
-            let store = store.unwrap_or_else(|_| {
+            let work = AssertUnwindSafe(|| {
+                let store = match store {
+                    Some(store) => Ok(store),
+                    None => self.open(&setting, &key.0).map(|(store, watches)| {
+                        watch = watches;
+                        store
+                    }),
+                };
+                self.perform(&key, &setting, &job, store, &mut last)
+            });
+            let store = catch_unwind(work).unwrap_or_else(|_| {
                 self.not_open(
                     &key,
                     &job,

@@ -90,13 +90,19 @@ impl Stores {
         loop {
             match self.try_to_undo(key, setting, store, order) {
                 Ok(()) => return Ok(()),
-                Err(Fault::NotBegun(_)) if Instant::now() < until => {
+                Err(Fault::NotBegun(_)) if Instant::now() < until && self.is_still_due(key, store, order) => {
                     let _aside = self.step_aside();
                     std::thread::sleep(BEGUN_AGAIN);
                 }
                 Err(fault) => return Err(fault.text()),
             }
         }
+    }
+
+    /// Whether what was gone back to is still there, and its service still has a store: else its data are somebody else's to know.
+    fn is_still_due(&self, key: &Key, store: &mut dyn Generations, order: &Undo) -> bool {
+        let is_configured = self.table().stores.contains_key(key);
+        is_configured && store.current().is_ok_and(|current| current.is_none_or(|current| current == order.to))
     }
 
     fn try_to_undo(

@@ -7,7 +7,7 @@ use hale_core::plan::ladder::Rung;
 use hale_core::policy::{GenerationsPolicy, Policy, Rollback};
 use hale_core::reason::Reason;
 use hale_core::record::{Body, Record};
-use hale_core::safeswitch::{Aim, Intent, Move};
+use hale_core::safeswitch::{Aim, Failure, Intent, Move};
 use std::collections::BTreeMap;
 
 /// A record of a service's generations.
@@ -263,7 +263,7 @@ impl TrueRefusals {
         Self { policies: policies(policy), models: Models::default() }
     }
 
-    fn is_so(&self, name: &Name, record: &Record, reason: &Reason) -> bool {
+    fn is_so(&self, name: &Name, record: &Record, fails: &Failure, reason: &Reason) -> bool {
         let Some(policy) = self.policies.get(name) else { return *reason == Reason::NoGenerationsConfigured };
         let Some(model) = self.models.get(name) else { return false };
         let wall_us = record.at.wall_us;
@@ -278,7 +278,7 @@ impl TrueRefusals {
             Reason::RollbacksSpent { per_day, .. } => {
                 *per_day == policy.rollbacks_per_day && model.taken_back(wall_us) >= *per_day as usize
             }
-            Reason::CauseElsewhere => model.is_exonerated(),
+            Reason::CauseElsewhere => model.is_exonerated(fails),
             Reason::DataMovedOn { format, at_least, .. } => format < at_least && model.older_good(wall_us).is_some(),
             Reason::SwitchInProgress => model.open.is_some(),
             // It was tried just now.
@@ -310,7 +310,9 @@ impl Oracle for TrueRefusals {
             return Err(format!("{name}: held without a word of taking back"));
         }
         let mut refused = decision.choice.refused.iter().filter(|refused| refused.rung == Rung::TakeBack);
-        match refused.find(|refused| !self.is_so(name, record, &refused.reason)) {
+        let exception = decision.read.alike.map(|alike| alike.exception);
+        let fails = Failure { cause: decision.read.cause, exception };
+        match refused.find(|refused| !self.is_so(name, record, &fails, &refused.reason)) {
             Some(refused) => Err(format!("{name}: not taken back because \"{}\", and that is not so", refused.reason)),
             None => Ok(()),
         }

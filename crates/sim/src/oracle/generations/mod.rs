@@ -7,7 +7,7 @@ pub mod stores;
 
 use hale_core::ids::{GenerationId, Name, RecordId};
 use hale_core::record::{Body, Record};
-use hale_core::safeswitch::{Aim, End, GOODS_MAX, Intent, Move};
+use hale_core::safeswitch::{Aim, End, Failure, GOODS_MAX, Intent, Move};
 use std::collections::BTreeMap;
 
 /// A day in microseconds.
@@ -42,8 +42,10 @@ pub(super) struct Model {
     pub(super) open: Option<Open>,
     pub(super) taken_back_wall_us: Vec<i64>,
     pub(super) elsewhere: bool,
-    /// What was taken back in vain and put back, while it is the current one.
-    exonerated: Option<GenerationId>,
+    /// The failure that the ladder took something back for last.
+    cured: Option<Failure>,
+    /// What was taken back in vain and put back, and for which failure.
+    exonerated: Option<(GenerationId, Failure)>,
 }
 
 /// All services that have some.
@@ -97,7 +99,10 @@ impl Model {
             Move::Intended { intent } => {
                 let intent = (**intent).clone();
                 match intent.aim {
-                    Aim::TakeBack { .. } => self.taken_back_wall_us.push(wall_us),
+                    Aim::TakeBack { failure, .. } => {
+                        self.taken_back_wall_us.push(wall_us);
+                        self.cured = Some(failure);
+                    }
                     Aim::Deploy { .. } | Aim::Return { .. } => self.elsewhere = false,
                     Aim::Outside | Aim::PutBack { .. } => {}
                 }
@@ -167,8 +172,9 @@ impl Model {
     }
 
     /// Whether the current one was found not to be the cause, of what fails now or of what failed before.
-    pub(super) fn is_exonerated(&self) -> bool {
-        self.elsewhere || self.exonerated.is_some() && self.exonerated == self.current
+    pub(super) fn is_exonerated(&self, fails: &Failure) -> bool {
+        let of = self.exonerated.as_ref().filter(|(id, _)| Some(id) == self.current.as_ref());
+        self.elsewhere || of.is_some_and(|(_, cured)| cured.is_like(fails))
     }
 
     fn end(&mut self, open: &Open, end: &End, wall_us: i64) {
@@ -187,7 +193,9 @@ impl Model {
             }
             End::Environmental { .. } => {
                 self.elsewhere = true;
-                self.exonerated.clone_from(&self.current);
+                if let Aim::TakeBack { .. } | Aim::PutBack { .. } = intent.aim {
+                    self.exonerated = self.current.clone().zip(self.cured);
+                }
                 if matches!(intent.aim, Aim::PutBack { .. }) && !self.goods.contains(&intent.to) {
                     self.add_good(&intent.to, wall_us);
                 }
