@@ -356,20 +356,26 @@ impl Generations {
                 self.reach(current.clone(), wall_us);
             }
             Move::Unseen { .. } => self.is_known = true,
-            Move::Intended { intent } => match intent.aim {
-                Aim::Deploy { .. } | Aim::Return { .. } => {
-                    self.unknown_data = None;
-                    self.undo_with_switch();
-                    self.elsewhere = false;
-                    self.taken_back = None;
+            Move::Intended { intent } => {
+                // As it is, unless the record of that was lost.
+                if intent.from.is_some() {
+                    self.reach(intent.from.clone(), wall_us);
                 }
-                Aim::TakeBack { .. } => {
-                    self.taken_back_wall_us.retain(|&at| at > wall_us - DAY_US);
-                    self.taken_back_wall_us.push(wall_us);
+                match intent.aim {
+                    Aim::Deploy { .. } | Aim::Return { .. } => {
+                        self.unknown_data = None;
+                        self.undo_with_switch();
+                        self.elsewhere = false;
+                        self.taken_back = None;
+                    }
+                    Aim::TakeBack { .. } => {
+                        self.taken_back_wall_us.retain(|&at| at > wall_us - DAY_US);
+                        self.taken_back_wall_us.push(wall_us);
+                    }
+                    Aim::PutBack { .. } => self.exonerated.clone_from(&self.taken_back),
+                    Aim::Outside => {}
                 }
-                Aim::PutBack { .. } => self.exonerated.clone_from(&self.taken_back),
-                Aim::Outside => {}
-            },
+            }
             Move::Prepared { data, .. } => self.prepare(data),
             Move::Switched { to, .. } => {
                 // What somebody else has switched to finds data that were changed and not undone.

@@ -8,7 +8,7 @@ use hale_core::event::{Event, Found, Life};
 use hale_core::ids::{Epoch, Name, RecordId, RequestId};
 use hale_core::plan::{before_limit, ladder, reboot};
 use hale_core::record::{Body, Record};
-use hale_core::safeswitch::Move;
+use hale_core::safeswitch::{Aim, Move};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What was written about one process.
@@ -120,6 +120,10 @@ impl Oracle for RecordsFirst {
                         Body::Detected { .. } => written.detected = true,
                         Body::Generation(Move::Begun { switch }) => {
                             self.switches.insert(("switch", *switch));
+                        }
+                        // What is held is undone by the order to go back.
+                        Body::Generation(Move::Intended { intent }) if matches!(intent.aim, Aim::Return { .. }) => {
+                            self.switches.insert(("undo", record.id));
                         }
                         Body::Generation(Move::GoesBack { switch, .. }) => {
                             self.switches.extend([("switch", *switch), ("undo", *switch)]);

@@ -98,6 +98,9 @@ impl Model {
             }
             Move::Intended { intent } => {
                 let intent = (**intent).clone();
+                if intent.from.is_some() {
+                    self.reach(intent.from.as_ref(), wall_us);
+                }
                 match intent.aim {
                     Aim::TakeBack { failure, .. } => {
                         self.taken_back_wall_us.push(wall_us);
