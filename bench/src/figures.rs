@@ -46,6 +46,7 @@ pub const ALL: &[(&str, Measure)] = &[
     ("nix", crate::recovery::nix),
     ("file", crate::recovery::file),
     ("staged", crate::staged::staged),
+    ("outside", crate::outside::outside),
 ];
 
 /// Numbers from 0 to 1 that differ from round to round and are the same in each run (splitmix64).

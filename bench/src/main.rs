@@ -13,6 +13,7 @@ mod hostile;
 mod ledger;
 mod nix;
 mod numbers;
+mod outside;
 mod proc;
 mod recovery;
 mod reload;

@@ -89,7 +89,7 @@ pub fn service(check: Check, more: &str) -> String {
 }
 
 /// Runs `hale` with these words; what it said, if it did not end with `code`.
-fn order(tools: &Tools, configuration: &Path, words: &[&str], code: Option<i32>) -> Result<(), String> {
+pub fn order(tools: &Tools, configuration: &Path, words: &[&str], code: Option<i32>) -> Result<(), String> {
     let mut command = Command::new(&tools.hale);
     let output = command.args(words).arg("-c").arg(configuration).stdin(Stdio::null()).output();
     let output = output.map_err(|e| format!("cannot run {}: {e}", tools.hale.display()))?;

@@ -32,6 +32,7 @@ struct Story {
     flaw: fn(u64, u64) -> Option<Flaw>,
     /// What the new one says of the data.
     data: Option<Data>,
+    rollback: Rollback,
     /// What its end may be, where the last change was proved, and where it was not.
     ends: fn(&Ending<'_>) -> Result<(), String>,
 }
@@ -64,7 +65,7 @@ fn moves(undoes: bool) -> Data {
     Data { format: 1, min_rollback: 1, undoes, snapshot: undoes.then(|| String::from("tank/data@7")) }
 }
 
-fn service() -> ServicePolicy {
+fn service(rollback: Rollback) -> ServicePolicy {
     let mut policy = default_service();
     policy.checks = vec![default_check(hale_core::policy::CheckKind::Tcp { address: String::from("127.0.0.1:1") })];
     policy.checks[0].every = Span::from_ms(30);
@@ -77,14 +78,15 @@ fn service() -> ServicePolicy {
         keep: 3,
         recent: Span::from_secs(3_600),
         rollbacks_per_day: 3,
-        rollback: Rollback::Auto,
+        rollback,
         files: Vec::new(),
     });
     policy
 }
 
 fn scenario(story: &Story, crash: Option<Crash>) -> Scenario {
-    let mut scenario = Scenario::plain(BTreeMap::from([(name(0), Arc::new(service()))]), Span::from_secs(4));
+    let mut scenario =
+        Scenario::plain(BTreeMap::from([(name(0), Arc::new(service(story.rollback)))]), Span::from_secs(4));
     scenario.crash = crash;
     scenario.generations.first = BTreeMap::from([(name(0), story.first.map(generations::id))]);
     scenario.generations.doings = story.doings.clone();
@@ -146,6 +148,17 @@ fn first_release(end: &Ending<'_>) -> Result<(), String> {
     }
 }
 
+/// The new one is never gone back from but by the order, and never known to be good.
+fn asks(end: &Ending<'_>) -> Result<(), String> {
+    never_good(end)?;
+    rolled_back(end)
+}
+
+fn never_good(end: &Ending<'_>) -> Result<(), String> {
+    let is_good = |record: &Record| ended(record) == Some(&End::Committed);
+    if end.run.records.iter().any(is_good) { Err(String::from("what never worked is committed")) } else { Ok(()) }
+}
+
 /// Back on the old one, unless nothing of theirs was ever started, or nothing is left that says that the old one was good.
 fn theirs(end: &Ending<'_>) -> Result<(), String> {
     let theirs = Some(generations::id(1));
@@ -165,6 +178,7 @@ fn stories() -> Vec<Story> {
             doings: vec![(AT, deploy(1))],
             flaw: no_flaw,
             data: None,
+            rollback: Rollback::Auto,
             ends: good_release,
         },
         Story {
@@ -173,6 +187,7 @@ fn stories() -> Vec<Story> {
             doings: vec![(AT, deploy(1))],
             flaw: |number, _| (number == 1).then_some(Flaw::Ends(1_000)),
             data: None,
+            rollback: Rollback::Auto,
             ends: old_release,
         },
         Story {
@@ -181,6 +196,7 @@ fn stories() -> Vec<Story> {
             doings: vec![(AT, deploy(1))],
             flaw: |number, _| (number == 1).then_some(Flaw::Wrong(40_000)),
             data: None,
+            rollback: Rollback::Auto,
             ends: old_release,
         },
         Story {
@@ -189,6 +205,7 @@ fn stories() -> Vec<Story> {
             doings: vec![(AT, deploy(1))],
             flaw: |number, _| (number == 1).then_some(Flaw::Ends(300_000)),
             data: None,
+            rollback: Rollback::Auto,
             ends: old_release,
         },
         Story {
@@ -201,7 +218,32 @@ fn stories() -> Vec<Story> {
                 _ => None,
             },
             data: None,
+            rollback: Rollback::Auto,
             ends: any_good,
+        },
+        Story {
+            title: "what was good fails in the same way a moment later, and what was taken back is put back",
+            first: Some(0),
+            doings: vec![(AT, deploy(1))],
+            flaw: |number, at| match (number, at) {
+                (1, 0..400_000) => Some(Flaw::Ends(400_000 - at)),
+                (1, 400_000..600_000) => Some(Flaw::Ends(1_000)),
+                // Long enough to be healthy.
+                (0, 400_000..1_200_000) => Some(Flaw::Ends(60_000)),
+                _ => None,
+            },
+            data: None,
+            rollback: Rollback::Auto,
+            ends: any_good,
+        },
+        Story {
+            title: "a release that crashes at its start is held until an operator rolls it back (`rollback = \"ask\"`)",
+            first: Some(0),
+            doings: vec![(AT, deploy(1)), (AT + 300_000, rollback())],
+            flaw: |number, _| (number == 1).then_some(Flaw::Ends(1_000)),
+            data: None,
+            rollback: Rollback::Ask,
+            ends: asks,
         },
         Story {
             title: "an operator rolls back a change on probation",
@@ -209,6 +251,7 @@ fn stories() -> Vec<Story> {
             doings: vec![(AT, deploy(1)), (AT + 60_000, rollback())],
             flaw: no_flaw,
             data: None,
+            rollback: Rollback::Auto,
             ends: rolled_back,
         },
         Story {
@@ -217,6 +260,7 @@ fn stories() -> Vec<Story> {
             doings: vec![(AT, deploy(1)), (AT + 400_000, rollback())],
             flaw: no_flaw,
             data: None,
+            rollback: Rollback::Auto,
             ends: rolled_back,
         },
         Story {
@@ -225,7 +269,17 @@ fn stories() -> Vec<Story> {
             doings: vec![(AT, deploy(1))],
             flaw: no_flaw,
             data: None,
+            rollback: Rollback::Auto,
             ends: first_release,
+        },
+        Story {
+            title: "the first release is deployed and crashes at its start",
+            first: None,
+            doings: vec![(AT, deploy(1))],
+            flaw: |number, _| (number == 1).then_some(Flaw::Ends(1_000)),
+            data: None,
+            rollback: Rollback::Auto,
+            ends: never_good,
         },
         Story {
             title: "somebody else switches to a release that crashes",
@@ -233,6 +287,7 @@ fn stories() -> Vec<Story> {
             doings: vec![(AT, Doing::Outside(name(0), generations::id(1))), (AT + 50_000, restart())],
             flaw: |number, _| (number == 1).then_some(Flaw::Ends(1_000)),
             data: None,
+            rollback: Rollback::Auto,
             ends: theirs,
         },
         Story {
@@ -241,6 +296,7 @@ fn stories() -> Vec<Story> {
             doings: vec![(AT, deploy(1))],
             flaw: |number, _| (number == 1).then_some(Flaw::Ends(1_000)),
             data: Some(moves(true)),
+            rollback: Rollback::Auto,
             ends: old_release,
         },
         Story {
@@ -249,6 +305,7 @@ fn stories() -> Vec<Story> {
             doings: vec![(AT, deploy(1))],
             flaw: |number, at| (number == 1 && at < 1_000_000).then_some(Flaw::Ends(1_000)),
             data: Some(moves(false)),
+            rollback: Rollback::Auto,
             ends: any_good,
         },
     ]

@@ -152,7 +152,7 @@ pub struct Generations {
     /// The switch that is under way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub switch: Option<Switch>,
-    /// How long the current one has been healthy since it is known to be good, without a failure.
+    /// How long the current one has been healthy since its switch was over, without a failure.
     #[serde(default)]
     pub soak: Held,
     /// When the ladder took something back within the last day, as the wall clock showed it; oldest first.
@@ -393,8 +393,14 @@ impl Generations {
             }
             Move::Soaked { so_far } => self.soak.mark(*so_far, record.at.mono),
             Move::Proven { generation } => {
-                if let Some(good) = self.goods.iter_mut().find(|good| good.id == *generation) {
-                    good.grade = Grade::Proven;
+                match self.goods.iter_mut().find(|good| good.id == *generation) {
+                    Some(good) => good.grade = Grade::Proven,
+                    // It was held, and has shown since that it works.
+                    None => {
+                        self.add_good(generation.clone(), Grade::Proven, wall_us);
+                        self.bads.retain(|bad| bad.id != *generation);
+                        self.undoable = None;
+                    }
                 }
             }
             Move::Settled => {
@@ -492,6 +498,13 @@ impl Generations {
         }
     }
 
+    /// It is the newest that is known to be good.
+    fn add_good(&mut self, id: GenerationId, grade: Grade, since_wall_us: i64) {
+        self.goods.retain(|good| good.id != id);
+        self.goods.insert(0, Good { id, grade, since_wall_us });
+        self.goods.truncate(GOODS_MAX);
+    }
+
     fn end(&mut self, switch: &Switch, end: &End, wall_us: i64) {
         let intent = &switch.intent;
         if self.may_have_moved(switch, end) {
@@ -524,10 +537,7 @@ impl Generations {
             End::Committed => {
                 let before = self.good(&intent.to).map(|good| good.grade);
                 let grade = before.unwrap_or(Grade::Provisional).max(Grade::Provisional);
-                self.goods.retain(|good| good.id != intent.to);
-                let good = Good { id: intent.to.clone(), grade, since_wall_us: wall_us };
-                self.goods.insert(0, good);
-                self.goods.truncate(GOODS_MAX);
+                self.add_good(intent.to.clone(), grade, wall_us);
                 // Somebody else has switched to it, and it works.
                 self.bads.retain(|bad| bad.id != intent.to);
                 self.soak = Held::default();
@@ -561,7 +571,7 @@ impl Generations {
                 }
                 if let (Aim::PutBack { .. }, None) = (&intent.aim, self.good(&intent.to)) {
                     let since_wall_us = self.exonerated.as_ref().map_or(wall_us, |taken| taken.changed_wall_us);
-                    self.goods.insert(0, Good { id: intent.to.clone(), grade: Grade::Provisional, since_wall_us });
+                    self.add_good(intent.to.clone(), Grade::Provisional, since_wall_us);
                 }
             }
             End::Aborted { .. } | End::Held { .. } | End::Stopped { .. } => {}
@@ -600,7 +610,11 @@ impl Generations {
             Some(Stage::Probation { held }) => held.set(holds, from),
             Some(_) => self.soak.set(false, from),
             None => {
-                let soaks = self.current_grade() == Some(Grade::Provisional);
+                // What was held earns its grade so, too.
+                let soaks = match self.current_grade() {
+                    Some(grade) => grade == Grade::Provisional,
+                    None => self.current.is_some(),
+                };
                 self.soak.set(holds && soaks, from);
             }
         }

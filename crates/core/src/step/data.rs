@@ -44,17 +44,10 @@ impl Brain<'_> {
         if self.switch(name, part).filter(owes).is_none() {
             return;
         }
-        let found = self.switch(name, part).and_then(|switch| match &switch.stage {
-            Stage::Validating { why } if why.is_evidence() && switch.intent.aim.proves() => {
-                Some((switch.intent.to.clone(), why.clone()))
-            }
-            Stage::Intended { .. }
-            | Stage::Prepared { .. }
-            | Stage::Switching
-            | Stage::Probation { .. }
-            | Stage::Committing { .. }
-            | Stage::GoingBack { .. }
-            | Stage::Validating { .. } => None,
+        let found = self.switch(name, part).and_then(|switch| {
+            let Stage::Validating { why } = &switch.stage else { return None };
+            let is_against_it = why.is_evidence() && switch.intent.aim.proves();
+            is_against_it.then(|| (switch.intent.to.clone(), why.clone()))
         });
         let (undone, now) = (self.next_record(), self.now());
         if !self.moved(name, part, Move::Undone { switch: id, error: error.clone() }) {
@@ -201,36 +194,22 @@ mod tests {
 
     #[test]
     fn that_it_is_undone_is_on_the_disk_before_the_old_one_writes() {
-        for is_told in [false, true] {
+        for (is_told, is_replaced) in [(false, false), (true, false), (false, true), (true, true)] {
             let mut bench = bench_with(moves(true));
             bench.deploy("two");
             bench.durable = false;
             bench.crash();
+            if is_replaced {
+                let (birth, snapshot) = (bench.world.birth.clone(), bench.world.snapshot());
+                bench.world = World::restore(birth, None, Some(snapshot), []);
+                let lost = Lost::Ended { status: ExitStatus::Code(1) };
+                bench.take(Event::TakeOver { lost, found: BTreeMap::new() });
+            }
             assert_eq!((ran(&bench).len(), bench.runs()), (2, None));
             if is_told {
                 bench.take(Event::Durable { up_to: bench.records.last().unwrap().id });
             } else {
                 // A disk that never takes it keeps nobody down.
-                bench.pass(Span::from_secs(60));
-            }
-            assert_eq!((ran(&bench).len(), bench.runs()), (2, Some("one")));
-        }
-    }
-
-    #[test]
-    fn a_supervisor_that_takes_over_waits_for_that_too() {
-        for is_told in [false, true] {
-            let mut bench = bench_with(moves(true));
-            bench.deploy("two");
-            bench.durable = false;
-            bench.crash();
-            let (birth, snapshot) = (bench.world.birth.clone(), bench.world.snapshot());
-            bench.world = World::restore(birth, None, Some(snapshot), []);
-            bench.take(Event::TakeOver { lost: Lost::Ended { status: ExitStatus::Code(1) }, found: BTreeMap::new() });
-            assert_eq!((ran(&bench).len(), bench.runs()), (2, None));
-            if is_told {
-                bench.take(Event::Durable { up_to: bench.records.last().unwrap().id });
-            } else {
                 bench.pass(Span::from_secs(60));
             }
             assert_eq!((ran(&bench).len(), bench.runs()), (2, Some("one")));

@@ -483,7 +483,7 @@ mod tests {
     use crate::effect::Answer;
     use crate::event::{Event, Notice, ProbeFailure};
     use crate::incident::Outcome;
-    use crate::policy::{CheckKind, ServicePolicy};
+    use crate::policy::{CheckKind, Rollback, ServicePolicy};
     use crate::record::OperatorOrder;
     use crate::safeswitch::Grade;
     use crate::step::bench::{Bench, bot, id, policy};
@@ -623,6 +623,22 @@ mod tests {
             let switch = bench.known().switch.clone().unwrap();
             assert_eq!(switch.intent.failed_before.is_empty(), !fails, "{switch:?}");
         }
+    }
+
+    #[test]
+    fn what_was_held_and_works_for_the_soak_time_is_good_and_where_the_next_change_goes_back_to() {
+        let mut policy = policy();
+        policy.generations.iter_mut().for_each(|generations| generations.rollback = Rollback::Ask);
+        let mut bench = Bench::new(policy, Some("one"));
+        bench.deploy("two");
+        bench.crash();
+        assert!(matches!(bench.ends()[..], [End::Held { .. }]), "{:?}", bench.ends());
+        bench.pass(Span::from_secs(70));
+        assert_eq!((bench.runs(), bench.known().current_grade()), (Some("two"), None));
+        bench.pass(Span::from_secs(20));
+        assert_eq!(bench.known().current_grade(), Some(Grade::Proven));
+        bench.deploy("three");
+        assert_eq!(bench.known().switch.as_ref().and_then(|it| it.intent.back.clone()), Some(id("two")));
     }
 
     #[test]

@@ -140,6 +140,12 @@ impl Model {
             }
             Move::Quarantined { bad } => drop(self.bads.insert(bad.id.clone(), bad.until_wall_us)),
             Move::Cleared { generation, .. } => drop(self.bads.remove(generation)),
+            Move::Proven { generation } => {
+                if !self.goods.contains(generation) {
+                    self.add_good(generation, wall_us);
+                    self.bads.remove(generation);
+                }
+            }
             Move::Settled => self.elsewhere = false,
             Move::Unseen { .. }
             | Move::Begun { .. }
@@ -148,7 +154,6 @@ impl Model {
             | Move::Marked { .. }
             | Move::Promoting { .. }
             | Move::Soaked { .. }
-            | Move::Proven { .. }
             | Move::Kept { .. } => {}
         }
     }
