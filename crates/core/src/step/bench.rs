@@ -144,7 +144,15 @@ impl Bench {
         let mut events = Vec::new();
         for effect in effects {
             let seen = Seen::Current(self.current.clone());
-            if matches!(effect.order, Order::Switch { .. }) && self.slow {
+            let part = Part::Files;
+            if let Order::LookAtStore { part: Part::Files } = effect.order {
+                // Nobody else writes to the files.
+                let seen = Seen::Current(self.world.services[&bot()].known.generations.files.current.clone());
+                events.push(Event::GenerationSeen { service: bot(), part, seen, data: Data::default() });
+            } else if let Order::Switch { part: Part::Files, switch, to, .. } = effect.order {
+                let (seen, data) = (Seen::Current(Some(to)), Data::default());
+                events.push(Event::GenerationSwitched { service: bot(), part, switch, error: None, seen, data });
+            } else if matches!(effect.order, Order::Switch { .. }) && self.slow {
                 self.waiting.push(effect);
             } else if let Order::LookAtStore { part } = effect.order {
                 let seen = if self.blind { Seen::Unknown { error: String::from("no answer") } } else { seen };

@@ -114,7 +114,7 @@ mod tests {
     use super::*;
     use crate::incident::Outcome;
     use crate::record::OperatorOrder;
-    use crate::safeswitch::{End, Grade};
+    use crate::safeswitch::{End, Generations, Good, Grade, TakenBack};
     use crate::step::bench::{Bench, bot, id, policy};
     use crate::time::Span;
     use crate::world::phase::Phase;
@@ -226,49 +226,75 @@ mod tests {
         assert!(!bench.known().elsewhere);
     }
 
-    /// Files were changed long before the release that was taken back in vain.
-    #[test]
-    fn what_was_taken_back_in_vain_is_put_back_before_another_change_is_suspected() {
+    /// One that has files, too, of which `f2` was good since this time, and `f1` before.
+    fn with_files() -> (Bench, impl Fn(&mut Bench, i64)) {
         let mut policy = policy();
         policy.generations.iter_mut().for_each(|generations| generations.files.push(String::from("/etc/bot.conf")));
+        let set = |bench: &mut Bench, since_wall_us| {
+            let good = |name, since_wall_us| Good { id: id(name), grade: Grade::Proven, since_wall_us };
+            let goods = alloc::vec![good("f2", since_wall_us), good("f1", 0)];
+            let current = Some(id("f2"));
+            let known = &mut bench.world.services.get_mut(&bot()).unwrap().known;
+            known.runs.files.clone_from(&current);
+            let (is_known, changed_wall_us) = (true, since_wall_us);
+            known.generations.files =
+                Generations { current, goods, is_known, changed_wall_us, ..Generations::default() };
+        };
         let mut bench = Bench::new(policy, Some("one"));
-        let seen = crate::event::Seen::Current(Some(id("f1")));
-        let data = crate::safeswitch::Data::default();
-        bench.take(crate::event::Event::GenerationSeen { service: bot(), part: Part::Files, seen, data });
+        bench.pass(Span::from_secs(1));
+        (bench, set)
+    }
+
+    fn files(bench: &Bench) -> Option<&str> {
+        bench.world.services[&bot()].known.generations.files.current.as_ref().map(GenerationId::as_str)
+    }
+
+    #[test]
+    fn what_was_taken_back_in_vain_is_put_back_before_another_change_is_suspected() {
+        let (mut bench, set_files) = with_files();
         bench.deploy("two");
         bench.pass(Span::from_secs(70));
         // Newer than `one`, and older than `two`.
-        let good = |name, since_wall_us| crate::safeswitch::Good { id: id(name), grade: Grade::Proven, since_wall_us };
         let since_wall_us = bench.known().newest_change_wall_us() - 1;
-        let files = &mut bench.world.services.get_mut(&bot()).unwrap().known.generations.files;
-        files.goods = alloc::vec![good("f2", since_wall_us), good("f1", 0)];
-        files.current = Some(id("f2"));
-        bench.world.services.get_mut(&bot()).unwrap().known.runs.files = Some(id("f2"));
+        set_files(&mut bench, since_wall_us);
         crash_loop(&mut bench);
-        assert_eq!(bench.current, Some(id("one")));
-        assert!(bench.known().switch.is_none());
+        assert_eq!((bench.current.clone(), bench.known().switch.clone()), (Some(id("one")), None));
         crash_loop(&mut bench);
-        assert_eq!(bench.current, Some(id("two")));
-        assert_eq!(bench.world.services[&bot()].known.generations.files.current, Some(id("f2")));
+        assert_eq!((bench.current.clone(), files(&bench)), (Some(id("two")), Some("f2")));
+    }
+
+    #[test]
+    fn what_has_to_prove_itself_goes_back_whatever_else_may_be_suspected() {
+        for is_in_vain in [false, true] {
+            let (mut bench, set_files) = with_files();
+            bench.deploy("two");
+            bench.pass(Span::from_secs(70));
+            let now_us = bench.now().wall_us;
+            set_files(&mut bench, now_us);
+            bench.pass(Span::from_secs(1));
+            bench.deploy("three");
+            assert_eq!(bench.runs(), Some("three"));
+            if is_in_vain {
+                let failure = Failure { cause: Cause::Exit, exception: None };
+                let taken_back = TakenBack { id: id("f3"), changed_wall_us: now_us, failure };
+                bench.world.services.get_mut(&bot()).unwrap().known.generations.files.taken_back = Some(taken_back);
+            }
+            bench.crash();
+            assert_eq!((bench.runs(), files(&bench)), (Some("two"), Some("f2")));
+        }
     }
 
     #[test]
     fn what_was_good_long_ago_and_has_to_prove_itself_once_more_is_the_newest_change() {
-        let mut policy = policy();
-        policy.generations.iter_mut().for_each(|generations| generations.files.push(String::from("/etc/bot.conf")));
-        let mut bench = Bench::new(policy, Some("one"));
+        let (mut bench, set_files) = with_files();
         bench.deploy("two");
         bench.pass(Span::from_secs(70));
-        let wall_us = bench.now().wall_us;
-        let good = |name, since_wall_us| crate::safeswitch::Good { id: id(name), grade: Grade::Proven, since_wall_us };
-        let known = &mut bench.world.services.get_mut(&bot()).unwrap().known;
-        known.generations.files.goods = alloc::vec![good("f2", wall_us), good("f1", 0)];
-        known.generations.files.current = Some(id("f2"));
-        known.generations.files.is_known = true;
-        known.runs.files = Some(id("f2"));
+        let now_us = bench.now().wall_us;
+        set_files(&mut bench, now_us);
+        bench.pass(Span::from_secs(1));
         bench.deploy("one");
         assert_eq!(bench.runs(), Some("one"));
-        bench.crash();
-        assert_eq!((bench.runs(), bench.current.clone()), (Some("two"), Some(id("two"))));
+        bench.order(OperatorOrder::Rollback { service: bot(), to: None });
+        assert_eq!((bench.runs(), files(&bench)), (Some("two"), Some("f2")));
     }
 }
