@@ -6,6 +6,7 @@ pub mod proofs;
 pub mod stores;
 
 use hale_core::ids::{GenerationId, Name, RecordId};
+use hale_core::reason::Reason;
 use hale_core::record::{Body, Record};
 use hale_core::safeswitch::{Aim, End, Failure, GOODS_MAX, Intent, Move};
 use std::collections::BTreeMap;
@@ -189,9 +190,11 @@ impl Model {
         let intent = &open.intent;
         match end {
             End::Committed => self.add_good(&intent.to, wall_us),
-            End::RolledBack { .. } => {
+            End::RolledBack { why } => {
                 let left = if intent.aim.proves() { Some(&intent.to) } else { intent.from.as_ref() };
-                self.goods.retain(|good| Some(good) != left);
+                // What somebody rolls back was not found to be bad.
+                let is_bad = matches!(why, Reason::OnProbation { .. } | Reason::NewestChange { .. });
+                self.goods.retain(|good| !is_bad || Some(good) != left);
                 // What an operator skips is not gone back to later.
                 if let Aim::Return { .. } = intent.aim
                     && let Some(at) = self.goods.iter().position(|good| *good == intent.to)
