@@ -106,6 +106,8 @@ pub struct SwitchStatus {
     pub stage: Cow<'static, str>,
     /// How long all checks have to hold yet, on probation.
     pub probation_left: Option<Span>,
+    /// Whether its newest process is of what this part is switched to.
+    pub runs: bool,
 }
 
 /// All that is known of the generations of one service.
@@ -324,6 +326,7 @@ impl Service {
             from: switch.intent.from.clone(),
             stage: Cow::Borrowed(switch.stage.as_str()),
             probation_left,
+            runs: self.known.runs[part] == self.known.generations[part].current,
         })
     }
 }

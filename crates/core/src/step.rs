@@ -319,7 +319,9 @@ impl Brain<'_> {
     /// A failure that counts: detect, blame, decide, and begin to act. With it comes what was found out before.
     fn failed(&mut self, name: &Name, cause: Cause, finding: &Finding, seen: Seen) {
         let now = self.now();
-        let last_good = self.known(name).bad_since.unwrap_or(now);
+        // Of a start that took too long nothing good was seen since it began.
+        let made = self.phase(name).made().filter(|_| matches!(finding, Finding::StartTimeout { .. }));
+        let last_good = self.known(name).bad_since.or(made).unwrap_or(now);
         self.relieved_due(name);
         let stall = self.stall(name, finding);
         let cause = if stall.is_some() && stall::explains(finding) { Cause::Memory } else { cause };

@@ -42,6 +42,12 @@ pub fn switching(service: &Service) -> Option<String> {
         ("intended", _) => format!("is to be switched to {to}, once that is on record"),
         ("prepared", _) => format!("is to be switched to {to}, once what it says of the data is on record"),
         ("switching", _) => format!("is being switched to {to}"),
+        ("probation", _) if !switch.runs => {
+            let name = &service.name;
+            format!(
+                "{to} is what its next process runs, and on probation from then on (`hale restart {name}` begins that)"
+            )
+        }
         ("probation", Some(left)) => {
             format!("{to} is on probation: all checks have to hold for {} more", span(left))
         }

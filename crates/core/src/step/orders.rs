@@ -180,6 +180,10 @@ impl Brain<'_> {
     }
 
     pub(super) fn order_start(&mut self, name: &Name, request: RequestId, why: Reason) {
+        if self.needs_release(name) && matches!(self.phase(name), Phase::Stopped { .. }) {
+            let (what, reason) = (format!("order: start {name}"), Reason::NoReleaseYet);
+            return self.reply(request, Answer::Refused(Refusal { what, reason }));
+        }
         match self.phase(name) {
             Phase::Running { run } if self.known(name).healthy => {
                 let text = format!("{name} runs already and is healthy, pid {}", run.pid);

@@ -230,7 +230,11 @@ impl Brain<'_> {
     /// The failure of a change that has nothing to go back to: the service stays down.
     fn stop_without_way_back(&mut self, name: &Name, part: Part, finding: &Finding) {
         let why = Reason::OnProbation { finding: finding.to_string() };
+        let failed = self.switch(name, part).map(|switch| switch.intent.to.clone());
         self.end_switch(name, part, &End::Stopped { why: why.clone() });
+        if let Some(id) = failed {
+            self.quarantine(name, part, id, why.clone());
+        }
         self.bring_down(name, Then::Stay { why: why.clone() }, why);
     }
 

@@ -628,6 +628,30 @@ mod tests {
     }
 
     #[test]
+    fn generations_that_are_left_out_for_a_while_and_come_back_are_known() {
+        let (mut world, _, web) = two();
+        let with = Arc::new(crate::step::bench::policy());
+        let mut without = (*with).clone();
+        without.generations = None;
+        let mut elsewhere = (*with).clone();
+        let store = crate::policy::StoreKind::NixProfile { profile: String::from("/profile") };
+        elsewhere.generations.iter_mut().for_each(|it| it.store = store.clone());
+        let _ = reload(&mut world, 900, |all| _ = all.services.insert(web.clone(), with.clone()));
+        let good = crate::safeswitch::Good {
+            id: crate::step::bench::id("good"),
+            grade: crate::safeswitch::Grade::Proven,
+            since_wall_us: 1,
+        };
+        world.services.get_mut(&web).unwrap().known.generations.store.goods.push(good.clone());
+        let _ = reload(&mut world, 1_000, |all| _ = all.services.insert(web.clone(), Arc::new(without)));
+        assert!(world.services[&web].known.generations.store.goods.is_empty());
+        let _ = reload(&mut world, 1_010, |all| _ = all.services.insert(web.clone(), with));
+        assert_eq!(world.services[&web].known.generations.store.goods, [good]);
+        let _ = reload(&mut world, 1_020, |all| _ = all.services.insert(web.clone(), Arc::new(elsewhere)));
+        assert!(world.services[&web].known.generations.store.goods.is_empty(), "those of another store");
+    }
+
+    #[test]
     fn nobody_orders_what_leaves_and_what_comes_back_meanwhile_is_started_when_its_end_is_over() {
         let (mut world, bot, web) = two();
         let _ = reload(&mut world, 1_000, |policy| _ = policy.services.remove(&web));

@@ -9,7 +9,7 @@ use crate::ids::Name;
 use crate::policy::change::{changes_readiness, needs_other_process};
 use crate::policy::{CheckPolicy, Mode, PolicyHash, ServicePolicy};
 use crate::reason::Reason;
-use crate::safeswitch::{Generations, Part};
+use crate::safeswitch::{Generations, Part, Parts};
 use alloc::sync::Arc;
 use core::mem;
 
@@ -26,7 +26,8 @@ impl World {
         for (name, policy) in &new.services {
             match self.services.get_mut(name) {
                 Some(service) => {
-                    service.take_up(policy, heals_again);
+                    let kept = self.birth.generations.entry(name.clone()).or_default();
+                    service.take_up(policy, heals_again, kept);
                     if service.known.outdated.is_some() {
                         self.outdated.insert(name.clone());
                     }
@@ -72,13 +73,13 @@ impl World {
 }
 
 impl Service {
-    fn take_up(&mut self, policy: &Arc<ServicePolicy>, heals_again: bool) {
+    fn take_up(&mut self, policy: &Arc<ServicePolicy>, heals_again: bool, kept: &mut Parts<Generations>) {
         let old = mem::replace(&mut self.policy, policy.clone());
         if old.checks != policy.checks {
             self.take_up_checks(&old);
         }
         self.known.counters.keep(policy.restart.crash_loop);
-        self.take_up_generations(&old);
+        self.take_up_generations(&old, kept);
         let outdated = self.known.outdated.take();
         let was_outdated = outdated.is_some();
         // Changed back, it is what it runs by.
@@ -98,8 +99,9 @@ impl Service {
         }
     }
 
-    /// What is known of a part whose generations are elsewhere now, or are no more, is known of nothing that is there.
-    fn take_up_generations(&mut self, old: &ServicePolicy) {
+    /// What is known of a part whose generations are elsewhere now is known of nothing that is there. Of one that has none for a while it
+    /// is kept: they may come back.
+    fn take_up_generations(&mut self, old: &ServicePolicy, kept: &mut Parts<Generations>) {
         let place = |policy: &ServicePolicy, part: Part| {
             let policy = policy.generations.as_ref().filter(|policy| policy.has(part))?;
             let store = (part == Part::Store).then(|| policy.store.clone());
@@ -107,10 +109,18 @@ impl Service {
             Some((store, files))
         };
         for part in Part::ALL {
-            if place(old, part) != place(&self.policy, part) {
-                self.known.generations[part] = Generations::default();
-                self.senses.look_until[part] = None;
+            let (before, now) = (place(old, part), place(&self.policy, part));
+            if before == now {
+                continue;
             }
+            let known = mem::take(&mut self.known.generations[part]);
+            let was_kept = mem::take(&mut kept[part]);
+            if now.is_none() {
+                kept[part] = known.rest();
+            } else if before.is_none() {
+                self.known.generations[part] = was_kept.rest();
+            }
+            self.senses.look_until[part] = None;
         }
     }
 

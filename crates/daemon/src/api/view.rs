@@ -494,6 +494,7 @@ mod tests {
                     from: None,
                     stage: "probation".into(),
                     probation_left: Some(Span::from_us(1_500)),
+                    runs: true,
                 }),
             }],
             dependencies: vec![DependencyStatus {
@@ -518,7 +519,10 @@ mod tests {
         assert_eq!(service["stored"], json!(["stored"]));
         assert_eq!(service["generation"], "abc");
         assert_eq!((&service["grade"], &service["probation_ms_left"]), (&json!("proven"), &json!(1.5)));
-        assert_eq!(service["switch"], json!({"part": "store", "to": "abc", "from": null, "stage": "probation"}));
+        assert_eq!(
+            service["switch"],
+            json!({"part": "store", "to": "abc", "from": null, "stage": "probation", "runs": true})
+        );
         let check = json!({"name": "http", "kind": "http", "ok": false, "unable": false, "last_ms": 1.5,
             "detail": "refused", "outlook": null});
         assert_eq!(service["checks"][0], check);

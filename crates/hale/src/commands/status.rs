@@ -117,6 +117,12 @@ fn remarks_on(service: &Service, whole: bool) -> Vec<String> {
     let name = &service.name;
     let mut remarks = Vec::new();
     remarks.extend(switching(service).map(|words| format!("{name}: {words}")));
+    if let (None, None, Some(held)) = (&service.switch, &service.grade, &service.generation) {
+        remarks.push(format!(
+            "{name}: {} is not known to be good yet, and stays: `hale rollback {name}` goes back, and what works for its `soak` is good",
+            held.short()
+        ));
+    }
     if !service.detail.is_empty() {
         remarks.push(format!("{name}: {}", service.detail));
     }
@@ -233,7 +239,7 @@ worker   healthy  1 min 5 s  42   1         -
         let mut bot = service("bot", "starting");
         bot["generation"] = json!("new");
         bot["probation_ms_left"] = json!(41_000.5);
-        bot["switch"] = json!({"part": "store", "to": "new", "from": null, "stage": "probation"});
+        bot["switch"] = json!({"part": "store", "to": "new", "from": null, "stage": "probation", "runs": true});
         let shown = text(&status(&json!([bot, service("worker", "healthy"), web])), false, false);
         let expected = "\
 SERVICE  STATE     SINCE      PID  RESTARTS  GENERATION    GRADE                 CHECKS

@@ -41,6 +41,8 @@ pub struct Switch {
     pub from: Option<GenerationId>,
     /// How far it is: `intended`, `prepared`, `switching`, `probation`, `committing`, `going_back` or `validating`.
     pub stage: String,
+    /// Whether the newest process is of what is switched to now. Where it is not, a probation begins with the next one.
+    pub runs: bool,
 }
 
 /// One generation.
@@ -124,7 +126,8 @@ pub struct Arrived {
 
 impl From<SwitchStatus> for Switch {
     fn from(switch: SwitchStatus) -> Self {
-        Self { part: switch.part, to: switch.to, from: switch.from, stage: switch.stage.into_owned() }
+        let SwitchStatus { part, to, from, stage, runs, probation_left: _ } = switch;
+        Self { part, to, from, stage: stage.into_owned(), runs }
     }
 }
 
@@ -176,6 +179,7 @@ impl ServiceGenerations {
                 to: switch.intent.to.clone(),
                 from: switch.intent.from.clone(),
                 stage: switch.stage.as_str().to_owned(),
+                runs: report.runs[part] == report.known[part].current,
             }),
             generations,
         }
@@ -309,7 +313,7 @@ mod tests {
             Kept { id: id("idle"), came: None, read: read(Some("its end is gone")) },
         ];
         let json = serde_json::to_value(ServiceGenerations::new(&report(), &kept)).unwrap();
-        assert_eq!(json["switch"], json!({"part": "store", "to": "new", "from": "old", "stage": "probation"}));
+        assert_eq!(json["switch"], json!({"part": "store", "to": "new", "from": "old", "stage": "probation", "runs": true}));
         let all: Vec<_> =
             json["generations"].as_array().unwrap().iter().map(|one| one["id"].as_str().unwrap()).collect();
         assert_eq!(all, ["new", "idle", "old", "bad", "files"]);

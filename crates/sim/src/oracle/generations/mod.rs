@@ -76,9 +76,8 @@ impl Models {
     /// Takes one record.
     pub(super) fn follow(&mut self, record: &Record) {
         let Some(name) = &record.service else { return };
-        match &record.body {
-            Body::Generation(moved) => self.0.entry(name.clone()).or_default().follow(record, moved),
-            _ => {}
+        if let Body::Generation(moved) = &record.body {
+            self.0.entry(name.clone()).or_default().follow(record, moved);
         }
     }
 }
