@@ -313,7 +313,10 @@ mod tests {
             Kept { id: id("idle"), came: None, read: read(Some("its end is gone")) },
         ];
         let json = serde_json::to_value(ServiceGenerations::new(&report(), &kept)).unwrap();
-        assert_eq!(json["switch"], json!({"part": "store", "to": "new", "from": "old", "stage": "probation", "runs": true}));
+        assert_eq!(
+            json["switch"],
+            json!({"part": "store", "to": "new", "from": "old", "stage": "probation", "runs": true})
+        );
         let all: Vec<_> =
             json["generations"].as_array().unwrap().iter().map(|one| one["id"].as_str().unwrap()).collect();
         assert_eq!(all, ["new", "idle", "old", "bad", "files"]);
