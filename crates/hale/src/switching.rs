@@ -66,7 +66,7 @@ pub fn carry_out(socket: &Path, switch: &Switch<'_>, progress: &mut Progress) ->
         progress.clear();
         let answer = match (answer, switch.to) {
             (Err(error @ ClientError::Exchange { .. }), Some(to)) => {
-                progress.line("the supervisor was replaced; its successor goes on with what is on record");
+                progress.line("the supervisor is gone; the one that follows goes on with what is on record");
                 return client.settled(to, started, &error).await;
             }
             (answer, _) => answer.map_err(|error| supervisor::no_answer(&error))?,
@@ -214,7 +214,11 @@ impl Client<'_> {
             }
             sleep(LOOKED_FOR_EVERY).await;
         }
-        let Some(known) = known else { return Err(supervisor::no_answer(error)) };
+        let Some(known) = known else {
+            let message = format!("the supervisor ended while {} was switched, and none has followed: {error}", self.service);
+            let help = "start Hale again: it goes on with the switch, or back, and `hale status` shows which";
+            return Err(Failure::new(Exit::Failed, message).help(help));
+        };
         let current = current(&known);
         let current = current.map_or("nothing", |one| one.id.short());
         let message = format!("{} is switched to {current}, and {} is not known to be good", self.service, to.short());
