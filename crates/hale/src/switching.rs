@@ -215,7 +215,8 @@ impl Client<'_> {
             sleep(LOOKED_FOR_EVERY).await;
         }
         let Some(known) = known else {
-            let message = format!("the supervisor ended while {} was switched, and none has followed: {error}", self.service);
+            let message =
+                format!("the supervisor ended while {} was switched, and none has followed: {error}", self.service);
             let help = "start Hale again: it goes on with the switch, or back, and `hale status` shows which";
             return Err(Failure::new(Exit::Failed, message).help(help));
         };
