@@ -4,6 +4,7 @@ use crate::exit::Exit;
 use crate::failure::Failure;
 use hale_core::ids::{GenerationId, Name};
 use hale_core::safeswitch::Part;
+use hale_core::status::State;
 use hale_core::time::Span;
 use hale_daemon::api::view::Service;
 
@@ -42,7 +43,7 @@ pub fn switching(service: &Service) -> Option<String> {
         ("intended", _) => format!("is to be switched to {to}, once that is on record"),
         ("prepared", _) => format!("is to be switched to {to}, once what it says of the data is on record"),
         ("switching", _) => format!("is being switched to {to}"),
-        ("probation", _) if !switch.runs => {
+        ("probation", _) if !switch.runs && matches!(service.state, State::Healthy | State::Degraded) => {
             let name = &service.name;
             format!(
                 "{to} is what its next process runs, and on probation from then on (`hale restart {name}` begins that)"

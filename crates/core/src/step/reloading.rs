@@ -643,12 +643,16 @@ mod tests {
             since_wall_us: 1,
         };
         world.services.get_mut(&web).unwrap().known.generations.store.goods.push(good.clone());
-        let _ = reload(&mut world, 1_000, |all| _ = all.services.insert(web.clone(), Arc::new(without)));
-        assert!(world.services[&web].known.generations.store.goods.is_empty());
-        let _ = reload(&mut world, 1_010, |all| _ = all.services.insert(web.clone(), with));
-        assert_eq!(world.services[&web].known.generations.store.goods, [good]);
-        let _ = reload(&mut world, 1_020, |all| _ = all.services.insert(web.clone(), Arc::new(elsewhere)));
-        assert!(world.services[&web].known.generations.store.goods.is_empty(), "those of another store");
+        let (without, elsewhere) = (Arc::new(without), Arc::new(elsewhere));
+        let mut goods_with = |at_ms, policy: &Arc<ServicePolicy>| {
+            let _ = reload(&mut world, at_ms, |all| _ = all.services.insert(web.clone(), policy.clone()));
+            world.services[&web].known.generations.store.goods.clone()
+        };
+        assert!(goods_with(1_000, &without).is_empty());
+        assert_eq!(goods_with(1_010, &with), [good.clone()]);
+        // Those of another store are others.
+        assert!(goods_with(1_020, &without).is_empty());
+        assert!(goods_with(1_030, &elsewhere).is_empty());
     }
 
     #[test]

@@ -198,9 +198,12 @@ impl Brain<'_> {
                     self.order_promote(name, part, &switch);
                 }
             }
-            // What may not go back waits for the store, unless it cannot: forward is no better a guess.
+            // What has to prove itself and may not go back waits for the store, unless it cannot: forward is no better a guess.
             Stage::Intended { .. } | Stage::Prepared { .. } | Stage::Switching
-                if !self.observes(name) && (self.may_go_back(name) || self.moved_on(name, part).is_some()) =>
+                if !self.observes(name)
+                    && (!switch.intent.aim.proves()
+                        || self.may_go_back(name)
+                        || self.moved_on(name, part).is_some()) =>
             {
                 self.end_interrupted(name, part, &switch);
             }

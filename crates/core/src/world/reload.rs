@@ -2,7 +2,7 @@
 
 use super::dependency::Dependency;
 use super::phase::Phase;
-use super::service::Service;
+use super::service::{Place, Service};
 use super::{Order, World};
 use crate::analyze::checks::{CheckState, Probing};
 use crate::ids::Name;
@@ -60,7 +60,10 @@ impl World {
         let Some(service) = self.services.remove(name) else { return };
         self.birth.last_epoch = self.birth.last_epoch.max(service.known.last_epoch);
         // A reload may bring it back: it has its releases still, and what failed has failed.
-        self.birth.generations.insert(name.clone(), service.known.generations);
+        let kept = self.birth.generations.entry(name.clone()).or_default();
+        for part in service.parts() {
+            kept[part].clone_from(&service.known.generations[part]);
+        }
         self.leaving.remove(name);
         self.outdated.remove(name);
         self.looks.remove(name);
@@ -102,11 +105,12 @@ impl Service {
     /// What is known of a part whose generations are elsewhere now is known of nothing that is there. Of one that has none for a while it
     /// is kept: they may come back.
     fn take_up_generations(&mut self, old: &ServicePolicy, kept: &mut Parts<Generations>) {
-        let place = |policy: &ServicePolicy, part: Part| {
+        let place = |policy: &ServicePolicy, part: Part| -> Option<Place> {
             let policy = policy.generations.as_ref().filter(|policy| policy.has(part))?;
-            let store = (part == Part::Store).then(|| policy.store.clone());
-            let files = (part == Part::Files).then(|| policy.files.clone());
-            Some((store, files))
+            Some(match part {
+                Part::Store => Place::Store(policy.store.clone()),
+                Part::Files => Place::Files(policy.files.clone()),
+            })
         };
         for part in Part::ALL {
             let (before, now) = (place(old, part), place(&self.policy, part));
@@ -115,10 +119,17 @@ impl Service {
             }
             let known = mem::take(&mut self.known.generations[part]);
             let was_kept = mem::take(&mut kept[part]);
+            let left = self.senses.left[part].take();
             if now.is_none() {
                 kept[part] = known.rest();
-            } else if before.is_none() {
-                self.known.generations[part] = was_kept.rest();
+                self.senses.left[part] = before;
+            } else if before.is_none() && (left.is_none() || left == now) {
+                let mut known = was_kept.rest();
+                if self.known.phase.run().is_some() {
+                    // Somebody has started it meanwhile.
+                    known.unknown_data = None;
+                }
+                self.known.generations[part] = known;
             }
             self.senses.look_until[part] = None;
         }

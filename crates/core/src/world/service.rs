@@ -8,7 +8,7 @@ use crate::ids::{Epoch, GenerationId, IncidentId, Name, RecordId, RequestId};
 use crate::incident::Cause;
 use crate::memory::OomKills;
 use crate::plan::ladder::Counters;
-use crate::policy::{CheckPolicy, ServicePolicy};
+use crate::policy::{CheckPolicy, ServicePolicy, StoreKind};
 use crate::reason::Reason;
 use crate::record::{Body, Finding, Record};
 use crate::safeswitch::{Generations, Held, Part, Parts, Switch};
@@ -191,6 +191,15 @@ pub(crate) struct Senses {
     pub(crate) undone: Option<(RecordId, Monotonic)>,
     /// When all that is known of its generations was last written down.
     pub(crate) kept_at: Option<Monotonic>,
+    /// Where its generations were before a reload left them out.
+    pub(crate) left: Parts<Option<Place>>,
+}
+
+/// Where the generations of a part are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Place {
+    Store(StoreKind),
+    Files(Vec<String>),
 }
 
 /// A client that waits for the end of an order.

@@ -543,6 +543,15 @@ impl Stores {
             }
             Job::Undo(order) => {
                 let error = self.undo(key, setting, &mut *store, order).err();
+                let seen = seen(&mut *store);
+                if let (true, Seen::Current(Some(theirs))) = (error.is_some(), &seen)
+                    && *theirs != order.to
+                {
+                    // Somebody else has switched: that is told first, because it ends the switch.
+                    let data = self.said(key, &mut *store, Some(theirs), last.as_ref() != Some(theirs));
+                    *last = Some(theirs.clone());
+                    (self.0.tell)(Event::GenerationSeen { service: service.clone(), part, seen, data });
+                }
                 (self.0.tell)(Event::DataUndone { service, part, switch: order.switch, error });
             }
             // What these stores are switched to is theirs for good already.

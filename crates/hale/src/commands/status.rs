@@ -117,10 +117,12 @@ fn remarks_on(service: &Service, whole: bool) -> Vec<String> {
     let name = &service.name;
     let mut remarks = Vec::new();
     remarks.extend(switching(service).map(|words| format!("{name}: {words}")));
-    if let (None, None, Some(held)) = (&service.switch, &service.grade, &service.generation) {
+    if let (None, None, Some(held), true) =
+        (&service.switch, &service.grade, &service.generation, service.state != State::Stopped)
+    {
+        let held = held.short();
         remarks.push(format!(
-            "{name}: {} is not known to be good yet, and stays: `hale rollback {name}` goes back, and what works for its `soak` is good",
-            held.short()
+            "{name}: {held} is not known to be good before it has worked for its `soak`; `hale generations {name}` shows what there is"
         ));
     }
     if !service.detail.is_empty() {

@@ -2,6 +2,7 @@
 
 use super::jobs::{Switch, Undo};
 use super::{Key, Setting, Source, Stores};
+use crate::generations::files::FilesError;
 use crate::generations::hook::{Fault, Hook, Served, Which};
 use crate::generations::{Generations, StoreError, Towards, notes, root};
 use hale_config::ReleaseFile;
@@ -55,8 +56,11 @@ impl Stores {
                 }
             }
         }
-        store.activate(to, *towards).map_err(failed)?;
-        Ok(Done::Switched)
+        match store.activate(to, *towards) {
+            // Nothing was done, because somebody else was faster: what is there tells more than that.
+            Err(StoreError::Files(error)) if matches!(*error, FilesError::OtherState { .. }) => Ok(Done::Switched),
+            done => done.map(|()| Done::Switched).map_err(failed),
+        }
     }
 
     /// What it says of the data, with what its `before_switch` has printed.
@@ -101,8 +105,8 @@ impl Stores {
 
     /// Whether what was gone back to is still there, and its service still has a store: else its data are somebody else's to know.
     fn is_still_due(&self, key: &Key, store: &mut dyn Generations, order: &Undo) -> bool {
-        let is_configured = self.table().stores.contains_key(key);
-        is_configured && store.current().is_ok_and(|current| current.is_none_or(|current| current == order.to))
+        let is_elsewhere = matches!(store.current(), Ok(Some(current)) if current != order.to);
+        self.table().stores.contains_key(key) && !is_elsewhere
     }
 
     fn try_to_undo(
