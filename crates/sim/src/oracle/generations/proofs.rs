@@ -7,7 +7,7 @@ use crate::oracle::{Oracle, Seen};
 use hale_core::effect::{Effect, Fence, Order};
 use hale_core::event::{Event, ProbeFailure};
 use hale_core::ids::{Epoch, GenerationId, Name, ProbeId, RecordId};
-use hale_core::policy::Policy;
+use hale_core::policy::{Policy, Ready};
 use hale_core::reason::Reason;
 use hale_core::record::{Body, Finding, Record};
 use hale_core::safeswitch::{End, Move};
@@ -315,6 +315,8 @@ impl Oracle for RolledBack {
 pub struct FailedBefore {
     /// Checks that an incident in progress is about, and that have not passed since.
     failing: BTreeMap<Name, BTreeSet<Name>>,
+    /// Services with an incident about a start that waited for checks in vain, of which none has passed since.
+    unready: BTreeSet<Name>,
     /// Those that failed when the newest switch began.
     before: BTreeMap<Name, BTreeSet<Name>>,
     /// The check that the newest failure is about.
@@ -332,6 +334,7 @@ impl Oracle for FailedBefore {
 
     fn restart(&mut self, _ledger: &[Record]) {
         self.failing.clear();
+        self.unready.clear();
         self.detected.clear();
     }
 
@@ -340,15 +343,30 @@ impl Oracle for FailedBefore {
         if let Body::Reloaded(_) | Body::TookOver { .. } | Body::HostStalled { .. } = &record.body {
             // Checks may be others now, or what failed counts no more.
             self.failing.clear();
+            self.unready.clear();
         }
         let Some(name) = &record.service else { return Ok(()) };
         let failing = self.failing.entry(name.clone()).or_default();
         match &record.body {
-            Body::CheckPassed { check, .. } => drop(failing.remove(check)),
-            Body::IncidentClosed { .. } | Body::Forgotten => failing.clear(),
-            Body::Detected { finding, .. } => {
-                let check = if let Finding::Check { check, .. } = finding { Some(check.clone()) } else { None };
-                failing.extend(check.clone());
+            Body::CheckPassed { check, .. } => {
+                failing.remove(check);
+                self.unready.remove(name);
+            }
+            Body::IncidentClosed { .. } | Body::Forgotten => {
+                failing.clear();
+                self.unready.remove(name);
+            }
+            Body::Detected { finding, blocked, .. } => {
+                let check = match finding {
+                    Finding::Check { check, .. } | Finding::NoHeartbeat { check, .. } => Some(check.clone()),
+                    _ => None,
+                };
+                if blocked.is_none() {
+                    failing.extend(check.clone());
+                    if let Finding::StartTimeout { ready: Ready::Check, .. } = finding {
+                        self.unready.insert(name.clone());
+                    }
+                }
                 self.detected.insert(name.clone(), check);
             }
             Body::Generation(Move::Intended { intent }) => {
@@ -357,6 +375,9 @@ impl Oracle for FailedBefore {
                 self.before.insert(name.clone(), failing.clone());
                 if let Some(check) = missing {
                     return Err(format!("{name}: check {check} fails, and that is not on record with the switch"));
+                }
+                if self.unready.contains(name) && intent.aim.proves() && intent.failed_before.is_empty() {
+                    return Err(format!("{name}: its checks do not pass, and that is not on record with the switch"));
                 }
             }
             Body::Generation(Move::GoesBack { why: Reason::OnProbation { .. }, .. }) => {
