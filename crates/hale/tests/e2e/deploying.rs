@@ -287,7 +287,8 @@ fn a_file_that_somebody_broke_is_put_back_alone_and_one_that_works_is_kept() {
     hale.event("app", "what was good works again: rolled back");
     let text = fs::read_to_string(place.path("etc/app.conf")).unwrap();
     assert_eq!(text, "good 2\npassword = hunter2-is-secret\n");
+    // The ledger comes a moment after what is told.
+    hale.stop();
     let incident = place.incidents().pop().unwrap();
     assert_eq!((&incident["outcome"], &incident["blame"]), (&Value::from("rolled_back"), &Value::from("change")));
-    hale.stop();
 }
