@@ -122,9 +122,11 @@ fn a_release_that_fails_on_probation_goes_back_whatever_is_wrong_with_it() {
         assert_eq!((&after["state"], &after["generation"]), (&Value::from("healthy"), &Value::from(id)), "{name}");
         assert_eq!(runs(&place), id, "{name}");
     }
-    let incidents = place.incidents();
-    assert!(incidents.iter().all(|incident| incident["outcome"] == "rolled_back"), "{incidents:?}");
-    assert!(incidents.iter().all(|incident| incident["blame"] == "change"), "{incidents:?}");
+    place.until(|| {
+        let incidents = place.incidents();
+        let is_so = |incident: &Value| incident["outcome"] == "rolled_back" && incident["blame"] == "change";
+        incidents.iter().all(is_so).then_some(()).ok_or(format!("{incidents:?}"))
+    });
     // None of them is tried again by mistake.
     let refused = deploy(&place, "hangs", 6);
     assert!(text(&refused).contains("quarantined"), "{}", text(&refused));
@@ -154,9 +156,9 @@ fn a_crash_loop_after_the_commit_takes_the_newest_release_back() {
     crash(pid);
     hale.event("app", "what was good works again: rolled back");
     assert_eq!(runs(&place), good);
+    hale.stop();
     let incident = place.incidents().pop().unwrap();
     assert_eq!((&incident["outcome"], &incident["blame"]), (&Value::from("rolled_back"), &Value::from("change")));
-    hale.stop();
 }
 
 /// Not at once: it has answered for a while, and most of its probation is over.
