@@ -649,7 +649,7 @@ mod tests {
             world.services[&web].known.generations.store.goods.clone()
         };
         assert!(goods_with(1_000, &without).is_empty());
-        assert_eq!(goods_with(1_010, &with), [good.clone()]);
+        assert_eq!(goods_with(1_010, &with), [good]);
         // Those of another store are others.
         assert!(goods_with(1_020, &without).is_empty());
         assert!(goods_with(1_030, &elsewhere).is_empty());
