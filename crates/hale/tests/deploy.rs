@@ -432,7 +432,7 @@ fn a_supervisor_that_is_replaced_meanwhile_is_asked_what_came_of_it() {
         let _next = Supervisor::start(&scene.host, &scene.brain, &scene.stores);
         let output = deploy.wait_with_output().unwrap();
         code(&output, expected);
-        assert!(err(&output).contains("the supervisor was replaced"), "{}", err(&output));
+        assert!(err(&output).contains("the supervisor is gone; the one that follows"), "{}", err(&output));
         assert_eq!(err(&output).contains("hale incident 7"), bad, "{}", err(&output));
     }
 }
