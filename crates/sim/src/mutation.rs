@@ -103,6 +103,8 @@ pub enum Mutation {
     BackToItself,
     /// What is there first is recorded as quarantined.
     QuarantinesFirst,
+    /// What has failed is not recorded as quarantined.
+    NeverQuarantines,
     /// `rollback` is not heeded.
     AlwaysTakesBack,
     /// Every switch is recorded as one of the ladder's.
@@ -242,7 +244,8 @@ fn alter_generations(body: &mut Body, mutation: Mutation) {
             let bad = Box::new(Bad { id, why, seen_in: None, since_wall_us, until_wall_us });
             *body = Body::Generation(Move::Quarantined { bad });
         }
-        (Body::Generation(Move::Ended { .. }), Mutation::UnendedSwitches) => *body = nothing,
+        (Body::Generation(Move::Quarantined { .. }), Mutation::NeverQuarantines)
+        | (Body::Generation(Move::Ended { .. }), Mutation::UnendedSwitches) => *body = nothing,
         _ => {}
     }
 }

@@ -49,6 +49,7 @@ const CASES_OF_SWITCHES: &[(&str, Mutation)] = &[
     ("one-switch", Mutation::UnendedSwitches),
     ("ways-back", Mutation::BackToItself),
     ("never-to-bad", Mutation::QuarantinesFirst),
+    ("failed-is-bad", Mutation::NeverQuarantines),
     ("rollback-is-allowed", Mutation::AlwaysTakesBack),
     ("rollbacks-per-day", Mutation::AllByLadder),
     ("true-refusals", Mutation::WrongRefusal),

@@ -431,6 +431,10 @@ impl Generations {
                     self.add_good(intent.to.clone(), Grade::Provisional, since_wall_us);
                 }
             }
+            End::Aborted { .. } if matches!(intent.aim, Aim::TakeBack { .. }) => {
+                // Nothing was taken back.
+                self.taken_back_wall_us.pop();
+            }
             End::Aborted { .. } | End::Held { .. } | End::Stopped { .. } => {}
         }
         let taken_back = self.taken_back.as_ref().map(|taken| &taken.id);

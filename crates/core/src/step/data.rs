@@ -44,26 +44,30 @@ impl Brain<'_> {
         if self.switch(name, part).filter(owes).is_none() {
             return;
         }
-        let found = self.switch(name, part).and_then(|switch| {
-            let Stage::Validating { why } = &switch.stage else { return None };
-            let is_against_it = why.is_evidence() && switch.intent.aim.proves();
-            is_against_it.then(|| (switch.intent.to.clone(), why.clone()))
-        });
         let (undone, now) = (self.next_record(), self.now());
         if !self.moved(name, part, Move::Undone { switch: id, error: error.clone() }) {
             return;
         }
         if let Some(error) = error {
             let why = Reason::HookFailed { error };
-            self.end_switch(name, part, &End::Held { why: why.clone() });
-            if let Some((id, found)) = found {
-                self.quarantine(name, part, id, found);
-            }
+            self.end_not_undone(name, part, why.clone());
             self.bring_down(name, Then::Stay { why: why.clone() }, why);
         } else if let Some(service) = self.service_mut(name) {
             service.senses.undone = Some((undone, now));
             self.world.intended.insert(undone, (name.clone(), part));
         }
+    }
+
+    /// What the switch has left did to the data is not undone, and will not be.
+    pub(super) fn end_not_undone(&mut self, name: &Name, part: Part, why: Reason) {
+        let Some(Switch { intent, stage: Stage::Validating { why: found }, .. }) = self.switch(name, part).cloned()
+        else {
+            return;
+        };
+        if found.is_evidence() && intent.aim.proves() {
+            self.quarantine(name, part, intent.to, found);
+        }
+        self.end_switch(name, part, &End::Held { why });
     }
 
     /// A supervisor takes over: whether it is on the disk that its data is undone it learns as the one before would have, unless what
@@ -102,7 +106,8 @@ mod tests {
     use crate::effect::Answer;
     use crate::event::{Event, ExitStatus, Lost};
     use crate::policy::{Rollback, ServicePolicy};
-    use crate::record::{Body, OperatorOrder};
+    use crate::record::{Body, OperatorOrder, Record};
+    use crate::safeswitch::{Generations, Parts};
     use crate::step::bench::{Bench, bot, id, policy};
     use crate::time::Span;
     use crate::world::World;
@@ -268,6 +273,29 @@ mod tests {
             bench.order(OperatorOrder::Start { service: bot() });
             assert_eq!((bench.runs(), bench.known().unknown_data.clone()), (Some("one"), None));
         }
+    }
+
+    #[test]
+    fn where_undoing_has_failed_the_next_hale_ends_what_the_one_before_did_not() {
+        let mut bench = bench_with(moves(true));
+        bench.deploy("two");
+        bench.hooks_fail.insert(id("two"));
+        bench.crash();
+        let is_undone = |record: &Record| matches!(record.body, Body::Generation(Move::Undone { .. }));
+        let undone = bench.records.iter().position(is_undone).unwrap();
+        let mut store = Generations::default();
+        for record in &bench.records[..=undone] {
+            if let Body::Generation(moved) = &record.body {
+                store.apply(record, moved).unwrap();
+            }
+        }
+        let mut next = bench.next();
+        next.data.clone_from(&bench.data);
+        next.world.birth.generations.insert(bot(), Parts { store, ..Parts::default() });
+        next.take(Event::Begin);
+        assert!(matches!(next.ends()[..], [End::Held { why: Reason::HookFailed { .. } }]), "{:?}", next.ends());
+        assert!(next.known().bad(&id("two"), 0).is_some());
+        assert_eq!((next.runs(), ran(&next).len()), (None, 0));
     }
 
     #[test]

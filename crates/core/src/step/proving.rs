@@ -230,11 +230,10 @@ impl Brain<'_> {
     /// The failure of a change that has nothing to go back to: the service stays down.
     fn stop_without_way_back(&mut self, name: &Name, part: Part, finding: &Finding) {
         let why = Reason::OnProbation { finding: finding.to_string() };
-        let failed = self.switch(name, part).map(|switch| switch.intent.to.clone());
-        self.end_switch(name, part, &End::Stopped { why: why.clone() });
-        if let Some(id) = failed {
-            self.quarantine(name, part, id, why.clone());
+        if let Some(failed) = self.switch(name, part).map(|switch| switch.intent.to.clone()) {
+            self.quarantine(name, part, failed, why.clone());
         }
+        self.end_switch(name, part, &End::Stopped { why: why.clone() });
         self.bring_down(name, Then::Stay { why: why.clone() }, why);
     }
 
@@ -253,11 +252,12 @@ impl Brain<'_> {
             return false;
         }
         let left = if intent.aim.proves() { Some(intent.to.clone()) } else { intent.from.clone() };
-        let is_evidence = why.is_evidence();
-        self.end_switch(name, part, &End::RolledBack { why: why.clone() });
-        if let Some(id) = left.filter(|_| is_evidence && !matches!(intent.aim, Aim::Return { .. })) {
-            self.quarantine(name, part, id, why);
+        let is_evidence = why.is_evidence() && !matches!(intent.aim, Aim::Return { .. });
+        // Before its switch is over: who starts after a crash between both knows that it is bad.
+        if let Some(id) = left.filter(|_| is_evidence) {
+            self.quarantine(name, part, id, why.clone());
         }
+        self.end_switch(name, part, &End::RolledBack { why });
         true
     }
 }

@@ -186,6 +186,20 @@ mod tests {
     }
 
     #[test]
+    fn what_has_failed_is_quarantined_before_its_switch_is_over() {
+        for before in [None, Some("good")] {
+            let mut bench = Bench::new(policy(), before);
+            bench.deploy("bad");
+            bench.crash();
+            let place = |is: fn(&Move) -> bool| {
+                bench.records.iter().position(|record| record.body.moved().is_some_and(|(_, moved)| is(moved))).unwrap()
+            };
+            let quarantined = place(|moved| matches!(moved, Move::Quarantined { .. }));
+            assert!(quarantined < place(|moved| matches!(moved, Move::Ended { .. })));
+        }
+    }
+
+    #[test]
     fn who_waits_for_a_deploy_of_what_is_stopped_is_told() {
         let mut bench = Bench::new(policy(), Some("old"));
         bench.deploy("new");

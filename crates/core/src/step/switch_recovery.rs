@@ -310,7 +310,13 @@ impl Brain<'_> {
             Stage::Validating { why } if seen == self.generations(name, part).current && switch.is_put_back() => {
                 self.end_switch(name, part, &End::Environmental { why: why.clone() });
             }
-            Stage::Validating { .. } if seen == self.generations(name, part).current => {}
+            Stage::Validating { .. } if seen == self.generations(name, part).current => {
+                // Its `after_rollback` failed, and the end of the switch was lost.
+                let unknown = self.generations(name, part).unknown_data.clone();
+                if let Some(why @ Reason::HookFailed { .. }) = unknown.filter(|_| switch.owes_undoing()) {
+                    self.end_not_undone(name, part, why);
+                }
+            }
             Stage::Intended { .. }
             | Stage::Prepared { .. }
             | Stage::Switching

@@ -50,12 +50,11 @@ impl Brain<'_> {
         // What is left without proof is nothing to go back to, but the newest that was good before it is.
         let back = match &aim {
             Aim::Deploy { .. } | Aim::Outside => {
-                let is_good = |id: &&GenerationId| known.good(id).is_some() && **id != to;
                 let wall_us = self.at.wall_us;
-                let can = |id: &&GenerationId| **id != to && known.moved_on(id).is_none();
-                let newest =
-                    known.goods.iter().map(|good| &good.id).find(|id| can(id) && known.bad(id, wall_us).is_none());
-                from.as_ref().filter(is_good).or(newest).cloned()
+                let may_be = |id: &&GenerationId| **id != to && known.bad(id, wall_us).is_none();
+                let can = |id: &&GenerationId| may_be(id) && known.moved_on(id).is_none();
+                let newest = known.goods.iter().map(|good| &good.id).find(can);
+                from.as_ref().filter(|id| may_be(id) && known.good(id).is_some()).or(newest).cloned()
             }
             Aim::TakeBack { .. } => from.clone(),
             Aim::PutBack { .. } | Aim::Return { .. } => None,
@@ -555,6 +554,18 @@ mod tests {
         assert_eq!(bench.current, Some(id("two")));
         assert!(matches!(bench.ends().last(), Some(End::Aborted { why: Reason::NoDurableRecord })));
         assert!(matches!(bench.world.services[&bot()].known.phase, Phase::Held { .. }));
+    }
+
+    #[test]
+    fn what_is_quarantined_is_no_way_back() {
+        let mut bench = Bench::new(policy(), Some("one"));
+        bench.deploy("two");
+        bench.damaged.push(id("one"));
+        bench.crash();
+        assert!(bench.known().bad(&id("one"), 0).is_some() && bench.known().good(&id("one")).is_some());
+        bench.outside("one");
+        bench.outside("three");
+        assert_eq!(bench.known().on_probation().map(|switch| switch.intent.back.clone()), Some(None));
     }
 
     #[test]

@@ -174,6 +174,18 @@ mod tests {
     }
 
     #[test]
+    fn what_could_not_be_taken_back_spends_nothing_of_the_budget() {
+        let mut bench = Bench::new(policy(), Some("one"));
+        bench.deploy("two");
+        bench.pass(Span::from_secs(70));
+        bench.durable = false;
+        crash_loop(&mut bench);
+        bench.pass(Span::from_secs(6));
+        assert!(matches!(bench.ends().last(), Some(End::Aborted { .. })), "{:?}", bench.ends());
+        assert!(is_held(&bench) && bench.known().taken_back_wall_us.is_empty());
+    }
+
+    #[test]
     fn going_back_is_no_change_that_could_be_taken_back() {
         let mut bench = Bench::new(policy(), Some("one"));
         bench.deploy("two");

@@ -207,6 +207,7 @@ pub fn oracles(scenario: &Scenario) -> Vec<Box<dyn Oracle>> {
         Box::new(generations::choices::OneSwitch::default()),
         Box::new(generations::choices::WaysBack::default()),
         Box::new(generations::choices::NeverToBad::default()),
+        Box::new(generations::choices::FailedIsBad::default()),
         Box::new(generations::choices::Allowed::new(policy)),
         Box::new(generations::choices::Budget::new(policy)),
         Box::new(generations::choices::TrueRefusals::new(policy)),

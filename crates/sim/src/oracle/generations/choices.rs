@@ -44,7 +44,7 @@ impl Oracle for OneSwitch {
     }
 
     fn guarantee(&self) -> &'static str {
-        "at most one switch of a service is under way at a time, and it goes back at most once"
+        "at most one switch of a service is under way at a time, and it goes back once, and further only from what is quarantined"
     }
 
     fn restart(&mut self, ledger: &[Record]) {
@@ -53,10 +53,14 @@ impl Oracle for OneSwitch {
 
     fn see(&mut self, _now_us: u64, seen: Seen<'_>) -> Result<(), String> {
         let Some((record, name, moved)) = moved(&seen) else { return Ok(()) };
-        let open = self.models.get(name).and_then(|model| model.open.as_ref());
+        let model = self.models.get(name);
+        let open = model.and_then(|model| model.open.as_ref());
+        let is_damaged = |id: &GenerationId| model.is_some_and(|model| model.is_bad(id, record.at.wall_us));
         let wrong = match (moved, open) {
             (Move::Intended { .. }, Some(open)) => Some(format!("{name}: a second switch beside {}", open.id)),
-            (Move::GoesBack { switch, .. }, Some(open)) if open.goes_back.is_some() => {
+            (Move::GoesBack { switch, .. }, Some(open))
+                if open.goes_back.as_ref().is_some_and(|to| !is_damaged(to)) =>
+            {
                 Some(format!("{name}: switch {switch} goes back twice"))
             }
             (Move::GoesBack { switch, .. }, Some(open)) if open.proved.is_some() => {
@@ -143,6 +147,39 @@ impl Oracle for NeverToBad {
             Some(to) if model.is_bad(to, record.at.wall_us) => Err(format!("{name}: to {to}, which is quarantined")),
             Some(_) | None => Ok(()),
         }
+    }
+}
+
+/// What failed is known to be bad.
+#[derive(Default)]
+pub struct FailedIsBad {
+    models: Models,
+}
+
+impl Oracle for FailedIsBad {
+    fn name(&self) -> &'static str {
+        "failed-is-bad"
+    }
+
+    fn guarantee(&self) -> &'static str {
+        "what is gone back from because it failed is quarantined before that switch is over"
+    }
+
+    fn restart(&mut self, ledger: &[Record]) {
+        self.models = Models::of(ledger);
+    }
+
+    fn see(&mut self, _now_us: u64, seen: Seen<'_>) -> Result<(), String> {
+        let Some((record, name, moved)) = moved(&seen) else { return Ok(()) };
+        let model = self.models.get(name);
+        let open = model.and_then(|model| model.open.as_ref());
+        let failed = match (moved, open) {
+            (Move::Ended { switch, end }, Some(open)) if open.id == *switch => open.has_failed(end),
+            _ => None,
+        };
+        let wrong = failed.filter(|id| !model.is_some_and(|model| model.bads.contains_key(*id))).cloned();
+        self.models.follow(record);
+        wrong.map_or(Ok(()), |id| Err(format!("{name}: {id} has failed, and is not quarantined")))
     }
 }
 

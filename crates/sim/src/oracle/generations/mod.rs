@@ -25,8 +25,36 @@ pub(super) struct Open {
     pub(super) proved: Option<RecordId>,
     /// Where it was told to go back to.
     pub(super) goes_back: Option<GenerationId>,
+    /// Why, of the way back.
+    pub(super) why: Option<Reason>,
     /// It is where it was told to go back to.
     pub(super) is_back: bool,
+}
+
+impl Open {
+    /// What this end says to have failed.
+    pub(super) fn has_failed(&self, end: &End) -> Option<&GenerationId> {
+        let Intent { aim, from, to, .. } = &self.intent;
+        match end {
+            End::RolledBack { why } if why.is_evidence() => {
+                if aim.proves() {
+                    Some(to)
+                } else {
+                    from.as_ref()
+                }
+            }
+            // Its `after_rollback` failed.
+            End::Held { why: Reason::HookFailed { .. } } => {
+                self.why.as_ref().filter(|why| aim.proves() && why.is_evidence()).map(|_| to)
+            }
+            End::Stopped { .. } => Some(to),
+            End::RolledBack { .. }
+            | End::Committed
+            | End::Aborted { .. }
+            | End::Held { .. }
+            | End::Environmental { .. } => None,
+        }
+    }
 }
 
 /// What records have said of one service's generations.
@@ -109,9 +137,17 @@ impl Model {
                     Aim::Deploy { .. } | Aim::Return { .. } => self.elsewhere = false,
                     Aim::Outside | Aim::PutBack { .. } => {}
                 }
-                let (switched, proved, goes_back, is_back) = (false, None, None, false);
+                let (id, switched, is_back) = (record.id, false, false);
                 // A second one beside it is another oracle's to find.
-                self.open.get_or_insert(Open { id: record.id, intent, switched, proved, goes_back, is_back });
+                self.open.get_or_insert(Open {
+                    id,
+                    intent,
+                    switched,
+                    proved: None,
+                    goes_back: None,
+                    why: None,
+                    is_back,
+                });
             }
             Move::Switched { switch, to } => {
                 // A ledger without its intent says nothing of it.
@@ -128,9 +164,9 @@ impl Model {
                     open.proved = Some(record.id);
                 }
             }
-            Move::GoesBack { switch, to, .. } => {
+            Move::GoesBack { switch, to, why } => {
                 if let Some(open) = self.open.as_mut().filter(|open| of(open, switch)) {
-                    open.goes_back = Some(to.clone());
+                    (open.goes_back, open.why) = (Some(to.clone()), Some(why.clone()));
                 }
             }
             Move::Ended { switch, end } => {
@@ -210,6 +246,7 @@ impl Model {
                     self.add_good(&intent.to, wall_us);
                 }
             }
+            End::Aborted { .. } if matches!(intent.aim, Aim::TakeBack { .. }) => drop(self.taken_back_wall_us.pop()),
             End::Aborted { .. } | End::Held { .. } | End::Stopped { .. } => {}
         }
     }
