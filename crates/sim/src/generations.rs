@@ -4,6 +4,7 @@ use crate::death::Restart;
 use crate::fate::Flaw;
 use crate::fault::{Fault, Rates};
 use crate::rng::{Purpose, Rng};
+use crate::store::{Comes, Work};
 use hale_core::ids::{GenerationId, Name};
 use hale_core::policy::{GenerationsPolicy, Policy, Rollback, ServicePolicy, StoreKind};
 use hale_core::record::{Actor, OperatorOrder};
@@ -29,6 +30,9 @@ pub enum Doing {
 /// Decides what is wrong with a generation instead of the dice.
 pub type Flaws = Arc<dyn Fn(&Name, &GenerationId, u64) -> Option<Flaw> + Send + Sync>;
 
+/// Decides what becomes of a store's work instead of the dice, by when it is told.
+pub type Works = Arc<dyn Fn(&Work, u64) -> Comes + Send + Sync>;
+
 /// All that is drawn of generations before a run.
 #[derive(Clone, Default)]
 pub struct Generations {
@@ -44,6 +48,8 @@ pub struct Generations {
     pub doings: Vec<(u64, Doing)>,
     /// Flaws that are not drawn.
     pub script: Option<Flaws>,
+    /// Failures of stores that are not drawn.
+    pub works: Option<Works>,
 }
 
 impl Generations {

@@ -358,6 +358,8 @@ impl<'a> FakeHost<'a> {
             let due = until.map(|until| until.as_us().max(now));
             match (self.timeline.next_at(), due) {
                 (Some(at), due) if due.is_none_or(|due| at <= due) => self.happen(),
+                // It is over before that.
+                (None, Some(due)) if due > self.deadline => return None,
                 (_, Some(due)) => {
                     self.timeline.advance_to(due);
                     self.count_tick(due);

@@ -51,6 +51,8 @@ pub enum Comes {
     FailsAfter,
     /// There is no way back, so that nothing is done.
     NoWayBack,
+    /// What it should switch to is damaged, so that nothing is done.
+    Unusable,
     /// A program that the generation brings fails.
     HookFails,
     /// It is not done, and the store cannot tell what it is switched to either.
@@ -181,6 +183,7 @@ impl Store {
         let mut error = match comes {
             Comes::Done => None,
             Comes::NoWayBack => Some(SwitchError::NoWayBack { error: words() }),
+            Comes::Unusable => Some(SwitchError::Unusable { error: words() }),
             Comes::HookFails => Some(SwitchError::Hook { error: words() }),
             Comes::Fails | Comes::FailsAfter | Comes::Blind => Some(SwitchError::Failed { error: words() }),
         };

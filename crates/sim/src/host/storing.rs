@@ -4,6 +4,7 @@ use super::FakeHost;
 use crate::fault::Fault;
 use crate::kernel::Fact;
 use crate::oracle::Seen;
+use crate::scenario::BEGIN_US;
 use crate::store::{Comes, Said, Work};
 use crate::timeline::Item;
 use hale_core::event::{self, Event, Question};
@@ -44,6 +45,8 @@ impl FakeHost<'_> {
         } else {
             comes
         };
+        let at_us = self.timeline.now().saturating_sub(BEGIN_US);
+        let comes = self.scenario.generations.works.as_ref().map_or(comes, |works| works(&work, at_us));
         if let Work::Switch { switch, .. } = &work {
             store.newest = store.newest.max(*switch);
         }
@@ -66,7 +69,7 @@ impl FakeHost<'_> {
         let mut takes_us = dice.scaled(50, 20_000);
         if hangs {
             self.coverage.fault(Fault::StoreHangs);
-            let left = (crate::scenario::BEGIN_US + self.scenario.faults_us).saturating_sub(self.timeline.now());
+            let left = (BEGIN_US + self.scenario.faults_us).saturating_sub(self.timeline.now());
             takes_us = dice.scaled(1_000, left.max(1_001));
         }
         let Some(store) = self.stores.get(service) else { return };
