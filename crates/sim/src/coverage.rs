@@ -13,7 +13,7 @@ use std::fmt;
 const ENDS: [&str; 6] = ["committed", "rolled back", "aborted", "held", "environmental", "stopped"];
 
 /// Kinds of records that must be reached. `violated` is not among them: it must never be.
-pub const BODIES: [&str; 47] = [
+pub const BODIES: [&str; 50] = [
     "began",
     "took_over",
     "ending",
@@ -61,6 +61,9 @@ pub const BODIES: [&str; 47] = [
     "descriptor_stored",
     "descriptor_refused",
     "descriptor_dropped",
+    "generation",
+    "files",
+    "files_changed",
 ];
 
 /// The name of a record's kind, as in its JSON.
@@ -166,7 +169,7 @@ impl Coverage {
     /// A record was written.
     pub fn record(&mut self, body: &Body) {
         *self.bodies.entry(body_name(body)).or_default() += 1;
-        if let Body::Generation(Move::Ended { end, .. }) = body {
+        if let Some((_, Move::Ended { end, .. })) = body.moved() {
             *self.ends.entry(end.name()).or_default() += 1;
         }
         let cause = match body {

@@ -156,6 +156,8 @@ faults! {
     DataMoves = "data-moves",
     /// A program that a generation brings fails.
     HookFails = "hook-fails",
+    /// Somebody edits the files that belong to a service.
+    FilesEdited = "files-edited",
 }
 
 impl Fault {
@@ -207,7 +209,7 @@ impl Rates {
     pub fn draw(rng: &mut Rng) -> Self {
         let mut rate = || if rng.chance(600) { 0 } else { rng.pick(&[10, 50, 200, 500, 900]) };
         // These are drawn elsewhere, so that they shift nothing here.
-        let elsewhere = [Fault::Reload, Fault::Starved, Fault::ProbingFails];
+        let elsewhere = [Fault::Reload, Fault::Starved, Fault::ProbingFails, Fault::FilesEdited];
         let is_elsewhere = |fault: &Fault| elsewhere.contains(fault) || Fault::OF_GENERATIONS.contains(fault);
         let mut rate_of = |fault: &Fault| if is_elsewhere(fault) { 0 } else { rate() };
         let mut rates = Self(Fault::ALL.iter().map(&mut rate_of).collect());

@@ -8,7 +8,7 @@ use crate::store::{Comes, Work};
 use hale_core::ids::{GenerationId, Name};
 use hale_core::policy::{GenerationsPolicy, Policy, Rollback, ServicePolicy, StoreKind};
 use hale_core::record::{Actor, OperatorOrder};
-use hale_core::safeswitch::Data;
+use hale_core::safeswitch::{Data, Part, Parts};
 use hale_core::time::Span;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,8 +21,8 @@ const NUMBERS: u64 = 6;
 pub enum Doing {
     /// An operator orders this.
     Order(Fault, OperatorOrder),
-    /// Somebody else switches a store to this.
-    Outside(Name, GenerationId),
+    /// Somebody else switches a store to this, or edits files so that they are so.
+    Outside(Name, Part, GenerationId),
     /// All of Hale dies.
     Dies(Restart),
 }
@@ -38,6 +38,8 @@ pub type Works = Arc<dyn Fn(&Work, u64) -> Comes + Send + Sync>;
 pub struct Generations {
     /// What each store is switched to at the beginning; those without generations are not here.
     pub first: BTreeMap<Name, Option<GenerationId>>,
+    /// How the files are at the beginning, of those that have some.
+    pub files: BTreeMap<Name, GenerationId>,
     /// What is wrong with each generation that has something wrong.
     pub flawed: BTreeMap<(Name, GenerationId), Flaw>,
     /// What each generation says of its service's data, where it says something.
@@ -53,14 +55,15 @@ pub struct Generations {
 }
 
 impl Generations {
-    /// What is wrong with a process of this generation that is made `at_us` after the beginning.
+    /// What is wrong with a process of these generations that is made `at_us` after the beginning.
     #[must_use]
-    pub fn flaw(&self, service: &Name, generation: Option<&GenerationId>, at_us: u64) -> Option<Flaw> {
-        let generation = generation?;
+    pub fn flaw(&self, service: &Name, runs: &Parts<Option<GenerationId>>, at_us: u64) -> Option<Flaw> {
+        let release = runs.store.as_ref()?;
         if let Some(script) = &self.script {
-            return script(service, generation, at_us);
+            return script(service, release, at_us);
         }
-        self.own_flaw(service, generation).or_else(|| self.shared_flaw(service, at_us))
+        let own = runs.each().into_iter().flatten().find_map(|generation| self.own_flaw(service, generation));
+        own.or_else(|| self.shared_flaw(service, at_us))
     }
 
     /// What is wrong with a generation itself.
@@ -91,6 +94,18 @@ pub fn id(number: u64) -> GenerationId {
     GenerationId::try_from(format!("g{number}")).expect("a letter and digits are a name")
 }
 
+/// The state of files of this number.
+#[must_use]
+pub fn files(number: u64) -> GenerationId {
+    GenerationId::try_from(format!("f{number}")).expect("a letter and digits are a name")
+}
+
+/// The state of files of which some were put back.
+#[must_use]
+pub fn half() -> GenerationId {
+    files(NUMBERS)
+}
+
 /// Gives some services generations, with generators of their own: what else a seed means is older than that.
 pub fn draw_policies(seed: u64, policy: &mut Policy, slow: bool, crowd: bool) {
     let mut rng = Rng::new(seed, Purpose::Generations, u64::MAX, 0);
@@ -101,7 +116,10 @@ pub fn draw_policies(seed: u64, policy: &mut Policy, slow: bool, crowd: bool) {
     for (name, service) in &mut policy.services {
         let mut rng = Rng::new(seed, Purpose::Generations, index(name), 0);
         if rng.chance(few) {
-            let drawn = draw_policy(&mut rng, slow);
+            let mut drawn = draw_policy(&mut rng, slow);
+            if Rng::new(seed, Purpose::Files, index(name), 0).chance(400) {
+                drawn.files.push(format!("/etc/{name}.conf"));
+            }
             let service = Arc::make_mut(service);
             service.generations = Some(drawn);
             // What cannot work is started for as long as the run lasts.
@@ -147,6 +165,10 @@ pub fn draw(
         let is_kept = kept.is_none_or(|kept| kept.contains(&fault));
         rates.set(fault, if is_kept { rate } else { 0 });
     }
+    let mut of_files = Rng::new(seed, Purpose::Files, u64::MAX, 0);
+    if !of_files.chance(300) && kept.is_none_or(|kept| kept.contains(&Fault::FilesEdited)) {
+        rates.set(Fault::FilesEdited, of_files.pick(&[50, 200, 500, 900]));
+    }
     // Of these one run has few.
     for fault in [Fault::HaleDies, Fault::PowerCut] {
         if rng.chance(500) {
@@ -166,6 +188,9 @@ pub fn draw(
     for (name, service) in with {
         draw_worth(seed, rates, name, slow, faults_us, &mut drawn);
         draw_doings(seed, rates, name, service, faults_us, &mut drawn);
+        if service.generations.as_ref().is_some_and(|policy| policy.has(Part::Files)) {
+            draw_files(seed, rates, name, slow, faults_us, &mut drawn);
+        }
     }
     let mut rng = Rng::new(seed, Purpose::Generations, u64::MAX, 2);
     for (fault, restart) in [(Fault::HaleDies, Restart::SameBoot), (Fault::PowerCut, Restart::NewBoot)] {
@@ -206,6 +231,30 @@ fn draw_worth(seed: u64, rates: &Rates, name: &Name, slow: bool, faults_us: u64,
         let to = (from + rng.scaled(100_000, faults_us.max(100_001))).min(faults_us);
         let flaw = draw_flaw(&mut rng, pace);
         drawn.environment.insert(name.clone(), vec![(from, to, flaw)]);
+    }
+}
+
+/// What the states of a service's files are worth, and when somebody edits them.
+fn draw_files(seed: u64, rates: &Rates, name: &Name, slow: bool, faults_us: u64, drawn: &mut Generations) {
+    let pace = if slow { 100 } else { 1 };
+    drawn.files.insert(name.clone(), files(0));
+    for number in 1..NUMBERS {
+        let mut rng = Rng::new(seed, Purpose::Files, index(name), 16 + number);
+        if rng.chance(rates.of(Fault::BadGeneration)) {
+            drawn.flawed.insert((name.clone(), files(number)), draw_flaw(&mut rng, pace));
+        }
+    }
+    let mut rng = Rng::new(seed, Purpose::Files, index(name), 1);
+    let rate = rates.of(Fault::FilesEdited);
+    let count = if rate == 0 { 0 } else { 1 + rng.below(u64::from(rate) / 100 + 1) };
+    for _ in 0..count {
+        let at = rng.scaled(1, faults_us);
+        // Whoever edits saves more than once.
+        let again = rng.chance(300).then(|| at + rng.scaled(1, 1_000_000));
+        for at in [Some(at), again].into_iter().flatten() {
+            let to = files(rng.below(NUMBERS));
+            drawn.doings.push((at, Doing::Outside(name.clone(), Part::Files, to)));
+        }
     }
 }
 
@@ -253,7 +302,7 @@ fn draw_doings(
                 Fault::OrderClear => {
                     Doing::Order(fault, OperatorOrder::ClearQuarantine { service: service_name, generation })
                 }
-                Fault::OutsideSwitch => Doing::Outside(service_name, generation),
+                Fault::OutsideSwitch => Doing::Outside(service_name, Part::Store, generation),
                 _ => Doing::Order(fault, OperatorOrder::Deploy { service: service_name, generation, force }),
             };
             // Impatient, or two at once.

@@ -27,10 +27,11 @@ use hale_core::driver::Host;
 use hale_core::effect::{Answer, Effect, Fence, Order, Towards};
 use hale_core::event::{EndWhy, Event, Question};
 use hale_core::examination::EXAMINED_WITHIN;
-use hale_core::ids::{Name, RecordId, RequestId};
+use hale_core::ids::{GenerationId, Name, RecordId, RequestId};
 use hale_core::policy::{Mode, Policy, ServicePolicy, Signal};
 use hale_core::reason::Reason;
 use hale_core::record::{Actor, Class, OperatorOrder, Record};
+use hale_core::safeswitch::Part;
 use hale_core::time::{Monotonic, Now, Span};
 use hale_core::world::Snapshot;
 use std::collections::{BTreeMap, VecDeque};
@@ -81,7 +82,9 @@ pub struct FakeHost<'a> {
     remembered: Vec<Record>,
     supervisor: Supervisor,
     stores: Stores,
-    store_dice: BTreeMap<Name, Rng>,
+    store_dice: BTreeMap<(Name, Part), Rng>,
+    /// The state of the files that each service's newest process is on record with.
+    files_to_run: BTreeMap<Name, GenerationId>,
     ledger: rebirth::Ledger,
     /// So many events, records and effects there were.
     points: u64,
@@ -115,7 +118,10 @@ impl<'a> FakeHost<'a> {
         let dependencies = (DEPENDENCY_DICE..).zip(scenario.policy.dependencies.keys());
         let dependencies = dependencies.map(|(number, name)| (name.clone(), dice(Purpose::Probe, number)));
         let stores = scenario.generations.first.keys();
-        let store_dice = stores.map(|name| (name.clone(), dice(Purpose::Store, scenario.index(name))));
+        let store_dice = stores.map(|name| ((name.clone(), Part::Store), dice(Purpose::Store, scenario.index(name))));
+        let files = scenario.generations.files.keys();
+        let of_files = |name: &Name| Rng::new(scenario.seed, Purpose::Files, scenario.index(name), 2);
+        let files_dice = files.map(|name| ((name.clone(), Part::Files), of_files(name)));
         let mut host = Self {
             scenario,
             timeline: Timeline::default(),
@@ -136,7 +142,8 @@ impl<'a> FakeHost<'a> {
             remembered: Vec::new(),
             supervisor: Supervisor::new(dice(Purpose::Death, 0)),
             stores: Stores::new(&scenario.generations),
-            store_dice: store_dice.collect(),
+            store_dice: store_dice.chain(files_dice).collect(),
+            files_to_run: BTreeMap::new(),
             ledger: rebirth::Ledger::new(dice(Purpose::Generations, u64::MAX - 1)),
             points: 0,
             crashed: None,
@@ -206,7 +213,7 @@ impl<'a> FakeHost<'a> {
                     let question = Question::Order { actor: generations::actor(), order, waits: true };
                     Item::TellFault(fault, Event::Asked { request: RequestId(request), question })
                 }
-                Doing::Outside(service, to) => Item::OutsideSwitch(service, to),
+                Doing::Outside(service, part, to) => Item::OutsideSwitch(service, part, to),
                 Doing::Dies(restart) => Item::HaleDies(restart),
             };
             self.timeline.at(BEGIN_US + at, item);
@@ -261,9 +268,9 @@ impl<'a> FakeHost<'a> {
             }
             Item::DiskWorks => self.disk_works(),
             Item::Reload(number) => self.reload(number),
-            Item::StoreDone(service, turn) => self.store_done(&service, turn),
-            Item::StoreTells(service) => self.store_tells(&service),
-            Item::OutsideSwitch(service, to) => self.outside_switch(&service, to),
+            Item::StoreDone(service, part, turn) => self.store_done(&service, part, turn),
+            Item::StoreTells(service, part) => self.store_tells(&service, part),
+            Item::OutsideSwitch(service, part, to) => self.outside_switch(&service, part, to),
             Item::HaleDies(restart) => self.hale_dies(restart),
             Item::FaultsEnd => {
                 self.faults_over = true;
@@ -338,8 +345,8 @@ impl<'a> FakeHost<'a> {
 
     fn unsettled(&self, now: u64) -> Vec<String> {
         let is_flawed = |name: &Name| {
-            let current = self.stores.current(name);
-            current.is_some_and(|current| self.scenario.generations.own_flaw(name, current).is_some())
+            let mut all = Part::ALL.into_iter().filter_map(|part| self.stores.current(name, part));
+            all.any(|current| self.scenario.generations.own_flaw(name, current).is_some())
         };
         self.settled.missing(|name| self.kernel.works(name, now), is_flawed)
     }
@@ -505,6 +512,7 @@ impl FakeHost<'_> {
             self.coverage.record(&record.body);
             self.settled.follow(record);
             self.take_up(record);
+            self.follow_start(record);
             self.last_record = record.id;
             durable |= record.body.class() == Class::Durable;
         }
@@ -561,9 +569,8 @@ impl FakeHost<'_> {
         };
         match &effect.order {
             Order::Spawn { policy, stored, generation } => {
-                self.compare_generation(service, generation.as_ref());
-                let generation = generation.as_ref();
-                self.with_kernel(|kernel, around| kernel.spawn(around, service, epoch, policy, stored, generation));
+                let runs = self.compare_generations(service, generation.as_ref());
+                self.with_kernel(|kernel, around| kernel.spawn(around, service, epoch, policy, stored, &runs));
             }
             Order::Store { stored, .. } => {
                 self.with_kernel(|kernel, _| kernel.store(service, stored));
@@ -595,18 +602,18 @@ impl FakeHost<'_> {
             Order::AckExit => self.kernel.acknowledge(service, epoch),
             // The kernel has nothing of what the host has made for it.
             Order::Forget => {}
-            Order::LookAtStore { .. } => self.order_store(service, Work::Look),
-            Order::Switch { switch, to, back, towards, data_at_least, prepared, part: _ } => {
+            Order::LookAtStore { part } => self.order_store(service, *part, Work::Look),
+            Order::Switch { switch, to, back, towards, data_at_least, prepared, part } => {
                 let (switch, to, has_back, data_at_least) = (*switch, to.clone(), back.is_some(), *data_at_least);
                 let prepares = *towards == Towards::New && !prepared;
-                self.order_store(service, Work::Switch { switch, to, has_back, prepares, data_at_least });
+                self.order_store(service, *part, Work::Switch { switch, to, has_back, prepares, data_at_least });
             }
-            Order::UndoData { switch, of, .. } => {
+            Order::UndoData { switch, of, part, .. } => {
                 let fact = Fact::Undoes { service: service.clone(), beside: self.kernel.living(service) };
                 self.judges.see(self.timeline.now(), Seen::Fact(&fact));
-                self.order_store(service, Work::Undo { switch: *switch, of: of.clone() });
+                self.order_store(service, *part, Work::Undo { switch: *switch, of: of.clone() });
             }
-            Order::Promote { switch, .. } => self.order_store(service, Work::Promote { switch: *switch }),
+            Order::Promote { switch, part, .. } => self.order_store(service, *part, Work::Promote { switch: *switch }),
             // What may not be removed an oracle knows.
             Order::Retain { .. } => {}
             Order::ProbeDependency { .. }

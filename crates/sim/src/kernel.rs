@@ -19,6 +19,7 @@ use hale_core::event::{Event, ExitStatus, Found, Life, Notice, Process, SpawnFai
 use hale_core::ids::{Epoch, GenerationId, Name};
 use hale_core::memory::{MemoryAtExit, MemoryReport, OomKills, OomScope, Pressure};
 use hale_core::policy::{ServicePolicy, Signal};
+use hale_core::safeswitch::Parts;
 use hale_core::time::Span;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -134,7 +135,7 @@ impl Kernel {
         epoch: Epoch,
         policy: &Arc<ServicePolicy>,
         passed: &[Stored],
-        generation: Option<&GenerationId>,
+        runs: &Parts<Option<GenerationId>>,
     ) {
         if self.trees.get(service).is_some_and(|trees| trees.iter().any(|tree| tree.nobodys)) {
             // Its group is not empty, and nobody has it on record.
@@ -151,8 +152,8 @@ impl Kernel {
                 .push(Fact::Impossible(format!("{service} epoch {epoch} was used already, the newest is {newest}")));
         }
         self.newest.insert(service.clone(), newest.max(epoch));
-        let fate = around.scenario.fate(service, epoch, around.age(), generation);
-        if generation.is_some() && around.scenario.generations.is_elsewhere(service, around.age()) {
+        let fate = around.scenario.fate(service, epoch, around.age(), runs);
+        if runs.store.is_some() && around.scenario.generations.is_elsewhere(service, around.age()) {
             around.coverage.fault(Fault::Environment);
         }
         if fate.spawned_after > 1_000 {
@@ -439,7 +440,7 @@ impl Kernel {
             | Item::DiskWorks
             | Item::Reload(_)
             | Item::StoreDone(..)
-            | Item::StoreTells(_)
+            | Item::StoreTells(..)
             | Item::OutsideSwitch(..)
             | Item::HaleDies(_)
             | Item::FaultsEnd => {}

@@ -8,16 +8,17 @@ use crate::host::FakeHost;
 use hale_core::analyze::trace::Trace;
 use hale_core::driver::Host;
 use hale_core::effect::{Effect, Fence, Order};
-use hale_core::event::{Event, Question, Reading};
-use hale_core::ids::{Epoch, IncidentId};
+use hale_core::event::{Event, Question, Reading, Seen};
+use hale_core::ids::{Epoch, GenerationId, IncidentId};
 use hale_core::incident::{Blame, Cause};
 use hale_core::plan::ladder::{Rung, Verdict};
-use hale_core::policy::{Mode, Policy, Rollback};
+use hale_core::policy::{Mode, Policy, Rollback, Signal};
 use hale_core::reason::Reason;
 use hale_core::record::{Body, Record};
-use hale_core::safeswitch::{Aim, Bad, End, Failure, Move};
+use hale_core::safeswitch::{Aim, Bad, End, Failure, Move, Part};
 use hale_core::time::{Monotonic, Now, Span};
 use hale_core::world::Snapshot;
+use hale_core::world::phase::Then;
 use std::sync::Arc;
 
 /// One mistake.
@@ -109,6 +110,12 @@ pub enum Mutation {
     AlwaysTakesBack,
     /// Every switch is recorded as one of the ladder's.
     AllByLadder,
+    /// What is taken back is recorded as the other part's.
+    TakesBackTheOther,
+    /// An edit is answered by a stop.
+    StopsForEdits,
+    /// Every edit is taken for another one.
+    MistakesEdits,
     /// Another reason is recorded why nothing is taken back.
     WrongRefusal,
     /// What is known of generations is written down again without what is good.
@@ -212,7 +219,7 @@ impl<'h, 's> Mutated<'h, 's> {
             }
             (Body::Blamed(judged), Mutation::WrongBlame) => judged.judgement.blame = Blame::Service,
             (_, Mutation::Unstable) => record.incident = Some(IncidentId(self.nonce)),
-            (body @ Body::Generation(_), mutation) => alter_generations(body, mutation),
+            (body @ (Body::Generation(_) | Body::Files(_)), mutation) => alter_generations(body, mutation),
             _ => {}
         }
         self.failed |= matches!(record.body, Body::Detected { .. });
@@ -243,6 +250,18 @@ fn alter_generations(body: &mut Body, mutation: Mutation) {
             let (since_wall_us, until_wall_us) = (0, i64::MAX);
             let bad = Box::new(Bad { id, why, seen_in: None, since_wall_us, until_wall_us });
             *body = Body::Generation(Move::Quarantined { bad });
+        }
+        (Body::Generation(moved @ Move::Intended { .. }), Mutation::TakesBackTheOther) => {
+            if let Move::Intended { intent } = moved
+                && matches!(intent.aim, Aim::TakeBack { .. })
+            {
+                *body = Body::Files(moved.clone());
+            }
+        }
+        (Body::Files(Move::Switched { to, .. }), Mutation::StopsForEdits) => {
+            let (epoch, signal, grace, why) = (Epoch(0), Signal::TERM, Span::ZERO, Reason::Switched { to: to.clone() });
+            let then = Then::Restart { until: Monotonic::default() };
+            *body = Body::StopIntended { epoch, signal, grace, why, then };
         }
         (Body::Generation(Move::Quarantined { .. }), Mutation::NeverQuarantines)
         | (Body::Generation(Move::Ended { .. }), Mutation::UnendedSwitches) => *body = nothing,
@@ -307,6 +326,13 @@ impl Host for Mutated<'_, '_> {
             && let Reading::Valid { policy, .. } = reading
         {
             policy.services.values_mut().for_each(|service| Arc::make_mut(service).command.push(String::from("x")));
+        }
+        if let (
+            Mutation::MistakesEdits,
+            Event::GenerationSeen { part: Part::Files, seen: Seen::Current(Some(id)), .. },
+        ) = (self.mutation, &mut event)
+        {
+            *id = GenerationId::try_from(format!("{id}0")).expect("letters and digits are a name");
         }
         if self.mutation == Mutation::ExitTwice && matches!(event, Event::Exited { .. }) {
             self.again = Some(event.clone());

@@ -37,6 +37,8 @@ pub enum Purpose {
     Generations = 16,
     /// What one service's store does.
     Store = 17,
+    /// The files that belong to services: which have some, what is done to them, and how good each state of them is.
+    Files = 18,
 }
 
 /// xoshiro256** (Blackman, Vigna: Scrambled linear pseudorandom number generators, 2021), seeded by SplitMix64.

@@ -14,6 +14,7 @@ use hale_core::policy::{
     MemoryBound, MetricCheck, Mode, Policy, ProgressCheck, Ready, ResourceLimits, RestartPolicy, Series, ServicePolicy,
     Signal, Source, StartPolicy, StopPolicy, SystemPolicy,
 };
+use hale_core::safeswitch::Parts;
 use hale_core::time::Span;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -207,10 +208,10 @@ impl Scenario {
         self.mute.iter().any(|(from, to)| (*from..*to).contains(&at_us))
     }
 
-    /// The life of a process of this generation that is made `at_us` after the beginning.
+    /// The life of a process of these generations that is made `at_us` after the beginning.
     #[must_use]
-    pub fn fate(&self, service: &Name, epoch: Epoch, at_us: u64, generation: Option<&GenerationId>) -> Fate {
-        self.fate_but_for_flaws(service, epoch, at_us).flawed(self.generations.flaw(service, generation, at_us))
+    pub fn fate(&self, service: &Name, epoch: Epoch, at_us: u64, runs: &Parts<Option<GenerationId>>) -> Fate {
+        self.fate_but_for_flaws(service, epoch, at_us).flawed(self.generations.flaw(service, runs, at_us))
     }
 
     fn fate_but_for_flaws(&self, service: &Name, epoch: Epoch, at_us: u64) -> Fate {

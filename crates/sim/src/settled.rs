@@ -1,10 +1,10 @@
 //! Which services have come to rest, by what the records say.
 
-use hale_core::ids::{GenerationId, Name};
+use hale_core::ids::{Epoch, GenerationId, Name};
 use hale_core::plan::ladder::Verdict;
 use hale_core::policy::Policy;
 use hale_core::record::{Body, Record};
-use hale_core::safeswitch::{Aim, Move};
+use hale_core::safeswitch::{Aim, Move, Part, Parts};
 use hale_core::world::dependency::Standing;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -33,11 +33,11 @@ pub struct Settled {
     unproven: BTreeMap<Name, BTreeSet<Name>>,
     stands: BTreeMap<Name, Stand>,
     /// Switches that are not over, by their stage.
-    switching: BTreeMap<Name, &'static str>,
+    switching: BTreeMap<(Name, Part), &'static str>,
     /// What somebody else has switched to, which waits for its first process.
-    waits: BTreeMap<Name, GenerationId>,
-    /// The generation of the newest process.
-    runs: BTreeMap<Name, GenerationId>,
+    waits: BTreeMap<(Name, Part), GenerationId>,
+    /// The newest process on record, and its generations, where they are known.
+    runs: BTreeMap<Name, (Epoch, Parts<Option<GenerationId>>)>,
     /// How often something was decided about a service that was not a way out of it, since the faults are over.
     in_vain: BTreeMap<Name, u32>,
 }
@@ -68,18 +68,24 @@ impl Settled {
             };
         }
         let Some(name) = record.service.clone() else { return };
+        self.follow_generations(record);
         match &record.body {
-            Body::Generation(moved) => self.follow_switch(&name, moved),
-            Body::SpawnIntended { generation: Some(generation), .. } => {
-                self.runs.insert(name.clone(), generation.clone());
+            Body::SpawnIntended { epoch, generation, files, .. } => {
+                let runs = Parts { store: generation.clone(), files: files.clone() };
+                self.runs.insert(name.clone(), (*epoch, runs));
+            }
+            // Of what it is nobody knows.
+            Body::Adopted { epoch, .. } if self.runs.get(&name).is_none_or(|(newest, _)| newest < epoch) => {
+                self.runs.insert(name.clone(), (*epoch, Parts::default()));
             }
             _ => {}
         }
         if let Body::Decided(decision) = &record.body {
+            let is_switched = self.switching.keys().any(|(switched, _)| *switched == name);
             let in_vain = self.in_vain.entry(name.clone()).or_default();
             *in_vain += match decision.choice.verdict {
                 // What it was switched back to is tried more than once.
-                Verdict::Hold { .. } if self.switching.contains_key(&name) => 2,
+                Verdict::Hold { .. } if is_switched => 2,
                 Verdict::Hold { .. } => IN_VAIN,
                 Verdict::Restart { .. } => 1,
                 Verdict::Observe | Verdict::Wait | Verdict::TakeBack { .. } | Verdict::PutBack { .. } => 0,
@@ -129,7 +135,14 @@ impl Settled {
         };
     }
 
-    fn follow_switch(&mut self, name: &Name, moved: &Move) {
+    /// Takes what one record says of generations: of these a supervisor knows what the ledger has, also where the journal has lost it.
+    pub fn follow_generations(&mut self, record: &Record) {
+        if let (Some(name), Some((part, moved))) = (&record.service, record.body.moved()) {
+            self.follow_switch(name, part, moved);
+        }
+    }
+
+    fn follow_switch(&mut self, name: &Name, part: Part, moved: &Move) {
         let stage = match moved {
             Move::Intended { .. } => Some("intended"),
             Move::Begun { .. } => Some("begun"),
@@ -150,15 +163,16 @@ impl Settled {
             | Move::Quarantined { .. }
             | Move::Cleared { .. } => return,
         };
+        let key = (name.clone(), part);
         if let Move::Intended { intent } = moved {
-            self.waits.remove(name);
+            self.waits.remove(&key);
             if intent.aim == Aim::Outside {
-                self.waits.insert(name.clone(), intent.to.clone());
+                self.waits.insert(key.clone(), intent.to.clone());
             }
         }
         match stage {
-            Some(stage) => drop(self.switching.insert(name.clone(), stage)),
-            None => drop(self.switching.remove(name)),
+            Some(stage) => drop(self.switching.insert(key, stage)),
+            None => drop(self.switching.remove(&key)),
         }
         self.in_vain.remove(name);
     }
@@ -174,12 +188,14 @@ impl Settled {
     pub fn missing(&self, works: impl Fn(&Name) -> bool, is_flawed: impl Fn(&Name) -> bool) -> Vec<String> {
         let mut missing: Vec<String> = self.absent.iter().map(|name| format!("{name} is not said to be up")).collect();
         // Without a process nothing can be shown, and what runs is left alone until it ends.
-        let goes_on = |(name, _): &(&Name, &&str)| {
-            let waits = self.waits.get(*name).is_some_and(|to| self.runs.get(*name) != Some(to));
-            !(waits || self.stands[*name] == Stand::Stopped || self.is_left(name, &is_flawed))
+        let goes_on = |(key, _): &(&(Name, Part), &&str)| {
+            let (name, part) = key;
+            let runs = self.runs.get(name).and_then(|(_, runs)| runs[*part].as_ref());
+            let waits = self.waits.get(*key).is_some_and(|to| runs != Some(to));
+            !(waits || self.stands[name] == Stand::Stopped || self.is_left(name, &is_flawed))
         };
         let switching = self.switching.iter().filter(goes_on);
-        missing.extend(switching.map(|(name, stage)| format!("{name} is being switched: {stage}")));
+        missing.extend(switching.map(|((name, part), stage)| format!("{name} is being switched: {part:?} {stage}")));
         for (name, stand) in &self.stands {
             match stand {
                 // What it runs cannot work, and that it is not taken back is another guarantee's.

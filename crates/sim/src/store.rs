@@ -1,11 +1,11 @@
-//! Simulated stores: what each service's store is switched to, and the one piece of work that it is at.
+//! Simulated stores: what each service's store is switched to, what state its files are in, and the one piece of work that each is at.
 //!
 //! As in the real host each store has a queue of work of its own, and what is switched to survives everything: a store syncs.
 
 use crate::generations::Generations;
 use hale_core::event::{Seen, SwitchError};
 use hale_core::ids::{GenerationId, Name, RecordId};
-use hale_core::safeswitch::Data;
+use hale_core::safeswitch::{Data, Part, Parts};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// One piece of work.
@@ -57,6 +57,8 @@ pub enum Comes {
     HookFails,
     /// It is not done, and the store cannot tell what it is switched to either.
     Blind,
+    /// Some of the files are put back, and the others are not.
+    Half,
 }
 
 /// One store.
@@ -82,11 +84,15 @@ pub struct Store {
     pub saved: BTreeMap<GenerationId, u32>,
     /// Those that an operator insists on, or that somebody else has switched to: who does that sees to the data.
     pub insisted: BTreeSet<GenerationId>,
+    /// It is one of files, which are put back over the state that was seen last and over no other.
+    pub is_files: bool,
+    /// What it was switched to when somebody looked last.
+    pub seen: Option<GenerationId>,
 }
 
 /// All stores.
 #[derive(Debug, Default)]
-pub struct Stores(BTreeMap<Name, Store>);
+pub struct Stores(BTreeMap<Name, Parts<Option<Store>>>);
 
 /// What a store says of a piece of work.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -113,20 +119,23 @@ impl Stores {
                 (service == name).then(|| (id.clone(), data.clone()))
             };
             let says = generations.data.iter().filter_map(of).collect();
-            stores.insert(name.clone(), Store { current: current.clone(), says, ..Store::default() });
+            let store = Store { current: current.clone(), says, ..Store::default() };
+            let current = generations.files.get(name).cloned();
+            let files = current.is_some().then(|| Store { current, is_files: true, ..Store::default() });
+            stores.insert(name.clone(), Parts { store: Some(store), files });
         }
         Self(stores)
     }
 
     /// One of them.
-    pub fn get(&mut self, service: &Name) -> Option<&mut Store> {
-        self.0.get_mut(service)
+    pub fn get(&mut self, service: &Name, part: Part) -> Option<&mut Store> {
+        self.0.get_mut(service)?[part].as_mut()
     }
 
-    /// What a service's store is switched to.
+    /// What a part of a service is switched to.
     #[must_use]
-    pub fn current(&self, service: &Name) -> Option<&GenerationId> {
-        self.0.get(service)?.current.as_ref()
+    pub fn current(&self, service: &Name, part: Part) -> Option<&GenerationId> {
+        self.0.get(service)?[part].as_ref()?.current.as_ref()
     }
 
     /// Whether a service has a store.
@@ -136,20 +145,14 @@ impl Stores {
     }
 
     /// All of Hale's work ends, and with it whatever was known. Gives those that have switched just before.
-    pub fn abandon(&mut self, mut finishes: impl FnMut() -> bool) -> Vec<Name> {
+    pub fn abandon(&mut self, mut finishes: impl FnMut() -> bool) -> Vec<(Name, Part)> {
         let mut finished = Vec::new();
-        for (name, store) in &mut self.0 {
-            // What is behind something that hangs may be done as well as not.
-            while !store.queue.is_empty() && finishes() {
-                if store.finish().is_some_and(|said| said.changed) {
-                    finished.push(name.clone());
+        for (name, stores) in &mut self.0 {
+            for (part, store) in Part::ALL.into_iter().zip(stores.each_mut()) {
+                if store.as_mut().is_some_and(|store| store.abandon(&mut finishes)) {
+                    finished.push((name.clone(), part));
                 }
             }
-            store.turn += 1;
-            store.queue.clear();
-            store.told = false;
-            store.outdated = 0;
-            store.newest = RecordId(0);
         }
         finished
     }
@@ -173,6 +176,28 @@ impl Store {
         (says.format, data)
     }
 
+    /// What it is switched to.
+    pub fn look(&mut self) -> Seen {
+        self.seen.clone_from(&self.current);
+        Seen::Current(self.current.clone())
+    }
+
+    /// What it is at ends, perhaps by being done. Gives whether it has switched by that.
+    fn abandon(&mut self, finishes: &mut impl FnMut() -> bool) -> bool {
+        let mut changed = false;
+        // What is behind something that hangs may be done as well as not.
+        while !self.queue.is_empty() && finishes() {
+            changed |= self.finish().is_some_and(|said| said.changed);
+        }
+        self.turn += 1;
+        self.queue.clear();
+        self.told = false;
+        self.outdated = 0;
+        self.newest = RecordId(0);
+        self.seen = None;
+        changed
+    }
+
     /// Does what it is at.
     pub fn finish(&mut self) -> Option<Said> {
         let (work, comes) = self.queue.pop_front()?;
@@ -185,9 +210,14 @@ impl Store {
             Comes::NoWayBack => Some(SwitchError::NoWayBack { error: words() }),
             Comes::Unusable => Some(SwitchError::Unusable { error: words() }),
             Comes::HookFails => Some(SwitchError::Hook { error: words() }),
-            Comes::Fails | Comes::FailsAfter | Comes::Blind => Some(SwitchError::Failed { error: words() }),
+            Comes::Fails | Comes::FailsAfter | Comes::Blind | Comes::Half => {
+                Some(SwitchError::Failed { error: words() })
+            }
         };
         match &work {
+            // Somebody was faster, and that is told instead.
+            Work::Switch { .. } if self.is_files && self.seen.is_some() && self.seen != self.current => {}
+            Work::Switch { .. } if comes == Comes::Half => self.current = Some(crate::generations::half()),
             Work::Switch { to, prepares, data_at_least, .. } if is_done => {
                 let data = self.says(Some(to));
                 let at_least = *data_at_least;
@@ -206,7 +236,7 @@ impl Store {
             Work::Switch { .. } | Work::Undo { .. } | Work::Look | Work::Promote { .. } => {}
         }
         let blind = comes == Comes::Blind;
-        let seen = if blind { Seen::Unknown { error: words() } } else { Seen::Current(self.current.clone()) };
+        let seen = if blind { Seen::Unknown { error: words() } } else { self.look() };
         Some(Said { work, error, seen, changed: self.current != before, prepared })
     }
 }

@@ -5,6 +5,7 @@ use crate::fate::OomVictim;
 use crate::fault::Fault;
 use hale_core::event::{Event, ExitStatus, Notice};
 use hale_core::ids::{Epoch, GenerationId, Name};
+use hale_core::safeswitch::Part;
 use std::collections::BTreeMap;
 
 /// Something that will happen in the fake world.
@@ -45,11 +46,11 @@ pub enum Item {
     /// A process ends by itself, because of its generation's flaw.
     EndsByFlaw(Name, Epoch),
     /// The work that a store is at is done, as far as it gets done.
-    StoreDone(Name, u64),
+    StoreDone(Name, Part, u64),
     /// The store has something to say: what it is switched to by then, if that is not said yet.
-    StoreTells(Name),
-    /// Somebody else switches a store.
-    OutsideSwitch(Name, GenerationId),
+    StoreTells(Name, Part),
+    /// Somebody else switches a store, or edits files.
+    OutsideSwitch(Name, Part, GenerationId),
     /// All of Hale dies; with the power or without.
     HaleDies(Restart),
     /// From now on nothing misbehaves.

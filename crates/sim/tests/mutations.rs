@@ -46,6 +46,11 @@ const CASES_OF_SWITCHES: &[(&str, Mutation)] = &[
     ("probation", Mutation::ShortProbation),
     ("rolled-back", Mutation::RolledBackAtOnce),
     ("failed-before", Mutation::ForgetsWhatFailed),
+    ("liveness", Mutation::DeafStores),
+];
+
+/// The same of those that watch over what is decided about switches.
+const CASES_OF_CHOICES: &[(&str, Mutation)] = &[
     ("one-switch", Mutation::UnendedSwitches),
     ("ways-back", Mutation::BackToItself),
     ("never-to-bad", Mutation::QuarantinesFirst),
@@ -54,7 +59,13 @@ const CASES_OF_SWITCHES: &[(&str, Mutation)] = &[
     ("rollbacks-per-day", Mutation::AllByLadder),
     ("true-refusals", Mutation::WrongRefusal),
     ("kept-is-true", Mutation::ForgetsGoods),
-    ("liveness", Mutation::DeafStores),
+];
+
+/// The same of those that watch over files beside releases.
+const CASES_OF_FILES: &[(&str, Mutation)] = &[
+    ("newest-first", Mutation::TakesBackTheOther),
+    ("left-alone", Mutation::StopsForEdits),
+    ("of-its-process", Mutation::MistakesEdits),
 ];
 
 /// The same of those that look at whole runs.
@@ -80,12 +91,28 @@ fn each_mistake_about_switches_is_found() {
     are_found(CASES_OF_SWITCHES);
 }
 
+#[test]
+fn each_mistake_about_choices_is_found() {
+    are_found(CASES_OF_CHOICES);
+}
+
 /// What is undone is rare in seeds, so that a story tells it.
 #[test]
 fn what_is_said_to_be_undone_and_is_not_is_found() {
     let scenario = hale_sim::crash_points::of_data();
     let finds = |mutation| run_seed(&scenario, mutation).violations.iter().any(|found| found.oracle == "readable");
     assert!(finds(Some(Mutation::UndoesNothing)) && !finds(None));
+}
+
+/// What is taken back of both is rare in seeds, so that a story tells it.
+#[test]
+fn each_mistake_about_files_is_found() {
+    let scenario = hale_sim::crash_points::of_files();
+    assert_eq!(run_seed(&scenario, None).violations, []);
+    for (oracle, mutation) in CASES_OF_FILES {
+        let violations = run_seed(&scenario, Some(*mutation)).violations;
+        assert!(violations.iter().any(|found| found.oracle == *oracle), "{oracle}, {mutation:?}: {violations:?}");
+    }
 }
 
 #[test]
@@ -112,7 +139,8 @@ fn are_found(cases: &[(&str, Mutation)]) {
 fn every_oracle_has_a_mistake_that_it_finds() {
     let scenario = Scenario::draw(1, &Limits::default());
     for oracle in oracle::oracles(&scenario) {
-        let mut cases = CASES.iter().chain(CASES_OF_SWITCHES).chain(CASES_OF_RUNS).map(|(name, _)| *name);
+        let of_parts = CASES_OF_SWITCHES.iter().chain(CASES_OF_CHOICES).chain(CASES_OF_FILES);
+        let mut cases = CASES.iter().chain(of_parts).chain(CASES_OF_RUNS).map(|(name, _)| *name);
         assert!(
             cases.any(|name| name == oracle.name()) || oracle.name() == "readable",
             "{}: {}",

@@ -10,7 +10,7 @@ use crate::store::{Comes, Work};
 use hale_core::ids::{GenerationId, Name};
 use hale_core::policy::{CheckKind, CrashLoop, GenerationsPolicy, Rollback, ServicePolicy, StoreKind};
 use hale_core::record::OperatorOrder;
-use hale_core::safeswitch::Data;
+use hale_core::safeswitch::{Data, Part};
 use hale_core::time::Span;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -121,6 +121,22 @@ pub fn of_data() -> Scenario {
     scenario(&stories().into_iter().find(undoes).expect("there is one"), None)
 }
 
+/// A story of files beside releases: an edit that fails with the next process, and then a release that fails once it is committed.
+#[must_use]
+pub fn of_files() -> Scenario {
+    let edit = Doing::Outside(name(0), Part::Files, generations::files(1));
+    let doings = vec![(AT, edit), (AT + 50_000, restart()), (AT + 400_000, deploy(1))];
+    let mut scenario = scenario(&Story { doings, ..story("files beside releases", ends::any_good) }, None);
+    let policies =
+        scenario.policy.services.values_mut().filter_map(|service| Arc::make_mut(service).generations.as_mut());
+    policies.for_each(|policy| policy.files.push(String::from("/etc/s0000.conf")));
+    let flaws = [(generations::files(1), Flaw::Ends(1_000)), (generations::id(1), Flaw::Ends(300_000))];
+    scenario.generations.files = BTreeMap::from([(name(0), generations::files(0))]);
+    scenario.generations.flawed = flaws.into_iter().map(|(id, flaw)| ((name(0), id), flaw)).collect();
+    scenario.generations.script = None;
+    scenario
+}
+
 pub(super) fn stories() -> Vec<Story> {
     let mut all = of_releases();
     all.extend(of_what_fails());
@@ -189,7 +205,7 @@ fn of_releases() -> Vec<Story> {
             ..story("the first release crashes at its start, and the next one is deployed", ends::next_release)
         },
         Story {
-            doings: vec![(AT, Doing::Outside(name(0), generations::id(1))), (AT + 50_000, restart())],
+            doings: vec![(AT, Doing::Outside(name(0), Part::Store, generations::id(1))), (AT + 50_000, restart())],
             flaw: crashes_at_its_start,
             ..story("somebody else switches to a release that crashes", ends::theirs)
         },

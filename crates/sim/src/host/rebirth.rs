@@ -12,7 +12,7 @@ use crate::timeline::Item;
 use hale_core::event::Event;
 use hale_core::ids::{GenerationId, Name, RecordId};
 use hale_core::record::{Class, Record};
-use hale_core::safeswitch::{Generations, Parts};
+use hale_core::safeswitch::{Generations, Part, Parts};
 use hale_core::world::{Birth, World};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -112,7 +112,7 @@ impl FakeHost<'_> {
     #[must_use]
     pub fn shown(&self) -> Vec<(Name, Option<GenerationId>)> {
         let names = self.scenario.policy.services.keys();
-        names.map(|name| (name.clone(), self.stores.current(name).cloned())).collect()
+        names.map(|name| (name.clone(), self.stores.current(name, Part::Store).cloned())).collect()
     }
 
     /// How many events, records and effects there were.
@@ -198,8 +198,8 @@ impl FakeHost<'_> {
         let Self { stores, ledger, .. } = self;
         let (finish, dice) = (ledger.stores_finish, &mut ledger.dice);
         let finished = stores.abandon(|| finish.unwrap_or_else(|| dice.chance(500)));
-        for service in finished {
-            self.store_changed(&service, true);
+        for (service, part) in finished {
+            self.store_changed(&service, part, true);
         }
     }
 }

@@ -94,6 +94,7 @@ impl FakeHost<'_> {
             self.judges.rewind(&self.remembered);
             self.settled = Settled::new(&self.scenario.policy);
             self.remembered.iter().for_each(|record| self.settled.follow(record));
+            self.records.iter().for_each(|record| self.settled.follow_generations(record));
         }
         let on_record = |body: fn(&Body) -> bool| self.remembered.iter().any(|record| body(&record.body));
         let began = on_record(|body| matches!(body, Body::Began { .. }));

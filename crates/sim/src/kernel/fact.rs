@@ -3,6 +3,7 @@
 use hale_core::analyze::trace::Fingerprint;
 use hale_core::ids::{Epoch, GenerationId, Name, RecordId};
 use hale_core::incident::Blame;
+use hale_core::safeswitch::Part;
 
 /// What happened in the kernel, for the oracles.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,6 +45,8 @@ pub enum Fact {
     Switched {
         /// Whose.
         service: Name,
+        /// Of which part.
+        part: Part,
         /// To what.
         current: Option<GenerationId>,
         /// By an order of Hale.
@@ -53,6 +56,8 @@ pub enum Fact {
     SpawnsOf {
         /// Whose.
         service: Name,
+        /// Of which part.
+        part: Part,
         /// It.
         generation: Option<GenerationId>,
         /// What the store is switched to.

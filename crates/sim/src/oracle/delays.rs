@@ -101,7 +101,7 @@ impl Delays {
                 }
             }
             // Failures, delays and crash loops belong to the generation that runs.
-            Body::Generation(Move::Switched { .. }) => {
+            Body::Generation(Move::Switched { .. }) | Body::Files(Move::Switched { .. }) => {
                 model.forgets = Some(record.id.next());
                 model.switched = Some(model.newest);
                 Ok(())
@@ -157,6 +157,11 @@ impl Delays {
             }
             Body::Ordered { .. } => {
                 model.orders += 1;
+                Ok(())
+            }
+            // Nothing is to come, and what starts it then is an order.
+            Body::Stopped { .. } => {
+                model.not_before = None;
                 Ok(())
             }
             Body::Paused { .. } => {

@@ -8,7 +8,7 @@ use hale_core::plan::before_limit;
 use hale_core::policy::{Mode, Policy};
 use hale_core::reason::Reason;
 use hale_core::record::{Body, Record};
-use hale_core::safeswitch::{End, Move};
+use hale_core::safeswitch::{End, Move, Part, Parts};
 use hale_core::world::dependency::Standing;
 use hale_core::world::phase::Then;
 use std::collections::{BTreeMap, BTreeSet};
@@ -32,16 +32,29 @@ struct Facts {
     reloaded: bool,
     /// It is not in the policy any more.
     removed: bool,
-    /// Its store was told to go back.
-    goes_back: bool,
-    /// What its store has switched to.
-    switched: Option<GenerationId>,
+    /// One of its stores was told to go back.
+    goes_back: Parts<bool>,
+    /// What its stores have switched to.
+    switched: Parts<Option<GenerationId>>,
     /// It is a process that no record knew: nobody knows of what it is, so that what is switched to is started anew.
     adopted: bool,
     /// A change did not work, and there was nothing to go back to.
     without_way_back: bool,
     /// What a change did to the data could not be undone.
     not_undone: bool,
+}
+
+impl Facts {
+    fn follow(&mut self, part: Part, moved: &Move) {
+        match moved {
+            Move::GoesBack { .. } => self.goes_back[part] = true,
+            Move::Intended { intent } => self.goes_back[part] = !intent.aim.proves(),
+            Move::Switched { to, .. } | Move::Seen { current: Some(to), .. } => self.switched[part] = Some(to.clone()),
+            Move::Undone { error: Some(_), .. } => self.not_undone = true,
+            Move::Ended { end: End::Stopped { .. }, .. } => self.without_way_back = true,
+            _ => {}
+        }
+    }
 }
 
 /// Every action has a reason that the records before it bear out.
@@ -69,8 +82,8 @@ impl Reasons {
             Reason::DelayOver => facts.delayed,
             Reason::HeldRetry { tries } => facts.held == Some(tries - 1),
             Reason::NowReady { on } => facts.waits_for.as_ref() == Some(on) && self.ready.contains(on),
-            Reason::MustGo => facts.failed || facts.goes_back,
-            Reason::Switched { to } => facts.adopted || facts.switched.as_ref() == Some(to),
+            Reason::MustGo => facts.failed || facts.goes_back.store || facts.goes_back.files,
+            Reason::Switched { to } => facts.adopted || facts.switched.each().contains(&&Some(to.clone())),
             Reason::OnProbation { .. } => facts.without_way_back,
             Reason::HookFailed { .. } => facts.not_undone,
             Reason::BeforeLimit { .. } => facts.planned,
@@ -187,13 +200,8 @@ impl Reasons {
                 facts.finished = status.is_success() && !self.policy.services[name].restart.on_success;
             }
             Body::Forgotten => facts = Facts { reloaded: facts.reloaded, removed: facts.removed, ..Facts::default() },
-            Body::Generation(Move::GoesBack { .. }) => facts.goes_back = true,
-            Body::Generation(Move::Intended { intent }) => facts.goes_back = !intent.aim.proves(),
-            Body::Generation(Move::Switched { to, .. } | Move::Seen { current: Some(to), .. }) => {
-                facts.switched = Some(to.clone());
-            }
-            Body::Generation(Move::Undone { error: Some(_), .. }) => facts.not_undone = true,
-            Body::Generation(Move::Ended { end: End::Stopped { .. }, .. }) => facts.without_way_back = true,
+            Body::Generation(moved) => facts.follow(Part::Store, moved),
+            Body::Files(moved) => facts.follow(Part::Files, moved),
             Body::Adopted { .. } => facts.adopted = true,
             Body::Ordered { .. } => facts.ordered = true,
             Body::BecameReady { .. } => facts.ready = true,

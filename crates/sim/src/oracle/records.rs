@@ -8,7 +8,7 @@ use hale_core::event::{Event, Found, Life};
 use hale_core::ids::{Epoch, Name, RecordId, RequestId};
 use hale_core::plan::{before_limit, ladder, reboot};
 use hale_core::record::{Body, Record};
-use hale_core::safeswitch::{Aim, Move};
+use hale_core::safeswitch::{Aim, Move, Part};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What was written about one process.
@@ -34,8 +34,8 @@ pub struct RecordsFirst {
     written: BTreeMap<(Name, Epoch), Written>,
     /// What is on record that stores are told, by switch.
     switches: BTreeSet<(&'static str, RecordId)>,
-    /// Services of which a switch is over.
-    retains: BTreeSet<Name>,
+    /// Parts of services of which a switch is over.
+    retains: BTreeSet<(Name, Part)>,
     /// Descriptors on record, and not ordered to be kept yet.
     left: BTreeSet<RecordId>,
 }
@@ -67,7 +67,7 @@ impl RecordsFirst {
             Order::Switch { switch, .. } => ("switch", self.switches.contains(&("switch", *switch))),
             Order::UndoData { switch, .. } => ("undo", self.switches.contains(&("undo", *switch))),
             Order::Promote { switch, .. } => ("promote", self.switches.contains(&("promote", *switch))),
-            Order::Retain { .. } => ("retain", self.retains.contains(service)),
+            Order::Retain { part, .. } => ("retain", self.retains.contains(&(service.clone(), *part))),
             Order::ProbeDependency { .. }
             | Order::Control { .. }
             | Order::Adapt { .. }
@@ -81,6 +81,30 @@ impl RecordsFirst {
             Ok(())
         } else {
             Err(format!("{service} epoch {epoch}: {what} without the record that leads to it"))
+        }
+    }
+}
+
+impl RecordsFirst {
+    fn follow_switch(&mut self, service: &Name, part: Part, record: RecordId, moved: &Move) {
+        match moved {
+            Move::Begun { switch } => drop(self.switches.insert(("switch", *switch))),
+            // What is held is undone by the order to go back.
+            Move::Intended { intent } if matches!(intent.aim, Aim::Return { .. }) => {
+                self.switches.insert(("undo", record));
+            }
+            Move::GoesBack { switch, .. } => self.switches.extend([("switch", *switch), ("undo", *switch)]),
+            Move::Promoting { switch } => drop(self.switches.insert(("promote", *switch))),
+            Move::Kept { known } => {
+                // What an earlier Hale has told the store this one may tell it again.
+                let switches = known.switch.as_ref().map(|switch| switch.id).into_iter();
+                self.switches.extend(switches.flat_map(|id| [("switch", id), ("undo", id), ("promote", id)]));
+            }
+            // What is needed is known from the first look on, and is another with each switch.
+            Move::Ended { .. } | Move::Seen { .. } | Move::Switched { .. } => {
+                self.retains.insert((service.clone(), part));
+            }
+            _ => {}
         }
     }
 }
@@ -107,6 +131,9 @@ impl Oracle for RecordsFirst {
                 let expected = self.last.map_or(record.id, RecordId::next);
                 self.last = Some(record.id);
                 if let Some(service) = &record.service {
+                    if let Some((part, moved)) = record.body.moved() {
+                        self.follow_switch(service, part, record.id, moved);
+                    }
                     let newest = self.newest_written.entry(service.clone()).or_default();
                     if let Body::SpawnIntended { epoch, .. } | Body::Adopted { epoch, .. } = &record.body {
                         *newest = *epoch;
@@ -118,29 +145,6 @@ impl Oracle for RecordsFirst {
                         Body::KillIntended { .. } => written.kill = true,
                         Body::Exited { .. } | Body::SpawnFailed { .. } => written.over = true,
                         Body::Detected { .. } => written.detected = true,
-                        Body::Generation(Move::Begun { switch }) => {
-                            self.switches.insert(("switch", *switch));
-                        }
-                        // What is held is undone by the order to go back.
-                        Body::Generation(Move::Intended { intent }) if matches!(intent.aim, Aim::Return { .. }) => {
-                            self.switches.insert(("undo", record.id));
-                        }
-                        Body::Generation(Move::GoesBack { switch, .. }) => {
-                            self.switches.extend([("switch", *switch), ("undo", *switch)]);
-                        }
-                        Body::Generation(Move::Promoting { switch }) => {
-                            self.switches.insert(("promote", *switch));
-                        }
-                        Body::Generation(Move::Kept { known }) => {
-                            // What an earlier Hale has told the store this one may tell it again.
-                            let switches = known.switch.as_ref().map(|switch| switch.id).into_iter();
-                            self.switches
-                                .extend(switches.flat_map(|id| [("switch", id), ("undo", id), ("promote", id)]));
-                        }
-                        // What is needed is known from the first look on, and is another with each switch.
-                        Body::Generation(Move::Ended { .. } | Move::Seen { .. } | Move::Switched { .. }) => {
-                            self.retains.insert(service.clone());
-                        }
                         Body::Forgotten => written.gone = true,
                         Body::DescriptorStored { .. } => drop(self.left.insert(record.id)),
                         _ => {}

@@ -1,22 +1,19 @@
 //! Guarantees about what Hale decides to switch to, and about why it does not.
 
-use super::Models;
+use super::{Models, Of, moved_by};
 use crate::oracle::{Ending, Oracle, Seen};
 use hale_core::ids::{GenerationId, Name};
 use hale_core::plan::ladder::Rung;
 use hale_core::policy::{GenerationsPolicy, Policy, Rollback};
 use hale_core::reason::Reason;
 use hale_core::record::{Body, Record};
-use hale_core::safeswitch::{Aim, Failure, Intent, Move};
+use hale_core::safeswitch::{Aim, Failure, Intent, Move, Part};
 use std::collections::BTreeMap;
 
-/// A record of a service's generations.
-fn moved<'a>(seen: &Seen<'a>) -> Option<(&'a Record, &'a Name, &'a Move)> {
+/// A record of a part's generations.
+fn moved<'a>(seen: &Seen<'a>) -> Option<(&'a Record, Of<'a>, &'a Move)> {
     let Seen::Record(record) = seen else { return None };
-    match (&record.service, &record.body) {
-        (Some(name), Body::Generation(moved)) => Some((record, name, moved)),
-        _ => None,
-    }
+    moved_by(record).map(|(of, moved)| (*record, of, moved))
 }
 
 /// Where Hale itself goes by this move, not an operator or somebody else.
@@ -44,7 +41,7 @@ impl Oracle for OneSwitch {
     }
 
     fn guarantee(&self) -> &'static str {
-        "at most one switch of a service is under way at a time, and it goes back once, and further only from what is quarantined"
+        "at most one switch of a part is under way at a time, and it goes back once, and further only from what is quarantined"
     }
 
     fn restart(&mut self, ledger: &[Record]) {
@@ -52,19 +49,19 @@ impl Oracle for OneSwitch {
     }
 
     fn see(&mut self, _now_us: u64, seen: Seen<'_>) -> Result<(), String> {
-        let Some((record, name, moved)) = moved(&seen) else { return Ok(()) };
-        let model = self.models.get(name);
+        let Some((record, of, moved)) = moved(&seen) else { return Ok(()) };
+        let model = self.models.get(of);
         let open = model.and_then(|model| model.open.as_ref());
         let is_damaged = |id: &GenerationId| model.is_some_and(|model| model.is_bad(id, record.at.wall_us));
         let wrong = match (moved, open) {
-            (Move::Intended { .. }, Some(open)) => Some(format!("{name}: a second switch beside {}", open.id)),
+            (Move::Intended { .. }, Some(open)) => Some(format!("{of}: a second switch beside {}", open.id)),
             (Move::GoesBack { switch, .. }, Some(open))
                 if open.goes_back.as_ref().is_some_and(|to| !is_damaged(to)) =>
             {
-                Some(format!("{name}: switch {switch} goes back twice"))
+                Some(format!("{of}: switch {switch} goes back twice"))
             }
             (Move::GoesBack { switch, .. }, Some(open)) if open.proved.is_some() => {
-                Some(format!("{name}: switch {switch} goes back, and its proof is on record"))
+                Some(format!("{of}: switch {switch} goes back, and its proof is on record"))
             }
             _ => None,
         };
@@ -93,17 +90,18 @@ impl Oracle for WaysBack {
     }
 
     fn see(&mut self, _now_us: u64, seen: Seen<'_>) -> Result<(), String> {
-        let Some((record, name, moved)) = moved(&seen) else { return Ok(()) };
+        let Some((record, of, moved)) = moved(&seen) else { return Ok(()) };
         self.models.follow(record);
-        let Some(model) = self.models.get(name) else { return Ok(()) };
+        let Some(model) = self.models.get(of) else { return Ok(()) };
         let (to, left) = match (moved, &model.open) {
             (Move::Intended { intent }, _) if matches!(intent.aim, Aim::TakeBack { .. } | Aim::Return { .. }) => {
                 (&intent.to, intent.from.as_ref())
             }
-            (Move::GoesBack { to, .. }, Some(open)) => {
-                // What was taken back and is not the cause is where it was.
-                let is_put_back = matches!(open.intent.aim, Aim::TakeBack { .. });
-                if is_put_back && open.intent.from.as_ref() == Some(to) {
+            (Move::GoesBack { to, why, .. }, Some(open)) => {
+                // What was taken back and is not the cause is where it was; and what never came to be was never left.
+                let is_where_it_was =
+                    matches!(open.intent.aim, Aim::TakeBack { .. }) || matches!(why, Reason::Interrupted);
+                if is_where_it_was && open.intent.from.as_ref() == Some(to) {
                     return Ok(());
                 }
                 (to, Some(&open.intent.to))
@@ -111,10 +109,10 @@ impl Oracle for WaysBack {
             _ => return Ok(()),
         };
         if left == Some(to) {
-            return Err(format!("{name}: from {to} back to itself"));
+            return Err(format!("{of}: from {to} back to itself"));
         }
         if !model.goods.contains(to) {
-            return Err(format!("{name}: back to {to}, which was never known to be good"));
+            return Err(format!("{of}: back to {to}, which was never known to be good"));
         }
         Ok(())
     }
@@ -140,11 +138,11 @@ impl Oracle for NeverToBad {
     }
 
     fn see(&mut self, _now_us: u64, seen: Seen<'_>) -> Result<(), String> {
-        let Some((record, name, moved)) = moved(&seen) else { return Ok(()) };
+        let Some((record, of, moved)) = moved(&seen) else { return Ok(()) };
         self.models.follow(record);
-        let Some(model) = self.models.get(name) else { return Ok(()) };
+        let Some(model) = self.models.get(of) else { return Ok(()) };
         match goes(moved, model.open.as_ref().map(|open| &open.intent)) {
-            Some(to) if model.is_bad(to, record.at.wall_us) => Err(format!("{name}: to {to}, which is quarantined")),
+            Some(to) if model.is_bad(to, record.at.wall_us) => Err(format!("{of}: to {to}, which is quarantined")),
             Some(_) | None => Ok(()),
         }
     }
@@ -170,8 +168,8 @@ impl Oracle for FailedIsBad {
     }
 
     fn see(&mut self, _now_us: u64, seen: Seen<'_>) -> Result<(), String> {
-        let Some((record, name, moved)) = moved(&seen) else { return Ok(()) };
-        let model = self.models.get(name);
+        let Some((record, of, moved)) = moved(&seen) else { return Ok(()) };
+        let model = self.models.get(of);
         let open = model.and_then(|model| model.open.as_ref());
         let failed = match (moved, open) {
             (Move::Ended { switch, end }, Some(open)) if open.id == *switch => open.has_failed(end),
@@ -179,7 +177,7 @@ impl Oracle for FailedIsBad {
         };
         let wrong = failed.filter(|id| !model.is_some_and(|model| model.bads.contains_key(*id))).cloned();
         self.models.follow(record);
-        wrong.map_or(Ok(()), |id| Err(format!("{name}: {id} has failed, and is not quarantined")))
+        wrong.map_or(Ok(()), |id| Err(format!("{of}: {id} has failed, and is not quarantined")))
     }
 }
 
@@ -219,10 +217,10 @@ impl Oracle for Allowed {
     }
 
     fn see(&mut self, _now_us: u64, seen: Seen<'_>) -> Result<(), String> {
-        let Some((record, name, moved)) = moved(&seen) else { return Ok(()) };
+        let Some((record, of, moved)) = moved(&seen) else { return Ok(()) };
         self.models.follow(record);
-        let Some(model) = self.models.get(name) else { return Ok(()) };
-        let is_auto = self.policies.get(name).is_none_or(|policy| policy.rollback == Rollback::Auto);
+        let Some(model) = self.models.get(of) else { return Ok(()) };
+        let is_auto = self.policies.get(of.name).is_none_or(|policy| policy.rollback == Rollback::Auto);
         // What no process ran of, or what nobody watched on another boot, is not a rollback of something that works.
         let is_undone = matches!(
             moved,
@@ -237,7 +235,7 @@ impl Oracle for Allowed {
             }
         );
         match goes(moved, model.open.as_ref().map(|open| &open.intent)) {
-            Some(to) if !is_auto && !is_undone => Err(format!("{name}: back to {to}, and nobody ordered that")),
+            Some(to) if !is_auto && !is_undone => Err(format!("{of}: back to {to}, and nobody ordered that")),
             Some(_) | None => Ok(()),
         }
     }
@@ -271,17 +269,17 @@ impl Oracle for Budget {
     }
 
     fn see(&mut self, _now_us: u64, seen: Seen<'_>) -> Result<(), String> {
-        let Some((record, name, moved)) = moved(&seen) else { return Ok(()) };
+        let Some((record, of, moved)) = moved(&seen) else { return Ok(()) };
         self.models.follow(record);
-        let (Some(model), Some(policy)) = (self.models.get(name), self.policies.get(name)) else { return Ok(()) };
+        let (Some(model), Some(policy)) = (self.models.get(of), self.policies.get(of.name)) else { return Ok(()) };
         let is_one = matches!(moved, Move::Intended { intent } if matches!(intent.aim, Aim::TakeBack { .. }));
-        let taken_back = model.taken_back(record.at.wall_us);
+        let taken_back = self.models.taken_back(of.name, record.at.wall_us);
         if is_one && taken_back > policy.rollbacks_per_day as usize {
-            return Err(format!("{name}: {taken_back} taken back in a day, {} may be", policy.rollbacks_per_day));
+            return Err(format!("{of}: {taken_back} taken back in a day, {} may be", policy.rollbacks_per_day));
         }
         let ago_us = u64::try_from(record.at.wall_us - model.newest_change_wall_us()).unwrap_or(0);
         if is_one && ago_us > policy.recent.as_us() {
-            return Err(format!("{name}: a change of {ago_us} µs ago is taken back, recent is {}", policy.recent));
+            return Err(format!("{of}: a change of {ago_us} µs ago is taken back, recent is {}", policy.recent));
         }
         Ok(())
     }
@@ -300,9 +298,9 @@ impl TrueRefusals {
         Self { policies: policies(policy), models: Models::default() }
     }
 
-    fn is_so(&self, name: &Name, record: &Record, fails: &Failure, reason: &Reason) -> bool {
-        let Some(policy) = self.policies.get(name) else { return *reason == Reason::NoGenerationsConfigured };
-        let Some(model) = self.models.get(name) else { return false };
+    fn is_so(&self, of: Of<'_>, record: &Record, fails: &Failure, reason: &Reason) -> bool {
+        let Some(policy) = self.policies.get(of.name) else { return *reason == Reason::NoGenerationsConfigured };
+        let Some(model) = self.models.get(of) else { return false };
         let wall_us = record.at.wall_us;
         match reason {
             Reason::RollbackAsk => policy.rollback == Rollback::Ask,
@@ -313,7 +311,7 @@ impl TrueRefusals {
                 *recent == policy.recent && ago > recent.as_us()
             }
             Reason::RollbacksSpent { per_day, .. } => {
-                *per_day == policy.rollbacks_per_day && model.taken_back(wall_us) >= *per_day as usize
+                *per_day == policy.rollbacks_per_day && self.models.taken_back(of.name, wall_us) >= *per_day as usize
             }
             Reason::CauseElsewhere => model.is_exonerated(fails),
             Reason::DataMovedOn { format, at_least, .. } => format < at_least && model.older_good(wall_us).is_some(),
@@ -349,8 +347,11 @@ impl Oracle for TrueRefusals {
         let mut refused = decision.choice.refused.iter().filter(|refused| refused.rung == Rung::TakeBack);
         let exception = decision.read.alike.map(|alike| alike.exception);
         let fails = Failure { cause: decision.read.cause, exception };
-        match refused.find(|refused| !self.is_so(name, record, &fails, &refused.reason)) {
-            Some(refused) => Err(format!("{name}: not taken back because \"{}\", and that is not so", refused.reason)),
+        // The one that was changed last, or that could go back.
+        let part = decision.read.take_back.as_ref().map_or(Part::Store, |read| read.part);
+        let of = Of { name, part };
+        match refused.find(|refused| !self.is_so(of, record, &fails, &refused.reason)) {
+            Some(refused) => Err(format!("{of}: not taken back because \"{}\", and that is not so", refused.reason)),
             None => Ok(()),
         }
     }
@@ -376,16 +377,16 @@ impl Oracle for Kept {
     }
 
     fn see(&mut self, _now_us: u64, seen: Seen<'_>) -> Result<(), String> {
-        let Some((record, name, moved)) = moved(&seen) else { return Ok(()) };
+        let Some((record, of, moved)) = moved(&seen) else { return Ok(()) };
         self.models.follow(record);
-        let (Some(model), Move::Kept { known }) = (self.models.get(name), moved) else { return Ok(()) };
+        let (Some(model), Move::Kept { known }) = (self.models.get(of), moved) else { return Ok(()) };
         let goods: Vec<&GenerationId> = known.goods.iter().map(|good| &good.id).collect();
         let open = model.open.as_ref();
         let right = known.current == model.current
             && goods == model.goods.iter().collect::<Vec<_>>()
             && known.switch.as_ref().map(|switch| switch.id) == open.map(|open| open.id)
             && known.bads.iter().all(|bad| model.bads.contains_key(&bad.id));
-        if right { Ok(()) } else { Err(format!("{name}: {known:?} is kept, where {model:?} is so")) }
+        if right { Ok(()) } else { Err(format!("{of}: {known:?} is kept, where {model:?} is so")) }
     }
 
     fn end(&mut self, _ending: &Ending) -> Result<(), String> {

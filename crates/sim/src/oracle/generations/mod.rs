@@ -1,5 +1,6 @@
 //! Guarantees about services' generations, judged from a model of their own that follows records as the documentation says.
 
+pub mod changes;
 pub mod choices;
 pub mod data;
 pub mod proofs;
@@ -7,12 +8,35 @@ pub mod stores;
 
 use hale_core::ids::{GenerationId, Name, RecordId};
 use hale_core::reason::Reason;
-use hale_core::record::{Body, Record};
-use hale_core::safeswitch::{Aim, End, Failure, GOODS_MAX, Intent, Move};
+use hale_core::record::Record;
+use hale_core::safeswitch::{Aim, End, Failure, GOODS_MAX, Intent, Move, Part, Parts};
 use std::collections::BTreeMap;
+use std::fmt;
 
 /// A day in microseconds.
 const DAY_US: i64 = 24 * 3_600 * 1_000_000;
+
+/// A part of a service.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Of<'a> {
+    pub(super) name: &'a Name,
+    pub(super) part: Part,
+}
+
+impl fmt::Display for Of<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.part {
+            Part::Store => write!(f, "{}", self.name),
+            Part::Files => write!(f, "the files of {}", self.name),
+        }
+    }
+}
+
+/// A record of a part's generations.
+pub(super) fn moved_by(record: &Record) -> Option<(Of<'_>, &Move)> {
+    let (part, moved) = record.body.moved()?;
+    Some((Of { name: record.service.as_ref()?, part }, moved))
+}
 
 /// A switch that is not over.
 #[derive(Debug, Clone)]
@@ -57,7 +81,7 @@ impl Open {
     }
 }
 
-/// What records have said of one service's generations.
+/// What records have said of the generations of one part of a service.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Model {
     pub(super) current: Option<GenerationId>,
@@ -79,33 +103,44 @@ pub(super) struct Model {
 
 /// All services that have some.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Models(BTreeMap<Name, Model>);
+pub(super) struct Models(BTreeMap<Name, Parts<Model>>);
 
 impl Models {
     /// What this ledger says.
     pub(super) fn of(ledger: &[Record]) -> Self {
         let mut models = Self::default();
         for record in ledger {
-            if let (Some(name), Body::Generation(Move::Intended { .. })) = (&record.service, &record.body)
-                && let Some(model) = models.0.get_mut(name)
+            if let Some((of, Move::Intended { .. })) = moved_by(record)
+                && let Some(models) = models.0.get_mut(of.name)
             {
                 // The end of the one before is not in this ledger.
-                model.open = None;
+                models[of.part].open = None;
             }
             models.follow(record);
         }
         models
     }
 
-    pub(super) fn get(&self, service: &Name) -> Option<&Model> {
-        self.0.get(service)
+    /// All that there are.
+    fn all(&self) -> impl Iterator<Item = (Of<'_>, &Model)> {
+        let of = |part: Part| self.0.iter().map(move |(name, models)| (Of { name, part }, &models[part]));
+        Part::ALL.into_iter().flat_map(of)
+    }
+
+    pub(super) fn get(&self, of: Of<'_>) -> Option<&Model> {
+        Some(&self.0.get(of.name)?[of.part])
+    }
+
+    /// How many were taken back by the ladder within a day: of both parts, since the budget is the service's.
+    pub(super) fn taken_back(&self, service: &Name, wall_us: i64) -> usize {
+        let parts = self.0.get(service).map(Parts::each).into_iter().flatten();
+        parts.map(|model| model.taken_back(wall_us)).sum()
     }
 
     /// Takes one record.
     pub(super) fn follow(&mut self, record: &Record) {
-        let Some(name) = &record.service else { return };
-        if let Body::Generation(moved) = &record.body {
-            self.0.entry(name.clone()).or_default().follow(record, moved);
+        if let Some((of, moved)) = moved_by(record) {
+            self.0.entry(of.name.clone()).or_default()[of.part].follow(record, moved);
         }
     }
 }
@@ -210,9 +245,18 @@ impl Model {
 
     /// When the change came that is the current one; going back to what was good before is none.
     pub(super) fn newest_change_wall_us(&self) -> i64 {
+        if self.on_probation().is_some() {
+            return self.changed_wall_us;
+        }
         let good = self.current.as_ref().filter(|current| self.goods.contains(current));
         let since = good.and_then(|good| self.since_wall_us.get(good));
         since.map_or(self.changed_wall_us, |since| self.changed_wall_us.min(*since))
+    }
+
+    /// The switch, if it is that of something that has not proved itself yet.
+    pub(super) fn on_probation(&self) -> Option<&Open> {
+        let is_new = |open: &&Open| open.switched && open.proved.is_none() && open.goes_back.is_none();
+        self.open.as_ref().filter(|open| is_new(open) && open.intent.aim.proves())
     }
 
     /// Whether the current one was found not to be the cause, of what fails now or of what failed before.
@@ -262,8 +306,7 @@ impl Model {
         self.goods[at..].iter().find(|good| !self.is_bad(good, wall_us))
     }
 
-    /// How many were taken back by the ladder within a day.
-    pub(super) fn taken_back(&self, wall_us: i64) -> usize {
+    fn taken_back(&self, wall_us: i64) -> usize {
         self.taken_back_wall_us.iter().filter(|at| (wall_us - DAY_US + 1..=wall_us).contains(*at)).count()
     }
 }

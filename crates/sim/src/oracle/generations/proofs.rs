@@ -1,7 +1,7 @@
 //! Guarantees about proofs: what has to be seen for how long, judged from what Hale was told of processes and probes.
 
-use super::Models;
 use super::stores::Synced;
+use super::{Models, Of, moved_by};
 use crate::kernel::Fact;
 use crate::oracle::{Oracle, Seen};
 use hale_core::effect::{Effect, Fence, Order};
@@ -10,7 +10,7 @@ use hale_core::ids::{Epoch, GenerationId, Name, ProbeId, RecordId};
 use hale_core::policy::{Policy, Ready};
 use hale_core::reason::Reason;
 use hale_core::record::{Body, Finding, Record};
-use hale_core::safeswitch::{End, Move};
+use hale_core::safeswitch::{End, Move, Part, Parts};
 use hale_core::time::Span;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -36,27 +36,27 @@ impl Oracle for ProofsFirst {
 
     fn see(&mut self, _now_us: u64, seen: Seen<'_>) -> Result<(), String> {
         self.synced.see(seen);
-        let (name, switch) = match seen {
-            Seen::Record(record) => match (&record.service, &record.body) {
-                (Some(name), Body::Generation(Move::Ended { switch, end: End::Committed })) => (name, switch),
+        let (of, switch) = match seen {
+            Seen::Record(record) => match moved_by(record) {
+                Some((of, Move::Ended { switch, end: End::Committed })) => (of, switch),
                 _ => {
                     self.models.follow(record);
                     return Ok(());
                 }
             },
             Seen::Effect(Effect {
-                fence: Fence::Service { service, .. },
-                order: Order::Promote { switch, .. },
+                fence: Fence::Service { service: name, .. },
+                order: Order::Promote { part, switch, .. },
                 ..
-            }) => (service, switch),
+            }) => (Of { name, part: *part }, switch),
             Seen::Effect(_) | Seen::Event(_) | Seen::Fact(_) | Seen::Policy(_) => return Ok(()),
         };
-        let open = self.models.get(name).and_then(|model| model.open.as_ref()).filter(|open| open.id == *switch);
+        let open = self.models.get(of).and_then(|model| model.open.as_ref()).filter(|open| open.id == *switch);
         let is_proved = open.and_then(|open| open.proved).is_some_and(|proved| self.synced.has(proved));
         if let Seen::Record(record) = seen {
             self.models.follow(record);
         }
-        if is_proved { Ok(()) } else { Err(format!("{name}: switch {switch} is committed without a durable proof")) }
+        if is_proved { Ok(()) } else { Err(format!("{of}: switch {switch} is committed without a durable proof")) }
     }
 }
 
@@ -64,9 +64,9 @@ impl Oracle for ProofsFirst {
 #[derive(Debug, Clone, Default)]
 struct Told {
     epoch: Epoch,
-    generation: Option<GenerationId>,
-    /// Its program runs.
-    runs: bool,
+    runs: Parts<Option<GenerationId>>,
+    /// Its program is executed.
+    lives: bool,
     /// How often each check has failed, or passed, since it did the other.
     rows: BTreeMap<Name, Row>,
 }
@@ -83,12 +83,14 @@ struct Row {
 struct Tellings {
     policy: Policy,
     told: BTreeMap<Name, Told>,
+    /// The state of the files that each newest process is on record with.
+    files: BTreeMap<Name, Option<GenerationId>>,
     probes: BTreeMap<(Name, ProbeId), Name>,
 }
 
 impl Tellings {
     fn new(policy: &Policy) -> Self {
-        Self { policy: policy.clone(), told: BTreeMap::new(), probes: BTreeMap::new() }
+        Self { policy: policy.clone(), told: BTreeMap::new(), files: BTreeMap::new(), probes: BTreeMap::new() }
     }
 
     fn see(&mut self, seen: Seen<'_>) {
@@ -99,7 +101,9 @@ impl Tellings {
                 order: Order::Spawn { generation, .. },
                 ..
             }) => {
-                let told = Told { epoch: *epoch, generation: generation.clone(), ..Told::default() };
+                let files = self.files.get(service).cloned().flatten();
+                let runs = Parts { store: generation.clone(), files };
+                let told = Told { epoch: *epoch, runs, ..Told::default() };
                 self.told.insert(service.clone(), told);
             }
             Seen::Effect(Effect {
@@ -112,14 +116,14 @@ impl Tellings {
                 self.probes.retain(|(of, _), its| of != service || its != check);
                 self.probes.insert((service.clone(), *probe), check.clone());
             }
-            Seen::Event(Event::Executed { service, epoch }) => self.set_runs(service, *epoch, true),
+            Seen::Event(Event::Executed { service, epoch }) => self.set_lives(service, *epoch, true),
             Seen::Event(Event::Exited { service, epoch, .. } | Event::SpawnFailed { service, epoch, .. }) => {
-                self.set_runs(service, *epoch, false);
+                self.set_lives(service, *epoch, false);
             }
             Seen::Event(Event::TakeOver { found, .. }) => {
                 for (service, found) in found {
                     let runs = matches!(found.life, hale_core::event::Life::Running { .. });
-                    self.set_runs(service, found.epoch, runs);
+                    self.set_lives(service, found.epoch, runs);
                 }
             }
             Seen::Event(Event::Probed { service, epoch, probe, outcome }) => {
@@ -147,6 +151,9 @@ impl Tellings {
                     }
                 }
             }
+            Seen::Record(Record { service: Some(service), body: Body::SpawnIntended { files, .. }, .. }) => {
+                self.files.insert(service.clone(), files.clone());
+            }
             // Failures are counted from the beginning.
             Seen::Record(Record { body: Body::HostStalled { .. }, .. }) => {
                 self.told.values_mut().for_each(|told| told.rows.clear());
@@ -155,17 +162,17 @@ impl Tellings {
         }
     }
 
-    fn set_runs(&mut self, service: &Name, epoch: Epoch, runs: bool) {
+    fn set_lives(&mut self, service: &Name, epoch: Epoch, lives: bool) {
         if let Some(told) = self.told.get_mut(service).filter(|told| told.epoch == epoch) {
-            told.runs = runs;
+            told.lives = lives;
         }
     }
 
     /// Whether a process of this generation runs, and none of its checks is seen to fail but for these.
-    fn holds(&self, service: &Name, generation: &GenerationId, but_for: &BTreeSet<Name>) -> bool {
-        self.told.get(service).is_some_and(|told| {
+    fn holds(&self, of: Of<'_>, generation: &GenerationId, but_for: &BTreeSet<Name>) -> bool {
+        self.told.get(of.name).is_some_and(|told| {
             let fails = |(check, row): (&Name, &Row)| row.fails && !but_for.contains(check);
-            told.runs && told.generation.as_ref() == Some(generation) && !told.rows.iter().any(fails)
+            told.lives && told.runs[of.part].as_ref() == Some(generation) && !told.rows.iter().any(fails)
         })
     }
 
@@ -198,14 +205,12 @@ impl Probation {
 
     /// Closes what was seen until now, and opens what is seen from now on.
     fn look(&mut self, now_us: u64, nobody: bool) {
-        for (name, model) in &self.models.0 {
+        for (of, model) in self.models.all() {
             let Some(open) = &model.open else { continue };
-            let on_probation = open.switched && open.proved.is_none() && open.goes_back.is_none();
+            let Of { name, .. } = of;
             let intent = &open.intent;
-            let holds = !nobody
-                && on_probation
-                && intent.aim.proves()
-                && self.tellings.holds(name, &intent.to, &intent.failed_before);
+            let holds =
+                !nobody && model.on_probation().is_some() && self.tellings.holds(of, &intent.to, &intent.failed_before);
             let seeing = self.seeing.entry((name.clone(), open.id)).or_default();
             let before = seeing.since.map_or(0, |since| now_us - since);
             seeing.total_us += before;
@@ -235,7 +240,7 @@ impl Oracle for Probation {
         }
         let mut result = Ok(());
         if let Seen::Record(record) = seen {
-            if let (Some(name), Body::Generation(Move::Proved { switch })) = (&record.service, &record.body) {
+            if let Some((Of { name, .. }, Move::Proved { switch })) = moved_by(record) {
                 self.look(now_us, false);
                 let policy = self.tellings.policy.services.get(name).and_then(|policy| policy.generations.as_ref());
                 let needed = policy.map_or(Span::ZERO, |policy| policy.probation);
@@ -245,7 +250,10 @@ impl Oracle for Probation {
                     result = Err(format!("{name}: switch {switch} is proved after {held} of {needed}"));
                 }
             }
-            let is_of_generations = matches!(record.body, Body::Generation(_));
+            let is_of_generations = record.body.moved().is_some();
+            if matches!(record.body, Body::SpawnIntended { .. }) {
+                self.tellings.see(seen);
+            }
             self.models.follow(record);
             if is_of_generations {
                 self.look(now_us, false);
@@ -293,19 +301,16 @@ impl Oracle for RolledBack {
         self.tellings.see(seen);
         let Seen::Record(record) = seen else { return Ok(()) };
         self.models.follow(record);
-        let (Some(name), Body::Generation(Move::Ended { end: End::RolledBack { .. }, .. })) =
-            (&record.service, &record.body)
-        else {
-            return Ok(());
-        };
-        let current = self.models.get(name).and_then(|model| model.current.as_ref());
+        let Some((of, Move::Ended { end: End::RolledBack { .. }, .. })) = moved_by(record) else { return Ok(()) };
+        let name = of.name;
+        let current = self.models.get(of).and_then(|model| model.current.as_ref());
         match current {
-            Some(current) if self.tellings.holds(name, current, &BTreeSet::new()) => Ok(()),
+            Some(current) if self.tellings.holds(of, current, &BTreeSet::new()) => Ok(()),
             Some(current) => {
                 let told = self.tellings.told.get(name);
-                Err(format!("{name}: called rolled back to {current}, which is not seen to work: {told:?}"))
+                Err(format!("{of}: called rolled back to {current}, which is not seen to work: {told:?}"))
             }
-            None => Err(format!("{name}: called rolled back to nothing")),
+            None => Err(format!("{of}: called rolled back to nothing")),
         }
     }
 }
@@ -317,10 +322,40 @@ pub struct FailedBefore {
     failing: BTreeMap<Name, BTreeSet<Name>>,
     /// Services with an incident about a start that waited for checks in vain, of which none has passed since.
     unready: BTreeSet<Name>,
-    /// Those that failed when the newest switch began.
-    before: BTreeMap<Name, BTreeSet<Name>>,
+    /// Those that failed when the newest switch of a part began.
+    before: BTreeMap<(Name, Part), BTreeSet<Name>>,
     /// The check that the newest failure is about.
     detected: BTreeMap<Name, Option<Name>>,
+}
+
+impl FailedBefore {
+    fn follow_switch(&mut self, of: Of<'_>, moved: &Move) -> Result<(), String> {
+        let Of { name, part } = of;
+        let failing = self.failing.entry(name.clone()).or_default();
+        let key = (name.clone(), part);
+        match moved {
+            Move::Intended { intent } => {
+                let missing = failing.iter().find(|check| !intent.failed_before.contains(*check));
+                let missing = missing.filter(|_| intent.aim.proves()).cloned();
+                self.before.insert(key, failing.clone());
+                if let Some(check) = missing {
+                    return Err(format!("{of}: check {check} fails, and that is not on record with the switch"));
+                }
+                if self.unready.contains(name) && intent.aim.proves() && intent.failed_before.is_empty() {
+                    return Err(format!("{of}: its checks do not pass, and that is not on record with the switch"));
+                }
+            }
+            Move::GoesBack { why: Reason::OnProbation { .. }, .. } => {
+                let check = self.detected.get(name).cloned().flatten();
+                let before = self.before.get(&key);
+                if let Some(check) = check.filter(|check| before.is_some_and(|before| before.contains(check))) {
+                    return Err(format!("{of}: goes back because of check {check}, which failed before"));
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
 }
 
 impl Oracle for FailedBefore {
@@ -346,6 +381,9 @@ impl Oracle for FailedBefore {
             self.unready.clear();
         }
         let Some(name) = &record.service else { return Ok(()) };
+        if let Some((of, moved)) = moved_by(record) {
+            return self.follow_switch(of, moved);
+        }
         let failing = self.failing.entry(name.clone()).or_default();
         match &record.body {
             Body::CheckPassed { check, .. } => {
@@ -368,24 +406,6 @@ impl Oracle for FailedBefore {
                     }
                 }
                 self.detected.insert(name.clone(), check);
-            }
-            Body::Generation(Move::Intended { intent }) => {
-                let missing = failing.iter().find(|check| !intent.failed_before.contains(*check));
-                let missing = missing.filter(|_| intent.aim.proves()).cloned();
-                self.before.insert(name.clone(), failing.clone());
-                if let Some(check) = missing {
-                    return Err(format!("{name}: check {check} fails, and that is not on record with the switch"));
-                }
-                if self.unready.contains(name) && intent.aim.proves() && intent.failed_before.is_empty() {
-                    return Err(format!("{name}: its checks do not pass, and that is not on record with the switch"));
-                }
-            }
-            Body::Generation(Move::GoesBack { why: Reason::OnProbation { .. }, .. }) => {
-                let check = self.detected.get(name).cloned().flatten();
-                let before = self.before.get(name);
-                if let Some(check) = check.filter(|check| before.is_some_and(|before| before.contains(check))) {
-                    return Err(format!("{name}: goes back because of check {check}, which failed before"));
-                }
             }
             _ => {}
         }

@@ -1,6 +1,6 @@
 //! Guarantees about what stores are told, and about what is made of what they are switched to.
 
-use super::Models;
+use super::{Models, Of};
 use crate::kernel::Fact;
 use crate::oracle::{Oracle, Seen};
 use hale_core::effect::{Effect, Fence, Order};
@@ -61,11 +61,14 @@ impl Oracle for IntentsFirst {
             self.models.follow(record);
         }
         let Seen::Effect(Effect {
-            fence: Fence::Service { service, .. }, order: Order::Switch { switch, to, .. }, ..
+            fence: Fence::Service { service: name, .. },
+            order: Order::Switch { part, switch, to, .. },
+            ..
         }) = seen
         else {
             return Ok(());
         };
+        let service = Of { name, part: *part };
         let open = self.models.get(service).and_then(|model| model.open.as_ref()).filter(|open| open.id == *switch);
         match open {
             None => Err(format!("{service}: its store is told to switch to {to}, and no switch {switch} is under way")),
@@ -91,7 +94,7 @@ impl Oracle for SpawnsCurrent {
     }
 
     fn guarantee(&self) -> &'static str {
-        "every process is of the generation that the store is switched to, as far as Hale was told"
+        "every process is of the generation that its store is switched to and its files are in, as far as Hale was told"
     }
 
     fn restart(&mut self, ledger: &[Record]) {
@@ -104,7 +107,10 @@ impl Oracle for SpawnsCurrent {
                 self.models.follow(record);
                 Ok(())
             }
-            Seen::Fact(Fact::SpawnsOf { service, generation, current, told: true }) if generation != current => {
+            Seen::Fact(Fact::SpawnsOf { service: name, part, generation, current, told: true })
+                if generation != current =>
+            {
+                let service = Of { name, part: *part };
                 // Until the store has answered an order, nobody knows whose doing it is what it shows.
                 let open = self.models.get(service).and_then(|model| model.open.as_ref());
                 if open.is_some_and(|open| !open.switched || (open.goes_back.is_some() && !open.is_back)) {
@@ -141,11 +147,15 @@ impl Oracle for Retains {
         if let Seen::Record(record) = seen {
             self.models.follow(record);
         }
-        let Seen::Effect(Effect { fence: Fence::Service { service, .. }, order: Order::Retain { needed, .. }, .. }) =
-            seen
+        let Seen::Effect(Effect {
+            fence: Fence::Service { service: name, .. },
+            order: Order::Retain { part, needed, .. },
+            ..
+        }) = seen
         else {
             return Ok(());
         };
+        let service = Of { name, part: *part };
         let Some(model) = self.models.get(service) else { return Ok(()) };
         let of_switch = model.open.as_ref().map(|open| &open.intent).into_iter();
         let of_switch = of_switch.flat_map(|intent| [Some(&intent.to), intent.from.as_ref(), intent.back.as_ref()]);
