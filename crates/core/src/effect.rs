@@ -68,6 +68,8 @@ pub enum Order {
         to: GenerationId,
         /// What must be whole first; none: nothing.
         back: Option<GenerationId>,
+        /// What may be there: anything else was switched to by somebody else meanwhile, and stays.
+        over: Vec<GenerationId>,
         /// Whether it was switched to before.
         towards: Towards,
         /// The oldest format of data that it may be of.

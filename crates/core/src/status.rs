@@ -119,8 +119,10 @@ pub struct GenerationsReport {
     pub service: Name,
     /// Where they are kept; `None`: it has none.
     pub store: Option<StoreKind>,
-    /// What its process is.
+    /// What its newest process is, or was.
     pub runs: Parts<Option<GenerationId>>,
+    /// Whether that may still be there.
+    pub lives: bool,
     /// That.
     pub known: Parts<Generations>,
 }
@@ -369,6 +371,7 @@ impl World {
             service: name.clone(),
             store: service.policy.generations.as_ref().map(|policy| policy.store.clone()),
             runs: service.known.runs.clone(),
+            lives: service.known.phase.epoch().is_some(),
             known: service.known.generations.clone(),
         })
     }

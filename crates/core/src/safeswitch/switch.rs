@@ -348,6 +348,12 @@ impl Switch {
         self.data = data.clone();
     }
 
+    /// What it may leave, lead to, and go back to.
+    pub(crate) fn touches(&self) -> impl Iterator<Item = &GenerationId> {
+        let Intent { from, to, back, .. } = &self.intent;
+        [Some(to), from.as_ref(), back.as_ref()].into_iter().flatten()
+    }
+
     /// Whether `after_rollback` has to run before anything is started: it is on what was good before, whose data were changed since.
     #[must_use]
     pub fn owes_undoing(&self) -> bool {

@@ -197,6 +197,11 @@ impl Bench {
                 } else {
                     Event::GenerationPrepared { service: bot(), part: Part::Store, switch, data }
                 });
+            } else if let Order::Switch { switch, ref over, .. } = effect.order
+                && self.current.as_ref().is_some_and(|theirs| !over.contains(theirs))
+            {
+                let (part, error, data) = (Part::Store, None, self.says());
+                events.push(Event::GenerationSwitched { service: bot(), part, switch, error, seen, data });
             } else if let Order::Switch { switch, to, .. } = effect.order {
                 let error = self.damaged.contains(&to).then(|| SwitchError::Unusable { error: "damaged".into() });
                 if error.is_none() {

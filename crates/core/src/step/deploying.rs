@@ -72,6 +72,13 @@ impl Brain<'_> {
             let text = format!("{name} runs {} already", to.short());
             return self.reply(request, Answer::Done { text });
         }
+        let is_first = known.current.is_none() && known.goods.is_empty();
+        if is_first && self.phase(name).run().is_some() && !force {
+            let error = String::from(
+                "it runs without a generation, and a failure would leave it stopped; --force takes that, and so does `hale stop` before",
+            );
+            return self.refuse_switch(request, what(), Reason::NoWayBack { error });
+        }
         let is_good = known.good(&to).is_some() && known.bad(&to, wall_us).is_none();
         self.supersede_what_waits(name, part, &to);
         if is_good && self.generations(name, part).current.as_ref() == Some(&to) {
@@ -198,10 +205,12 @@ impl Brain<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::ServicePolicy;
     use crate::record::OperatorOrder;
     use crate::safeswitch::Data;
     use crate::step::bench::{Bench, bot, id, policy};
     use crate::time::Span;
+    use alloc::string::ToString;
 
     #[test]
     fn what_is_known_to_be_good_is_only_started_by_its_own_deploy() {
@@ -214,6 +223,19 @@ mod tests {
         assert!(matches!(bench.answers.last(), Some(Answer::Done { .. })), "{:?}", bench.answers);
         bench.crash();
         assert_eq!(bench.known().current, Some(id("two")), "one failure is no reason to leave what is proved");
+    }
+
+    #[test]
+    fn what_runs_without_a_generation_is_not_risked_unless_somebody_insists() {
+        let mut bench = Bench::new(ServicePolicy { directory: Some(String::from("/")), ..policy() }, None);
+        assert!(bench.world.services[&bot()].known.phase.run().is_some());
+        let before = bench.spawned.len();
+        bench.deploy("one");
+        let Some(Answer::Refused(refusal)) = bench.answers.last() else { panic!("{:?}", bench.answers) };
+        assert!(refusal.reason.to_string().contains("--force"), "{refusal:?}");
+        assert_eq!((bench.spawned.len(), bench.current.clone()), (before, None));
+        bench.order(OperatorOrder::Deploy { service: bot(), generation: id("one"), force: true });
+        assert_eq!(bench.runs(), Some("one"));
     }
 
     #[test]

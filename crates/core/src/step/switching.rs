@@ -167,7 +167,8 @@ impl Brain<'_> {
             | Stage::Validating { .. } => intent.data_at_least,
         };
         let prepared = !switch.data.is_silent();
-        let order = Order::Switch { part, switch: switch.id, to, back, towards, data_at_least, prepared };
+        let over = switch.touches().chain([&to]).cloned().collect();
+        let order = Order::Switch { part, switch: switch.id, to, back, over, towards, data_at_least, prepared };
         self.effect(name, epoch, order);
     }
 
@@ -221,8 +222,7 @@ impl Brain<'_> {
             && !is_there
             // Files may be half of one and half of the other.
             && (part == Part::Store || error.is_none())
-            && ![Some(&switch.intent.to), switch.intent.from.as_ref(), switch.intent.back.as_ref()]
-                .contains(&Some(theirs))
+            && !switch.touches().any(|ours| ours == theirs)
         {
             // Somebody else has switched meanwhile.
             self.superseded(name, part, Some(theirs.clone()), data);
@@ -258,7 +258,7 @@ impl Brain<'_> {
                     None => Reason::NotSwitched { error: format!("it says that it did, and {}", seen_words(seen)) },
                 };
                 let unchanged = switch.intent.from.clone();
-                let is_way_back = goes_back || matches!(switch.intent.aim, Aim::TakeBack { .. });
+                let is_way_back = goes_back || matches!(switch.intent.aim, Aim::TakeBack { .. } | Aim::Return { .. });
                 if is_unusable && is_way_back {
                     self.quarantine(name, part, wanted, why.clone());
                 }
@@ -601,6 +601,36 @@ mod tests {
         assert_eq!((bench.current.clone(), bench.waiting.len()), (Some(id("theirs")), 1), "it was told nothing more");
         assert!(matches!(bench.ends()[..], [End::Aborted { why: Reason::Superseded { .. } }]), "{:?}", bench.ends());
         assert_eq!(bench.known().on_probation().map(|switch| &switch.intent.to), Some(&id("theirs")));
+    }
+
+    #[test]
+    fn what_somebody_else_switches_to_before_our_intent_is_durable_is_not_replaced() {
+        let mut bench = Bench::new(policy(), Some("one"));
+        let durable = |bench: &mut Bench| bench.take(Event::Durable { up_to: bench.records.last().unwrap().id });
+        bench.durable = false;
+        bench.deploy("two");
+        durable(&mut bench);
+        assert!(matches!(bench.known().switch.as_ref().unwrap().stage, Stage::Intended { .. }));
+        bench.outside("theirs");
+        bench.durable = true;
+        durable(&mut bench);
+        assert_eq!(bench.current, Some(id("theirs")));
+        assert!(matches!(bench.ends()[..], [End::Aborted { why: Reason::Superseded { .. } }]), "{:?}", bench.ends());
+        assert_eq!(bench.known().on_probation().map(|switch| &switch.intent.to), Some(&id("theirs")));
+    }
+
+    #[test]
+    fn a_rollback_that_is_said_again_passes_over_what_is_damaged() {
+        let mut bench = Bench::new(policy(), Some("one"));
+        for change in ["two", "three"] {
+            bench.deploy(change);
+            bench.pass(Span::from_secs(70));
+        }
+        bench.damaged.push(id("two"));
+        bench.order(OperatorOrder::Rollback { service: bot(), to: None });
+        assert_eq!(bench.runs(), Some("three"));
+        bench.order(OperatorOrder::Rollback { service: bot(), to: None });
+        assert_eq!(bench.runs(), Some("one"));
     }
 
     #[test]

@@ -17,6 +17,7 @@ use hale_core::event::Question;
 use hale_core::ids::{GenerationId, Name};
 use hale_core::reason::Reason;
 use hale_core::record::{Actor, OperatorOrder};
+use hale_core::safeswitch::Part;
 use hale_core::status::GenerationsReport;
 use hyper::body::Bytes;
 use serde::Deserialize;
@@ -248,7 +249,12 @@ async fn listed(
         lease.give_back();
         let verified = on_a_thread(place, move |goes_on| {
             let mut found = list(&*stores, &report)?;
-            for generation in found.generations.iter_mut().filter(|generation| generation.kept == Some(true)) {
+            // Of files, what may be gone back to.
+            let is_read = |one: &&mut Generation| match one.part {
+                Part::Store => one.kept == Some(true),
+                Part::Files => one.grade.is_some(),
+            };
+            for generation in found.generations.iter_mut().filter(is_read) {
                 if !goes_on() {
                     break;
                 }
@@ -288,7 +294,7 @@ fn list(stores: &dyn GenerationStores, report: &GenerationsReport) -> Result<Ser
 }
 
 fn verify(stores: &dyn GenerationStores, service: &Name, generation: &mut Generation) {
-    match stores.verify(service, &generation.id) {
+    match stores.verify(service, generation.part, &generation.id) {
         // Removed since it was listed: nobody keeps more than `keep`. That is no damage.
         Err(StoreProblem { kind: ProblemKind::Missing, .. }) => generation.set_gone(),
         read => generation.set_read(SystemTime::now(), read.err().map(|problem| problem.text)),
@@ -406,7 +412,7 @@ mod tests {
             }
         }
 
-        fn verify(&self, _: &Name, generation: &GenerationId) -> Result<(), StoreProblem> {
+        fn verify(&self, _: &Name, _: Part, generation: &GenerationId) -> Result<(), StoreProblem> {
             match generation.as_str() {
                 "bad" => Err(StoreProblem { kind: ProblemKind::Failed, text: "it is damaged".into() }),
                 "old" => Err(StoreProblem { kind: ProblemKind::Missing, text: "it is not there".into() }),

@@ -216,6 +216,7 @@ mod tests {
     use crate::generations::{self, Importer, Kept};
     use hale_core::ids::GenerationId;
     use hale_core::reason::Reason;
+    use hale_core::safeswitch::Part;
     use hyper::Method;
     use std::fs;
     use std::path::Path;
@@ -249,8 +250,8 @@ mod tests {
             NoStores.list(service)
         }
 
-        fn verify(&self, service: &Name, generation: &GenerationId) -> Result<(), StoreProblem> {
-            NoStores.verify(service, generation)
+        fn verify(&self, service: &Name, part: Part, generation: &GenerationId) -> Result<(), StoreProblem> {
+            NoStores.verify(service, part, generation)
         }
     }
 
@@ -282,8 +283,8 @@ mod tests {
             NoStores.list(service)
         }
 
-        fn verify(&self, service: &Name, generation: &GenerationId) -> Result<(), StoreProblem> {
-            NoStores.verify(service, generation)
+        fn verify(&self, service: &Name, part: Part, generation: &GenerationId) -> Result<(), StoreProblem> {
+            NoStores.verify(service, part, generation)
         }
     }
 

@@ -432,7 +432,7 @@ pub(super) mod testing {
     /// What is known of the generations of a service that has just got a store.
     pub(crate) fn report(service: &str, store: Option<StoreKind>) -> GenerationsReport {
         let (at, service) = (Now::default(), Name::try_from(service).unwrap());
-        GenerationsReport { at, service, store, runs: Default::default(), known: Default::default() }
+        GenerationsReport { at, service, store, runs: Default::default(), lives: true, known: Default::default() }
     }
 
     pub(crate) struct Served {

@@ -2,6 +2,7 @@
 
 use crate::generations::{Arrival, Kept, StoreError};
 use hale_core::ids::{GenerationId, Name};
+use hale_core::safeswitch::Part;
 use std::io::Read;
 
 /// All services' stores. Each of these may block for as long as a disk does, and is called on a thread of its own.
@@ -18,11 +19,11 @@ pub trait GenerationStores: Send + Sync + 'static {
     /// What the store says.
     fn list(&self, service: &Name) -> Result<Vec<Kept>, StoreProblem>;
 
-    /// Reads all of one, and compares it with its id.
+    /// Reads all of one of this part, and compares it with its id.
     ///
     /// # Errors
     /// What the store says.
-    fn verify(&self, service: &Name, generation: &GenerationId) -> Result<(), StoreProblem>;
+    fn verify(&self, service: &Name, part: Part, generation: &GenerationId) -> Result<(), StoreProblem>;
 }
 
 /// Why a store did not do what a client wants.
@@ -97,7 +98,7 @@ impl GenerationStores for NoStores {
         Err(Self::problem(service))
     }
 
-    fn verify(&self, service: &Name, _: &GenerationId) -> Result<(), StoreProblem> {
+    fn verify(&self, service: &Name, _: Part, _: &GenerationId) -> Result<(), StoreProblem> {
         Err(Self::problem(service))
     }
 }

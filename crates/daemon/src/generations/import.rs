@@ -390,7 +390,10 @@ mod tests {
     fn a_bomb_is_refused_at_its_limit_in_each_form() {
         let limits = Limits { bytes: 1 << 20, ..LIMITS };
         let big = Tar::default().entry(EntryType::Regular, b"zeros", &vec![0; 4 << 20], |_| {}).end();
-        for packed in [big.clone(), gzip(&big), zstd(&big)] {
+        let part = vec![0; 512 << 10];
+        let file = |tar: Tar, name: &[u8]| tar.entry(EntryType::Regular, name, &part, |_| {});
+        let many = [b"a", b"b", b"c"].into_iter().fold(Tar::default(), |tar, name| file(tar, name)).end();
+        for packed in [&big, &many].into_iter().flat_map(|tar| [tar.clone(), gzip(tar), zstd(tar)]) {
             let error = refused(&packed[..], &limits);
             assert!(matches!(error, StoreError::Archive(ArchiveFault::TooLarge { max_bytes }) if max_bytes == 1 << 20));
         }

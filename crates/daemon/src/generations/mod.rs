@@ -86,6 +86,11 @@ pub trait Generations: Send {
     /// any other error nothing was switched to it.
     fn activate(&mut self, id: &GenerationId, towards: Towards) -> Result<(), StoreError>;
 
+    /// Whether `found` is what a switch between some of these leaves that was cut off.
+    fn is_part_way(&mut self, _found: &GenerationId, _between: &[GenerationId]) -> bool {
+        false
+    }
+
     /// Protects these and no others from whoever else removes generations, and tells which of them are missing or cannot be protected;
     /// the others are all the same.
     ///

@@ -97,6 +97,8 @@ struct Entry {
     jobs: Jobs,
     /// A thread is at it, or will be: it is among the ready.
     is_taken: bool,
+    /// A thread is at something that is no question.
+    works: bool,
     /// Open, and not in a thread's hands.
     store: Option<Box<dyn Generations>>,
     importer: Option<Importer>,
@@ -116,6 +118,7 @@ impl Entry {
             setting,
             jobs: Jobs::default(),
             is_taken: false,
+            works: false,
             store: None,
             importer: None,
             reader: None,
@@ -123,6 +126,27 @@ impl Entry {
             needed: Vec::new(),
             seen: None,
             _watch: None,
+        }
+    }
+
+    /// Whether who reads it in the background has to make way. A question is answered beside that: else who asks again and again would
+    /// keep it from ever coming to an end.
+    fn is_needed(&self) -> bool {
+        self.works || !self.jobs.are_questions()
+    }
+
+    /// Another policy is in force. What is open by the one before is closed, by the thread that is at it where there is one: until then
+    /// nobody else can open it. Where it is the same place, what is to be done there still is.
+    fn adapt(&mut self, setting: Setting) {
+        if self.setting.opens_the_same(&setting) {
+            self.setting = setting;
+            return;
+        }
+        let is_same_place = self.setting.source == setting.source;
+        let before = std::mem::replace(self, Self::new(setting));
+        (self.is_taken, self.works, self.imports) = (before.is_taken, before.works, before.imports);
+        if is_same_place {
+            (self.jobs, self.needed, self.seen) = (before.jobs, before.needed, before.seen);
         }
     }
 }
@@ -217,10 +241,10 @@ impl Stores {
             }
         }
         let mut table = self.table();
-        table.stores.retain(|key, entry| wanted.get(key).is_some_and(|setting| entry.setting.opens_the_same(setting)));
+        table.stores.retain(|key, _| wanted.contains_key(key));
         for (key, setting) in wanted {
             match table.stores.get_mut(&key) {
-                Some(entry) => entry.setting = setting,
+                Some(entry) => entry.adapt(setting),
                 None => drop(table.stores.insert(key, Entry::new(setting))),
             }
         }
@@ -233,8 +257,8 @@ impl Stores {
     pub fn order(&self, service: &Name, order: Order) {
         let (part, job) = match order {
             Order::LookAtStore { part } => (part, Job::Look),
-            Order::Switch { part, switch, to, back, towards, data_at_least, prepared } => {
-                (part, Job::Switch(Switch { switch, to, back, towards, data_at_least, prepared }))
+            Order::Switch { part, switch, to, back, over, towards, data_at_least, prepared } => {
+                (part, Job::Switch(Switch { switch, to, back, over, towards, data_at_least, prepared }))
             }
             Order::UndoData { part, switch, of, to, snapshot } => (part, Job::Undo(Undo { switch, of, to, snapshot })),
             Order::Promote { part, switch, .. } => (part, Job::Promote { switch }),
@@ -269,7 +293,7 @@ impl Stores {
     /// There is no store, or it cannot be read; the receiver ends without an answer where it was closed meanwhile.
     pub fn list(&self, service: &Name) -> Result<Receiver<Result<Vec<Kept>, StoreError>>, NoStore> {
         let (sender, receiver) = channel();
-        self.ask(service, Ask::List(sender))?;
+        self.ask(service, Part::Store, Ask::List(sender))?;
         Ok(receiver)
     }
 
@@ -277,9 +301,14 @@ impl Stores {
     ///
     /// # Errors
     /// As [`Self::list`].
-    pub fn verify(&self, service: &Name, id: &GenerationId) -> Result<Receiver<Result<(), StoreError>>, NoStore> {
+    pub fn verify(
+        &self,
+        service: &Name,
+        part: Part,
+        id: &GenerationId,
+    ) -> Result<Receiver<Result<(), StoreError>>, NoStore> {
         let (sender, receiver) = channel();
-        self.ask(service, Ask::Verify(id.clone(), sender))?;
+        self.ask(service, part, Ask::Verify(id.clone(), sender))?;
         Ok(receiver)
     }
 
@@ -288,7 +317,7 @@ impl Stores {
     /// # Errors
     /// There is no such store, or another import goes on.
     pub fn import(&self, service: &Name) -> Result<Import, NoStore> {
-        self.known(service)?;
+        self.known(service, Part::Store)?;
         let mut table = self.table();
         let Some(entry) = table.stores.get_mut(&(service.clone(), Part::Store)) else {
             return Err(NoStore::NotConfigured(service.clone()));
@@ -307,14 +336,14 @@ impl Stores {
         Ok(Import { stores: self.clone(), service: service.clone(), importer })
     }
 
-    fn ask(&self, service: &Name, question: Ask) -> Result<(), NoStore> {
-        self.known(service)?;
-        let is_taken_in = self.push(service, Part::Store, Job::Ask(question));
+    fn ask(&self, service: &Name, part: Part, question: Ask) -> Result<(), NoStore> {
+        self.known(service, part)?;
+        let is_taken_in = self.push(service, part, Job::Ask(question));
         if is_taken_in { Ok(()) } else { Err(NoStore::Full(service.clone())) }
     }
 
-    fn known(&self, service: &Name) -> Result<(), NoStore> {
-        let is_known = self.table().stores.contains_key(&(service.clone(), Part::Store));
+    fn known(&self, service: &Name, part: Part) -> Result<(), NoStore> {
+        let is_known = self.table().stores.contains_key(&(service.clone(), part));
         if is_known { Ok(()) } else { Err(NoStore::NotConfigured(service.clone())) }
     }
 
@@ -386,6 +415,7 @@ impl Stores {
                 self.0.freed.notify_all();
                 continue;
             };
+            entry.works = !matches!(job, Job::Ask(_));
             let setting = entry.setting.clone();
             let (store, mut last) = (entry.store.take(), entry.seen.take());
             drop(table);
@@ -410,19 +440,23 @@ impl Stores {
                 None
             });
             table = self.table();
-            // A reload may have changed what it is, and then this one is closed.
-            let is_it = |entry: &&mut Entry| entry.setting.opens_the_same(&setting);
-            let Some(entry) = table.stores.get_mut(&key).filter(is_it) else { continue };
-            let is_opened = entry.reader.is_none();
-            if let (Some(store), true) = (&store, is_opened) {
-                (entry.importer, entry.reader) = (store.importer(), store.reader());
+            let Some(entry) = table.stores.get_mut(&key) else { continue };
+            let mut is_read = false;
+            if entry.setting.opens_the_same(&setting) {
+                if let (Some(store), None) = (&store, &entry.reader) {
+                    (entry.importer, entry.reader) = (store.importer(), store.reader());
+                    is_read = entry.reader.is_some();
+                }
+                if watch.is_some() {
+                    entry._watch = watch;
+                }
+                (entry.store, entry.seen) = (store, last);
+            } else {
+                // A reload has changed what it is.
+                drop(store);
             }
-            if watch.is_some() {
-                entry._watch = watch;
-            }
-            (entry.store, entry.seen) = (store, last);
-            let (waits, is_read) = (!entry.jobs.is_empty(), is_opened && entry.reader.is_some());
-            entry.is_taken = waits;
+            let waits = !entry.jobs.is_empty();
+            (entry.is_taken, entry.works) = (waits, false);
             if waits {
                 table.ready.push_back(key.clone());
             }
@@ -475,7 +509,7 @@ impl Stores {
                 let changed = move || {
                     stores.push(&of, Part::Files, Job::Look);
                 };
-                let watch = FilesWatcher::start(paths, changed);
+                let watch = FilesWatcher::start(service.clone(), paths, changed);
                 let watch = watch.map_err(|error| format!("the files cannot be watched: {error}"))?;
                 let reserve_bytes = Limits::RESERVE_BYTES;
                 let files = Files::open(&self.0.state_dir, service, paths.iter().cloned(), identity, reserve_bytes);
@@ -543,13 +577,14 @@ impl Stores {
             }
             Job::Undo(order) => {
                 let error = self.undo(key, setting, &mut *store, order).err();
-                let seen = seen(&mut *store);
-                if let (true, Seen::Current(Some(theirs))) = (error.is_some(), &seen)
-                    && *theirs != order.to
+                if error.is_some()
+                    && let Ok(Some(theirs)) = store.current()
+                    && theirs != order.to
                 {
                     // Somebody else has switched: that is told first, because it ends the switch.
-                    let data = self.said(key, &mut *store, Some(theirs), last.as_ref() != Some(theirs));
+                    let data = self.said(key, &mut *store, Some(&theirs), last.as_ref() != Some(&theirs));
                     *last = Some(theirs.clone());
+                    let seen = Seen::Current(Some(theirs));
                     (self.0.tell)(Event::GenerationSeen { service: service.clone(), part, seen, data });
                 }
                 (self.0.tell)(Event::DataUndone { service, part, switch: order.switch, error });
@@ -628,14 +663,14 @@ impl GenerationStores for Stores {
         answer(service, &self.list(service)?, LISTED_WITHIN)
     }
 
-    fn verify(&self, service: &Name, generation: &GenerationId) -> Result<(), StoreProblem> {
+    fn verify(&self, service: &Name, part: Part, generation: &GenerationId) -> Result<(), StoreProblem> {
         // Gigabytes may have to be read, and a way back does not wait for that.
-        let key = (service.clone(), Part::Store);
+        let key = (service.clone(), part);
         let reader = self.table().stores.get(&key).and_then(|entry| entry.reader.clone());
         if let Some(reader) = reader {
             return Ok(reader.verify(generation, &mut |_| true)?);
         }
-        answer(service, &self.verify(service, generation)?, VERIFIED_WITHIN)
+        answer(service, &self.verify(service, part, generation)?, VERIFIED_WITHIN)
     }
 }
 

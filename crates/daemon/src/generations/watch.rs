@@ -198,7 +198,11 @@ impl FilesWatcher {
     ///
     /// # Errors
     /// A limit of the kernel is reached.
-    pub(super) fn start(paths: &[PathBuf], changed: impl Fn() + Send + 'static) -> Result<Self, FilesError> {
+    pub(super) fn start(
+        service: Name,
+        paths: &[PathBuf],
+        changed: impl Fn() + Send + 'static,
+    ) -> Result<Self, FilesError> {
         let mut watch = FilesWatch::new(paths.iter().cloned())?;
         let failed =
             |error: io::Error| FilesError::Io { what: String::from("start to watch the files"), source: error };
@@ -213,8 +217,16 @@ impl FilesWatcher {
                 if !ready[1].revents().is_empty() {
                     return;
                 }
+                let flooded = watch.floods();
+                let found = watch.read();
+                if !flooded && watch.floods() {
+                    eprintln!(
+                        "hale: {service}: its files change all the time: they are looked at once a minute from now on, until they are quiet \
+                         for so long; leave what a program writes itself out of `files`"
+                    );
+                }
                 // What cannot be watched for a while is looked at now, and told once it can be.
-                if watch.read().map_or(true, |changed| !changed.is_empty()) {
+                if found.map_or(true, |changed| !changed.is_empty()) {
                     changed();
                 }
             }

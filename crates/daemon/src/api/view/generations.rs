@@ -205,7 +205,7 @@ fn generation(report: &GenerationsReport, part: Part, id: &GenerationId, kept: O
         id: id.clone(),
         part,
         current: is_current,
-        runs: report.runs[part].as_ref() == Some(id),
+        runs: report.lives && report.runs[part].as_ref() == Some(id),
         on_probation: switch.is_some_and(|switch| matches!(switch.stage, Stage::Probation { .. })),
         grade: good.map(|good| grade(good.grade)),
         since: since.map(rfc3339),
@@ -299,8 +299,15 @@ mod tests {
             service: Name::try_from("web").unwrap(),
             store: Some(StoreKind::Release),
             runs: Parts { store: Some(id("new")), files: None },
+            lives: true,
             known: Parts { store: known, files: Generations { current: Some(id("files")), ..Generations::default() } },
         }
+    }
+
+    #[test]
+    fn what_has_ended_runs_no_more() {
+        let runs = |report| ServiceGenerations::new(&report, &[]).generations.iter().any(|one| one.runs);
+        assert!(runs(report()) && !runs(GenerationsReport { lives: false, ..report() }));
     }
 
     #[test]

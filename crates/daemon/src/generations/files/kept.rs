@@ -1,6 +1,6 @@
 //! The files of a service as generations: each state that is seen is kept, and can be put back.
 
-use super::{FileChange, Files, FilesId, Redactor};
+use super::{FileChange, Files, FilesError, FilesId, Redactor};
 use crate::execute::environment;
 use crate::generations::{Generations, GoesOn, Kept, StoreError, Towards, Unprotected};
 use hale_core::ids::GenerationId;
@@ -39,7 +39,12 @@ impl Generations for FileGenerations {
     }
 
     fn current(&mut self) -> Result<Option<GenerationId>, StoreError> {
-        let id = self.files.snapshot()?.id;
+        let id = match self.files.snapshot() {
+            Ok(snapshot) => snapshot.id,
+            // It is seen all the same: only a way back to it needs the copy.
+            Err(FilesError::NoRoom(_) | FilesError::Full { .. }) => self.files.current()?,
+            Err(error) => return Err(error.into()),
+        };
         self.seen = Some(id);
         Ok(Some(id.generation()))
     }
@@ -62,9 +67,24 @@ impl Generations for FileGenerations {
         Ok(())
     }
 
-    /// Nobody else removes them.
-    fn pin(&mut self, _ids: &BTreeSet<GenerationId>, _goes_on: GoesOn<'_>) -> Result<Unprotected, StoreError> {
-        Ok(Vec::new())
+    /// File by file, each is as one of them has it. What cannot be read is nobody's.
+    fn is_part_way(&mut self, found: &GenerationId, between: &[GenerationId]) -> bool {
+        let between: Vec<FilesId> = between.iter().filter_map(FilesId::of_generation).collect();
+        FilesId::of_generation(found).is_some_and(|found| self.files.is_part_way(found, &between))
+    }
+
+    /// Nobody else removes them. What there was no room to copy when it was seen is copied now, if it is still there.
+    fn pin(&mut self, ids: &BTreeSet<GenerationId>, _goes_on: GoesOn<'_>) -> Result<Unprotected, StoreError> {
+        let mut unprotected = Unprotected::new();
+        for id in ids {
+            let Some(state) = FilesId::of_generation(id) else { continue };
+            let keep = || match self.files.has(state)? || self.files.snapshot()?.id == state {
+                true => Ok(()),
+                false => Err(FilesError::Missing(state)),
+            };
+            unprotected.extend(keep().err().map(|error| (id.clone(), error.into())));
+        }
+        Ok(unprotected)
     }
 
     /// Only what is needed, and what was seen last: changes of files are many, and the ledger has how they differed.
@@ -108,4 +128,37 @@ fn lines(changes: &[FileChange]) -> Vec<String> {
     let mut lines: Vec<String> = all.into_iter().take(LINES_MAX).collect();
     lines.extend((more > 0).then(|| format!("… and {more} more lines")));
     lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{Place, kept};
+    use super::*;
+    use hale_core::ids::Name;
+
+    #[test]
+    fn what_there_is_no_room_to_copy_is_seen_and_gone_back_from() {
+        let place = Place::new();
+        let files = place.open(["etc/a", "etc/b"]);
+        place.write("etc/a", "good");
+        let good = kept(&files).generation();
+        drop(files);
+        let paths = ["etc/a", "etc/b"].map(|name| place.at(name));
+        let full = Files::open(&place.at("state"), &Name::try_from("bot").unwrap(), paths, None, u64::MAX).unwrap();
+        let mut generations = FileGenerations::new(full, Vec::new());
+        assert_eq!(generations.current().unwrap(), Some(good.clone()));
+        place.write("etc/a", "bad");
+        let bad = generations.current().unwrap().unwrap();
+        assert_ne!(bad, good);
+        let unprotected = generations.pin(&BTreeSet::from([good.clone(), bad.clone()]), &|| true).unwrap();
+        assert!(matches!(&unprotected[..], [(id, _)] if *id == bad), "{unprotected:?}");
+        generations.activate(&good, Towards::Back).unwrap();
+        assert_eq!((place.text("etc/a").as_str(), generations.current().unwrap()), ("good", Some(good)));
+        drop(generations);
+        // There is room again.
+        let mut generations = FileGenerations::new(place.open(["etc/a", "etc/b"]), Vec::new());
+        place.write("etc/a", "bad");
+        assert!(generations.pin(&BTreeSet::from([bad.clone()]), &|| true).unwrap().is_empty());
+        generations.verify(&bad).unwrap();
+    }
 }

@@ -118,6 +118,9 @@ impl Files {
         let store = Store::open(state_dir, service, reserve_bytes)?;
         let files = Self { store, paths: paths.into_iter().collect(), user };
         put_back::clean(&files.paths);
+        if let Err(error) = files.finish() {
+            eprintln!("hale: {service}: files that were being put back when Hale ended stay half put back: {error}");
+        }
         Ok(files)
     }
 
@@ -187,11 +190,43 @@ impl Files {
         }
         let is_wanted = |path: &&PathBuf| state.has(path) && only.is_none_or(|only| only == *path);
         let wanted: Vec<&PathBuf> = self.paths.iter().filter(is_wanted).collect();
-        put_back::put_back(&self.store, &state, &wanted, || {
+        let done = put_back::put_back(&self.store, &state, &wanted, || {
             let Some(expected) = over else { return Ok(()) };
             let found = self.current()?;
-            if found == expected { Ok(()) } else { Err(FilesError::OtherState { expected, found }) }
-        })
+            if found != expected {
+                return Err(FilesError::OtherState { expected, found });
+            }
+            if wanted.len() > 1 {
+                // A disk that is full is no reason to stay with what does not work.
+                let _not_finished_if_cut_off = self.store.begin([expected, id]);
+            }
+            Ok(())
+        });
+        // What came to an end, and with an error too, is known: nothing is to be finished.
+        if over.is_some() && wanted.len() > 1 {
+            self.store.over()?;
+        }
+        done
+    }
+
+    /// Whether each file of a kept state is as it is in one of the others, of which those count that are kept.
+    pub fn is_part_way(&self, found: FilesId, between: &[FilesId]) -> bool {
+        self.store.state(found).is_ok_and(|found| found.is_between(&self.kept_of(between)))
+    }
+
+    /// Finishes what was cut off between one file and the next: what nobody has made would count as somebody's change.
+    fn finish(&self) -> Result<(), FilesError> {
+        let Some([from, to]) = self.store.begun()? else { return Ok(()) };
+        let found = look::all(&self.paths, self.user.as_ref())?.state;
+        if ![from, to].contains(&found.id()) && found.is_between(&self.kept_of(&[from, to])) {
+            self.put_back(to, None, None)?;
+        }
+        self.store.over()
+    }
+
+    /// Those of them that are kept.
+    fn kept_of(&self, ids: &[FilesId]) -> Vec<State> {
+        ids.iter().filter_map(|id| self.store.state(*id).ok()).collect()
     }
 
     /// How `to` differs from `from`, file by file, in the order of their paths. Both have to be kept.
@@ -212,6 +247,11 @@ impl Files {
 }
 
 impl State {
+    /// Whether each file is as it is in one of the others.
+    fn is_between(&self, others: &[State]) -> bool {
+        self.0.iter().all(|(path, entry)| others.iter().any(|one| one.0.get(path) == Some(entry)))
+    }
+
     fn has(&self, path: &Path) -> bool {
         self.0.contains_key(path.as_os_str().as_bytes())
     }
@@ -262,6 +302,46 @@ mod tests {
         assert_eq!(FilesId::of_generation(&GenerationId::try_from("/nix/store/x").unwrap()), None);
         for dir in ["state/files", "state/files/bot", "state/files/bot/contents"] {
             assert_eq!(place.at(dir).metadata().unwrap().mode() & 0o7777, 0o700);
+        }
+    }
+
+    #[test]
+    fn a_state_is_part_way_where_each_file_is_as_one_of_the_others_has_it() {
+        let place = Place::new();
+        let files = place.open(["etc/a", "etc/b"]);
+        let at = |a: &str, b: &str| {
+            place.write("etc/a", a);
+            place.write("etc/b", b);
+            kept(&files)
+        };
+        let [old, new, half] = [("1", "1"), ("2", "2"), ("2", "1")].map(|(a, b)| at(a, b));
+        let theirs = at("2", "3");
+        assert!(files.is_part_way(half, &[old, new]) && files.is_part_way(old, &[old, new]));
+        assert!(!files.is_part_way(theirs, &[old, new]) && !files.is_part_way(new, &[old]));
+        assert!(!files.is_part_way(half, &[old, FilesId(Hash::of(b"lost"))]), "what is not kept tells nothing");
+    }
+
+    #[test]
+    fn a_put_back_that_was_cut_off_is_finished_unless_somebody_has_changed_a_file_since() {
+        for (half, expected) in [(["1", "2"], ["1", "1"]), (["2", "2"], ["2", "2"]), (["1", "3"], ["1", "3"])] {
+            let place = Place::new();
+            let files = place.open(["etc/a", "etc/b"]);
+            let write = |texts: [&str; 2]| {
+                place.write("etc/a", texts[0]);
+                place.write("etc/b", texts[1]);
+            };
+            let [good, bad] = [["1", "1"], ["2", "2"]].map(|texts| {
+                write(texts);
+                kept(&files)
+            });
+            files.store.begin([bad, good]).unwrap();
+            drop(files);
+            write(half);
+            for _ in 0..2 {
+                let files = place.open(["etc/a", "etc/b"]);
+                assert_eq!([place.text("etc/a"), place.text("etc/b")], expected);
+                assert_eq!(files.store.begun().unwrap(), None);
+            }
         }
     }
 

@@ -26,6 +26,9 @@ use std::path::{Path, PathBuf};
 /// part of a directory of configuration, and it is the same each time, so that what a kill left behind is found.
 const BESIDE: &str = ".hale-put-back-";
 
+/// How often what somebody saves at just the same moment is given back: who is faster each time does nothing else.
+const GIVEN_BACK_MAX: usize = 16;
+
 const ACL: &[u8] = b"system.posix_acl_access";
 
 /// What is to be done at a place.
@@ -270,10 +273,14 @@ impl Step {
             other => self.failed(other),
         };
         let new = self.beside_stat().map_err(failed)?.ok_or_else(|| self.changed())?;
+        // Where the file system cannot exchange, this is the last look.
+        if self.spot.stat().map_err(failed)?.as_ref().map(Stamp::of) != self.old {
+            return Err(self.changed());
+        }
         let flags = if self.old.is_some() { RenameFlags::EXCHANGE } else { RenameFlags::NOREPLACE };
         self.rename(&self.beside, &self.spot.name, flags).map_err(failed)?;
         if !self.is_old().map_err(failed)? {
-            self.rename(&self.beside, &self.spot.name, RenameFlags::EXCHANGE).map_err(failed)?;
+            self.give_back(Stamp::of(&new)).map_err(failed)?;
             return Err(self.changed());
         }
         let found = self.spot.stat().map_err(failed)?;
@@ -281,6 +288,20 @@ impl Step {
             return Err(self.changed());
         }
         self.clear()
+    }
+
+    /// What came out of the place is somebody's newer one. `given` is what stands there, unless there is a newer one by now again: then
+    /// that is the one to stay.
+    fn give_back(&self, mut given: Stamp) -> Result<(), Errno> {
+        for _ in 0..GIVEN_BACK_MAX {
+            let Some(out) = self.beside_stat()?.as_ref().map(Stamp::of) else { return Ok(()) };
+            self.rename(&self.beside, &self.spot.name, RenameFlags::EXCHANGE)?;
+            if self.beside_stat()?.is_none_or(|came| given.is_renamed(&Stamp::of(&came))) {
+                return Ok(());
+            }
+            given = out;
+        }
+        Ok(())
     }
 
     fn remove(&self) -> Result<(), FilesError> {

@@ -20,6 +20,9 @@ use std::path::Path;
 /// What is being written, until it has its name.
 const NEW: &str = ".new-";
 
+/// From where to where files are being brought, while they are.
+const BEGUN: &str = ".begun";
+
 /// Names of services are of use to nobody.
 const FILES_MODE: Mode = Mode::from_raw_mode(0o700);
 
@@ -76,16 +79,20 @@ impl Store {
             }
             missing.push((*hash, content));
         }
-        let needed_bytes = missing.iter().map(|(_, content)| content.len() as u64).sum::<u64>() + text.len() as u64;
-        let limits = Limits { bytes: 0, reserve_bytes: self.reserve_bytes };
-        let what = "a copy of the service's files";
-        room(self.dir.as_fd(), what, needed_bytes, &limits).map_err(FilesError::NoRoom)?;
+        let is_there = matches!(self.state(id), Ok(kept) if kept == *state);
+        // What is there already needs none: a way back is seen to have come to its end on a full disk, too.
+        if !is_there || !missing.is_empty() {
+            let needed_bytes = missing.iter().map(|(_, content)| content.len() as u64).sum::<u64>() + text.len() as u64;
+            let limits = Limits { bytes: 0, reserve_bytes: self.reserve_bytes };
+            let what = "a copy of the service's files";
+            room(self.dir.as_fd(), what, needed_bytes, &limits).map_err(FilesError::NoRoom)?;
+        }
         for (hash, content) in missing {
             write(&self.contents, &hash.to_string(), content).map_err(|error| io("copy the files", error))?;
         }
         // Also when nothing was written: the names may be those of a Hale that was killed before this line.
         fsync(&self.contents).map_err(|error| io("copy the files", error))?;
-        if !matches!(self.state(id), Ok(kept) if kept == *state) {
+        if !is_there {
             write(&self.dir, &id.to_string(), text.as_bytes()).map_err(|error| io("keep the files' state", error))?;
         }
         fsync(&self.dir).map_err(|error| io("keep the files' state", error))?;
@@ -126,6 +133,33 @@ impl Store {
         let content = read(&self.contents, &hash.to_string(), super::FILE_BYTES_MAX);
         let content = content.map_err(|error| io("read a copy of a file", error))?;
         Ok(content.map(|content| if Hash::of(&content) == hash { Ok(content) } else { Err(()) }))
+    }
+
+    /// Files are being brought from one kept state to another, one after the other.
+    pub(super) fn begin(&self, [from, to]: [FilesId; 2]) -> Result<(), FilesError> {
+        let failed = |error| io("note what is put back", error);
+        write(&self.dir, BEGUN, format!("{from} {to}").as_bytes()).map_err(failed)?;
+        fsync(&self.dir).map_err(|error| failed(error.into()))
+    }
+
+    /// From where to where files were being brought when that was cut off.
+    pub(super) fn begun(&self) -> Result<Option<[FilesId; 2]>, FilesError> {
+        let text = read(&self.dir, BEGUN, 1024).map_err(|error| io("learn what was being put back", error))?;
+        let id = |hex: &str| Hash::from_hex(hex.as_bytes()).map(FilesId);
+        Ok(text.and_then(|text| {
+            let (from, to) = std::str::from_utf8(&text).ok()?.split_once(' ')?;
+            Some([id(from)?, id(to)?])
+        }))
+    }
+
+    /// All of them are there, or it is known that they are not.
+    pub(super) fn over(&self) -> Result<(), FilesError> {
+        let failed = |error: Errno| io("note that all is put back", error);
+        match unlinkat(&self.dir, BEGUN, AtFlags::empty()) {
+            Ok(()) => fsync(&self.dir).map_err(failed),
+            Err(Errno::NOENT) => Ok(()),
+            Err(error) => Err(failed(error)),
+        }
     }
 
     pub(super) fn retain(&mut self, keep: &BTreeSet<FilesId>) -> Result<(), FilesError> {

@@ -16,10 +16,11 @@ use rustix::io::{Errno, read};
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
 };
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::mem::MaybeUninit;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 /// How long it is quiet before a change is told: an editor writes, renames and sets modes within a few milliseconds, and
 /// programs that deploy write one file after the other.
@@ -30,6 +31,13 @@ const SETTLE_ROUNDS_MAX: u32 = 5;
 
 /// When it is tried again to watch what could not be watched: limits are raised by hand.
 const RETRY_MS: u64 = 1_000;
+
+/// After so many changes within [`FLOOD_MS`] a file is one that something writes all the time: then it is told once in [`FLOOD_MS`], until
+/// it was quiet for that long. Each change is told of, looked at and recorded.
+const FLOOD_CHANGES: usize = 30;
+
+/// See [`FLOOD_CHANGES`].
+const FLOOD_MS: u64 = 60_000;
 
 /// The most events that are read at one go; the kernel keeps 16,384 by default (`max_queued_events`), and says when it lost some.
 const EVENTS_MAX: usize = 32_768;
@@ -68,6 +76,9 @@ pub struct FilesWatch {
     pending: BTreeSet<usize>,
     /// How often quiet was waited for; `None` while nothing happens.
     rounds: Option<u32>,
+    /// When changes were told last, the newest at the end.
+    told: VecDeque<Instant>,
+    floods: bool,
 }
 
 impl AsFd for FilesWatch {
@@ -94,7 +105,8 @@ impl FilesWatch {
         let (epoll, inotify, timer) = open().map_err(failed)?;
         let (watches, pending) = (BTreeMap::new(), BTreeSet::new());
         let paths: Vec<PathBuf> = paths.into_iter().collect();
-        let mut watch = Self { paths, epoll, inotify, timer, watches, pending, rounds: None };
+        let mut watch =
+            Self { paths, epoll, inotify, timer, watches, pending, rounds: None, told: VecDeque::new(), floods: false };
         for path in 0..watch.paths.len() {
             watch.watch(path).map_err(failed)?;
         }
@@ -112,7 +124,9 @@ impl FilesWatch {
                 if self.drain().map_err(failed)? {
                     // Until it is quiet the timer alone wakes: a directory in which names come and go by the thousand
                     // costs ten looks a second.
-                    self.wait(0, SETTLE_MS).map_err(failed)?;
+                    let is_flooded = self.is_flooded() && !self.pending.is_empty();
+                    let (rounds, ms) = if is_flooded { (SETTLE_ROUNDS_MAX, FLOOD_MS) } else { (0, SETTLE_MS) };
+                    self.wait(rounds, ms).map_err(failed)?;
                 }
                 Ok(Vec::new())
             }
@@ -130,6 +144,18 @@ impl FilesWatch {
         }
     }
 
+    /// Whether something writes to the files all the time, so that each change is told a minute late.
+    pub fn floods(&self) -> bool {
+        self.floods
+    }
+
+    fn is_flooded(&mut self) -> bool {
+        let flood = Duration::from_millis(FLOOD_MS);
+        self.told.retain(|at| at.elapsed() < flood);
+        self.floods = self.told.len() >= FLOOD_CHANGES || self.floods && !self.told.is_empty();
+        self.floods
+    }
+
     fn settle(&mut self) -> Result<Vec<PathBuf>, FilesError> {
         for path in self.pending.clone() {
             if let Err(errno) = self.watch(path) {
@@ -139,6 +165,9 @@ impl FilesWatch {
         }
         self.rounds = None;
         epoll::modify(&self.epoll, &self.inotify, epoll::EventData::new_u64(0), EventFlags::IN).map_err(failed)?;
+        if !self.pending.is_empty() {
+            self.told.push_back(Instant::now());
+        }
         Ok(std::mem::take(&mut self.pending).into_iter().map(|path| self.paths[path].clone()).collect())
     }
 
@@ -279,6 +308,23 @@ mod tests {
     fn is_told(watch: &mut FilesWatch, path: &Path, change: impl FnOnce()) {
         change();
         assert_eq!(told(watch), [path]);
+    }
+
+    #[test]
+    fn what_is_written_to_all_the_time_is_told_once_in_a_while() {
+        let place = Place::new();
+        let (mut watch, conf) = (place.watch(), place.at("a/b/conf"));
+        for change in 0..FLOOD_CHANGES {
+            assert!(!watch.floods(), "after {change}");
+            is_told(&mut watch, &conf, || fs::write(&conf, change.to_string()).unwrap());
+        }
+        fs::write(&conf, "one more").unwrap();
+        assert!(watch.read().unwrap().is_empty() && watch.floods());
+        let left = rustix::time::timerfd_gettime(&watch.timer).unwrap().it_value.tv_sec;
+        assert!(left > 30, "it waits {left} s");
+        // Quiet for as long as that: the next change is told as ever.
+        watch.told.clear();
+        assert!(!watch.is_flooded());
     }
 
     #[test]

@@ -25,6 +25,7 @@ pub(super) struct Switch {
     pub(super) switch: RecordId,
     pub(super) to: GenerationId,
     pub(super) back: Option<GenerationId>,
+    pub(super) over: Vec<GenerationId>,
     pub(super) towards: Towards,
     pub(super) data_at_least: u32,
     pub(super) prepared: bool,
@@ -111,15 +112,20 @@ impl Jobs {
 
     /// Whether something waits that a removal of old generations makes way for.
     pub(super) fn is_urgent(&self) -> bool {
-        self.switch.is_some()
-            || self.undo.is_some()
-            || self.promote.is_some()
-            || self.looks
-            || !self.questions.is_empty()
+        self.is_ordered() || !self.questions.is_empty()
+    }
+
+    /// Whether nothing waits but questions, if anything does.
+    pub(super) fn are_questions(&self) -> bool {
+        !self.is_ordered() && self.retain.is_none()
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        !self.is_urgent() && self.retain.is_none()
+        self.are_questions() && self.questions.is_empty()
+    }
+
+    fn is_ordered(&self) -> bool {
+        self.switch.is_some() || self.undo.is_some() || self.promote.is_some() || self.looks
     }
 }
 
@@ -134,6 +140,7 @@ mod tests {
             switch: RecordId(number),
             to,
             back: None,
+            over: Vec::new(),
             towards: Towards::Back,
             data_at_least: 0,
             prepared: false,

@@ -1,7 +1,7 @@
 //! The scrub: releases are read again in the background, slowly, so that damage is told before a way back meets it, and a way back need
 //! not read first.
 
-use super::{Key, Stores, Table};
+use super::{Entry, Key, Stores, Table};
 use crate::generations::{Reader, StoreError};
 use crate::sys::idle;
 use hale_core::event::Event;
@@ -93,7 +93,7 @@ impl Stores {
                     return Work::List(key, reader);
                 }
             }
-            let free = |key: &Key| table.stores.get(key).filter(|entry| !entry.is_taken)?.reader.clone();
+            let free = |key: &Key| table.stores.get(key).filter(|entry| !entry.is_needed())?.reader.clone();
             let next = plan.iter().find_map(|(at, id)| Some((at.clone(), id.clone(), free(&at.2)?)));
             if let Some((at, id, reader)) = next {
                 plan.remove(&at);
@@ -137,7 +137,7 @@ impl Stores {
             let due = begun + Duration::from_micros(bytes.saturating_mul(1_000_000) / BYTES_PER_SECOND);
             let mut table = self.table();
             loop {
-                if table.stores.get(key).is_none_or(|entry| entry.is_taken) {
+                if table.stores.get(key).is_none_or(Entry::is_needed) {
                     return false;
                 }
                 let left = due.saturating_duration_since(Instant::now());
@@ -181,6 +181,7 @@ impl Stores {
 mod tests {
     use super::*;
     use crate::execute::tree::{Trees, instance};
+    use crate::generations::stores::jobs::{Ask, Job, Jobs};
     use crate::generations::testing::{LIMITS, Tar};
     use hale_core::effect::Order;
     use hale_core::event::Seen;
@@ -281,7 +282,14 @@ mod tests {
         let mut pace = stores.pace(&key);
         let piece = usize::try_from(PIECE_BYTES).unwrap();
         assert!(pace(piece));
-        stores.table().stores.get_mut(&key).unwrap().is_taken = true;
+        // A question, in a thread's hands or before that, is none that it makes way for.
+        let (sender, _answer) = channel();
+        let push = |job| stores.table().stores.get_mut(&key).unwrap().jobs.push(job);
+        assert!(push(Job::Ask(Ask::List(sender))) && pace(piece));
+        assert!(push(Job::Look) && !pace(piece));
+        stores.table().stores.get_mut(&key).unwrap().jobs = Jobs::default();
+        assert!(pace(piece));
+        stores.table().stores.get_mut(&key).unwrap().works = true;
         assert!(!pace(piece) && pace(1), "it is looked at once in a while");
         let mut plan = Plan::new();
         let id = GenerationId::try_from("one").unwrap();
@@ -296,7 +304,7 @@ mod tests {
                 }
             }
         });
-        stores.table().stores.get_mut(&key).unwrap().is_taken = false;
+        stores.table().stores.get_mut(&key).unwrap().works = false;
         stores.0.freed.notify_all();
         assert_eq!(freed.join().unwrap().as_str(), "one");
     }

@@ -8,7 +8,7 @@ use crate::generations::{Generations, StoreError, Towards, notes, root};
 use hale_config::ReleaseFile;
 use hale_core::event::SwitchError;
 use hale_core::ids::GenerationId;
-use hale_core::safeswitch::Data;
+use hale_core::safeswitch::{Data, Part};
 use std::time::{Duration, Instant};
 
 /// How long an `after_rollback` that cannot be begun is tried again, before the service is stopped for it: a want of memory or of
@@ -34,9 +34,12 @@ impl Stores {
         store: &mut dyn Generations,
         order: &Switch,
     ) -> Result<Done, SwitchError> {
-        let Switch { to, back, towards, data_at_least, prepared, .. } = order;
+        let Switch { to, back, over, towards, data_at_least, prepared, .. } = order;
         if let Some(back) = back {
-            store.prepare(back).map_err(|error| SwitchError::NoWayBack { error: error.to_string() })?;
+            store.prepare(back).map_err(|error| {
+                let error = format!("{error}; or go to an older one first that is whole (`hale rollback`)");
+                SwitchError::NoWayBack { error }
+            })?;
         }
         let is_new = *towards == Towards::New;
         if is_new {
@@ -56,8 +59,14 @@ impl Stores {
                 }
             }
         }
+        match store.current() {
+            // Somebody else was faster, and is not fought: what is there tells more than an error.
+            Ok(Some(found)) if !over.contains(&found) && !store.is_part_way(&found, over) => return Ok(Done::Switched),
+            // Of files nothing is replaced that was not seen.
+            Err(error) if key.1 == Part::Files => return Err(failed(error)),
+            Ok(_) | Err(_) => {}
+        }
         match store.activate(to, *towards) {
-            // Nothing was done, because somebody else was faster: what is there tells more than that.
             Err(StoreError::Files(error)) if matches!(*error, FilesError::OtherState { .. }) => Ok(Done::Switched),
             done => done.map(|()| Done::Switched).map_err(failed),
         }
@@ -230,7 +239,6 @@ mod tests {
     use hale_core::effect::Order;
     use hale_core::event::{Event, Seen};
     use hale_core::ids::{Name, RecordId};
-    use hale_core::safeswitch::Part;
     use std::path::Path;
     use std::sync::Arc;
     use std::sync::mpsc::{Receiver, channel};
@@ -292,8 +300,21 @@ mod tests {
         }
 
         fn switch(&self, to: &GenerationId, towards: Towards, data_at_least: u32, prepared: bool) -> Event {
+            let over = self.current().map(|current| GenerationId::try_from(current.as_str()).unwrap());
+            self.switch_over(over.into_iter().collect(), to, towards, data_at_least, prepared)
+        }
+
+        fn switch_over(
+            &self,
+            over: Vec<GenerationId>,
+            to: &GenerationId,
+            towards: Towards,
+            data_at_least: u32,
+            prepared: bool,
+        ) -> Event {
             let (part, switch, to) = (Part::Store, RecordId(1), to.clone());
-            self.stores.order(&bot(), Order::Switch { part, switch, to, back: None, towards, data_at_least, prepared });
+            let order = Order::Switch { part, switch, to, back: None, over, towards, data_at_least, prepared };
+            self.stores.order(&bot(), order);
             loop {
                 match self.told.recv_timeout(PATIENCE).unwrap() {
                     // Whoever watches the link has asked.
@@ -351,6 +372,25 @@ mod tests {
     }
 
     #[test]
+    fn what_somebody_else_has_switched_to_meanwhile_stays() {
+        let place = Place::new();
+        let [old, new, theirs] = ["old", "new", "theirs"].map(|name| place.release(&format!("# {name}\n")));
+        assert_eq!(switched(place.switch(&theirs, Towards::New, 0, false)), None);
+        for towards in [Towards::New, Towards::Back] {
+            let told = place.switch_over(vec![old.clone(), new.clone()], &new, towards, 0, false);
+            let seen = Seen::Current(Some(theirs.clone()));
+            assert!(
+                matches!(&told, Event::GenerationSwitched { error: None, seen: there, .. } if *there == seen),
+                "{told:?}"
+            );
+            assert_eq!(place.current(), Some(theirs.to_string()));
+        }
+        let over = vec![old.clone(), new, theirs];
+        assert_eq!(switched(place.switch_over(over, &old, Towards::Back, 0, false)), None);
+        assert_eq!(place.current(), Some(old.to_string()));
+    }
+
+    #[test]
     fn what_cannot_read_the_data_is_not_asked_and_not_switched_to() {
         let place = Place::new();
         let old = place.release(&format!("data_format = 1\n{RUNS}"));
@@ -379,6 +419,46 @@ mod tests {
         // Of a path of Nix it is what was built.
         let refused = failed(StoreError::Notes("hale-release.toml is refused".into()));
         assert_eq!(refused, SwitchError::Hook { error: "hale-release.toml is refused".into() });
+    }
+
+    #[test]
+    fn a_reload_that_changes_the_user_amidst_an_undoing_waits_for_its_end() {
+        let place = Place::new();
+        let fifo = place.dir.path().join("fifo");
+        rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, 0o622.into(), 0).unwrap();
+        let runs = format!("after_rollback = [\"sh\", \"-c\", \"read x < {}; printf x >> @ran\"]\n", fifo.display());
+        let new = place.release(&runs);
+        let undo = || Order::UndoData {
+            part: Part::Store,
+            switch: RecordId(1),
+            of: new.clone(),
+            to: new.clone(),
+            snapshot: None,
+        };
+        place.stores.order(&bot(), undo());
+        // Until it waits for the program.
+        let at_it =
+            || place.stores.table().threads == 0 && place.stores.table().stores.values().any(|entry| entry.is_taken);
+        while !at_it() {
+            std::thread::yield_now();
+        }
+        let path = place.dir.path().join("hale.toml");
+        let text = std::fs::read_to_string(&path).unwrap().replace("command =", "user = \"root\"\ncommand =");
+        std::fs::write(&path, text).unwrap();
+        place.stores.adapt(&crate::monitor::config_file::load(&path).unwrap().validated.policy);
+        // As the next one that takes over, or a service that is started anew for the reload.
+        place.stores.order(&bot(), undo());
+        place.stores.order(&bot(), Order::LookAtStore { part: Part::Store });
+        std::fs::write(&fifo, "go on\n").unwrap();
+        let told: Vec<Event> = (0..2).map(|_| place.told.recv_timeout(PATIENCE).unwrap()).collect();
+        assert!(
+            matches!(
+                &told[..],
+                [Event::DataUndone { error: None, .. }, Event::GenerationSeen { seen: Seen::Current(_), .. }]
+            ),
+            "{told:?}"
+        );
+        assert_eq!(place.runs(), 1);
     }
 
     #[test]
