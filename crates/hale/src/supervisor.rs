@@ -154,5 +154,26 @@ pub fn problem(answer: &Answer) -> Failure {
         | Code::Failed
         | Code::UnderWay => Exit::Failed,
     };
-    Failure::new(exit, problem.detail)
+    let failure = Failure::new(exit, problem.detail);
+    match problem.reason.as_ref().and_then(what_to_do) {
+        Some(help) => failure.help(help),
+        None => failure,
+    }
+}
+
+/// What whoever is refused for this may do, where the reason does not say that itself.
+fn what_to_do(reason: &Reason) -> Option<&'static str> {
+    match reason {
+        Reason::DataMovedOn { .. } => {
+            Some("once the data are such that it can read them, `hale deploy --force` switches to it")
+        }
+        Reason::NotKnownGood { .. } | Reason::NoOlderGood => {
+            Some("`hale generations` lists what is; `hale deploy` switches to any other, on probation")
+        }
+        Reason::RollbackNever => Some("`hale deploy` of the older one switches to it, on probation"),
+        Reason::StoreNotSeen => {
+            Some("`hale doctor` and Hale's own output say why, where that lasts; try again in a moment")
+        }
+        _ => None,
+    }
 }

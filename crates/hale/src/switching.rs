@@ -77,6 +77,7 @@ pub fn carry_out(socket: &Path, switch: &Switch<'_>, progress: &mut Progress) ->
         }
         let failure = supervisor::problem(&answer);
         Err(match failure.exit() {
+            Exit::Busy => failure.help(format!("`hale status {}` shows how far it is", switch.service)),
             Exit::RolledBack | Exit::Failed => client.with_evidence(failure, switch.to, seen.incident).await,
             _ => failure,
         })
@@ -244,8 +245,10 @@ fn end(
     let one = known.generations.iter().find(|one| one.id == *to && one.part == Part::Store)?;
     let current = current(known)?;
     let is_good = |one: &Generation| one.grade.is_some();
+    let became_good = one.since.as_deref().is_some_and(is_new);
     match &one.quarantined {
-        None if one.current && is_good(one) && one.since.as_deref().is_some_and(is_new) => {
+        // What was good and current before was only started.
+        None if one.current && is_good(one) && (became_good || one.runs) => {
             Some(Ok(format!("{service} runs {}, which is known to be good now", to.short())))
         }
         Some(quarantine) if !one.current && is_good(current) && is_new(&quarantine.since) => {
@@ -271,7 +274,9 @@ async fn next(records: &mut Option<Records>) -> Option<Record> {
 
 fn interrupted(service: &Name) -> Failure {
     Failure::new(Exit::Interrupted, format!("interrupted: what was ordered of {service} goes on without this command"))
-        .help(format!("`hale status {service}` shows how far it is, `hale rollback {service}` takes it back"))
+        .help(format!(
+            "`hale status {service}` shows how far it is, `hale rollback {service}` takes it back once it is switched"
+        ))
 }
 
 #[cfg(test)]
@@ -305,6 +310,9 @@ mod tests {
         let good = |since| json!({"current": true, "grade": "provisional", "since": since});
         assert!(matches!(end(good(after), json!({})), Some(Ok(text)) if text.starts_with("web runs new")));
         assert!(end(good(before), json!({})).is_none(), "known to be good before this switch");
+        let mut started_again = good(before);
+        started_again["runs"] = json!(true);
+        assert!(matches!(end(started_again, json!({})), Some(Ok(_))), "what was good before was only to be started");
         assert!(end(json!({"current": true, "since": after}), json!({})).is_none(), "not known to be good");
 
         let bad = |since| json!({"quarantined": {"why": "it fails", "incident": 7, "since": since, "until": since}});

@@ -11,7 +11,7 @@ use hale_core::incident::Cause;
 use hale_core::policy::{Mode, StoreKind};
 use hale_core::reason::Reason;
 use hale_core::record::{Actor, Body, Finding, OperatorOrder, Record};
-use hale_core::safeswitch::{Aim, Bad, Data, End, Good, Grade, Intent, Move, Parts, Stage, Switch};
+use hale_core::safeswitch::{Aim, Bad, Data, End, Good, Grade, Intent, Move, Part, Parts, Stage, Switch};
 use hale_core::status::{GenerationsReport, ServiceStatus, State, StatusReport};
 use hale_core::time::{Monotonic, Now};
 use hale_daemon::api::stores::{GenerationStores, StoreProblem};
@@ -184,7 +184,7 @@ impl GenerationStores for Stores {
         }
     }
 
-    fn verify(&self, service: &Name, generation: &GenerationId) -> Result<(), StoreProblem> {
+    fn verify(&self, service: &Name, _: Part, generation: &GenerationId) -> Result<(), StoreProblem> {
         Ok(self.0.lock().unwrap().get_mut(service).unwrap().verify(generation)?)
     }
 }
@@ -271,6 +271,7 @@ impl Scene {
                     service,
                     store,
                     runs: Parts::default(),
+                    lives: true,
                     known: Parts { store: known, ..Parts::default() },
                 },
             );
@@ -400,7 +401,7 @@ fn who_interrupts_leaves_the_switch_alone() {
     rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
     let output = deploy.wait_with_output().unwrap();
     code(&output, 130);
-    assert!(err(&output).contains("`hale rollback silent` takes it back"), "{}", err(&output));
+    assert!(err(&output).contains("`hale rollback silent` takes it back once it is switched"), "{}", err(&output));
 }
 
 #[test]

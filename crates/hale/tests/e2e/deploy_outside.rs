@@ -6,7 +6,7 @@ use crate::deploying::{
 };
 use crate::harness::{Hale, Place, send, words};
 use rustix::process::Signal;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::PathBuf;
@@ -257,8 +257,11 @@ fn configured(place: &Place) -> Hale<'_> {
 
 /// Waits until it runs by what was in its files.
 fn has_read(hale: &Hale<'_>) {
-    let pid = hale.ready("app");
-    hale.place.until(|| (words(pid)[0] == "sleep").then_some(()).ok_or(words(pid).join(" ")));
+    is_past_reading(hale.place, hale.ready("app"));
+}
+
+fn is_past_reading(place: &Place, pid: i32) {
+    place.until(|| (words(pid)[0] == "sleep").then_some(()).ok_or(words(pid).join(" ")));
 }
 
 #[track_caller]
@@ -269,6 +272,29 @@ fn put_back(hale: &Hale<'_>, text: &str) {
     let file = place.path("etc/app.conf");
     assert!(!file.is_symlink());
     assert_eq!(fs::read_to_string(file).unwrap(), text);
+}
+
+#[test]
+fn copies_of_files_that_are_damaged_are_found_before_they_are_needed() {
+    let place = Place::new();
+    let hale = configured(&place);
+    let verify = || {
+        let output = place.command().args(["generations", "app", "--verify", "--json"]).output().unwrap();
+        let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let of_files = found["generations"].as_array().unwrap().iter().find(|one| one["part"] == "files").cloned();
+        (output.status.code(), of_files.unwrap_or_default())
+    };
+    place.until(|| match verify() {
+        (Some(0), found) if found["verified"] == json!(true) => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    for content in fs::read_dir(place.path("state/files/app/contents")).unwrap() {
+        fs::write(content.unwrap().path(), "rotten").unwrap();
+    }
+    let (code, found) = verify();
+    assert_eq!((code, &found["verified"]), (Some(1), &json!(false)), "{found}");
+    assert!(found["fault"].as_str().unwrap().contains("is another one"), "{found}");
+    hale.stop();
 }
 
 /// What is secret by its name, and what is by its value: it stands in a file of the environment.
@@ -379,9 +405,12 @@ fn a_file_that_is_edited_amidst_a_probation_goes_back_by_itself() {
     place.done(&["reload"]);
     release(&place, "new", &app, PASSES);
     begin_to_deploy(&place, "new");
+    let pid = place.status("app")["pid"].as_i64().unwrap();
+    // A process that had not read them yet would fail by what they are now.
+    is_past_reading(&place, i32::try_from(pid).unwrap());
     place.write("etc/app.conf", "bad\n");
     hale.event("app", "its files: switched to");
-    crash(place.status("app")["pid"].as_i64().unwrap());
+    crash(pid);
     // The program is up for a moment before it has read them.
     hale.event("app", "its files: rolled back, and healthy");
     assert_eq!(fs::read_to_string(place.path("etc/app.conf")).unwrap(), "good 1\n");
