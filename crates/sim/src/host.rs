@@ -603,10 +603,10 @@ impl FakeHost<'_> {
             // The kernel has nothing of what the host has made for it.
             Order::Forget => {}
             Order::LookAtStore { part } => self.order_store(service, *part, Work::Look),
-            Order::Switch { switch, to, back, towards, data_at_least, prepared, part, over: _ } => {
+            Order::Switch { switch, to, back, over, towards, data_at_least, prepared, part } => {
                 let (switch, to, has_back, data_at_least) = (*switch, to.clone(), back.is_some(), *data_at_least);
-                let prepares = *towards == Towards::New && !prepared;
-                self.order_store(service, *part, Work::Switch { switch, to, has_back, prepares, data_at_least });
+                let (prepares, over) = (*towards == Towards::New && !prepared, over.clone());
+                self.order_store(service, *part, Work::Switch { switch, to, has_back, over, prepares, data_at_least });
             }
             Order::UndoData { switch, of, part, .. } => {
                 let fact = Fact::Undoes { service: service.clone(), beside: self.kernel.living(service) };

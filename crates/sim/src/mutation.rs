@@ -122,6 +122,8 @@ pub enum Mutation {
     ForgetsGoods,
     /// Stores are not told to switch.
     DeafStores,
+    /// What somebody else has switched to is replaced, whatever it is.
+    Fights,
     /// Whatever happens, the service is blamed.
     WrongBlame,
     /// What has failed is not looked at.
@@ -372,6 +374,8 @@ impl Host for Mutated<'_, '_> {
                 *generation = crate::generations::id(9);
             }
             (Order::Retain { needed, .. }, Mutation::RetainsNothing) => needed.clear(),
+            // Whatever is there.
+            (Order::Switch { over, .. }, Mutation::Fights) => over.extend((0..=99).map(crate::generations::id)),
             _ => {}
         }
         let twice = match (&effect.order, self.mutation) {

@@ -21,6 +21,8 @@ pub enum Work {
         to: GenerationId,
         /// Whether a way back must be whole.
         has_back: bool,
+        /// What may be there.
+        over: Vec<GenerationId>,
         /// Whether it is new, and its `before_switch` has not run.
         prepares: bool,
         /// The oldest format of data that it may be of.
@@ -198,6 +200,11 @@ impl Store {
         changed
     }
 
+    /// Whether it is switched to what the switch does not know of: somebody else's, and no half of its own.
+    fn is_theirs(&self, over: &[GenerationId]) -> bool {
+        self.current.as_ref().is_some_and(|it| !over.contains(it) && *it != crate::generations::half())
+    }
+
     /// Does what it is at.
     pub fn finish(&mut self) -> Option<Said> {
         let (work, comes) = self.queue.pop_front()?;
@@ -216,9 +223,9 @@ impl Store {
         };
         match &work {
             // Somebody was faster, and that is told instead.
-            Work::Switch { .. } if self.is_files && self.seen.is_some() && self.seen != self.current => {}
+            Work::Switch { over, .. } if self.is_files && self.is_theirs(over) => {}
             Work::Switch { .. } if comes == Comes::Half => self.current = Some(crate::generations::half()),
-            Work::Switch { to, prepares, data_at_least, .. } if is_done => {
+            Work::Switch { to, over, prepares, data_at_least, .. } if is_done => {
                 let data = self.says(Some(to));
                 let at_least = *data_at_least;
                 if data.format < at_least {
@@ -226,6 +233,9 @@ impl Store {
                 } else if *prepares && !data.is_silent() {
                     self.saved.insert(to.clone(), self.data);
                     prepared = error.is_none().then_some(data);
+                } else if self.is_theirs(over) {
+                    // Somebody else was faster.
+                    error = None;
                 } else {
                     self.current = Some(to.clone());
                 }

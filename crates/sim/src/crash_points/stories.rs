@@ -99,8 +99,12 @@ fn service(rollback: Rollback) -> ServicePolicy {
 }
 
 pub(super) fn scenario(story: &Story, crash: Option<Crash>) -> Scenario {
-    let mut scenario =
-        Scenario::plain(BTreeMap::from([(name(0), Arc::new(service(story.rollback)))]), Span::from_secs(4));
+    let mut policy = service(story.rollback);
+    if story.first.is_none() {
+        // What it runs is in its release: it waits for one.
+        policy.directory = None;
+    }
+    let mut scenario = Scenario::plain(BTreeMap::from([(name(0), Arc::new(policy))]), Span::from_secs(4));
     scenario.crash = crash;
     scenario.generations.first = BTreeMap::from([(name(0), story.first.map(generations::id))]);
     scenario.generations.doings = story.doings.clone();

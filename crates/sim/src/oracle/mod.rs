@@ -198,6 +198,7 @@ pub fn oracles(scenario: &Scenario) -> Vec<Box<dyn Oracle>> {
         Box::new(blames::Blames),
         Box::new(generations::stores::IntentsFirst::default()),
         Box::new(generations::stores::SpawnsCurrent::default()),
+        Box::new(generations::stores::NeverFights::default()),
         Box::new(generations::stores::Retains::default()),
         Box::new(generations::data::Readable),
         Box::new(generations::proofs::ProofsFirst::default()),

@@ -5,9 +5,9 @@ use crate::kernel::Fact;
 use crate::oracle::{Oracle, Seen};
 use hale_core::effect::{Effect, Fence, Order};
 use hale_core::event::Event;
-use hale_core::ids::{GenerationId, RecordId};
+use hale_core::ids::{GenerationId, Name, RecordId};
 use hale_core::record::Record;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Which records are on the disk, as the ledger itself knows it.
 #[derive(Debug, Default)]
@@ -120,6 +120,46 @@ impl Oracle for SpawnsCurrent {
                 Err(format!("{service}: a process of {}, and {} is switched to", name(generation), name(current)))
             }
             Seen::Fact(_) | Seen::Event(_) | Seen::Effect(_) | Seen::Policy(_) => Ok(()),
+        }
+    }
+}
+
+/// Nobody's switch is replaced by one of Hale that does not know of it.
+#[derive(Default)]
+pub struct NeverFights {
+    models: Models,
+    current: BTreeMap<Name, GenerationId>,
+}
+
+impl Oracle for NeverFights {
+    fn name(&self) -> &'static str {
+        "never-fights"
+    }
+
+    fn guarantee(&self) -> &'static str {
+        "a switch replaces only what it says that it leaves, leads to or goes back to"
+    }
+
+    fn restart(&mut self, ledger: &[Record]) {
+        self.models = Models::of(ledger);
+    }
+
+    fn see(&mut self, _now_us: u64, seen: Seen<'_>) -> Result<(), String> {
+        if let Seen::Record(record) = seen {
+            self.models.follow(record);
+        }
+        let Seen::Fact(Fact::Switched { service, current: Some(current), by_hale }) = seen else { return Ok(()) };
+        let before = self.current.insert(service.clone(), current.clone());
+        let open = self.models.get(service).and_then(|model| model.open.as_ref()).filter(|_| *by_hale);
+        let (Some(before), Some(open)) = (before, open) else { return Ok(()) };
+        let intent = &open.intent;
+        let known = [Some(&intent.to), intent.from.as_ref(), intent.back.as_ref(), open.goes_back.as_ref()];
+        if known.contains(&Some(&before)) {
+            Ok(())
+        } else {
+            Err(format!(
+                "{service}: {before} was replaced by {current}, and that switch does not know of it: {intent:?}"
+            ))
         }
     }
 }
