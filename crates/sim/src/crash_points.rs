@@ -6,7 +6,7 @@
 mod ends;
 mod stories;
 
-pub use stories::{of_data, of_files};
+pub use stories::{of_data, of_files, of_somebody_else};
 
 use crate::crash::{Crash, Crashed, Then};
 use crate::run::{Run, run};

@@ -141,6 +141,14 @@ pub fn of_files() -> Scenario {
     scenario
 }
 
+/// The story of a deploy amidst which somebody else switches, so long after it was ordered.
+#[must_use]
+pub fn of_somebody_else(later_us: u64) -> Scenario {
+    let theirs = (AT + later_us, Doing::Outside(name(0), Part::Store, generations::id(2)));
+    let doings = vec![(AT, deploy(1)), theirs];
+    scenario(&Story { doings, ..story("somebody else switches amidst a deploy", ends::good_release) }, None)
+}
+
 pub(super) fn stories() -> Vec<Story> {
     let mut all = of_releases();
     all.extend(of_what_fails());
