@@ -253,6 +253,12 @@ fn end(
         }
         Some(quarantine) if !one.current && is_good(current) && is_new(&quarantine.since) => {
             let (to, back) = (to.short(), current.id.short());
+            if !current.runs {
+                let message =
+                    format!("{service} was switched back from {to} to {back}, and does not run: {}", quarantine.why);
+                let help = format!("`hale status {service}` says why it does not");
+                return Some(Err(Failure::new(Exit::Failed, message).help(help)));
+            }
             let message = format!("{service} was rolled back from {to} to {back}: {}", quarantine.why);
             let failure = Failure::new(Exit::RolledBack, message);
             Some(Err(match quarantine.incident {
@@ -316,8 +322,11 @@ mod tests {
         assert!(end(json!({"current": true, "since": after}), json!({})).is_none(), "not known to be good");
 
         let bad = |since| json!({"quarantined": {"why": "it fails", "incident": 7, "since": since, "until": since}});
-        let old = json!({"current": true, "grade": "proven"});
+        let old = json!({"current": true, "runs": true, "grade": "proven"});
         assert_eq!(end(bad(after), old.clone()), Some(Err(Exit::RolledBack)));
+        let mut stopped = old.clone();
+        stopped["runs"] = json!(false);
+        assert_eq!(end(bad(after), stopped), Some(Err(Exit::Failed)), "nobody knows what its data are, for example");
         assert_eq!(end(bad(before), old.clone()), None, "it failed an earlier time");
         assert_eq!(end(bad(after), json!({"current": true})), None, "what runs is not known to be good");
         assert_eq!(end(json!({}), old), None);

@@ -205,12 +205,14 @@ impl Brain<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::ServicePolicy;
+    use crate::event::{Event, Question, Reading};
+    use crate::policy::{PolicyHash, ServicePolicy};
     use crate::record::OperatorOrder;
     use crate::safeswitch::Data;
     use crate::step::bench::{Bench, bot, id, policy};
     use crate::time::Span;
     use alloc::string::ToString;
+    use alloc::sync::Arc;
 
     #[test]
     fn what_is_known_to_be_good_is_only_started_by_its_own_deploy() {
@@ -223,6 +225,34 @@ mod tests {
         assert!(matches!(bench.answers.last(), Some(Answer::Done { .. })), "{:?}", bench.answers);
         bench.crash();
         assert_eq!(bench.known().current, Some(id("two")), "one failure is no reason to leave what is proved");
+    }
+
+    fn reload(bench: &mut Bench, policy: ServicePolicy) {
+        let mut all = bench.world.birth.policy.clone();
+        all.services.insert(bot(), Arc::new(policy));
+        let hash = PolicyHash(format!("after {}", bench.ms).into());
+        let reading = Reading::Valid { policy: Box::new(all), hash };
+        let actor = Actor { uid: 0, pid: 1, user: None };
+        bench.take(Event::Asked { request: RequestId(3), question: Question::Reload { actor, reading } });
+    }
+
+    #[test]
+    fn what_runs_when_releases_are_configured_for_it_runs_on_until_there_is_one() {
+        let without = || ServicePolicy { generations: None, ..policy() };
+        let mut bench = Bench::new(without(), None);
+        let runs = |bench: &Bench| bench.world.services[&bot()].known.phase.run().map(|run| run.epoch);
+        let first = runs(&bench);
+        reload(&mut bench, policy());
+        bench.pass(Span::from_secs(60));
+        assert_eq!((runs(&bench), first.is_some()), (first, true));
+        bench.order(OperatorOrder::Deploy { service: bot(), generation: id("one"), force: true });
+        assert_eq!(bench.runs(), Some("one"));
+        assert_ne!(runs(&bench), first);
+        // One that waits for a release waits no longer where it needs none any more.
+        let mut bench = Bench::new(policy(), None);
+        assert_eq!(runs(&bench), None);
+        reload(&mut bench, without());
+        assert!(runs(&bench).is_some());
     }
 
     #[test]

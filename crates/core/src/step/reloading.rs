@@ -186,6 +186,8 @@ impl Brain<'_> {
         for name in &outdated {
             let known = self.known(name);
             let rests = known.paused.is_some() || known.violated.is_some() || known.blocked.is_some();
+            // What would run instead is in a release that is not there yet.
+            let rests = rests || self.needs_release(name);
             // One that is on its way up gives its place away for the next.
             let has_place = self.world.admission.has_place(name);
             if (room > 0 || has_place) && !rests && !self.world.leaving.contains(name) && self.start_anew(name) {

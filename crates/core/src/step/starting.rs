@@ -6,7 +6,7 @@ use crate::effect::{Answer, Order};
 use crate::event::{Process, SpawnFailure};
 use crate::ids::{Epoch, GenerationId, Name};
 use crate::incident::Cause;
-use crate::policy::{CheckKind, Ready, StoreKind};
+use crate::policy::{CheckKind, Ready};
 use crate::reason::Reason;
 use crate::record::{Body, Finding};
 use crate::safeswitch::Part;
@@ -100,11 +100,7 @@ impl Brain<'_> {
 
     /// Whether what it would run is in a release, and there is none.
     pub(super) fn needs_release(&self, name: &Name) -> bool {
-        let policy = self.policy(name);
-        let is_release = policy.generations.as_ref().is_some_and(|policy| policy.store == StoreKind::Release);
-        let program = policy.command.first().map(String::as_str).unwrap_or_default();
-        let is_in_it = policy.directory.is_none() || (program.contains('/') && !program.starts_with('/'));
-        is_release && is_in_it && self.known(name).generations.store.current.is_none()
+        self.world.services[name].needs_release()
     }
 
     /// One of those that it starts after, which is not up; the search goes on where the last one has ended, so that all

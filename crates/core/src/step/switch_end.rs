@@ -41,7 +41,12 @@ impl Brain<'_> {
                 | Stage::Committing { .. } => &switch.intent.to,
             };
             let id = switch.id;
-            let text = format!("{because}; what is switched to ({}) has to show then that it works", to.short());
+            let (is_there, to) = (current == Some(to), to.short());
+            let text = if is_there {
+                format!("{because}; what is switched to ({to}) has to show then that it works")
+            } else {
+                format!("{because}; the switch to {to} goes on, and that has to show then that it works")
+            };
             self.tell_waiters(name, Wanted::Switched(id), |_| Answer::Failed { text: text.clone() });
         }
     }

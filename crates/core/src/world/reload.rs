@@ -7,9 +7,10 @@ use super::{Order, World};
 use crate::analyze::checks::{CheckState, Probing};
 use crate::ids::Name;
 use crate::policy::change::{changes_readiness, needs_other_process};
-use crate::policy::{CheckPolicy, Mode, PolicyHash, ServicePolicy};
+use crate::policy::{CheckPolicy, Mode, PolicyHash, ServicePolicy, StoreKind};
 use crate::reason::Reason;
 use crate::safeswitch::{Generations, Part, Parts};
+use alloc::string::String;
 use alloc::sync::Arc;
 use core::mem;
 
@@ -76,6 +77,15 @@ impl World {
 }
 
 impl Service {
+    /// Whether what it would run is in a release, and there is none.
+    pub(crate) fn needs_release(&self) -> bool {
+        let policy = &self.policy;
+        let is_release = policy.generations.as_ref().is_some_and(|policy| policy.store == StoreKind::Release);
+        let program = policy.command.first().map(String::as_str).unwrap_or_default();
+        let is_in_it = policy.directory.is_none() || (program.contains('/') && !program.starts_with('/'));
+        is_release && is_in_it && self.known.generations.store.current.is_none()
+    }
+
     fn take_up(&mut self, policy: &Arc<ServicePolicy>, heals_again: bool, kept: &mut Parts<Generations>) {
         let old = mem::replace(&mut self.policy, policy.clone());
         if old.checks != policy.checks {
@@ -92,7 +102,9 @@ impl Service {
             Phase::Spawning { .. } | Phase::Starting { .. } => is_other || changes_readiness(&runs_by, policy),
             Phase::Running { .. } | Phase::BackingOff { .. } | Phase::Held { .. } => is_other,
             // It would run if Hale had not only watched.
-            Phase::Stopped { why } => (heals_again || was_outdated) && *why == Reason::ObserveMode,
+            Phase::Stopped { why } if *why == Reason::ObserveMode => heals_again || was_outdated,
+            // It would run if it had not waited for what it does not need any more.
+            Phase::Stopped { why } => *why == Reason::NoReleaseYet && !self.needs_release(),
             Phase::Stopping { .. } => was_outdated,
             Phase::Down | Phase::Blocked { .. } | Phase::Remains { .. } => false,
         };

@@ -161,6 +161,11 @@ impl Generations for Commands {
     fn watched(&self) -> Option<(PathBuf, OsString)> {
         None
     }
+
+    /// Nothing tells when somebody else switches it.
+    fn misses(&self) -> bool {
+        true
+    }
 }
 
 #[cfg(test)]

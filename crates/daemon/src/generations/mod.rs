@@ -46,6 +46,7 @@ pub use hale_core::effect::Towards;
 pub use import::Limits;
 pub use nix_profile::{NixProfile, NixReader};
 pub use pack::pack;
+pub(crate) use program::end_all as end_programs;
 pub use release::{Arrival, Importer, ReleaseReader, Releases};
 pub use store::{Imported, LastRead, Listed, Owner, Store, Verified};
 pub use stores::{Import, NoStore, Stores};
@@ -85,6 +86,11 @@ pub trait Generations: Send {
     /// [`StoreError::NotDurable`] when it was switched and may not stay so; [`StoreError::Unknown`] when nobody can tell; with
     /// any other error nothing was switched to it.
     fn activate(&mut self, id: &GenerationId, towards: Towards) -> Result<(), StoreError>;
+
+    /// Whether it has to be looked at once in a while, because nothing else tells what it has missed.
+    fn misses(&self) -> bool {
+        false
+    }
 
     /// Whether `found` is what a switch between some of these leaves that was cut off.
     fn is_part_way(&mut self, _found: &GenerationId, _between: &[GenerationId]) -> bool {

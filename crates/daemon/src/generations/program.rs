@@ -10,10 +10,12 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::{Errno, read};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
+use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// 1 MiB: 4,096 generations with the longest names that there are.
@@ -26,6 +28,23 @@ const END_BYTES: usize = 4 << 10;
 const SAID_BYTES: usize = 1 << 10;
 /// 1 s: dying takes milliseconds, unless a file system hangs, and then nothing that is waited for here would help.
 const GONE_WITHIN: Duration = Duration::from_secs(1);
+
+/// Those that run, by their process groups; `None` once Hale ends, and none is started any more. What a program has started outlives
+/// the thread that started the program: it would go on switching when nobody looks any more.
+static RUNNING: Mutex<Option<BTreeSet<i32>>> = Mutex::new(Some(BTreeSet::new()));
+
+/// Kills all that run, because Hale ends.
+pub(crate) fn end_all() {
+    for group in running().take().unwrap_or_default() {
+        if let Some(group) = Pid::from_raw(group) {
+            let _nobody_left = kill_process_group(group, Signal::KILL);
+        }
+    }
+}
+
+fn running() -> MutexGuard<'static, Option<BTreeSet<i32>>> {
+    RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// One run of a program.
 #[derive(Debug)]
@@ -121,7 +140,7 @@ impl Program<'_> {
         dies_with_this_thread(&mut command);
         let deadline = Instant::now() + self.within;
         let confined = self.confined.map(|confined| confined.group);
-        let mut group = Group::new(command.spawn().map_err(not_started)?, confined).map_err(not_started)?;
+        let mut group = Group::start(&mut command, confined).map_err(not_started)?;
         let mut pipes = Pipes::new(&mut group.child, output);
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -165,7 +184,14 @@ struct Group<'a> {
 }
 
 impl<'a> Group<'a> {
-    fn new(mut child: Child, confined: Option<&'a ProbeGroup>) -> std::io::Result<Self> {
+    fn start(command: &mut Command, confined: Option<&'a ProbeGroup>) -> std::io::Result<Self> {
+        let mut child = command.spawn()?;
+        let is_known = running().as_mut().map(|groups| groups.insert(child.id().cast_signed()));
+        if is_known.is_none() {
+            let _nobody_left = kill_process_group(Pid::from_child(&child), Signal::KILL);
+            child.wait()?;
+            return Err(std::io::Error::other("Hale ends"));
+        }
         match pidfd_open(Pid::from_child(&child), PidfdFlags::empty()) {
             Ok(pidfd) => {
                 if let Some(confined) = confined.filter(|confined| confined.fd().is_none()) {
@@ -176,6 +202,7 @@ impl<'a> Group<'a> {
             }
             Err(errno) => {
                 // Without it there would be no bound.
+                forget(&child);
                 child.kill().and_then(|()| child.wait())?;
                 Err(errno.into())
             }
@@ -193,6 +220,7 @@ impl<'a> Group<'a> {
     /// Reaps a program that has ended.
     fn end(&mut self) -> std::io::Result<ExitStatus> {
         self.is_reaped = true;
+        forget(&self.child);
         self.child.wait()
     }
 }
@@ -200,12 +228,20 @@ impl<'a> Group<'a> {
 impl Drop for Group<'_> {
     fn drop(&mut self) {
         if !self.is_reaped {
+            forget(&self.child);
             self.kill();
             // What survives that hangs in the kernel, and stays an unreaped child.
             if wait(&mut [PollFd::new(&self.pidfd, PollFlags::IN)], GONE_WITHIN).is_ok_and(|ready| ready > 0) {
                 let _reaped = self.child.wait();
             }
         }
+    }
+}
+
+/// Before it is reaped: after that its number may be another group's.
+fn forget(child: &Child) {
+    if let Some(groups) = running().as_mut() {
+        groups.remove(&child.id().cast_signed());
     }
 }
 
@@ -381,6 +417,25 @@ mod tests {
             assert_eq!(reader.join().unwrap(), "");
             std::fs::remove_file(&mark).unwrap();
         }
+    }
+
+    #[test]
+    fn what_runs_ends_with_hale_and_nothing_is_started_after_that() {
+        let dir = tempfile::tempdir().unwrap();
+        let (fifo, mark) = (dir.path().join("fifo"), dir.path().join("mark"));
+        rustix::fs::mknodat(rustix::fs::CWD, &fifo, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        let script = format!("sh -c 'exec 3> {}; : > {}; exec sleep 1000' & wait", fifo.display(), mark.display());
+        let reader = std::thread::spawn(move || std::fs::read_to_string(fifo).unwrap());
+        let program = std::thread::spawn(move || fault(shell(&script, &[], LONG_MS).act()).to_string());
+        while !mark.exists() {
+            std::thread::yield_now();
+        }
+        end_all();
+        assert_eq!(reader.join().unwrap(), "");
+        assert!(program.join().unwrap().contains("signal: 9"));
+        assert!(matches!(fault(ask("true")), ProgramFault::NotStarted(_)));
+        // Where all tests share a process.
+        *running() = Some(BTreeSet::new());
     }
 
     /// Whoever else has the pipe is not waited for: not while it writes, and not in another session, which is not killed.

@@ -1,5 +1,6 @@
 //! The stores of all services, and the threads that work on them: the loop orders, and is told what came of it.
 
+mod again;
 mod clients;
 mod jobs;
 mod scrub;
@@ -62,6 +63,8 @@ struct Table {
     /// Those of which the scrub has to see anew what there is to read.
     unread: BTreeSet<Key>,
     is_scrubbed: bool,
+    /// Some are looked at again in turn.
+    looks_again: bool,
 }
 
 /// A part of a service.
@@ -105,6 +108,8 @@ struct Entry {
     needed: Vec<GenerationId>,
     /// What was seen last.
     seen: Option<GenerationId>,
+    /// It is to be looked at again in a while.
+    misses: bool,
     /// Ends with it.
     _watch: Option<FilesWatcher>,
 }
@@ -122,6 +127,7 @@ impl Entry {
             imports: false,
             needed: Vec::new(),
             seen: None,
+            misses: false,
             _watch: None,
         }
     }
@@ -341,6 +347,7 @@ impl Stores {
                 if watch.is_some() {
                     entry._watch = watch;
                 }
+                entry.misses = store.as_ref().is_some_and(|store| store.misses());
                 (entry.store, entry.seen) = (store, last);
             } else {
                 // A reload has changed what it is.
@@ -351,6 +358,7 @@ impl Stores {
             if waits {
                 table.ready.push_back(key.clone());
             }
+            self.look_again(&mut table);
             if is_read {
                 table.unread.insert(key);
                 self.scrub_too(&mut table);

@@ -19,11 +19,13 @@ pub(in crate::generations) struct FileGenerations {
     environment_files: Vec<String>,
     /// The state that was seen last: what somebody has changed since then is not replaced.
     seen: Option<FilesId>,
+    /// There was no room to copy it.
+    is_uncopied: bool,
 }
 
 impl FileGenerations {
     pub(in crate::generations) fn new(files: Files, environment_files: Vec<String>) -> Self {
-        Self { files, environment_files, seen: None }
+        Self { files, environment_files, seen: None, is_uncopied: false }
     }
 }
 
@@ -39,12 +41,13 @@ impl Generations for FileGenerations {
     }
 
     fn current(&mut self) -> Result<Option<GenerationId>, StoreError> {
-        let id = match self.files.snapshot() {
-            Ok(snapshot) => snapshot.id,
+        let (id, is_uncopied) = match self.files.snapshot() {
+            Ok(snapshot) => (snapshot.id, false),
             // It is seen all the same: only a way back to it needs the copy.
-            Err(FilesError::NoRoom(_) | FilesError::Full { .. }) => self.files.current()?,
+            Err(FilesError::NoRoom(_) | FilesError::Full { .. }) => (self.files.current()?, true),
             Err(error) => return Err(error.into()),
         };
+        self.is_uncopied = is_uncopied;
         self.seen = Some(id);
         Ok(Some(id.generation()))
     }
@@ -67,6 +70,11 @@ impl Generations for FileGenerations {
         Ok(())
     }
 
+    /// Nothing tells when there is room again.
+    fn misses(&self) -> bool {
+        self.is_uncopied
+    }
+
     /// File by file, each is as one of them has it. What cannot be read is nobody's.
     fn is_part_way(&mut self, found: &GenerationId, between: &[GenerationId]) -> bool {
         let between: Vec<FilesId> = between.iter().filter_map(FilesId::of_generation).collect();
@@ -87,15 +95,16 @@ impl Generations for FileGenerations {
         Ok(unprotected)
     }
 
-    /// Only what is needed, and what was seen last: changes of files are many, and the ledger has how they differed.
+    /// What is needed, what was seen last, and the newest: somebody's edit that was taken back can be had again.
     fn retain(
         &mut self,
-        _keep: usize,
+        keep: usize,
         pinned: &BTreeSet<GenerationId>,
         _goes_on: GoesOn<'_>,
     ) -> Result<Vec<GenerationId>, StoreError> {
-        let keep = pinned.iter().filter_map(FilesId::of_generation).chain(self.seen).collect();
-        self.files.retain(&keep)?;
+        let needed = pinned.iter().filter_map(FilesId::of_generation).chain(self.seen);
+        let kept = needed.chain(self.files.newest(keep)?).collect();
+        self.files.retain(&kept)?;
         Ok(Vec::new())
     }
 

@@ -36,6 +36,7 @@ use crate::execute::user::Identity;
 use hale_core::ids::{GenerationId, Name};
 use hale_ledger::Hash;
 use state::State;
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
@@ -235,6 +236,16 @@ impl Files {
     /// One of them is missing or damaged.
     pub fn changes(&self, from: FilesId, to: FilesId, redactor: &Redactor) -> Result<Vec<FileChange>, FilesError> {
         diff::changes(&self.store, [&self.store.state(from)?, &self.store.state(to)?], redactor)
+    }
+
+    /// The states that were kept last, the newest first, as many as there are up to `max`.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub fn newest(&self, max: usize) -> Result<Vec<FilesId>, FilesError> {
+        let mut all = self.store.all()?;
+        all.sort_by_key(|(made, id)| (Reverse(*made), *id));
+        Ok(all.into_iter().take(max).map(|(_, id)| id).collect())
     }
 
     /// Removes all states that are not in `keep`, and the contents that are then of none.

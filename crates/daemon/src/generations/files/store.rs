@@ -135,6 +135,19 @@ impl Store {
         Ok(content.map(|content| if Hash::of(&content) == hash { Ok(content) } else { Err(()) }))
     }
 
+    /// All states, and when each was kept first, in nanoseconds of the wall clock.
+    pub(super) fn all(&self) -> Result<Vec<(i128, FilesId)>, FilesError> {
+        let failed = |error: Errno| io("list the states of the files", error);
+        let mut all = Vec::new();
+        for name in names(&self.dir).map_err(failed)? {
+            if let Some(id) = Hash::from_hex(&name).map(FilesId) {
+                let stat = statat(&self.dir, &name, AtFlags::SYMLINK_NOFOLLOW).map_err(failed)?;
+                all.push((i128::from(stat.st_mtime) * 1_000_000_000 + i128::from(stat.st_mtime_nsec), id));
+            }
+        }
+        Ok(all)
+    }
+
     /// Files are being brought from one kept state to another, one after the other.
     pub(super) fn begin(&self, [from, to]: [FilesId; 2]) -> Result<(), FilesError> {
         let failed = |error| io("note what is put back", error);
