@@ -415,12 +415,13 @@ fn a_supervisor_that_is_replaced_meanwhile_is_asked_what_came_of_it() {
         supervisor.lose();
         {
             let mut reports = scene.brain.reports.lock().unwrap();
-            let known = &mut reports.get_mut(&name("lost")).unwrap().known;
+            let GenerationsReport { known, runs, .. } = reports.get_mut(&name("lost")).unwrap();
             if bad {
                 let (why, seen_in) = (Reason::FailsOnProbation, Some(IncidentId(7)));
                 let (since_wall_us, until_wall_us) = (now_us(), i64::MAX);
                 known.store.bads.push(Bad { id: release.clone(), why, seen_in, since_wall_us, until_wall_us });
                 known.store.current = Some(id("old"));
+                runs.store = Some(id("old"));
             } else {
                 known.store.goods.push(Good {
                     id: release.clone(),
