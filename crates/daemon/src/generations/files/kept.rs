@@ -146,6 +146,26 @@ mod tests {
     use hale_core::ids::Name;
 
     #[test]
+    fn what_was_taken_back_is_kept_for_a_while() {
+        let place = Place::new();
+        let mut generations = FileGenerations::new(place.open(["etc/a"]), Vec::new());
+        let mut now = |text: &str| {
+            place.write("etc/a", text);
+            let id = generations.current().unwrap().unwrap();
+            // The clock of a file system has ticks.
+            let state = std::fs::File::open(place.at("state/files/bot").join(id.as_str())).unwrap();
+            state.set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_secs(text.parse().unwrap())).unwrap();
+            let _ = generations.retain(2, &BTreeSet::new(), &|| true).unwrap();
+            (id, place.names("state/files/bot/contents").len())
+        };
+        let [one, two, three] = ["1", "2", "3"].map(&mut now);
+        assert_eq!([one.1, two.1, three.1], [1, 2, 2]);
+        generations.activate(&two.0, Towards::Back).unwrap();
+        assert!(matches!(generations.verify(&one.0), Err(StoreError::Files(_))), "the newest two, and what is needed");
+        generations.verify(&three.0).unwrap();
+    }
+
+    #[test]
     fn what_there_is_no_room_to_copy_is_seen_and_gone_back_from() {
         let place = Place::new();
         let files = place.open(["etc/a", "etc/b"]);

@@ -238,14 +238,14 @@ impl Files {
         diff::changes(&self.store, [&self.store.state(from)?, &self.store.state(to)?], redactor)
     }
 
-    /// The states that were kept last, the newest first, as many as there are up to `max`.
+    /// The states that were kept last and are whole, the newest first, as many as there are up to `max`.
     ///
     /// # Errors
     /// The disk failed.
     pub fn newest(&self, max: usize) -> Result<Vec<FilesId>, FilesError> {
         let mut all = self.store.all()?;
         all.sort_by_key(|(made, id)| (Reverse(*made), *id));
-        Ok(all.into_iter().take(max).map(|(_, id)| id).collect())
+        Ok(all.into_iter().map(|(_, id)| id).filter(|id| self.store.state(*id).is_ok()).take(max).collect())
     }
 
     /// Removes all states that are not in `keep`, and the contents that are then of none.
