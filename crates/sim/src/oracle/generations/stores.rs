@@ -1,12 +1,14 @@
 //! Guarantees about what stores are told, and about what is made of what they are switched to.
 
 use super::{Models, Of};
+use crate::generations::half;
 use crate::kernel::Fact;
 use crate::oracle::{Oracle, Seen};
 use hale_core::effect::{Effect, Fence, Order};
 use hale_core::event::Event;
 use hale_core::ids::{GenerationId, Name, RecordId};
 use hale_core::record::Record;
+use hale_core::safeswitch::Part;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Which records are on the disk, as the ledger itself knows it.
@@ -128,7 +130,7 @@ impl Oracle for SpawnsCurrent {
 #[derive(Default)]
 pub struct NeverFights {
     models: Models,
-    current: BTreeMap<Name, GenerationId>,
+    current: BTreeMap<(Name, Part), GenerationId>,
 }
 
 impl Oracle for NeverFights {
@@ -148,13 +150,17 @@ impl Oracle for NeverFights {
         if let Seen::Record(record) = seen {
             self.models.follow(record);
         }
-        let Seen::Fact(Fact::Switched { service, current: Some(current), by_hale }) = seen else { return Ok(()) };
-        let before = self.current.insert(service.clone(), current.clone());
+        let Seen::Fact(Fact::Switched { service: name, part, current: Some(current), by_hale }) = seen else {
+            return Ok(());
+        };
+        let service = Of { name, part: *part };
+        let before = self.current.insert((name.clone(), *part), current.clone());
         let open = self.models.get(service).and_then(|model| model.open.as_ref()).filter(|_| *by_hale);
         let (Some(before), Some(open)) = (before, open) else { return Ok(()) };
         let intent = &open.intent;
         let known = [Some(&intent.to), intent.from.as_ref(), intent.back.as_ref(), open.goes_back.as_ref()];
-        if known.contains(&Some(&before)) {
+        // A half of its own is no one's.
+        if before == half() || known.contains(&Some(&before)) {
             Ok(())
         } else {
             Err(format!(
