@@ -17,6 +17,8 @@ const START_WITHIN: Duration = Duration::from_secs(120);
 const REST: Duration = Duration::from_secs(3);
 /// The shortest rest between two rounds with the same service, in seconds.
 pub const RESTS_FROM: f64 = 0.5;
+/// Between two changes of a service's files: what changes thirty times within a minute is looked at less often.
+pub const SELDOM: Duration = Duration::from_millis(2_200);
 /// Over this time the processor time of an idle supervisor is summed.
 const IDLE: Duration = Duration::from_secs(15);
 /// Enough for a 95th percentile that is not the maximum.

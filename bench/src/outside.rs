@@ -1,6 +1,6 @@
 //! How soon Hale knows what somebody else has changed: a link that was set by hand, and a file that was edited.
 
-use crate::figures::{RESTS_FROM, ROUNDS, Spread, figure, milliseconds, watched};
+use crate::figures::{RESTS_FROM, ROUNDS, SELDOM, Spread, figure, milliseconds, watched};
 use crate::ledger::Ledger;
 use crate::numbers::Numbers;
 use crate::recovery::{Check, deploy_first, order, rounds, service, write_release};
@@ -69,6 +69,7 @@ fn file(tools: &Tools) -> Result<Vec<Figure>, String> {
         let floor = fresh_folder(&tools.disk, "outside-floor")?;
         let (mut seen, mut spread) = (0, Spread::new(11));
         for number in 1..=rounds(ROUNDS) {
+            std::thread::sleep(SELDOM);
             rest(&mut spread);
             figure.add(Kind::Floor, Numbers(vec![heard(&floor, write(number))?]), HEARD);
             let begin = now_ns();

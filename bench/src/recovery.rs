@@ -1,6 +1,6 @@
 //! How long bad changes keep a service down: releases that crash, at once and later, profiles of Nix, and broken files.
 
-use crate::figures::{RESTS_FROM, ROUNDS, Spread, figure, milliseconds, watched};
+use crate::figures::{RESTS_FROM, ROUNDS, SELDOM, Spread, figure, milliseconds, watched};
 use crate::ledger::{Ledger, Record};
 use crate::nix::Nix;
 use crate::numbers::{Numbers, shown};
@@ -313,6 +313,8 @@ pub fn file(tools: &Tools) -> Result<Vec<Figure>, String> {
         let (mut spread, mut switches, mut back) = (Spread::new(8), 0, 0);
         for number in 0..rounds(ROUNDS) {
             figure.add(Kind::Floor, Numbers(vec![start_alone(&release, Check::Http)?]), STARTED);
+            // Two changes each: the file is put back, too.
+            std::thread::sleep(SELDOM * 2);
             rest(&mut spread);
             write(&format!("bad {number}\n"))?;
             ledger.next(&mut switches, |record| record.moved("files", "switched"), "the changed file")?;
