@@ -416,6 +416,8 @@ impl Generations {
                     && let Some(at) = self.goods.iter().position(|good| good.id == intent.to)
                 {
                     self.goods.drain(..at);
+                    // Whatever was against it: it works.
+                    self.bads.retain(|bad| bad.id != intent.to);
                 }
                 self.taken_back = taken_back;
             }

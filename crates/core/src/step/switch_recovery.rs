@@ -177,7 +177,10 @@ impl Brain<'_> {
                 } else if !is_lost {
                     self.look_for_others(name, part, current, data);
                 }
-                if is_lost {
+                let was_lost = self
+                    .service_mut(name)
+                    .is_some_and(|service| core::mem::replace(&mut service.senses.shows_nothing[part], is_lost));
+                if is_lost && !was_lost {
                     let error = String::from("somebody has taken away what it was switched to");
                     self.moved(name, part, Move::Unseen { error });
                 }

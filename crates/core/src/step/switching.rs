@@ -634,6 +634,43 @@ mod tests {
     }
 
     #[test]
+    fn that_a_store_shows_nothing_any_more_is_told_once() {
+        let mut bench = Bench::new(policy(), Some("one"));
+        let told = |bench: &Bench| {
+            let moves = bench.records.iter().filter_map(|record| record.body.moved());
+            moves.filter(|(_, it)| matches!(it, Move::Unseen { .. })).count()
+        };
+        let seen = |bench: &mut Bench, current: Option<&str>| {
+            let (seen, data) = (Seen::Current(current.map(id)), Data::default());
+            bench.take(Event::GenerationSeen { service: bot(), part: Part::Store, seen, data });
+        };
+        (0..3).for_each(|_| seen(&mut bench, None));
+        assert_eq!(told(&bench), 1);
+        seen(&mut bench, Some("one"));
+        seen(&mut bench, None);
+        assert_eq!(told(&bench), 2);
+    }
+
+    #[test]
+    fn what_was_damaged_and_works_again_is_a_way_back_again() {
+        let mut bench = Bench::new(policy(), Some("one"));
+        for change in ["two", "three"] {
+            bench.deploy(change);
+            bench.pass(Span::from_secs(70));
+        }
+        let back = || OperatorOrder::Rollback { service: bot(), to: Some(id("two")) };
+        bench.damaged.push(id("two"));
+        bench.order(back());
+        assert!(bench.known().bad(&id("two"), bench.now().wall_us).is_some());
+        bench.damaged.clear();
+        bench.order(back());
+        bench.pass(Span::from_secs(70));
+        bench.deploy("bad");
+        bench.crash();
+        assert_eq!(bench.runs(), Some("two"));
+    }
+
+    #[test]
     fn what_could_not_be_taken_back_is_not_found_to_be_good_by_that() {
         let mut bench = Bench::new(policy(), Some("one"));
         bench.deploy("two");

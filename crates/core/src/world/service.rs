@@ -184,6 +184,8 @@ pub(crate) struct Senses {
     pub(crate) look_until: Parts<Option<Monotonic>>,
     /// Whether what is on record of its stores was not held against them since this Hale began.
     pub(crate) unmatched: Parts<bool>,
+    /// Whether it is on record that its store shows nothing any more.
+    pub(crate) shows_nothing: Parts<bool>,
     /// The switch whose `after_rollback` the host was told to run.
     pub(crate) undoing: Option<RecordId>,
     /// The record that its data is undone, while that is not on the disk, and since when: after a loss of power it would be undone once

@@ -92,8 +92,8 @@ pub trait Generations: Send {
         false
     }
 
-    /// Whether `found` is what a switch between some of these leaves that was cut off.
-    fn is_part_way(&mut self, _found: &GenerationId, _between: &[GenerationId]) -> bool {
+    /// Whether `found` is what a switch has left that did not come to its end.
+    fn is_part_way(&mut self, _found: &GenerationId) -> bool {
         false
     }
 

@@ -16,12 +16,13 @@ pub use clients::{Import, NoStore};
 use hale_core::effect::Order;
 use hale_core::event::{Event, Seen, SwitchError};
 use hale_core::ids::{GenerationId, Name};
-use hale_core::policy::{Policy, ServicePolicy, StoreKind};
+use hale_core::policy::{Mode, Policy, ServicePolicy, StoreKind};
 use hale_core::safeswitch::{Data, Part};
 use jobs::{Ask, Job, Jobs, Retain, Switch, Undo};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use switching::Done;
 
@@ -42,6 +43,8 @@ struct Inner {
     trees: Arc<Trees>,
     tell: Tell,
     table: Mutex<Table>,
+    /// `mode = "observe"`.
+    observes: AtomicBool,
     /// A store is nobody's any more, or there is more of it to read: for the scrub.
     freed: Condvar,
     watch: Watch,
@@ -170,7 +173,7 @@ impl Stores {
                 }
             };
             let (table, freed, watch) = (Mutex::default(), Condvar::new(), Watch::new(changed));
-            Inner { state_dir, trees, tell: Box::new(tell), table, freed, watch }
+            Inner { state_dir, trees, tell: Box::new(tell), table, observes: AtomicBool::new(true), freed, watch }
         });
         let stores = Self(inner);
         stores.adapt(policy);
@@ -179,6 +182,7 @@ impl Stores {
 
     /// Another policy is in force.
     pub fn adapt(&self, policy: &Policy) {
+        self.0.observes.store(policy.host.mode == Mode::Observe, Relaxed);
         let mut wanted: BTreeMap<Key, Setting> = BTreeMap::new();
         for (name, service) in &policy.services {
             let Some(generations) = &service.generations else { continue };
@@ -413,6 +417,9 @@ impl Stores {
                 let reserve_bytes = Limits::RESERVE_BYTES;
                 let files = Files::open(&self.0.state_dir, service, paths.iter().cloned(), identity, reserve_bytes);
                 let files = files.map_err(|error| error.to_string())?;
+                if !self.0.observes.load(Relaxed) {
+                    files.finish();
+                }
                 Ok((Box::new(FileGenerations::new(files, environment_files.clone())), Some(watch)))
             }
         }

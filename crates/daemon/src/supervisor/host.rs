@@ -24,7 +24,7 @@ use super::said::Said;
 use super::service::Hosted;
 use crate::api::Hub;
 use crate::execute::tree::{Trees, Until, Watcher};
-use crate::generations::Stores;
+use crate::generations::{Stores, end_programs};
 use crate::keeper::client::KeeperClient;
 use crate::keeper::protocol::KeeperEvent;
 use crate::knowledge::ledger_store::LedgerStore;
@@ -209,6 +209,7 @@ impl DaemonHost {
     /// How it ended; writes out what is left.
     pub(super) fn finish(mut self) -> Ended {
         self.tell();
+        end_programs();
         if self.ended == Some(Ended::InOrder) {
             let Parts { guardian, keeper, .. } = &mut self.parts;
             // For a keeper that is started now, if this one dies or there is none: nobody tells it later.

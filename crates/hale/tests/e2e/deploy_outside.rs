@@ -289,7 +289,9 @@ fn copies_of_files_that_are_damaged_are_found_before_they_are_needed() {
         other => Err(format!("{other:?}")),
     });
     for content in fs::read_dir(place.path("state/files/app/contents")).unwrap() {
-        fs::write(content.unwrap().path(), "rotten").unwrap();
+        let content = content.unwrap().path();
+        fs::set_permissions(&content, fs::Permissions::from_mode(0o600)).unwrap();
+        fs::write(&content, "rotten").unwrap();
     }
     let (code, found) = verify();
     assert_eq!((code, &found["verified"]), (Some(1), &json!(false)), "{found}");

@@ -19,7 +19,7 @@ pub(in crate::generations) struct FileGenerations {
     environment_files: Vec<String>,
     /// The state that was seen last: what somebody has changed since then is not replaced.
     seen: Option<FilesId>,
-    /// There was no room to copy it.
+    /// It could not be copied.
     is_uncopied: bool,
 }
 
@@ -43,9 +43,8 @@ impl Generations for FileGenerations {
     fn current(&mut self) -> Result<Option<GenerationId>, StoreError> {
         let (id, is_uncopied) = match self.files.snapshot() {
             Ok(snapshot) => (snapshot.id, false),
-            // It is seen all the same: only a way back to it needs the copy.
-            Err(FilesError::NoRoom(_) | FilesError::Full { .. }) => (self.files.current()?, true),
-            Err(error) => return Err(error.into()),
+            // Where that cannot be copied it is seen all the same, whatever has become of the disk: only a way back to it needs the copy.
+            Err(_) => (self.files.current()?, true),
         };
         self.is_uncopied = is_uncopied;
         self.seen = Some(id);
@@ -70,15 +69,13 @@ impl Generations for FileGenerations {
         Ok(())
     }
 
-    /// Nothing tells when there is room again.
+    /// Nothing tells when it can be copied.
     fn misses(&self) -> bool {
         self.is_uncopied
     }
 
-    /// File by file, each is as one of them has it. What cannot be read is nobody's.
-    fn is_part_way(&mut self, found: &GenerationId, between: &[GenerationId]) -> bool {
-        let between: Vec<FilesId> = between.iter().filter_map(FilesId::of_generation).collect();
-        FilesId::of_generation(found).is_some_and(|found| self.files.is_part_way(found, &between))
+    fn is_part_way(&mut self, found: &GenerationId) -> bool {
+        FilesId::of_generation(found).is_some_and(|found| self.files.is_part_way(found))
     }
 
     /// Nobody else removes them. What there was no room to copy when it was seen is copied now, if it is still there.

@@ -119,9 +119,6 @@ impl Files {
         let store = Store::open(state_dir, service, reserve_bytes)?;
         let files = Self { store, paths: paths.into_iter().collect(), user };
         put_back::clean(&files.paths);
-        if let Err(error) = files.finish() {
-            eprintln!("hale: {service}: files that were being put back when Hale ended stay half put back: {error}");
-        }
         Ok(files)
     }
 
@@ -203,26 +200,39 @@ impl Files {
             }
             Ok(())
         });
-        // What came to an end, and with an error too, is known: nothing is to be finished.
-        if over.is_some() && wanted.len() > 1 {
-            self.store.over()?;
+        if done.is_ok() && over.is_some() && wanted.len() > 1 {
+            self.is_over();
         }
         done
     }
 
-    /// Whether each file of a kept state is as it is in one of the others, of which those count that are kept.
-    pub fn is_part_way(&self, found: FilesId, between: &[FilesId]) -> bool {
-        self.store.state(found).is_ok_and(|found| found.is_between(&self.kept_of(between)))
+    /// Whether a kept state is what a put back left that did not come to its end: file by file as before it or as after it.
+    pub fn is_part_way(&self, found: FilesId) -> bool {
+        let Ok(Some(between)) = self.store.begun() else { return false };
+        self.store.state(found).is_ok_and(|found| found.is_between(&self.kept_of(&between)))
     }
 
-    /// Finishes what was cut off between one file and the next: what nobody has made would count as somebody's change.
-    fn finish(&self) -> Result<(), FilesError> {
-        let Some([from, to]) = self.store.begun()? else { return Ok(()) };
-        let found = look::all(&self.paths, self.user.as_ref())?.state;
-        if ![from, to].contains(&found.id()) && found.is_between(&self.kept_of(&[from, to])) {
-            self.put_back(to, None, None)?;
+    /// Finishes what an earlier Hale has left between one file and the next: what nobody has made would count as somebody's change.
+    pub fn finish(&self) {
+        let finished = || {
+            let Some([from, to]) = self.store.begun()? else { return Ok(()) };
+            let found = look::all(&self.paths, self.user.as_ref())?.state;
+            let is_half = ![from, to].contains(&found.id()) && found.is_between(&self.kept_of(&[from, to]));
+            if is_half { self.put_back(to, None, None).map(drop) } else { Ok(()) }
+        };
+        let finished: Result<(), FilesError> = finished();
+        if let Err(error) = finished {
+            eprintln!("hale: files that were being put back when Hale ended stay half put back: {error}");
         }
-        self.store.over()
+        // What is there from now on is somebody's.
+        self.is_over();
+    }
+
+    /// Nothing is half put back.
+    fn is_over(&self) {
+        if let Err(error) = self.store.over() {
+            eprintln!("hale: the note that files are being put back stays there: {error}");
+        }
     }
 
     /// Those of them that are kept.
@@ -327,9 +337,11 @@ mod tests {
         };
         let [old, new, half] = [("1", "1"), ("2", "2"), ("2", "1")].map(|(a, b)| at(a, b));
         let theirs = at("2", "3");
-        assert!(files.is_part_way(half, &[old, new]) && files.is_part_way(old, &[old, new]));
-        assert!(!files.is_part_way(theirs, &[old, new]) && !files.is_part_way(new, &[old]));
-        assert!(!files.is_part_way(half, &[old, FilesId(Hash::of(b"lost"))]), "what is not kept tells nothing");
+        assert!(!files.is_part_way(half), "nothing was put back");
+        files.store.begin([old, new]).unwrap();
+        assert!(files.is_part_way(half) && files.is_part_way(old) && !files.is_part_way(theirs));
+        files.store.begin([old, FilesId(Hash::of(b"lost"))]).unwrap();
+        assert!(!files.is_part_way(half), "what is not kept tells nothing");
     }
 
     #[test]
@@ -350,6 +362,7 @@ mod tests {
             write(half);
             for _ in 0..2 {
                 let files = place.open(["etc/a", "etc/b"]);
+                files.finish();
                 assert_eq!([place.text("etc/a"), place.text("etc/b")], expected);
                 assert_eq!(files.store.begun().unwrap(), None);
             }

@@ -61,7 +61,7 @@ impl Stores {
         }
         match store.current() {
             // Somebody else was faster, and is not fought: what is there tells more than an error.
-            Ok(Some(found)) if !over.contains(&found) && !store.is_part_way(&found, over) => return Ok(Done::Switched),
+            Ok(Some(found)) if !over.contains(&found) && !store.is_part_way(&found) => return Ok(Done::Switched),
             // Of files nothing is replaced that was not seen.
             Err(error) if key.1 == Part::Files => return Err(failed(error)),
             Ok(_) | Err(_) => {}

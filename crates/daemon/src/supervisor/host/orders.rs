@@ -2,7 +2,6 @@
 
 use super::{DaemonHost, Ended};
 use crate::execute::tree::Until;
-use crate::generations::end_programs;
 use crate::monitor::probe::{ProbeOrder, Probed};
 use crate::supervisor::evidence::Job;
 use crate::supervisor::past;
@@ -33,7 +32,6 @@ impl DaemonHost {
             }
             (Fence::Host, Order::Control { probe }) => self.parts.prober.control(probe),
             (Fence::Host, Order::EndDone) => {
-                end_programs();
                 self.ended = Some(Ended::InOrder);
             }
             (

@@ -279,6 +279,7 @@ impl Model {
                     && let Some(at) = self.goods.iter().position(|good| *good == intent.to)
                 {
                     self.goods.drain(..at);
+                    self.bads.remove(&intent.to);
                 }
             }
             End::Environmental { .. } => {
