@@ -246,7 +246,7 @@ impl Place {
         let is_ours = |pid: &i32| {
             fs::read(format!("/proc/{pid}/environ")).is_ok_and(tagged)
                 || (fs::read_to_string(format!("/proc/{pid}/cgroup")).is_ok_and(|groups| groups.contains(&group))
-                    && !is_zombie(*pid))
+                    && !is_exiting(*pid))
         };
         pids().into_iter().filter(is_ours).collect()
     }
@@ -540,6 +540,15 @@ pub fn is_own(pid: i32) -> bool {
 pub fn is_zombie(pid: i32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(')').is_none_or(|(_, rest)| rest.starts_with(" Z"))
+}
+
+/// Whether it has left its cgroup for good, or is about to: the kernel says that a group is empty a moment before the last of its
+/// processes are zombies (`PF_EXITING`, include/linux/sched.h; field 9 of proc_pid_stat(5)).
+fn is_exiting(pid: i32) -> bool {
+    const PF_EXITING: u32 = 0x4;
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let flags = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(6)?.parse::<u32>().ok());
+    flags.is_none_or(|flags| flags & PF_EXITING != 0)
 }
 
 /// The command line of a process.
