@@ -222,7 +222,11 @@ impl Files {
         };
         let finished: Result<(), FilesError> = finished();
         if let Err(error) = finished {
-            eprintln!("hale: files that were being put back when Hale ended stay half put back: {error}");
+            eprintln!(
+                "hale: of these files some were being put back when Hale ended, and the rest stay as they are: {}: {error}; look at \
+                 them, and put back by hand what is missing",
+                self.paths.iter().map(|path| error::named(path)).collect::<Vec<_>>().join(", ")
+            );
         }
         // What is there from now on is somebody's.
         self.is_over();
@@ -231,7 +235,10 @@ impl Files {
     /// Nothing is half put back.
     fn is_over(&self) {
         if let Err(error) = self.store.over() {
-            eprintln!("hale: the note that files are being put back stays there: {error}");
+            eprintln!(
+                "hale: the note that files are being put back cannot be removed: {error}; check the disk, and remove .begun in files/ \
+                 of Hale's state_dir"
+            );
         }
     }
 
@@ -342,6 +349,37 @@ mod tests {
         assert!(files.is_part_way(half) && files.is_part_way(old) && !files.is_part_way(theirs));
         files.store.begin([old, FilesId(Hash::of(b"lost"))]).unwrap();
         assert!(!files.is_part_way(half), "what is not kept tells nothing");
+    }
+
+    /// Somebody takes away what is to be put in the place of the second one, until that hits a put back.
+    #[test]
+    fn a_put_back_that_fails_amidst_is_noted() {
+        let place = Place::new();
+        let files = place.open(["etc/a", "etc/b"]);
+        let write = |text: &str| ["etc/a", "etc/b"].map(|name| place.write(name, text));
+        let [good, bad] = ["1", "2"].map(|text| {
+            write(text);
+            kept(&files)
+        });
+        files.put_back(good, None, Some(bad)).unwrap();
+        assert_eq!(files.store.begun().unwrap(), None, "it came to its end");
+        let beside = place.at(&format!("etc/.hale-put-back-{:.16}", Hash::of(b"b").to_string()));
+        let is_over = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+                    let _mostly_nothing = fs::remove_file(&beside);
+                }
+            });
+            write("2");
+            while files.put_back(good, None, Some(bad)).is_ok() {
+                write("2");
+            }
+            is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+        assert_eq!([place.text("etc/a"), place.text("etc/b")], ["1", "2"]);
+        assert_eq!(files.store.begun().unwrap(), Some([bad, good]));
+        assert!(files.is_part_way(kept(&files)));
     }
 
     #[test]
